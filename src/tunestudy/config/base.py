@@ -1,0 +1,16 @@
+"""What every settings class shares: strict keys, frozen values, a docstring per field."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Config(BaseModel):
+    """A settings object: unknown keys are errors, values do not change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+
+
+def neutral(default: Any, **constraints: Any) -> Any:
+    """A field that cannot change a result (speed, logging, retention): it stays out of fingerprints."""
+    return Field(default, json_schema_extra={"fingerprint": False}, **constraints)

@@ -1,0 +1,101 @@
+"""Where records come from, how their columns are read, and how data sets are mixed."""
+
+from typing import Annotated, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from tunestudy.config.base import Config, neutral
+
+Format = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "text"]
+
+
+class Dataset(Config):
+    """What every data set has, wherever it comes from."""
+
+    format: Format = "auto"
+    columns: dict[str, str] = {}
+    """The format's field → the file's column, e.g. `{prompt: question, completion: answer}`."""
+    language: str | None = None
+    """A tag such as `ko`; losses are also reported per language."""
+    system: str | None = None
+    """A system prompt for records that carry none."""
+    limit: int | None = Field(None, gt=0)
+    """At most this many records, chosen by hash of id and seed 0 (stable as the data grow)."""
+    held_out: float = Field(0.0, ge=0, lt=1)
+    """Share of records kept from training, chosen by hash of id; named `<data set>@held_out`."""
+    max_rejected: float = Field(0.01, ge=0, le=1)
+    """Share of bad records above which the data set is refused."""
+
+
+class FileDataset(Dataset):
+    """json, jsonl, csv, parquet or arrow, alone or a folder of them."""
+
+    type: Literal["file"] = "file"
+    path: str
+    """Relative to the study file."""
+
+
+class HubDataset(Dataset):
+    """A data set of the Hugging Face hub."""
+
+    type: Literal["hub"] = "hub"
+    name: str
+    """`organisation/name`."""
+    subset: str | None = None
+    split: str = "train"
+    revision: str | None = None
+
+
+class DigitsDataset(Dataset):
+    """scikit-learn's bundled handwritten digits (1,797 real scans of 8×8 pixels), as text.
+
+    Source: Alpaydin & Kaynak 1998, Optical Recognition of Handwritten Digits, UCI.
+    """
+
+    type: Literal["digits"] = "digits"
+    rotate: Literal[0, 90, 180, 270] = 0
+    """Degrees counter-clockwise; the record ids stay, so every rotation holds out the same scans."""
+
+
+def _source_tag(value: object) -> str:
+    if isinstance(value, Dataset):
+        return str(value.type)  # type: ignore[attr-defined]
+    keys = value if isinstance(value, dict) else {}
+    return str(keys.get("type") or ("hub" if "name" in keys else "file"))
+
+
+AnyDataset = Annotated[
+    Annotated[FileDataset, Tag("file")]
+    | Annotated[HubDataset, Tag("hub")]
+    | Annotated[DigitsDataset, Tag("digits")],
+    Discriminator(_source_tag),
+]
+
+
+class MixturePart(Config):
+    """One source of a mixture."""
+
+    dataset: str
+    """A key of `datasets`, optionally with `@held_out`."""
+    weight: float = Field(1.0, gt=0)
+    """Relative share of samples; the mixture's length follows the source that would run out last."""
+    max_samples: int | None = Field(None, gt=0)
+    """Cap on the samples taken from this source in one epoch."""
+
+
+class DataSettings(Config):
+    """What a stage trains on and in which order."""
+
+    data: tuple[MixturePart, ...] = ()
+    """A data set's name, or a list of names or `{dataset, weight, max_samples}`."""
+    max_length: int = Field(1024, gt=0)
+    """Tokens; a longer sample is handled as `overlong` says."""
+    overlong: Literal["reject", "truncate"] = "reject"
+    packing: bool = False
+    """Fill rows of `max_length` with several samples; attention and positions never cross a sample."""
+    order: Literal["shuffle", "sequential", "length_grouped"] = "shuffle"
+    data_seed: int | None = None
+    """Default: the trial's seed."""
+    loss_on: Literal["assistant", "completion", "all"] = "assistant"
+    """Which tokens are targets: assistant turns with their stop token (`completion` is the same for prompt/completion)."""
+    preprocessing_num_workers: int = neutral(1, ge=1)

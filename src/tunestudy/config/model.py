@@ -1,0 +1,51 @@
+"""Which model a study starts from."""
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from tunestudy.config.base import Config, neutral
+
+Role = Literal["vision_tower", "projector", "language_model", "lm_head", "world_encoder"]
+"""A named part of a model. `models/roles.py` says which modules each is in an architecture."""
+
+DType = Literal["float32", "bfloat16", "float16"]
+
+
+class CharacterTokenizer(Config):
+    """One token per character: for models trained from scratch on small generated text."""
+
+    type: Literal["characters"] = "characters"
+    alphabet: str = Field(min_length=1)
+    """Every character that occurs in the data; one that does not stand here becomes the unknown token."""
+
+
+class ModelConfig(Config):
+    """Pretrained weights (`model_name_or_path`) or a fresh model of a real class (`architecture`)."""
+
+    model_name_or_path: str | None = None
+    """A local folder or a hub id."""
+    revision: str | None = None
+    """Commit, branch or tag of a hub id."""
+    architecture: str | None = None
+    """A `model_type` of transformers, such as `qwen3`: random weights of that class, seeded by the trial."""
+    config: dict[str, Any] = {}
+    """Arguments of that class's configuration (`hidden_size`, `num_hidden_layers`, …)."""
+    tokenizer: CharacterTokenizer | str | None = None
+    """Default: the one of `model_name_or_path`."""
+    chat_template: str | None = None
+    """A jinja2 template, or a path to one, in place of the tokenizer's own."""
+    dtype: DType = "float32"
+    """Storage of frozen weights; trainable weights are always held in float32."""
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = neutral("sdpa")
+    trust_remote_code: bool = False
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "ModelConfig":
+        if (self.model_name_or_path is None) == (self.architecture is None):
+            raise ValueError("give either model_name_or_path (pretrained) or architecture (random weights)")
+        if self.architecture and self.tokenizer is None:
+            raise ValueError("architecture needs a tokenizer: {type: characters, alphabet: …} or a path")
+        if self.config and not self.architecture:
+            raise ValueError("config belongs to architecture; a pretrained model brings its own")
+        return self

@@ -1,0 +1,152 @@
+"""One phase of training: what is trainable, on which data, with which optimiser.
+
+Spellings are those of Hugging Face `TrainingArguments` wherever one exists. A field made with `neutral`
+cannot change a result and stays out of the job's fingerprint.
+"""
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from tunestudy.config.adapter import AnyAdapter
+from tunestudy.config.base import Config, neutral
+from tunestudy.config.data import DataSettings, MixturePart
+from tunestudy.config.model import Role
+
+
+class TrainableSettings(Config):
+    """Which weights move and how a stage starts."""
+
+    init: Literal["continue", "merge_then_new", "stack", "base"] | None = None
+    """From the stage before: `continue` its weights, merge its adapter and start a new one (`merge_then_new`),
+    put a new adapter on top of the frozen old one (`stack`), or start from the study's model (`base`)."""
+    train: tuple[Role, ...] | Literal["all", "none"] | None = None
+    """Roles trained in full. Default: everything without an adapter, nothing beside one."""
+    adapter: AnyAdapter | None = None
+    learning_rates: dict[Role, float] = {}
+    """Learning rate per role; roles that are not named use `learning_rate`."""
+
+
+class OptimiserSettings(Config):
+    """Optimiser, schedule and regularisation."""
+
+    optim: Literal["adamw_torch_fused", "adamw_torch", "sgd", "adafactor"] = "adamw_torch_fused"
+    learning_rate: float = Field(gt=0)
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    adam_beta2: float = Field(0.999, ge=0, lt=1)
+    adam_epsilon: float = Field(1e-8, gt=0)
+    momentum: float = Field(0.0, ge=0, lt=1)
+    """Of `sgd`."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Not applied to biases, norms and other vectors."""
+    max_grad_norm: float | None = Field(1.0, gt=0)
+    """Global norm; null switches clipping off."""
+    lr_scheduler_type: Literal[
+        "linear", "cosine", "cosine_with_min_lr", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt", "warmup_stable_decay"
+    ] = "linear"
+    warmup_steps: float = Field(0.0, ge=0)
+    """Steps, or a share of all steps when below 1."""
+    min_lr_rate: float = Field(0.0, ge=0, le=1)
+    """Floor of `cosine_with_min_lr`, `warmup_stable_decay` and `polynomial`, as a share of the peak."""
+    decay_steps: float = Field(0.1, ge=0)
+    """Of `warmup_stable_decay`: the final decay, in steps or as a share."""
+    label_smoothing_factor: float = Field(0.0, ge=0, lt=1)
+    neftune_noise_alpha: float | None = Field(None, gt=0)
+    """Uniform noise on input embeddings. Source: arXiv:2310.05914."""
+
+
+class BatchSettings(Config):
+    """How long to train and how a step is cut up.
+
+    `effective_batch_size = per_device_train_batch_size × gradient_accumulation_steps × ranks`; give any
+    that are known, the rest is solved for the hardware, and contradictions are errors.
+    """
+
+    effective_batch_size: int | None = Field(None, ge=1)
+    """Samples (packs when packing) per optimiser step over all ranks."""
+    per_device_train_batch_size: int | None = neutral(None, ge=1)
+    gradient_accumulation_steps: int | None = neutral(None, ge=1)
+    num_train_epochs: float = Field(1.0, gt=0)
+    max_steps: int | None = Field(None, ge=1)
+    """Overrides `num_train_epochs`."""
+    bf16: bool = False
+    fp16: bool = False
+    """Half precision with a loss scaler whose state is part of a full checkpoint."""
+    activation_checkpointing: bool = neutral(False)
+    padding: Literal["auto", "free", "right"] = neutral("auto")
+    """Unpacked batches: `free` lays samples end to end without padding, `right` pads; `auto` is free where the
+    model's attention can keep samples apart."""
+
+
+class EvaluationSettings(Config):
+    """Loss and perplexity during training, on a fixed subset."""
+
+    eval_data: tuple[MixturePart, ...] = ()
+    """Default: the held-out rows of the stage's own data sets."""
+    eval_steps: int | None = Field(None, ge=1)
+    eval_on_epoch_end: bool = True
+    eval_on_start: bool = False
+    eval_subset_size: int | None = Field(512, ge=1)
+    """Rows, chosen by hash of id and `eval_subset_seed`; null means all."""
+    eval_subset_seed: int = 0
+    per_device_eval_batch_size: int | None = neutral(None, ge=1)
+
+
+class CheckpointSettings(Config):
+    """What is written while training, and what is kept."""
+
+    save_steps: int | None = neutral(500, ge=1)
+    """Cadence of lite checkpoints: trainable weights only."""
+    full_save_steps: int | None = neutral(500, ge=1)
+    """Cadence of full checkpoints: the same plus all that an exact resume needs."""
+    save_on_epoch_end: bool = neutral(True)
+    checkpoint_mode: Literal["lite", "full"] = neutral("lite")
+    """What an epoch-end checkpoint holds."""
+    save_total_limit: int = neutral(2, ge=1)
+    """Last checkpoints kept."""
+    save_best_k: int = neutral(1, ge=0)
+    """Best checkpoints kept, by `metric_for_best_model`."""
+    metric_for_best_model: Literal["eval_loss", "train_loss"] = neutral("eval_loss")
+    load_best_model_at_end: bool = False
+    """Publish the best checkpoint's weights in place of the last step's."""
+    drop_intermediate: bool = neutral(True)
+    """After the stage, keep only the last and the best checkpoints."""
+
+
+class LoggingSettings(Config):
+    """What is logged and where to."""
+
+    logging_steps: int = neutral(10, ge=1)
+    log_gradients: bool = neutral(False)
+    """Also write gradient statistics per role to gradient_log.csv."""
+    report_to: tuple[Literal["tensorboard"], ...] = neutral(())
+    gpu_sample_s: float = neutral(5.0, gt=0)
+
+
+class TrainStage(
+    TrainableSettings, DataSettings, OptimiserSettings, BatchSettings, EvaluationSettings, CheckpointSettings, LoggingSettings
+):
+    """A training stage, every default explicit."""
+
+    @field_validator("data", "eval_data", mode="before")
+    @classmethod
+    def _names_to_parts(cls, value: object) -> object:
+        parts = [value] if isinstance(value, str | dict) else value
+        if not isinstance(parts, list | tuple):
+            return value
+        return tuple({"dataset": part} if isinstance(part, str) else part for part in parts)
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _one_tracker(cls, value: object) -> object:
+        return {"none": ()}.get(value, (value,)) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TrainStage":
+        if not self.data:
+            raise ValueError("data: a training stage needs at least one data set")
+        if self.bf16 and self.fp16:
+            raise ValueError("bf16 and fp16 exclude each other")
+        if self.order == "length_grouped" and self.packing:
+            raise ValueError("order: length_grouped is for padded batches; packing already wastes no padding")
+        return self

@@ -1,0 +1,69 @@
+"""The study file as objects. `study/load.py` makes them from YAML; overrides and matrices are already applied."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from tunestudy.config.base import Config, neutral
+from tunestudy.config.benchmark import AnyBenchmark
+from tunestudy.config.data import AnyDataset
+from tunestudy.config.model import ModelConfig
+from tunestudy.config.stage import TrainStage
+
+Intent = Literal["data", "tokens", "steps", "effective_batch_size", "model", "seeds", "evaluation"]
+
+
+class Variant(Config):
+    """One row of the final table: its stages with this variant's overrides already applied."""
+
+    stages: dict[str, TrainStage]
+    """In order; empty for the untouched base model."""
+    priority: int = neutral(0)
+    """Higher runs first."""
+    intends: tuple[Intent, ...] = ()
+    """Differences from the other variants that are meant; any other is a warning."""
+    description: str = neutral("")
+
+
+class Resources(Config):
+    """What one job gets on a machine. None of it changes a result."""
+
+    slots: int | Literal["auto"] = neutral("auto")
+    """Jobs at the same time. `auto`: GPUs ÷ ranks, without GPUs: cores ÷ (ranks × threads)."""
+    ranks: int = neutral(1, ge=1)
+    """Processes per job: one GPU (or CPU share) each."""
+    threads: int | None = neutral(None, ge=1)
+    """OMP_NUM_THREADS of a rank; default: 1 on CPU slots."""
+    max_retries: int = neutral(1, ge=0)
+    """Starts again after a crash that is not the user's mistake."""
+    stop_grace_s: float = neutral(120.0, gt=0)
+    """Time a job has to save and leave after SIGTERM."""
+
+
+class ReportSettings(Config):
+    """How results are compared."""
+
+    baseline: str | None = None
+    """The variant that others are compared with; default: the first."""
+    alpha: float = Field(0.05, gt=0, lt=1)
+    correction: Literal["holm", "bonferroni", "none"] = "holm"
+    require: dict[str, str] = {}
+    """Conditions on mean results, `"<variant>.<benchmark>": ">= 0.7"`; a broken one makes `report` exit with 4.
+    `*` stands for every variant that is not named."""
+
+
+class Study(Config):
+    """A validated study."""
+
+    study: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name, and the folder's name under results."""
+    description: str = neutral("")
+    seeds: tuple[int, ...] = Field(min_length=1)
+    model: ModelConfig
+    datasets: dict[str, AnyDataset] = {}
+    benchmarks: dict[str, AnyBenchmark] = {}
+    variants: dict[str, Variant] = Field(min_length=1)
+    resources: Resources = Resources()
+    env: dict[str, str] = neutral({})
+    """Environment variables of every job. Tokens do not belong here."""
+    report: ReportSettings = ReportSettings()

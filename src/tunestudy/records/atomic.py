@@ -1,0 +1,119 @@
+"""Writing files so that a reader sees the old content or the new, never half, whatever is killed when.
+
+Each durable step is announced by `sys.audit` ("tunestudy.fsync", "tunestudy.append", "tunestudy.prune",
+"tunestudy.publish"); renames are announced by Python itself ("os.rename"). The kill tests listen there.
+"""
+
+import json
+import os
+import secrets
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+TEMPORARY = ".tmp-"
+TRASH = ".trash-"
+
+
+def temporary_beside(path: Path) -> Path:
+    """A fresh hidden name in the same folder, so that the final rename stays on one file system."""
+    return path.parent / f"{TEMPORARY}{path.name}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def fsync_file(path: Path) -> None:
+    """Flush a file, or the entries of a directory, to the disk."""
+    sys.audit("tunestudy.fsync", str(path))
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` atomically and durably; the folder is made if missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_beside(path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            sys.audit("tunestudy.fsync", str(path))
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_file(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_bytes` in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_bytes` of readable JSON; NaN and infinity are refused, since JSON has neither."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The value in `path`, or None when there is no such file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+
+
+def publish(prepared: Path, final: Path) -> None:
+    """Rename a finished folder into place; an older one of that name is moved aside first and then deleted."""
+    sys.audit("tunestudy.publish", str(final))
+    if final.exists():
+        trash = final.parent / f"{TRASH}{final.name}-{secrets.token_hex(4)}"
+        os.rename(final, trash)
+        os.rename(prepared, final)
+        shutil.rmtree(trash)
+    else:
+        os.rename(prepared, final)
+    fsync_file(final.parent)
+
+
+def remove_tree(path: Path) -> None:
+    """Delete a folder so that a kill half-way leaves only hidden litter, never a half-deleted folder."""
+    sys.audit("tunestudy.prune", str(path))
+    trash = path.parent / f"{TRASH}{path.name}-{secrets.token_hex(4)}"
+    try:
+        os.rename(path, trash)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(trash)
+
+
+def sweep(folder: Path) -> None:
+    """Delete litter of earlier, killed writers. Only for the one process that owns `folder`."""
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        if entry.name.startswith((TEMPORARY, TRASH)):
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink(missing_ok=True)
+
+
+def point_to(link: Path, target: str) -> None:
+    """Make `link` name `target`: a relative symlink, or a text file where the file system has no links."""
+    temporary = temporary_beside(link)
+    try:
+        os.symlink(target, temporary)
+    except OSError:
+        write_text(link, target + "\n")
+        return
+    os.replace(temporary, link)
+
+
+def pointed_to(link: Path) -> Path | None:
+    """What `point_to` made `link` name, or None if nothing or something that is gone."""
+    if link.is_symlink():
+        target = link.parent / os.readlink(link)
+    elif link.is_file():
+        target = link.parent / link.read_text(encoding="utf-8").strip()
+    else:
+        return None
+    return target if target.exists() else None

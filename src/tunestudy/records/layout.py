@@ -1,0 +1,169 @@
+"""Where everything lies under `results/<study>/`. A folder can be copied, tarred and read elsewhere."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class StudyDir:
+    """`results/<study>/`."""
+
+    root: Path
+
+    @property
+    def study_yaml(self) -> Path:
+        return self.root / "study.yaml"
+
+    @property
+    def resolved_yaml(self) -> Path:
+        return self.root / "resolved.yaml"
+
+    @property
+    def plan_json(self) -> Path:
+        return self.root / "plan.json"
+
+    @property
+    def lock(self) -> Path:
+        """`study.lock`: revisions and hashes of inputs that the study file does not pin."""
+        return self.root / "study.lock"
+
+    @property
+    def experiment_md(self) -> Path:
+        return self.root / "EXPERIMENT.md"
+
+    @property
+    def events(self) -> Path:
+        return self.root / "events"
+
+    @property
+    def leases(self) -> Path:
+        return self.root / "leases"
+
+    @property
+    def data_cache(self) -> Path:
+        """Tokenised data sets, one folder per fingerprint, shared by all jobs of the study."""
+        return self.root / "cache" / "data"
+
+    @property
+    def jobs(self) -> Path:
+        return self.root / "jobs"
+
+    @property
+    def trials(self) -> Path:
+        return self.root / "trials"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report"
+
+    def job(self, job_id: str) -> "JobDir":
+        return JobDir(self.jobs / job_id)
+
+    def trial(self, variant: str, seed: int, stage: str) -> Path:
+        """A link into `jobs/`: `trials/<variant>/seed_<s>/<stage>`."""
+        return self.trials / variant / f"seed_{seed}" / stage
+
+
+@dataclass(frozen=True)
+class JobDir:
+    """`jobs/<stage>-<fingerprint12>/`."""
+
+    root: Path
+
+    @property
+    def study(self) -> StudyDir:
+        return StudyDir(self.root.parent.parent)
+
+    @property
+    def job_json(self) -> Path:
+        return self.root / "job.json"
+
+    @property
+    def env_json(self) -> Path:
+        return self.root / "env.json"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    def rank_log(self, rank: int) -> Path:
+        return self.logs / f"rank-{rank}.log"
+
+    @property
+    def progress_json(self) -> Path:
+        """The latest sign of life; replaced, never appended."""
+        return self.root / "progress.json"
+
+    @property
+    def failure_json(self) -> Path:
+        """Why the last attempt ended badly; removed when an attempt succeeds."""
+        return self.root / "failure.json"
+
+    @property
+    def result_json(self) -> Path:
+        """Written when the stage's result is published: training counts as done if and only if it is here."""
+        return self.root / "result.json"
+
+    @property
+    def loss_log(self) -> Path:
+        return self.root / "loss_log.csv"
+
+    @property
+    def eval_log(self) -> Path:
+        """Every evaluation during training: epoch,step,eval_loss,perplexity,tokens + one column per source."""
+        return self.root / "eval_log.csv"
+
+    @property
+    def gradient_log(self) -> Path:
+        return self.root / "gradient_log.csv"
+
+    @property
+    def gpu_log(self) -> Path:
+        return self.root / "gpu.csv"
+
+    @property
+    def training_history(self) -> Path:
+        return self.root / "training_history.json"
+
+    @property
+    def training_log(self) -> Path:
+        """Alias of training_history.json that seed 003's scripts read."""
+        return self.root / "training_log.json"
+
+    @property
+    def trainer_state(self) -> Path:
+        return self.root / "trainer_state.json"
+
+    @property
+    def data_report(self) -> Path:
+        """Per source: records read, rejected by reason, realised samples and target tokens, overlap with evaluation."""
+        return self.root / "data.json"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.root / "tensorboard"
+
+    @property
+    def last(self) -> Path:
+        return self.root / "last"
+
+    @property
+    def best(self) -> Path:
+        return self.root / "best"
+
+    @property
+    def model(self) -> Path:
+        return self.root / "model"
+
+    @property
+    def eval(self) -> Path:
+        return self.root / "eval"
+
+    def checkpoint(self, step: int) -> Path:
+        return self.root / f"checkpoint-{step}"
+
+    def eval_json(self, benchmark: str) -> Path:
+        return self.eval / f"{benchmark}.json"
+
+    def predictions(self, benchmark: str) -> Path:
+        return self.eval / f"{benchmark}.predictions.jsonl"
