@@ -1,0 +1,45 @@
+# Every target sets up what it needs. `make demo` and `make test` are all a newcomer has to know.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-fast lint benchmarks clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(READY)  ## .venv with the package and its development tools
+
+# Pins live in constraints.txt: the package itself has lower bounds only.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "tunestudy needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V)"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "no venv module: on Debian, apt-get install python3-venv"; exit 1; }
+	@echo "setting up $(VENV) (once; a few minutes) …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
+	@touch $@
+
+demo: $(READY)  ## run the demo study; print its table and the path of the report
+	@$(BIN)/tunestudy run studies/demo.yaml
+
+test: $(READY)  ## every test
+	$(BIN)/pytest
+
+test-fast: $(READY)  ## tests without those marked slow or browser
+	$(BIN)/pytest -m 'not slow and not browser'
+
+lint: $(READY)  ## style, types, arrows between rooms, sizes
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/size_watch.py
+
+benchmarks: $(READY)  ## measure the figures of benchmarks/RESULTS.md anew (about half an hour)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python benchmarks/all.py
+
+clean:  ## remove the environment, keep results
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
