@@ -1,0 +1,134 @@
+"""The only door between the planes: `python -m tunestudy.worker JOB_DIR`, started by torchrun on every rank.
+
+Trains the job's stage unless its result is there, runs the benchmarks whose scores are missing, and says in files
+how it went: progress.json while it lives, result.json and eval/ when it is done, failure.json when it failed.
+"""
+
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tunestudy.config.errors import Exit, StudyError
+from tunestudy.config.job import Job
+from tunestudy.records.atomic import read_json, sweep, write_json
+from tunestudy.records.layout import JobDir
+from tunestudy.records.lease import Lease
+from tunestudy.records.logs import scrub, write_output_to
+from tunestudy.records.redact import redact
+from tunestudy.records.snapshot import snapshot
+from tunestudy.records.stop import StopRequest
+
+if TYPE_CHECKING:
+    from tunestudy.train.world import World
+
+UNEXPECTED = 1
+"""Exit code of an error that is not the user's."""
+
+
+def main(job_dir: str) -> int:
+    """Run one job on this rank; returns an exit code of `config.errors.Exit`, or 1 for an unexpected error."""
+    folder = JobDir(Path(job_dir).resolve())
+    rank = int(os.environ.get("RANK", "0"))
+    log = folder.rank_log(rank)
+    write_output_to(log)
+    stop = StopRequest.on_signals(signal.SIGTERM, signal.SIGINT)
+    try:
+        return run_job(folder, stop)
+    except BaseException as error:  # noqa: BLE001 - the door: whatever it is goes into failure.json
+        return report_failure(folder, rank, error)
+    finally:
+        scrub(log)
+
+
+def run_job(folder: JobDir, stop: StopRequest) -> int:
+    """Train and evaluate under the job's lease, which rank 0 holds for all ranks."""
+    from tunestudy.train.world import open_world
+
+    job = Job.model_validate(read_json(folder.job_json))
+    with open_world() as world:
+        if world.rank > 0:
+            return train_and_evaluate(job, folder, world, stop)
+        with Lease.acquire(folder.root / "lease", wait_s=0.0):
+            sweep(folder.root)
+            write_json(folder.env_json, snapshot(folder.root / job.base_dir))
+            return train_and_evaluate(job, folder, world, stop)
+
+
+def train_and_evaluate(job: Job, folder: JobDir, world: "World", stop: StopRequest) -> int:
+    """The two halves of a job; each is skipped when its files are already there and belong to this job."""
+    from tunestudy.bench.run import run_benchmarks
+    from tunestudy.train.stage import is_trained, run_stage
+
+    world.barrier()
+    if not is_trained(job, folder) and not run_stage(job, folder, world, stop):
+        return Exit.INTERRUPTED
+    if not run_benchmarks(job, folder, world, stop):
+        return Exit.INTERRUPTED
+    if world.rank == 0:
+        folder.failure_json.unlink(missing_ok=True)
+        tell_phase(folder, "done")
+    return Exit.DONE
+
+
+def report_failure(folder: JobDir, rank: int, error: BaseException) -> int:
+    """Write failure.json, the first rank's to fail, and the traceback to the log unless the mistake is the user's."""
+    kind = kind_of(error)
+    if kind != "user":
+        traceback.print_exc()
+    print(f"rank {rank} failed: {error}", file=sys.stderr, flush=True)
+    progress = read_json(folder.progress_json) or {}
+    if not folder.failure_json.exists():
+        write_json(
+            folder.failure_json,
+            {
+                "t": time.time(),
+                "attempt": int(os.environ.get("TUNESTUDY_ATTEMPT", "1")),
+                "kind": kind,
+                "message": redact(message_of(error)),
+                "where": redact(str(error.place)) if isinstance(error, StudyError) else innermost_line(error),
+                "rank": rank,
+                "step": progress.get("step"),
+            },
+        )
+    tell_phase(folder, "failed")
+    return error.exit_code if isinstance(error, StudyError) else UNEXPECTED
+
+
+def kind_of(error: BaseException) -> str:
+    """`user`, `oom`, `disk` or `error`: what decides about a retry and about the advice."""
+    if isinstance(error, StudyError):
+        return "user"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "oom"
+    if isinstance(error, OSError) and error.errno in (28, 122):  # ENOSPC, EDQUOT
+        return "disk"
+    return "error"
+
+
+def message_of(error: BaseException) -> str:
+    """One line for the table of failures."""
+    text = error.message if isinstance(error, StudyError) else str(error)
+    first = text.strip().splitlines()[0] if text.strip() else ""
+    return text if isinstance(error, StudyError) else f"{type(error).__name__}: {first}"
+
+
+def innermost_line(error: BaseException) -> str:
+    """File name and line of the frame that raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+
+
+def tell_phase(folder: JobDir, phase: str) -> None:
+    """Replace the phase in progress.json and keep the rest of the last sign of life."""
+    progress = read_json(folder.progress_json) or {}
+    host = redact(socket.gethostname())
+    write_json(folder.progress_json, {**progress, "t": time.time(), "phase": phase, "pid": os.getpid(), "host": host})
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
