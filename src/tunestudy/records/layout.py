@@ -40,6 +40,24 @@ class StudyDir:
         return self.root / "leases"
 
     @property
+    def launcher_lease(self) -> Path:
+        """Held by the process that carries the plan out, for `stop`, `watch` and a second `run`."""
+        return self.leases / "launcher"
+
+    def job_lease(self, job_id: str) -> Path:
+        """Held by rank 0 of the job while it works."""
+        return self.leases / job_id
+
+    def claim(self, job_id: str) -> Path:
+        """Held by the launcher that has started the job, from before there is a process to hold `job_lease`."""
+        return self.leases / f"{job_id}.start"
+
+    @property
+    def run_log(self) -> Path:
+        """Output of a detached `run`."""
+        return self.root / "run.log"
+
+    @property
     def data_cache(self) -> Path:
         """Tokenised data sets, one folder per fingerprint, shared by all jobs of the study."""
         return self.root / "cache" / "data"
@@ -85,6 +103,16 @@ class JobDir:
     @property
     def logs(self) -> Path:
         return self.root / "logs"
+
+    @property
+    def launch_log(self) -> Path:
+        """What torchrun and the ranks printed that did not go to a log of their own."""
+        return self.logs / "launch.log"
+
+    @property
+    def lease(self) -> Path:
+        """Held by rank 0 while the job works."""
+        return self.study.job_lease(self.root.name)
 
     def rank_log(self, rank: int) -> Path:
         return self.logs / f"rank-{rank}.log"

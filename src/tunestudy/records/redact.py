@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 HIDDEN = "[hidden]"
 
@@ -46,6 +47,17 @@ def redact(text: str) -> str:
 def redact_lines(lines: Iterable[str]) -> Iterator[str]:
     """`redact` line by line."""
     return (redact(line) for line in lines)
+
+
+def redact_tree(value: Any) -> Any:
+    """`redact` on every text inside dicts and lists, keys included."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, dict):
+        return {redact_tree(key): redact_tree(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact_tree(item) for item in value]
+    return value
 
 
 def _environment_secrets() -> list[str]:

@@ -1,0 +1,234 @@
+"""Leases: who may work on something, safe on NFS and against clocks that differ, without any server.
+
+A lease is a folder of numbered files, one per attempt: `<path>/000001.json`, `000002.json`, … Whoever creates the
+next number holds it. Numbers only grow, so a holder that was believed dead and wakes up later can see that it was
+replaced (`still_mine`) and must not publish. Nothing is ever deleted, hence there is no moment at which two takers
+of a stale lease could delete each other's.
+
+- Creation is `link(2)` of a unique file, judged by its link count: on NFS a lost reply makes the call itself lie.
+- A holder shows life by touching its file. A reader judges its age against a probe file it has just written beside
+  it: both times come from the file server, so clocks never matter.
+- On the same machine no waiting is needed: process id and start time tell at once whether the holder lives.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from tunestudy.records.atomic import temporary_beside, write_json
+from tunestudy.records.host import host_name, machine, process_start
+
+HEARTBEAT_S = 10.0
+STALE_S = 100.0
+"""Without a touch for this long a holder on another machine counts as dead. Above NFS' attribute cache (60 s)."""
+
+_NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """Who holds a lease, as its file tells."""
+
+    attempt: int
+    host: str = "unknown"
+    pid: int = 0
+    machine: str = ""
+    started: str = ""
+    since: float = 0.0
+    """Unix seconds by the holder's clock: to be shown, never to be compared."""
+    facts: dict[str, Any]
+    """What the holder added with `note`."""
+
+    @property
+    def here(self) -> bool:
+        """Whether the holder's process can be seen (and sent a signal) from this one."""
+        return self.machine == machine()
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+
+class LeaseHeldError(Exception):
+    """Someone else holds the lease."""
+
+    def __init__(self, path: Path, holder: Holder) -> None:
+        self.holder = holder
+        super().__init__(f"{path.name} is held by {holder}")
+
+
+class Lease:
+    """A held lease. Made by `acquire`; use as a context manager or `release()` it."""
+
+    def __init__(self, path: Path, file: Path, record: dict[str, Any], heartbeat_s: float) -> None:
+        self.path = path
+        self.attempt: int = record["attempt"]
+        """The fencing number: higher than that of every holder before."""
+        self._file = file
+        self._record = record
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, args=(heartbeat_s,), name=f"lease {path.name}", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def acquire(
+        cls, path: Path, *, wait_s: float = 0.0, heartbeat_s: float = HEARTBEAT_S, stale_s: float = STALE_S
+    ) -> "Lease":
+        """Take the lease, waiting for its holder up to `wait_s` (`math.inf`: for as long as it takes).
+
+        Raises LeaseHeldError with the holder when it stays held, OSError when the folder cannot be written.
+        """
+        path.mkdir(parents=True, exist_ok=True)
+        give_up = time.monotonic() + wait_s
+        while True:
+            holder = cls.holder(path, stale_s=stale_s)
+            if holder is None and (taken := _take_next(path)):
+                return cls(path, *taken, heartbeat_s)
+            if holder is not None and time.monotonic() >= give_up:
+                raise LeaseHeldError(path, holder)
+            time.sleep(0.01 if holder is None else min(1.0, max(0.02, give_up - time.monotonic())))
+
+    @staticmethod
+    def holder(path: Path, *, stale_s: float = STALE_S) -> Holder | None:
+        """Who holds the lease now; None when nobody does: never taken, given back, or its holder is dead."""
+        newest = _newest(path)
+        if newest == 0:
+            return None
+        file = _file_of(path, newest)
+        try:
+            with open(file, "rb") as stream:  # opening makes an NFS client ask the server for the true times
+                touched = os.fstat(stream.fileno()).st_mtime
+                record = _parsed(stream.read(), newest)
+        except FileNotFoundError:
+            return None  # the study was deleted meanwhile
+        if record.get("released"):
+            return None
+        holder = _holder_from(record)
+        alive = _any_process_lives(record) if holder.here else _is_fresh(path, touched, stale_s)
+        return holder if alive else None
+
+    def still_mine(self) -> bool:
+        """Whether no one has taken over. Ask before publishing anything: a suspended holder may be out of date."""
+        return self._file.exists() and _newest(self.path) == self.attempt
+
+    def note(self, **facts: Any) -> None:
+        """Add facts for readers (`Holder.facts`). `keeper` = a pid of this machine that keeps the lease alive too."""
+        self._record["facts"].update(facts)
+        if "keeper" in facts:
+            self._record["keeper"] = [facts["keeper"], process_start(facts["keeper"])]
+        write_json(self._file, self._record)
+
+    def release(self) -> None:
+        """Give the lease back; a second call does nothing."""
+        if self._stop.is_set():
+            return
+        self._stop.set()
+        self._thread.join()
+        with contextlib.suppress(FileNotFoundError):  # the study was deleted: there is nothing to give back
+            if self._file.exists():
+                write_json(self._file, {**self._record, "released": True})
+
+    def _beat(self, heartbeat_s: float) -> None:
+        while not self._stop.wait(heartbeat_s):
+            with contextlib.suppress(OSError):  # a file server that is away now is asked again at the next beat
+                os.utime(self._file)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def _take_next(path: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Create the file of the next number; None when another process was faster."""
+    attempt = _newest(path) + 1
+    record: dict[str, Any] = {
+        "attempt": attempt,
+        "host": host_name(),
+        "pid": os.getpid(),
+        "started": process_start(os.getpid()),
+        "machine": machine(),
+        "since": round(time.time(), 3),
+        "facts": {},
+    }
+    file = _file_of(path, attempt)
+    unique = temporary_beside(file)
+    data = json.dumps(record).encode()
+    unique.write_bytes(data)
+    try:
+        won = _link(unique, file, data)
+    finally:
+        unique.unlink(missing_ok=True)
+    return (file, record) if won else None
+
+
+def _link(unique: Path, file: Path, data: bytes) -> bool:
+    try:
+        os.link(unique, file)
+    except FileExistsError:
+        pass  # perhaps by this very call, repeated by NFS: the link count knows
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        return _create_exclusively(file, data)
+    return unique.stat().st_nlink == 2
+
+
+def _create_exclusively(file: Path, data: bytes) -> bool:
+    """For file systems without hard links (exFAT, some FUSE)."""
+    try:
+        with open(file, "xb") as stream:
+            stream.write(data)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _newest(path: Path) -> int:
+    try:
+        names = os.listdir(path)  # noqa: PTH208 - names are all that is needed, and status asks this for every job
+    except FileNotFoundError:
+        return 0
+    return max((int(name[:6]) for name in names if name[:6].isdigit()), default=0)
+
+
+def _file_of(path: Path, attempt: int) -> Path:
+    return path / f"{attempt:06d}.json"
+
+
+def _parsed(data: bytes, attempt: int) -> dict[str, Any]:
+    try:
+        record = json.loads(data)
+    except ValueError:
+        record = {}  # its maker was killed between creating and writing it; its age tells the rest
+    return record if isinstance(record, dict) and "attempt" in record else {"attempt": attempt}
+
+
+def _holder_from(record: dict[str, Any]) -> Holder:
+    known = {name: record[name] for name in ("attempt", "host", "pid", "machine", "started", "since") if name in record}
+    return Holder(**known, facts=record.get("facts", {}))
+
+
+def _any_process_lives(record: dict[str, Any]) -> bool:
+    processes = [(record["pid"], record["started"]), *([record["keeper"]] if "keeper" in record else [])]
+    return any(started is not None and process_start(pid) == started for pid, started in processes)
+
+
+def _is_fresh(path: Path, touched: float, stale_s: float) -> bool:
+    """Whether the file server says that the lease was touched within `stale_s`."""
+    probe = temporary_beside(path / "probe")
+    try:
+        probe.write_bytes(b"?")
+        now = probe.stat().st_mtime
+    except OSError:
+        return True  # a reader that may not write cannot tell; taking over needs writing anyway
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+    return now - touched < stale_s
