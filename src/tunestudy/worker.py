@@ -82,12 +82,14 @@ def report_failure(folder: JobDir, rank: int, error: BaseException) -> int:
         traceback.print_exc()
     print(f"rank {rank} failed: {error}", file=sys.stderr, flush=True)
     progress = read_json(folder.progress_json) or {}
-    if not folder.failure_json.exists():
+    attempt = int(os.environ.get("TUNESTUDY_ATTEMPT", "1"))
+    told = read_json(folder.failure_json)
+    if told is None or told["attempt"] != attempt:
         write_json(
             folder.failure_json,
             {
                 "t": time.time(),
-                "attempt": int(os.environ.get("TUNESTUDY_ATTEMPT", "1")),
+                "attempt": attempt,
                 "kind": kind,
                 "message": redact(message_of(error)),
                 "where": redact(str(error.place)) if isinstance(error, StudyError) else innermost_line(error),

@@ -1,0 +1,1 @@
+"""What a list of scored rows amounts to; one file per metric."""

@@ -1,0 +1,83 @@
+"""Asking a model many questions at once: generation and log-probabilities over left-padded batches.
+
+Batches are cut in the order of length and never depend on the number of ranks, so scores do not either.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+Ids = tuple[int, ...]
+
+
+class Scorer:
+    """A model and its tokenizer, in evaluation mode, with a batch size."""
+
+    def __init__(self, model: Any, tokenizer: Any, *, batch_size: int, device: torch.device) -> None:
+        self._model = model.eval()
+        self._tokenizer = tokenizer
+        self._batch_size = batch_size
+        self._device = device
+
+    @torch.inference_mode()
+    def generate(self, prompts: Sequence[Ids], *, max_new_tokens: int) -> list[str]:
+        """Greedy continuation of every prompt, decoded without special tokens."""
+
+        def continue_batch(batch: list[Ids]) -> list[str]:
+            ids_BT, mask_BT = self._left_padded(batch)
+            out_BT = self._model.generate(
+                input_ids=ids_BT,
+                attention_mask=mask_BT,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                num_beams=1,
+                pad_token_id=self._pad_id,
+            )
+            texts: list[str] = self._tokenizer.batch_decode(out_BT[:, ids_BT.shape[1] :], skip_special_tokens=True)
+            return texts
+
+        return self._by_length(prompts, len, continue_batch)
+
+    @torch.inference_mode()
+    def log_probabilities(self, asked: Sequence[tuple[Ids, str]]) -> list[tuple[float, int]]:
+        """For every (prompt, answer): the answer's summed log-probability and its number of tokens."""
+        encoded = [(prompt, tuple(self._tokenizer(text, add_special_tokens=False).input_ids)) for prompt, text in asked]
+
+        def score_batch(batch: list[tuple[Ids, Ids]]) -> list[tuple[float, int]]:
+            ids_BT, mask_BT = self._left_padded([prompt + answer for prompt, answer in batch])
+            kept = max(len(answer) for _, answer in batch) + 1
+            positions_BT = (mask_BT.cumsum(-1) - 1).clamp_min(0)
+            logits_BKV = self._model(
+                input_ids=ids_BT, attention_mask=mask_BT, position_ids=positions_BT, logits_to_keep=kept, use_cache=False
+            ).logits
+            log_probs_BK = logits_BKV[:, :-1].float().log_softmax(-1).gather(-1, ids_BT[:, 1 - kept :, None])[..., 0]
+            return [
+                (float(row_K[-len(answer) :].sum()), len(answer))
+                for row_K, (_, answer) in zip(log_probs_BK.cpu(), batch, strict=True)
+            ]
+
+        return self._by_length(encoded, lambda pair: len(pair[0]) + len(pair[1]), score_batch)
+
+    @property
+    def _pad_id(self) -> int:
+        pad = self._tokenizer.pad_token_id
+        return int(self._tokenizer.eos_token_id if pad is None else pad)
+
+    def _left_padded(self, rows: Sequence[Ids]) -> tuple[Tensor, Tensor]:
+        """Token ids (B, T) and their attention mask (B, T), both int64, aligned at the right end."""
+        longest = max(map(len, rows))
+        ids = [[self._pad_id] * (longest - len(row)) + list(row) for row in rows]
+        mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
+        return torch.tensor(ids, device=self._device), torch.tensor(mask, device=self._device)
+
+    def _by_length(self, items: Sequence[Any], length: Callable[[Any], int], run: Callable[[list[Any]], list[T]]) -> list[T]:
+        """`run` over batches of items of like length, results back in the order of `items`."""
+        order = sorted(range(len(items)), key=lambda i: (length(items[i]), i))
+        results: dict[int, T] = {}
+        for start in range(0, len(order), self._batch_size):
+            indices = order[start : start + self._batch_size]
+            results.update(zip(indices, run([items[i] for i in indices]), strict=True))
+        return [results[i] for i in range(len(items))]

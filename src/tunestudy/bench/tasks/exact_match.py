@@ -1,0 +1,23 @@
+"""Greedy generation, compared with the reference after white space and case are evened out."""
+
+from collections.abc import Sequence
+
+from tunestudy.bench.scorer import Scorer
+from tunestudy.bench.tasks import Row, Scored
+from tunestudy.config.benchmark import ExactMatch
+
+VERSION = 1
+
+
+def score(scorer: Scorer, rows: Sequence[Row], benchmark: ExactMatch) -> list[Scored]:
+    """Generate at most `max_new_tokens` per row and compare."""
+    texts = scorer.generate([row.prompt_ids for row in rows], max_new_tokens=benchmark.max_new_tokens)
+    return [
+        Scored(row.id, text, row.reference, evened(text) == evened(row.reference))
+        for row, text in zip(rows, texts, strict=True)
+    ]
+
+
+def evened(text: str) -> str:
+    """Lower case, with runs of white space as one space and none at the ends."""
+    return " ".join(text.casefold().split())
