@@ -44,14 +44,6 @@ class StudyDir:
         """Held by the process that carries the plan out, for `stop`, `watch` and a second `run`."""
         return self.leases / "launcher"
 
-    def job_lease(self, job_id: str) -> Path:
-        """Held by rank 0 of the job while it works."""
-        return self.leases / job_id
-
-    def claim(self, job_id: str) -> Path:
-        """Held by the launcher that has started the job, from before there is a process to hold `job_lease`."""
-        return self.leases / f"{job_id}.start"
-
     @property
     def run_log(self) -> Path:
         """Output of a detached `run`."""
@@ -112,7 +104,12 @@ class JobDir:
     @property
     def lease(self) -> Path:
         """Held by rank 0 while the job works."""
-        return self.study.job_lease(self.root.name)
+        return self.root / "lease"
+
+    @property
+    def claim(self) -> Path:
+        """Held by the launcher that started the job, from before there is a process to hold `lease`."""
+        return self.root / "claim"
 
     def rank_log(self, rank: int) -> Path:
         return self.logs / f"rank-{rank}.log"
