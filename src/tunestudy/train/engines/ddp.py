@@ -1,0 +1,41 @@
+"""Several ranks, each with the whole model: torch's DistributedDataParallel, without glue around it.
+
+`find_unused_parameters` is on for two reasons. A tensor that a rank's micro-batches did not touch (an expert no token
+was sent to, a part no sample uses) must not hang the step, and one that no rank touched must stay without a gradient
+so that the check after the first step can name it. And DDP then never regroups its buckets after the first step, so
+that the order of additions, hence every bit, is the same in a run that was resumed.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from tunestudy.data.batch import Batch
+from tunestudy.train.engines import LossModule
+from tunestudy.train.loss import LossSums
+from tunestudy.train.world import World
+
+
+class DdpEngine:
+    """Raw DDP; it averages over ranks, so the loss is multiplied by their number to make a sum."""
+
+    def __init__(self, loss_module: LossModule, world: World) -> None:
+        self._size = world.size
+        self._module = DistributedDataParallel(
+            loss_module,
+            device_ids=[world.device] if world.device.type == "cuda" else None,
+            find_unused_parameters=True,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+        )
+
+    def losses(self, batch: Batch) -> LossSums:
+        sums: LossSums = self._module(batch)
+        return sums
+
+    def accumulating(self, *, last: bool) -> AbstractContextManager[None]:
+        return nullcontext() if last else self._module.no_sync()
+
+    def backward(self, nll_sum: Tensor, *, denominator: int, scale: Tensor | float) -> None:
+        (nll_sum * (scale * self._size / denominator)).backward()

@@ -1,0 +1,97 @@
+"""The ranks of one job, as torchrun set them up, and the few things they say to each other.
+
+One rank alone opens no process group: everything here then answers at once and locally.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+TIMEOUT = timedelta(minutes=5)
+"""A rank that is silent for this long counts as dead (the default of gloo would be 30 minutes)."""
+
+
+@dataclass
+class World:
+    """This process among its job's ranks."""
+
+    rank: int = 0
+    local_rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    num_reductions: int = 0
+    """How many all-reduces this rank has made: tests count them."""
+
+    def all_reduce_sum(self, tensor: Tensor) -> Tensor:
+        """`tensor` summed over all ranks, in place."""
+        self.num_reductions += 1
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def sum_of(self, *values: float) -> list[float]:
+        """Each value summed over all ranks in one fp64 all-reduce; integers up to 2⁵³ stay exact."""
+        if self.size == 1:
+            self.num_reductions += 1
+            return [float(value) for value in values]
+        summed: list[float] = self.all_reduce_sum(torch.tensor(values, dtype=torch.float64, device=self.device)).tolist()
+        return summed
+
+    def any(self, wanted: bool) -> bool:
+        """Whether any rank says yes; all ranks get the same answer."""
+        return self.sum_of(float(wanted))[0] > 0
+
+    def from_rank_0(self, value: int) -> int:
+        """Rank 0's integer, known to all ranks."""
+        return int(self.sum_of(value if self.rank == 0 else 0)[0])
+
+    def gather_objects(self, value: T) -> list[T]:
+        """Every rank's value, in the order of ranks, on every rank. For small Python objects."""
+        if self.size == 1:
+            return [value]
+        gathered: list[T | None] = [None] * self.size
+        dist.all_gather_object(gathered, value)
+        return gathered  # type: ignore[return-value]
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+@contextmanager
+def open_world() -> Iterator[World]:
+    """The world that torchrun's environment describes; its process group is closed on the way out."""
+    size, local_rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
+    world = World(
+        rank=int(os.environ.get("RANK", "0")), local_rank=local_rank, size=size, device=device_of_rank(local_rank)
+    )
+    if size == 1:
+        yield world
+        return
+    on_gpu = world.device.type == "cuda"
+    dist.init_process_group(
+        "nccl" if on_gpu else "gloo", timeout=TIMEOUT, device_id=world.device if on_gpu else None
+    )
+    try:
+        yield world
+    finally:
+        dist.destroy_process_group()
+
+
+def device_of_rank(local_rank: int) -> torch.device:
+    """This rank's GPU, made the current one, or the CPU where there is none."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", local_rank)
+    torch.cuda.set_device(device)
+    return device
