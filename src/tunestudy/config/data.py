@@ -1,5 +1,8 @@
 """Where records come from, how their columns are read, and how data sets are mixed."""
 
+from collections.abc import Sequence
+from fractions import Fraction
+from math import floor
 from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag
@@ -65,22 +68,47 @@ def _source_tag(value: object) -> str:
 
 
 AnyDataset = Annotated[
-    Annotated[FileDataset, Tag("file")]
-    | Annotated[HubDataset, Tag("hub")]
-    | Annotated[DigitsDataset, Tag("digits")],
+    Annotated[FileDataset, Tag("file")] | Annotated[HubDataset, Tag("hub")] | Annotated[DigitsDataset, Tag("digits")],
     Discriminator(_source_tag),
 ]
 
 
 class MixturePart(Config):
-    """One source of a mixture."""
+    """One source of a mixture.
+
+    Without any `weight`, an epoch is every sample of every source once (at most `max_samples` of a source).
+    With weights, source i gives the share wᵢ ÷ Σw of an epoch's samples (a source that names none has weight 1), and an
+    epoch is as long as it takes to see every source once: smaller ones repeat. A `max_samples` shortens the epoch until
+    no source gives more. `samples_per_epoch` is the exact rule.
+    """
 
     dataset: str
     """A key of `datasets`, optionally with `@held_out`."""
-    weight: float = Field(1.0, gt=0)
-    """Relative share of samples; the mixture's length follows the source that would run out last."""
+    weight: float | None = Field(None, gt=0)
+    """Relative share of an epoch's samples."""
     max_samples: int | None = Field(None, gt=0)
-    """Cap on the samples taken from this source in one epoch."""
+    """Most samples taken from this source in one epoch; the next epoch goes on where this one stopped."""
+
+
+def samples_per_epoch(available: Sequence[int], parts: Sequence[MixturePart]) -> list[int]:
+    """How many samples each source of a mixture gives to an epoch, from how many it has.
+
+    With weights: N = min(max(nᵢ ÷ pᵢ), min over capped sources of capᵢ ÷ pᵢ), rounded by largest remainders.
+    """
+    capped = [(count, part.max_samples or count) for count, part in zip(available, parts, strict=True)]
+    if all(part.weight is None for part in parts):
+        return [min(count, cap) for count, cap in capped]
+    weights = [Fraction(str(part.weight or 1)) for part in parts]  # through text: 0.3 means 3/10
+    shares = [weight / sum(weights) for weight in weights]
+    longest = max(count / share for count, share in zip(available, shares, strict=True))
+    limits = [part.max_samples / share for part, share in zip(parts, shares, strict=True) if part.max_samples]
+    total = floor(min([longest, *limits]))
+    exact = [share * total for share in shares]
+    counts = [floor(count) for count in exact]
+    by_remainder = sorted(range(len(parts)), key=lambda i: (counts[i] - exact[i], i))
+    for i in by_remainder[: total - sum(counts)]:
+        counts[i] += 1
+    return counts
 
 
 class DataSettings(Config):
@@ -97,5 +125,6 @@ class DataSettings(Config):
     data_seed: int | None = None
     """Default: the trial's seed."""
     loss_on: Literal["assistant", "completion", "all"] = "assistant"
-    """Which tokens are targets: assistant turns with their stop token (`completion` is the same for prompt/completion)."""
+    """Which tokens are targets. `assistant`: every assistant turn with its stop token, or the completion of a prompt;
+    `completion`: the last assistant turn alone; `all`: every token. Plain text always counts in full."""
     preprocessing_num_workers: int = neutral(1, ge=1)

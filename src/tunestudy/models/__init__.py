@@ -1,0 +1,1 @@
+"""Loading, publishing and naming the parts of models."""
