@@ -1,0 +1,81 @@
+"""Running a causal model up to its last hidden states, with the arguments that a batch's layout needs."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tunestudy.data.batch import Batch
+
+SEGMENT_ATTENTION = "tunestudy_segments"
+"""The name of `models.attention.segment_attention` among transformers' attention functions."""
+
+
+class Segments:
+    """Borders of the samples of one row; passed through a model's forward as `segments=`."""
+
+    def __init__(self, borders: Tensor) -> None:
+        """borders: (S+1,) int32, from 0 to the number of positions."""
+        self.borders = borders
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """(S,) On a GPU, reading them waits for the device: the variable-length kernel does without."""
+        return [int(length) for length in self.borders.diff().tolist()]
+
+
+def base_model_of(model: nn.Module) -> Any:
+    """The transformers model inside a PEFT wrapper, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def last_hidden_states(model: nn.Module, batch: Batch) -> Tensor:
+    """(B, T, D): what the head would get. Logits are not formed."""
+    base = base_model_of(model)
+    output: Tensor = base.base_model(**forward_arguments(base, batch)).last_hidden_state
+    return output
+
+
+def forward_arguments(base: Any, batch: Batch) -> dict[str, Any]:
+    """Of the model's own forward pass. Samples that share a row restart their positions, which is how transformers
+    knows them apart where segment attention is off."""
+    arguments: dict[str, Any] = {"input_ids": batch.input_ids, "use_cache": False}
+    if batch.cu_seqlens is not None or batch.segment_ids is not None:
+        arguments["position_ids"] = batch.position_ids
+    elif not sees_only_the_past(base):
+        arguments["attention_mask"] = batch.attention_mask
+    if batch.cu_seqlens is not None and base.config.get_text_config()._attn_implementation == SEGMENT_ATTENTION:
+        arguments["segments"] = Segments(batch.cu_seqlens)
+        # A mask that is already 4-D is passed on as it is, so none of tokens × tokens is built; nobody reads this one.
+        arguments["attention_mask"] = torch.empty(1, 1, 0, 0, device=batch.input_ids.device)
+    return arguments
+
+
+def sees_only_the_past(base: Any) -> bool:
+    """Whether padding on the right can never reach a real token, so that it needs no mask."""
+    config = base.config.get_text_config()
+    looks_ahead = getattr(config, "use_bidirectional_attention", None) or not getattr(config, "is_causal", True)
+    return not (looks_ahead or base.config.is_encoder_decoder)
+
+
+@contextmanager
+def trial_run(model: nn.Module) -> Iterator[None]:
+    """No gradients and no dropout inside; afterwards every module is in the mode it was in."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def nearly_equal(a: Tensor, b: Tensor) -> bool:
+    """Equal but for rounding in the type they were computed in."""
+    half = torch.finfo(a.dtype).bits < 32 or torch.is_autocast_enabled(a.device.type)
+    a, b = a.float(), b.float()
+    return bool((a - b).norm() <= (5e-2 if half else 1e-4) * b.norm())

@@ -1,0 +1,41 @@
+"""What tells two bases apart: written into every manifest, compared before an adapter is put on a base."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from tunestudy.config.model import ModelConfig
+from tunestudy.records.manifest import read_manifest
+
+Identity = dict[str, Any]
+
+ENDS_BYTES = 1 << 20
+"""Of a weight file that no manifest vouches for, its size and both ends are hashed: a whole 16 GB file takes minutes."""
+
+
+def folder_identity(folder: Path) -> Identity:
+    """Of a model folder, wherever it lies: the hashes in its manifest, or of its config and its weight files' ends."""
+    digest = hashlib.sha256()
+    manifest = read_manifest(folder)
+    for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
+        known = (manifest or {"files": {}})["files"].get(path.name)
+        digest.update(f"{path.name} {known['sha256'] if known else _ends(path)}\n".encode())
+    return {"kind": "folder", "sha256": digest.hexdigest()}
+
+
+def random_identity(settings: ModelConfig, seed: int, config: Any) -> Identity:
+    """Of random weights: the class, its whole configuration and the seed."""
+    values = json.dumps(config.to_diff_dict(), sort_keys=True, default=str)
+    digest = hashlib.sha256(f"{settings.architecture} {settings.dtype} {seed} {values}".encode()).hexdigest()
+    return {"kind": "random", "architecture": settings.architecture, "seed": seed, "sha256": digest}
+
+
+def _ends(path: Path) -> str:
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with open(path, "rb") as file:
+        digest.update(file.read(ENDS_BYTES))
+        file.seek(max(0, size - ENDS_BYTES))
+        digest.update(file.read(ENDS_BYTES))
+    return digest.hexdigest()

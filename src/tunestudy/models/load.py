@@ -1,0 +1,177 @@
+"""The model that a stage starts from, and the one that it published.
+
+A stage starts from the study's model or from its nearest parent's `model/` folder, which names its own base; so a
+lineage of any length is walked one folder at a time, and every folder of ours is checked against its manifest.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tunestudy.config.errors import Exit, StudyError, at
+from tunestudy.config.job import Job
+from tunestudy.config.model import ModelConfig
+from tunestudy.models.identity import Identity, folder_identity, random_identity
+from tunestudy.models.origin import Origin, find_origin, load_tokenizer, pretrained, random_weights
+from tunestudy.models.publish import keep_base
+from tunestudy.records.atomic import read_json
+from tunestudy.records.layout import JobDir
+from tunestudy.records.manifest import problems, read_manifest
+
+PARENT_ADAPTER = "parent"
+"""Name of the frozen adapter below a stacked one."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to train or to evaluate.
+
+    `identity` tells the base weights apart (for manifests). `continues_adapter`: the parent's adapter is attached and
+    trainable, so no new one belongs on it.
+    """
+
+    model: Any
+    tokenizer: Any
+    identity: Identity
+    continues_adapter: bool = False
+
+
+def load_start(job: Job, folder: JobDir, device: torch.device | str) -> LoadedModel:
+    """The model that `job`'s stage starts from, without a new adapter.
+
+    Raises StudyError for anything that is not a whole model: it names the job and the file.
+    """
+    tokenizer = load_tokenizer(job.model, folder.root / job.base_dir)
+    init = job.settings.init if job.settings else None
+    if not job.parents or init == "base":
+        return _study_model(job, folder, tokenizer, device)
+    parent = folder.study.job(job.parents[-1])
+    facts = _checked(parent)
+    if facts["kind"] != "adapter":
+        model = pretrained(Origin(str(parent.model), local=True), job.model, device)
+        return LoadedModel(model, tokenizer, folder_identity(parent.model))
+    return _on_adapter(job, parent, facts, tokenizer, device)
+
+
+def load_result(folder: JobDir, device: torch.device | str) -> LoadedModel:
+    """The published model of a job, for inference; the start model itself for a job that only evaluates."""
+    job = Job.model_validate(read_json(folder.job_json))
+    if job.settings is None:
+        return load_start(job, folder, device)
+    facts = _checked(folder)
+    tokenizer = _saved_tokenizer(folder.model)
+    if facts["kind"] != "adapter":
+        model = pretrained(Origin(str(folder.model), local=True), job.model, device)
+        return LoadedModel(model, tokenizer, folder_identity(folder.model))
+    base, identity = _base_of(folder, facts, job.model, device)
+    return LoadedModel(_with_adapter(base, folder, trainable=False), tokenizer, identity)
+
+
+def _study_model(job: Job, folder: JobDir, tokenizer: Any, device: torch.device | str) -> LoadedModel:
+    """The study's own model; random weights are kept on disk when an adapter will need them as its base."""
+    if job.model.architecture:
+        model = random_weights(job.model, tokenizer, seed=job.seed, device=device)
+        identity = random_identity(job.model, job.seed, model.config)
+        if job.settings is not None and job.settings.adapter is not None:
+            keep_base(model, tokenizer, folder.study, f"random-{identity['sha256'][:12]}")
+        return LoadedModel(model, tokenizer, identity)
+    origin = find_origin(job.model, folder.root / job.base_dir)
+    model = pretrained(origin, job.model, device)
+    identity = folder_identity(Path(origin.name)) if origin.local else _hub_identity(origin.name, model)
+    return LoadedModel(model, tokenizer, identity)
+
+
+def _on_adapter(
+    job: Job, parent: JobDir, facts: dict[str, Any], tokenizer: Any, device: torch.device | str
+) -> LoadedModel:
+    """Start from a parent that is an adapter, the way `init` says."""
+    assert job.settings is not None
+    init = job.settings.init
+    base, identity = _base_of(parent, facts, job.model, device)
+    if init == "continue" and job.settings.adapter is not None:
+        return LoadedModel(_with_adapter(base, parent, trainable=True), tokenizer, identity, continues_adapter=True)
+    if init not in ("merge_then_new", "stack"):
+        raise StudyError(
+            at(f"stages.{job.stage}.init"),
+            f"the stage before ({parent.root.name}) is an adapter; say how to start from it: continue (with the same "
+            "adapter), merge_then_new, stack, or base",
+        )
+    merged = _with_adapter(base, parent, trainable=False).merge_and_unload()
+    kept = keep_base(merged, tokenizer, parent.study, f"merged-{parent.root.name}")
+    identity = folder_identity(kept)
+    if init == "merge_then_new":
+        return LoadedModel(merged, tokenizer, identity)
+    base, _ = _base_of(parent, facts, job.model, device)
+    stacked = _with_adapter(base, parent, trainable=False, name=PARENT_ADAPTER)
+    for module in (stacked, base):
+        module.name_or_path = str(kept)  # what a published adapter names as its base
+    return LoadedModel(stacked, tokenizer, identity)
+
+
+def _base_of(
+    owner: JobDir, facts: dict[str, Any], settings: ModelConfig, device: torch.device | str
+) -> tuple[Any, Identity]:
+    """The base of a published adapter: a folder relative to the adapter's, or a hub id; it must be the very same."""
+    config = _json(owner.model / "adapter_config.json")
+    name = config["base_model_name_or_path"]
+    folder = (owner.model / name).resolve()
+    origin = Origin(str(folder), local=True) if folder.is_dir() else Origin(name, config.get("revision"), local=False)
+    base = pretrained(origin, settings, device)
+    identity = folder_identity(folder) if origin.local else _hub_identity(name, base)
+    expected = facts.get("base")
+    if expected and expected.get("kind") == identity["kind"] and expected != identity:
+        raise _broken(
+            owner, f"adapter_config.json names {name} as its base, but that is not the model it was trained on"
+        )
+    return base, identity
+
+
+def _with_adapter(base: Any, owner: JobDir, *, trainable: bool, name: str = "default") -> Any:
+    """`base` with a published adapter attached; a tensor that is missing from its file is an error."""
+    from peft import PeftModel
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(owner.model / "adapter_model.safetensors", "pt") as file:
+            saved = set(file.keys())
+        model = PeftModel.from_pretrained(base, owner.model, adapter_name=name, is_trainable=trainable)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise _broken(owner, f"adapter_model.safetensors cannot be loaded: {error}") from error
+    expected = {key.replace(f".{name}", "") for key, _ in model.named_parameters() if f".{name}" in key}
+    if absent := sorted(expected - saved):
+        raise _broken(owner, f"adapter_model.safetensors lacks {len(absent)} tensors, such as {absent[0]}")
+    return model
+
+
+def _checked(owner: JobDir) -> dict[str, Any]:
+    """The manifest of a job's published model, after every hash in it held."""
+    wrong = problems(owner.model)
+    if wrong:
+        raise _broken(owner, "; ".join(wrong[:3]))
+    facts = read_manifest(owner.model)
+    assert facts is not None
+    return facts
+
+
+def _broken(owner: JobDir, message: str) -> StudyError:
+    cure = "delete that folder and result.json, then run again to make it anew"
+    return StudyError(at(f"jobs/{owner.root.name}/model"), f"{message}; {cure}", exit_code=Exit.PREFLIGHT_REFUSED)
+
+
+def _saved_tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def _hub_identity(name: str, model: Any) -> Identity:
+    return {"kind": "hub", "name": name, "revision": getattr(model.config, "_commit_hash", None)}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise StudyError(at(path.name), f"{path} is missing or no JSON object", exit_code=Exit.PREFLIGHT_REFUSED)
+    return value

@@ -1,0 +1,170 @@
+"""Weights and tokenizers from where they come: a folder, the hub, or a seeded generator."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tunestudy.config.errors import Exit, StudyError, at
+from tunestudy.config.model import CharacterTokenizer, ModelConfig
+from tunestudy.models.tokenizer import character_tokenizer
+from tunestudy.records.atomic import read_json
+
+NAMED = 3
+"""Tensors named in an error; the rest is counted."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where pretrained weights lie: a folder's path, or a hub id at a revision."""
+
+    name: str
+    revision: str | None = None
+    local: bool = True
+
+
+def find_origin(settings: ModelConfig, base_dir: Path) -> Origin:
+    """The origin of a pretrained model; a path is relative to the study file, anything else is a hub id."""
+    name = settings.model_name_or_path
+    assert name is not None
+    folder = (base_dir / Path(name).expanduser()).resolve()
+    if folder.is_dir():
+        return Origin(str(folder))
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise _wrong(f"there is no folder {name} (relative paths start at the study file)")
+    return Origin(name, settings.revision, local=False)
+
+
+def load_tokenizer(settings: ModelConfig, base_dir: Path) -> Any:
+    """The study's tokenizer with its chat template; refuses one without character offsets."""
+    if isinstance(settings.tokenizer, CharacterTokenizer):
+        tokenizer = character_tokenizer(settings.tokenizer)
+    else:
+        tokenizer = _pretrained_tokenizer(settings, base_dir)
+    if settings.chat_template:
+        path = base_dir / settings.chat_template
+        inline = "{" in settings.chat_template or "\n" in settings.chat_template
+        if not inline and not path.is_file():
+            raise StudyError(at("model.chat_template"), f"there is no file {settings.chat_template}")
+        tokenizer.chat_template = settings.chat_template if inline else path.read_text(encoding="utf-8")
+    return tokenizer
+
+
+def pretrained(origin: Origin, settings: ModelConfig, device: torch.device | str) -> Any:
+    """A model from a folder or the hub; one that lacks a tensor, or has one of another shape, is refused."""
+    from safetensors import SafetensorError
+    from transformers import AutoConfig
+
+    if origin.local:
+        check_model_folder(Path(origin.name))
+    common = {"revision": origin.revision, "trust_remote_code": settings.trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(origin.name, **common)
+        model, info = _model_class(config).from_pretrained(
+            origin.name,
+            config=config,
+            dtype=getattr(torch, settings.dtype),
+            attn_implementation=settings.attn_implementation,
+            use_safetensors=True,
+            output_loading_info=True,
+            **common,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise _wrong(f"{origin.name} cannot be loaded: {error}") from error
+    absent = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    if absent:
+        raise _wrong(
+            f"{origin.name} lacks {len(absent)} tensors of its architecture ({config.model_type}), or has them in "
+            f"another shape: {', '.join(absent[:NAMED])}{', …' if len(absent) > NAMED else ''}"
+        )
+    model.name_or_path = origin.name
+    return model.to(device)
+
+
+def random_weights(settings: ModelConfig, tokenizer: Any, *, seed: int, device: torch.device | str) -> Any:
+    """A fresh model of a real class; the same weights for the same seed, whatever ran before."""
+    config = architecture_config(settings, tokenizer)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = _model_class(config).from_config(
+            config, dtype=getattr(torch, settings.dtype), attn_implementation=settings.attn_implementation
+        )
+    return model.to(device)
+
+
+def architecture_config(settings: ModelConfig, tokenizer: Any) -> Any:
+    """The transformers configuration of `architecture`; vocabulary and special ids follow the tokenizer."""
+    from transformers import CONFIG_MAPPING
+
+    if settings.architecture not in CONFIG_MAPPING:
+        raise StudyError(at("model.architecture"), _unknown_architecture(str(settings.architecture), CONFIG_MAPPING))
+    derived = {"vocab_size": len(tokenizer)}
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        derived[name] = getattr(tokenizer, name)
+    try:
+        config = CONFIG_MAPPING[settings.architecture](**{**derived, **settings.config})
+    except (TypeError, ValueError) as error:
+        raise StudyError(at("model.config"), f"{settings.architecture} refuses its settings: {error}") from error
+    vocabulary = config.get_text_config().vocab_size
+    if vocabulary < len(tokenizer):
+        raise StudyError(
+            at("model.config.vocab_size"), f"{vocabulary} is less than the tokenizer's {len(tokenizer)} tokens"
+        )
+    return config
+
+
+def check_model_folder(folder: Path) -> None:
+    """A folder that is no model, or that lacks weight files, is told apart before anything is loaded."""
+    if not (folder / "config.json").is_file():
+        held = sorted(path.name for path in folder.iterdir())[:5]
+        raise _wrong(f"{folder} is no model folder: no config.json, it holds {', '.join(held) or 'nothing'}")
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = set((read_json(index) or {}).get("weight_map", {}).values())
+        absent = sorted(name for name in shards if not (folder / name).is_file())
+    else:
+        absent = [] if (folder / "model.safetensors").is_file() else ["model.safetensors"]
+    if absent:
+        pickled = any(folder.glob("*.bin"))
+        cure = "; convert its .bin files to safetensors first" if pickled else ""
+        raise _wrong(f"{folder} lacks {', '.join(absent[:NAMED])}{cure}")
+
+
+def _pretrained_tokenizer(settings: ModelConfig, base_dir: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    name = settings.tokenizer or settings.model_name_or_path
+    assert isinstance(name, str)
+    folder = (base_dir / Path(name).expanduser()).resolve()
+    revision = settings.revision if settings.tokenizer is None else None
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder if folder.is_dir() else name, revision=revision, trust_remote_code=settings.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise StudyError(at("model.tokenizer"), f"{name} holds no tokenizer that can be loaded: {error}") from error
+    if not tokenizer.is_fast:
+        raise StudyError(at("model.tokenizer"), f"{name} has no fast tokenizer (tokenizer.json), which masks need")
+    return tokenizer
+
+
+def _model_class(config: Any) -> Any:
+    """The Auto class that knows this configuration: text first, then image and text."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    is_text = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    return AutoModelForCausalLM if is_text or remote else AutoModelForImageTextToText
+
+
+def _unknown_architecture(name: str, known: Any) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, list(known), 3)
+    return f"transformers has no model_type {name!r}" + (f"; nearest: {', '.join(near)}" if near else "")
+
+
+def _wrong(message: str) -> StudyError:
+    return StudyError(at("model.model_name_or_path"), message, exit_code=Exit.PREFLIGHT_REFUSED)

@@ -1,0 +1,67 @@
+"""Writing models so that stock `from_pretrained` reads them."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tunestudy.records.atomic import temporary_beside
+from tunestudy.records.layout import StudyDir
+from tunestudy.records.lease import Lease, LeaseHeldError
+from tunestudy.records.manifest import problems, seal
+
+
+def save_result(model: Any, tokenizer: Any, prepared: Path) -> dict[str, Any]:
+    """Write a stage's result into `prepared`, a folder beside its final place; returns the manifest's `kind`.
+
+    An adapter (PEFT's own files) names its base by hub id or by a path relative to the adapter's folder:
+    `PeftModel.from_pretrained(base, folder)` needs nothing more. Otherwise a full model in safetensors, tied weights
+    once. The tokenizer and its chat template lie beside both.
+    """
+    from peft import PeftModel
+
+    prepared.mkdir(parents=True, exist_ok=True)
+    if isinstance(model, PeftModel):
+        _save_adapter(model, prepared)
+    else:
+        model.save_pretrained(prepared, safe_serialization=True)
+    tokenizer.save_pretrained(prepared)
+    return {"kind": "adapter" if isinstance(model, PeftModel) else "full"}
+
+
+def _save_adapter(model: Any, prepared: Path) -> None:
+    config = model.peft_config["default"]
+    before = config.base_model_name_or_path
+    base = Path(before or "")
+    if base.is_absolute():
+        config.base_model_name_or_path = os.path.relpath(base, prepared.resolve())
+    try:
+        model.save_pretrained(prepared, selected_adapters=["default"], safe_serialization=True)
+    finally:
+        config.base_model_name_or_path = before
+    (prepared / "README.md").unlink(missing_ok=True)  # PEFT's model card template with nothing filled in
+
+
+def keep_base(model: Any, tokenizer: Any, study: StudyDir, name: str) -> Path:
+    """Keep a base that exists nowhere else (random or merged weights) in the study's cache, for adapters to name.
+
+    Whoever comes first writes it, for all jobs and ranks; a folder that is broken is written again. The model's
+    `name_or_path` is set, which PEFT stores as an adapter's base.
+    """
+    folder = study.root / "cache" / "models" / name
+    model.name_or_path = str(folder.resolve())
+    if not problems(folder, hashes=False):
+        return folder
+    try:
+        with Lease.acquire(study.leases / f"base-{name}", wait_s=600):
+            if problems(folder):
+                prepared = temporary_beside(folder)
+                model.save_pretrained(prepared, safe_serialization=True)
+                tokenizer.save_pretrained(prepared)
+                seal(prepared, folder, {"kind": "base"})
+    except LeaseHeldError as error:
+        raise TimeoutError(f"{folder} was not written within ten minutes: {error}") from error
+    finally:
+        for litter in folder.parent.glob(f".tmp-{name}-{os.getpid()}-*"):
+            shutil.rmtree(litter)
+    return folder
