@@ -101,7 +101,9 @@ def _one_by_one(
     grouped = query.shape[1] != key.shape[1]
     outputs = [
         scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=grouped)
-        for q, k, v in zip(*(tensor.split(segments.lengths, dim=2) for tensor in (query, key, value)), strict=True)
+        for q, k, v in zip(
+            *(torch.split(tensor, segments.lengths, dim=2) for tensor in (query, key, value)), strict=True
+        )
     ]
     return torch.cat([output.transpose(1, 2) for output in outputs], dim=1)
 
@@ -131,7 +133,8 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, se
     dtype = _varlen_dtype(query)
     q, k, v = (tensor[0].transpose(0, 1).to(dtype) for tensor in (query, key, value))
     borders = segments.borders.to(q.device)
-    output: Tensor = varlen_attn(q, k, v, borders, borders, len(q), len(q), **options)
+    output = varlen_attn(q, k, v, borders, borders, len(q), len(q), **options)
+    assert isinstance(output, Tensor)
     return output[None]
 
 
@@ -142,7 +145,7 @@ def samples_leak(model: nn.Module) -> str | None:
     ids = torch.arange(1, 14, device=embeddings.device)[None] * 7 % len(embeddings)
     lengths = [8, 5]
     together = _trial_batch(ids, lengths)
-    apart = [_trial_batch(part, [part.shape[1]]) for part in ids.split(lengths, dim=1)]
+    apart = [_trial_batch(part, [part.shape[1]]) for part in torch.split(ids, lengths, dim=1)]
     try:
         with trial_run(base):
             got = last_hidden_states(base, together)

@@ -29,7 +29,8 @@ class Segments:
 
 def base_model_of(model: nn.Module) -> Any:
     """The transformers model inside a PEFT wrapper, or the model itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    unwrap = getattr(model, "get_base_model", None)
+    return model if unwrap is None else unwrap()
 
 
 def last_hidden_states(model: nn.Module, batch: Batch) -> Tensor:
