@@ -1,0 +1,197 @@
+"""From a study file to a validated `Study`, with every mistake told at once, at its line.
+
+    loaded = load_study(Path("study.yaml"), ["stages.adapt.learning_rate=1e-4"])
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from tunestudy.config.errors import Place, StudyError
+from tunestudy.config.stage import TrainStage
+from tunestudy.config.study import Study, Variant
+from tunestudy.study.aliases import translate
+from tunestudy.study.batch import Indivisible, solve_batch
+from tunestudy.study.keys import shape_mistakes, unknown_keys
+from tunestudy.study.matrix import expand_matrices
+from tunestudy.study.overrides import apply_overrides, expand_dotted
+from tunestudy.study.plain import mistakes
+from tunestudy.study.problems import raise_all
+from tunestudy.study.references import reference_mistakes
+from tunestudy.study.source import KeyPath, Source, read_source
+from tunestudy.study.start import resolve_starts
+from tunestudy.study.variants import RawVariant, Resolver, Settings, laid_over
+
+
+@dataclass(frozen=True)
+class LoadedStudy:
+    """A validated study and the way back from its keys to the file."""
+
+    study: Study
+    path: Path
+    source: Source = field(repr=False)
+    raw_variants: Mapping[str, RawVariant] = field(repr=False)
+    translations: list[str]
+    """Foreign spellings that were understood, one printable line each."""
+    warnings: list[str]
+
+    def locate(self, key: str) -> Place:
+        """File and line of a key such as `variants.full.stages.adapt.learning_rate` or `stages.adapt.data`."""
+        return locate(self.source, self.raw_variants, tuple(key.split(".")))
+
+
+def load_study(path: Path, overrides: Sequence[str] = ()) -> LoadedStudy:
+    """Read, expand and validate a study file; `overrides` are `key.path=value` from the command line.
+
+    Every variant's stages come out complete: defaults, overrides, `from:` and `matrix:` applied, `init`, `train` and
+    the three batch numbers explicit.
+
+    Raises StudyError (StudyErrors for several) at file:line.
+    """
+    source = read_source(path)
+    apply_overrides(source, overrides)
+    expand_dotted(source)
+    raise_all(list(shape_mistakes(source)))
+    translations = translate(source)
+    errors = list(unknown_keys(source))
+    resolver = Resolver(source, expand_matrices(source))
+    raw_variants = resolver.resolve_all()
+    errors += resolver.errors
+    reader = _Reader(source, raw_variants)
+    study = reader.study()
+    errors += [error for error in reader.errors if not _told(error, errors)]
+    raise_all(errors)
+    assert study is not None, "no study and no mistake"
+    raise_all(list(reference_mistakes(study, lambda key: locate(source, raw_variants, key), path.parent)))
+    return LoadedStudy(study, path, source, raw_variants, translations, reader.warnings)
+
+
+def locate(source: Source, raw_variants: Mapping[str, RawVariant], path: KeyPath) -> Place:
+    """The place of a key of the validated form; a stage setting may stand in an override, the stage or defaults."""
+    variant = raw_variants.get(str(path[1])) if len(path) > 1 and path[0] == "variants" else None
+    if variant is None:
+        return source.place(path)
+    if len(path) < 4 or path[2] != "stages" or path[3] not in variant.uses:
+        return source.place(("variants", variant.written, *path[2:]))
+    stage, rest = path[3], path[4:]
+    written = variant.uses[str(stage)].written
+    candidates: list[KeyPath] = [
+        ("variants", written, "overrides", stage, *rest),
+        ("stages", stage, *rest),
+        ("defaults", *rest),
+    ]
+    while rest:
+        for candidate in candidates:
+            if candidate in source.lines or candidate in source.given:
+                return source.place(candidate)
+        rest, candidates = rest[:-1], [candidate[:-1] for candidate in candidates]
+    return source.place(("stages", stage))
+
+
+def _told(error: StudyError, earlier: Sequence[StudyError]) -> bool:
+    """An unknown key is told once, with its cure, though validation meets it too."""
+    return any(str(error.place) == str(other.place) for other in earlier)
+
+
+class _Reader:
+    """Validates section by section and collects what is wrong."""
+
+    def __init__(self, source: Source, raw_variants: dict[str, RawVariant]) -> None:
+        self.errors: list[StudyError] = []
+        self.warnings: list[str] = []
+        self._source = source
+        self._raw = raw_variants
+        self._stages: dict[str, TrainStage | None] = {}
+
+    def study(self) -> Study | None:
+        """The study, or None when there are errors."""
+        values = {key: value for key, value in self._source.values.items() if key not in ("defaults", "stages")}
+        ranks = self._ranks()
+        variants = {name: self._variant(name, raw, ranks) for name, raw in self._raw.items()}
+        self._unused_stages()
+        complete = {name: variant for name, variant in variants.items() if variant is not None}
+        try:
+            return Study.model_validate(frozen({**values, "variants": complete}), strict=True)
+        except ValidationError as error:
+            for path, message in mistakes(error, values):
+                if path != ("variants",):
+                    self._wrong(path, message)
+            return None
+
+    def _variant(self, name: str, raw: RawVariant, ranks: int) -> Variant | None:
+        path: KeyPath = ("variants", name)
+        stages = {stage: self._stage((*path, "stages", stage), use.settings) for stage, use in raw.uses.items()}
+        complete = {stage: settings for stage, settings in stages.items() if settings is not None}
+        if len(complete) == len(stages):
+            for stage, resolved in resolve_starts(complete):
+                if isinstance(resolved, str):
+                    self._wrong((*path, "stages", stage, "init"), resolved)
+                else:
+                    complete[stage] = self._with_batch((*path, "stages", stage), resolved, ranks)
+        try:
+            return Variant.model_validate(frozen({**raw.rest, "stages": complete}), strict=True)
+        except ValidationError as error:
+            for inner, message in mistakes(error, raw.rest):
+                self._wrong((*path, *inner), message)
+            return None
+
+    def _stage(self, path: KeyPath, settings: Settings) -> TrainStage | None:
+        """Validated settings; equal ones are validated once."""
+        content = json.dumps(settings, default=str)
+        if content not in self._stages:
+            self._stages[content] = self._validated_stage(path, settings)
+        return self._stages[content]
+
+    def _validated_stage(self, path: KeyPath, settings: Settings) -> TrainStage | None:
+        try:
+            return TrainStage.model_validate(frozen(settings), strict=True)
+        except ValidationError as error:
+            for inner, message in mistakes(error, settings):
+                self._wrong((*path, *inner), message)
+            return None
+
+    def _with_batch(self, path: KeyPath, stage: TrainStage, ranks: int) -> TrainStage:
+        try:
+            batch = solve_batch(
+                effective=stage.effective_batch_size,
+                per_device=stage.per_device_train_batch_size,
+                accumulation=stage.gradient_accumulation_steps,
+                ranks=ranks,
+            )
+        except Indivisible as error:
+            self._wrong((*path, error.key), str(error))
+            return stage
+        return stage.model_copy(
+            update={
+                "effective_batch_size": batch.effective,
+                "per_device_train_batch_size": batch.per_device,
+                "gradient_accumulation_steps": batch.accumulation,
+            }
+        )
+
+    def _ranks(self) -> int:
+        ranks = (self._source.values.get("resources") or {}).get("ranks", 1)
+        return ranks if isinstance(ranks, int) and ranks > 0 else 1
+
+    def _unused_stages(self) -> None:
+        """A stage that no variant uses is checked all the same, and told."""
+        used = {stage for raw in self._raw.values() for stage in raw.uses}
+        defaults = self._source.values.get("defaults") or {}
+        for stage, settings in (self._source.values.get("stages") or {}).items():
+            if stage not in used:
+                self._stage(("stages", stage), laid_over(defaults, settings or {}))
+                self.warnings.append(f"{self._source.place(('stages', stage))}: no variant uses this stage")
+
+    def _wrong(self, path: KeyPath, message: str) -> None:
+        self.errors.append(StudyError(locate(self._source, self._raw, path), message))
+
+
+def frozen(value: Any) -> Any:
+    """Lists as tuples, all the way down: strict validation does not turn one into the other."""
+    if isinstance(value, dict):
+        return {key: frozen(inner) for key, inner in value.items()}
+    return tuple(map(frozen, value)) if isinstance(value, list) else value

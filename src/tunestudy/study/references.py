@@ -1,0 +1,114 @@
+"""Names that refer to something: data sets, the baseline, benchmarks, files and folders."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tunestudy.config.data import FileDataset
+from tunestudy.config.errors import Place, StudyError
+from tunestudy.config.stage import TrainStage
+from tunestudy.config.study import Study
+from tunestudy.study.nearest import did_you_mean
+from tunestudy.study.source import KeyPath
+
+Locate = Callable[[KeyPath], Place]
+
+
+def reference_mistakes(study: Study, locate: Locate, folder: Path) -> Iterator[StudyError]:
+    """Every name that refers to nothing; `folder` is where relative paths start."""
+    yield from _model(study, locate, folder)
+    yield from _files(study, locate, folder)
+    for name, benchmark in study.benchmarks.items():
+        yield from _dataset(study, locate, benchmark.dataset, ("benchmarks", name, "dataset"))
+    checked: set[int] = set()
+    for variant_name, variant in study.variants.items():
+        for stage_name, stage in variant.stages.items():
+            if id(stage) not in checked:
+                checked.add(id(stage))
+                yield from _stage(study, locate, stage, ("variants", variant_name, "stages", stage_name))
+    yield from _seeds(study, locate)
+    yield from _report(study, locate)
+
+
+def _model(study: Study, locate: Locate, folder: Path) -> Iterator[StudyError]:
+    """A hub id looks like `organisation/name`; everything else, and a path that starts like one, must be there."""
+    for key, name in (
+        ("model_name_or_path", study.model.model_name_or_path),
+        ("tokenizer", study.model.tokenizer if isinstance(study.model.tokenizer, str) else None),
+    ):
+        if name is None or (folder / name).is_dir():
+            continue
+        if (folder / name).exists():
+            yield StudyError(locate(("model", key)), f"`{name}` is a file; give the folder that holds config.json")
+        elif not _looks_like_hub_id(name):
+            yield StudyError(
+                locate(("model", key)), f"there is no folder `{name}` beside the study file, and it is no hub id (organisation/name)"
+            )
+
+
+def _looks_like_hub_id(name: str) -> bool:
+    parts = name.split("/")
+    return len(parts) == 2 and all(parts) and not name.startswith((".", "~")) and "\\" not in name
+
+
+def _files(study: Study, locate: Locate, folder: Path) -> Iterator[StudyError]:
+    for name, dataset in study.datasets.items():
+        if isinstance(dataset, FileDataset):
+            yield from _file(folder / dataset.path, dataset.path, locate(("datasets", name, "path")))
+
+
+def _file(path: Path, written: str, where: Place) -> Iterator[StudyError]:
+    if not path.exists():
+        siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        hint = f"; {did_you_mean(path.name, siblings)}" if siblings else ""
+        yield StudyError(where, f"there is no file `{written}` (relative to the study file){hint}")
+    elif path.is_file() and path.stat().st_size == 0:
+        yield StudyError(where, f"`{written}` is empty")
+    elif path.is_dir() and not any(path.iterdir()):
+        yield StudyError(where, f"the folder `{written}` is empty")
+
+
+def _stage(study: Study, locate: Locate, stage: TrainStage, path: KeyPath) -> Iterator[StudyError]:
+    for key, parts in (("data", stage.data), ("eval_data", stage.eval_data)):
+        for index, part in enumerate(parts):
+            yield from _dataset(study, locate, part.dataset, (*path, key, index))
+    if stage.adapter is None and stage.train == "none":
+        yield StudyError(locate((*path, "train")), "`none` without an adapter leaves nothing to train")
+    held_out = any(study.datasets[part.dataset].held_out for part in stage.data if part.dataset in study.datasets)
+    if stage.load_best_model_at_end and stage.metric_for_best_model == "eval_loss" and not (stage.eval_data or held_out):
+        yield StudyError(
+            locate((*path, "load_best_model_at_end")),
+            "needs rows to evaluate on: set `held_out` on a data set, or `eval_data`",
+        )
+
+
+def _dataset(study: Study, locate: Locate, reference: str, path: KeyPath) -> Iterator[StudyError]:
+    name, _, share = reference.partition("@")
+    if name not in study.datasets:
+        yield StudyError(locate(path), f"there is no data set `{name}`; {did_you_mean(name, study.datasets)}")
+    elif share not in ("", "held_out"):
+        yield StudyError(locate(path), f"`{name}@{share}` means nothing; `{name}@held_out` is its held-out share")
+    elif share and not study.datasets[name].held_out:
+        yield StudyError(locate(path), f"`{name}` holds nothing out; set `held_out: 0.1` in its entry of `datasets:`")
+
+
+def _seeds(study: Study, locate: Locate) -> Iterator[StudyError]:
+    for index, seed in enumerate(study.seeds):
+        if seed in study.seeds[:index]:
+            yield StudyError(locate(("seeds", index)), f"seed {seed} stands twice; one seed twice is one trial, not two")
+        if not 0 <= seed < 2**32:
+            yield StudyError(locate(("seeds", index)), f"a seed is a number from 0 to 2³² − 1, got {seed}")
+
+
+def _report(study: Study, locate: Locate) -> Iterator[StudyError]:
+    baseline = study.report.baseline
+    if baseline is not None and baseline not in study.variants:
+        yield StudyError(
+            locate(("report", "baseline")), f"there is no variant `{baseline}`; {did_you_mean(baseline, study.variants)}"
+        )
+    for condition in study.report.require:
+        variant, _, benchmark = condition.rpartition(".")
+        where = locate(("report", "require", condition))
+        if variant != "*" and variant not in study.variants:
+            yield StudyError(where, f"there is no variant `{variant}`; {did_you_mean(variant, study.variants)}")
+        if benchmark not in study.benchmarks:
+            yield StudyError(where, f"there is no benchmark `{benchmark}`; {did_you_mean(benchmark, study.benchmarks)}")

@@ -1,0 +1,98 @@
+"""The keys of the YAML form: which mapping stands where, and which keys it may have.
+
+The YAML form is the validated form of `config/` plus what saves typing: `defaults:`, `stages:`, and in variants
+`stages` as a list, `overrides`, `from`, `matrix`, `exclude`.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from tunestudy.config.adapter import LoraAdapter
+from tunestudy.config.benchmark import ExactMatch, MultipleChoice
+from tunestudy.config.data import DigitsDataset, FileDataset, HubDataset, MixturePart
+from tunestudy.config.model import CharacterTokenizer, ModelConfig
+from tunestudy.config.stage import TrainStage
+from tunestudy.config.study import ReportSettings, Resources, Study, Variant
+from tunestudy.study.source import KeyPath
+
+Level = Literal[
+    "study", "model", "tokenizer", "dataset", "benchmark", "stage", "adapter", "mixture", "variant", "resources", "report"
+]
+
+KEYS: dict[Level, frozenset[str]] = {
+    "study": frozenset({*Study.model_fields, "defaults", "stages"}),
+    "model": frozenset(ModelConfig.model_fields),
+    "tokenizer": frozenset(CharacterTokenizer.model_fields),
+    "dataset": frozenset({*FileDataset.model_fields, *HubDataset.model_fields, *DigitsDataset.model_fields}),
+    "benchmark": frozenset({*ExactMatch.model_fields, *MultipleChoice.model_fields}),
+    "stage": frozenset(TrainStage.model_fields),
+    "adapter": frozenset(LoraAdapter.model_fields),
+    "mixture": frozenset(MixturePart.model_fields),
+    "variant": frozenset({*Variant.model_fields, "overrides", "from", "matrix", "exclude"}),
+    "resources": frozenset(Resources.model_fields),
+    "report": frozenset(ReportSettings.model_fields),
+}
+
+HOME: dict[Level, str] = {
+    "study": "at the top of the file",
+    "model": "under `model:`",
+    "tokenizer": "under `model.tokenizer:`",
+    "dataset": "in an entry of `datasets:`",
+    "benchmark": "in an entry of `benchmarks:`",
+    "stage": "in a stage (`defaults:`, an entry of `stages:`, or a variant's `overrides:`)",
+    "adapter": "under a stage's `adapter:`",
+    "mixture": "in an item of a stage's `data:`",
+    "variant": "in an entry of `variants:`",
+    "resources": "under `resources:`",
+    "report": "under `report:`",
+}
+"""Where a key of that level belongs, as the end of a sentence."""
+
+
+def mappings(values: dict[str, Any]) -> Iterator[tuple[Level, KeyPath, dict[str, Any]]]:
+    """Every mapping of the file with keys of its own, outer before inner; user-named entries are looked through."""
+    yield "study", (), values
+    for level in ("model", "resources", "report"):
+        if isinstance(values.get(level), dict):
+            yield level, (level,), values[level]
+    model = values.get("model")
+    if isinstance(model, dict) and isinstance(model.get("tokenizer"), dict):
+        yield "tokenizer", ("model", "tokenizer"), model["tokenizer"]
+    yield from _entries("dataset", values, ("datasets",))
+    yield from _entries("benchmark", values, ("benchmarks",))
+    for path, stage in stage_mappings(values):
+        yield "stage", path, stage
+        yield from _inside_stage(path, stage)
+    yield from _entries("variant", values, ("variants",))
+
+
+def stage_mappings(values: dict[str, Any]) -> Iterator[tuple[KeyPath, dict[str, Any]]]:
+    """Every mapping of stage settings: `defaults`, `stages.*`, `variants.*.overrides.*`."""
+    if isinstance(values.get("defaults"), dict):
+        yield ("defaults",), values["defaults"]
+    for _, path, stage in _entries("stage", values, ("stages",)):
+        yield path, stage
+    for _, path, variant in _entries("variant", values, ("variants",)):
+        for _, stage_path, stage in _entries("stage", variant, ("overrides",)):
+            yield (*path, *stage_path), stage
+
+
+def _inside_stage(path: KeyPath, stage: dict[str, Any]) -> Iterator[tuple[Level, KeyPath, dict[str, Any]]]:
+    if isinstance(stage.get("adapter"), dict):
+        yield "adapter", (*path, "adapter"), stage["adapter"]
+    for key in ("data", "eval_data"):
+        parts = stage.get(key)
+        if isinstance(parts, dict):
+            yield "mixture", (*path, key), parts
+        for index, part in enumerate(parts if isinstance(parts, list) else ()):
+            if isinstance(part, dict):
+                yield "mixture", (*path, key, index), part
+
+
+def _entries(
+    level: Level, values: dict[str, Any], path: KeyPath
+) -> Iterator[tuple[Level, KeyPath, dict[str, Any]]]:
+    entries = values.get(str(path[-1]))
+    for name, entry in entries.items() if isinstance(entries, dict) else ():
+        if isinstance(entry, dict):
+            yield level, (*path, name), entry

@@ -1,0 +1,115 @@
+"""Each variant's stages in order: `from:` followed, and defaults, stage and overrides laid over each other."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from tunestudy.config.errors import StudyError
+from tunestudy.study.nearest import did_you_mean
+from tunestudy.study.source import KeyPath, Source
+
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class StageUse:
+    """A stage as one variant uses it, not yet validated."""
+
+    settings: Settings
+    written: str
+    """The variant, as written in the file, whose overrides are in `settings`."""
+
+
+@dataclass(frozen=True)
+class RawVariant:
+    """A variant after matrix expansion."""
+
+    written: str
+    uses: dict[str, StageUse]
+    rest: Settings
+    """Its keys other than those that make its stages."""
+
+
+class Resolver:
+    """Resolves `from:` chains, each variant once. Mistakes are collected in `errors`."""
+
+    def __init__(self, source: Source, expanded: dict[str, tuple[str, Settings]]) -> None:
+        self.errors: list[StudyError] = []
+        self._source = source
+        self._expanded = expanded
+        self._stages: dict[str, Settings] = source.values.get("stages") or {}
+        self._defaults: Settings = source.values.get("defaults") or {}
+        self._done: dict[str, RawVariant] = {}
+
+    def resolve_all(self) -> dict[str, RawVariant]:
+        """Every variant that has no mistake, in the order of the file."""
+        for name in self._expanded:
+            try:
+                self._resolve(name, ())
+            except StudyError as error:
+                self.errors.append(error)
+        return {name: self._done[name] for name in self._expanded if name in self._done}
+
+    def _resolve(self, name: str, chain: tuple[str, ...]) -> RawVariant:
+        if name in self._done:
+            return self._done[name]
+        written, variant = self._expanded[name]
+        path: KeyPath = ("variants", written)
+        if name in chain:
+            circle = " → ".join((*chain[chain.index(name) :], name))
+            raise StudyError(self._source.place((*path, "from")), f"a cycle: {circle}")
+        uses = self._prefix(variant, path, (*chain, name))
+        self._check_overrides(variant, path, uses)
+        for stage in variant.get("stages") or ():
+            self._add(uses, stage, variant, path)
+        rest = {key: value for key, value in variant.items() if key not in ("stages", "from", "overrides")}
+        self._done[name] = RawVariant(written, uses, rest)
+        return self._done[name]
+
+    def _prefix(self, variant: Settings, path: KeyPath, chain: tuple[str, ...]) -> dict[str, StageUse]:
+        """The stages that `from: other@stage` brings along, with that variant's overrides."""
+        if variant.get("from") is None:
+            return {}
+        where = self._source.place((*path, "from"))
+        if not isinstance(variant["from"], str):
+            raise StudyError(where, "must be text, `variant` or `variant@stage`")
+        other, _, until = variant["from"].partition("@")
+        if other not in self._expanded:
+            raise StudyError(where, f"there is no variant `{other}`; {did_you_mean(other, self._expanded)}")
+        uses = self._resolve(other, chain).uses
+        if not until:
+            return dict(uses)
+        if until not in uses:
+            raise StudyError(where, f"`{other}` has no stage `{until}`; {did_you_mean(until, uses)}")
+        return dict(list(uses.items())[: list(uses).index(until) + 1])
+
+    def _check_overrides(self, variant: Settings, path: KeyPath, prefix: dict[str, StageUse]) -> None:
+        own = variant.get("stages") or ()
+        for stage in variant.get("overrides") or ():
+            where = self._source.place((*path, "overrides", stage))
+            if stage in prefix and stage not in own:
+                raise StudyError(where, f"`{stage}` comes from `{variant['from']}` and is shared with it; override it there")
+            if stage not in own:
+                raise StudyError(where, f"this variant has no stage `{stage}`; {did_you_mean(stage, own)}")
+
+    def _add(self, uses: dict[str, StageUse], stage: str, variant: Settings, path: KeyPath) -> None:
+        where = self._source.place((*path, "stages"))
+        if stage not in self._stages:
+            raise StudyError(where, f"there is no stage `{stage}`; {did_you_mean(stage, self._stages)}")
+        if stage in uses:
+            raise StudyError(where, f"`{stage}` comes twice in this variant; give the second a name of its own in `stages:`")
+        settings = laid_over(self._defaults, self._stages[stage] or {})
+        override = (variant.get("overrides") or {}).get(stage)
+        uses[stage] = StageUse(laid_over(settings, override) if override else settings, str(path[-1]))
+
+
+def laid_over(below: Settings, above: Settings) -> Settings:
+    """`above` over `below`; `adapter` and `learning_rates` are merged key by key, everything else is replaced.
+
+    An adapter of another type replaces the one below, since its options mean something else.
+    """
+    result = {**below, **above}
+    for key in ("adapter", "learning_rates"):
+        old, new = below.get(key), above.get(key)
+        if isinstance(old, dict) and isinstance(new, dict) and new.get("type", old.get("type")) == old.get("type"):
+            result[key] = {**old, **new}
+    return result
