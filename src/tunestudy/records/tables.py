@@ -16,9 +16,12 @@ class TableLog:
     """Appends rows to a CSV file. None becomes an empty field; floats keep all digits (`repr`)."""
 
     def __init__(self, path: Path, columns: Sequence[str], *, keep_through_step: int = 0) -> None:
-        """Open `path` for appending, dropping rows of a step after `keep_through_step` and torn ones."""
+        """Open `path` for appending, dropping torn rows and those of a step after `keep_through_step`.
+
+        A table without a `step` column (samples over time) keeps all complete rows.
+        """
         self.columns = list(columns)
-        kept = [row for row in read_table(path) if int(row["step"]) <= keep_through_step]
+        kept = [row for row in read_table(path) if int(row.get("step", keep_through_step)) <= keep_through_step]
         write_text(path, _lines([self.columns] + [[row.get(name, "") for name in self.columns] for row in kept]))
         self._file = open(path, "a", encoding="utf-8", newline="")  # noqa: SIM115 - closed by close()
 

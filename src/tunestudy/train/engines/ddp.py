@@ -12,30 +12,29 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from tunestudy.data.batch import Batch
-from tunestudy.train.engines import LossModule
-from tunestudy.train.loss import LossSums
+from tunestudy.train.loss import LossModel, LossSums
 from tunestudy.train.world import World
 
 
 class DdpEngine:
     """Raw DDP; it averages over ranks, so the loss is multiplied by their number to make a sum."""
 
-    def __init__(self, loss_module: LossModule, world: World) -> None:
+    def __init__(self, loss_model: LossModel, world: World) -> None:
         self._size = world.size
         self._module = DistributedDataParallel(
-            loss_module,
+            loss_model,
             device_ids=[world.device] if world.device.type == "cuda" else None,
             find_unused_parameters=True,
             broadcast_buffers=False,
             gradient_as_bucket_view=True,
         )
 
-    def losses(self, batch: Batch) -> LossSums:
-        sums: LossSums = self._module(batch)
+    def losses(self, batch: Batch, *, label_smoothing: float, num_sources: int) -> LossSums:
+        sums: LossSums = self._module(batch, label_smoothing=label_smoothing, num_sources=num_sources)
         return sums
 
     def accumulating(self, *, last: bool) -> AbstractContextManager[None]:
         return nullcontext() if last else self._module.no_sync()
 
     def backward(self, nll_sum: Tensor, *, denominator: int, scale: Tensor | float) -> None:
-        (nll_sum * (scale * self._size / denominator)).backward()
+        (nll_sum * (scale * self._size / denominator)).backward()  # type: ignore[no-untyped-call]

@@ -1,0 +1,168 @@
+"""What a checkpoint holds and how it is written.
+
+A lite checkpoint is the trainable tensors, nothing else: an adapter's in PEFT's own files, loadable by stock PEFT, all
+others under the model's names. A full one adds `resume/`. Neither calls `state_dict()`, so frozen weights are never
+touched. The loop only copies tensors into one host buffer; files are written by `writer.py` in the background.
+"""
+
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tunestudy.models.roles import is_adapter_parameter
+from tunestudy.records.atomic import temporary_beside
+from tunestudy.records.manifest import seal
+from tunestudy.train.trainable import Trainable
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+MODEL_WEIGHTS = "model.safetensors"
+OPTIMIZER = "resume/optimizer.safetensors"
+STATE = "resume/state.json"
+
+Kind = Literal["lite", "full"]
+Tensors = dict[str, Tensor]
+
+_ADAPTER_NAME = re.compile(r"(?:(\.lora_[A-Za-z_]+)|\.modules_to_save)\.[^.]+(?=\.|$)")
+"""What PEFT puts into parameter names and leaves out of its files: the adapter's name, and that a module is a copy."""
+
+
+class NotFiniteError(RuntimeError):
+    """Weights hold NaN or infinity, so no checkpoint may hold them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """A checkpoint in memory: what stands in each file, and the manifest's facts."""
+
+    step: int
+    kind: Kind
+    tensors: dict[str, Tensors]
+    """File → tensors."""
+    texts: dict[str, str]
+    """File → content."""
+    facts: dict[str, Any]
+
+
+class FlatCopy:
+    """Host copies of a fixed set of tensors in one buffer per dtype, made anew by each `take`."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._views: Tensors = {}
+        on_gpu = any(tensor.is_cuda for tensor in tensors.values())
+        for dtype in {tensor.dtype: None for tensor in tensors.values()}:
+            members = {name: tensor for name, tensor in tensors.items() if tensor.dtype is dtype}
+            sizes = [tensor.numel() for tensor in members.values()]
+            flat = torch.empty(sum(sizes), dtype=dtype, pin_memory=on_gpu)
+            for (name, tensor), part in zip(members.items(), flat.split(sizes), strict=True):
+                self._views[name] = part.view(tensor.shape)
+
+    def holds(self, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether the buffers fit these tensors: an optimiser's state may appear only with the first gradient."""
+        return tensors.keys() == self._views.keys()
+
+    @torch.no_grad()
+    def take(self, tensors: Mapping[str, Tensor]) -> Tensors:
+        """Copies of `tensors` by name. The next `take` overwrites them: write them out before."""
+        assert self.holds(tensors)
+        sources = [tensors[name] for name in self._views]
+        torch._foreach_copy_(list(self._views.values()), sources)
+        return dict(self._views)
+
+
+def stored_as(name: str) -> tuple[str, str]:
+    """The file and the key under which a trainable tensor of this name is kept."""
+    if is_adapter_parameter(name) or ".modules_to_save." in name:
+        return ADAPTER_WEIGHTS, _ADAPTER_NAME.sub(r"\1", name)
+    return MODEL_WEIGHTS, name
+
+
+def by_file(tensors: Mapping[str, Tensor]) -> dict[str, Tensors]:
+    """Trainable tensors by file and stored key."""
+    files: dict[str, Tensors] = {}
+    for name, tensor in tensors.items():
+        file, key = stored_as(name)
+        files.setdefault(file, {})[key] = tensor
+    return files
+
+
+def weights_of(trainables: Iterable[Trainable]) -> Tensors:
+    """Trainable tensors by the model's names."""
+    return {trainable.name: trainable.parameter.detach() for trainable in trainables}
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, trainables: Iterable[Trainable]) -> Tensors:
+    """The optimiser's state as `<key>:<parameter name>` → tensor."""
+    return {
+        f"{key}:{trainable.name}": value
+        for trainable in trainables
+        for key, value in optimizer.state.get(trainable.parameter, {}).items()
+        if isinstance(value, Tensor)
+    }
+
+
+def tensor_facts(files: Mapping[str, Tensors]) -> dict[str, list[Any]]:
+    """Name → [shape, dtype] of every weight, for the manifest."""
+    return {
+        key: [list(tensor.shape), str(tensor.dtype).removeprefix("torch.")]
+        for tensors in files.values()
+        for key, tensor in tensors.items()
+    }
+
+
+def adapter_config_text(model: Any, root: Path) -> str | None:
+    """PEFT's adapter_config.json for a checkpoint in `root`, the job's folder; None for a model without an adapter.
+
+    Sets are written in sorted order, so that the same adapter gives the same bytes in every process, and a base on this
+    machine by its path from the checkpoint, so that results can be moved.
+    """
+    config = getattr(model, "peft_config", {}).get("default")
+    if config is None:
+        return None
+    values = {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
+    base = Path(values["base_model_name_or_path"] or "")
+    if base.is_absolute():
+        values["base_model_name_or_path"] = os.path.relpath(base, root.resolve() / "checkpoint")
+    return json.dumps({**values, "inference_mode": True}, indent=2, sort_keys=True, default=_plain) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, Enum) else str(value)
+
+
+def write_checkpoint(snapshot: Snapshot, final: Path) -> None:
+    """Write, make durable and publish one checkpoint; nothing is left behind when that fails."""
+    _require_finite(snapshot)
+    prepared = temporary_beside(final)
+    try:
+        prepared.mkdir(parents=True)
+        for file, tensors in snapshot.tensors.items():
+            (prepared / file).parent.mkdir(exist_ok=True)
+            save_file(tensors, prepared / file, metadata={"format": "pt"})
+        for file, text in snapshot.texts.items():
+            (prepared / file).parent.mkdir(exist_ok=True)
+            (prepared / file).write_text(text, encoding="utf-8")
+        seal(prepared, final, snapshot.facts)
+    except BaseException:
+        shutil.rmtree(prepared, ignore_errors=True)
+        raise
+
+
+def _require_finite(snapshot: Snapshot) -> None:
+    weights = [tensors for file, tensors in snapshot.tensors.items() if file != OPTIMIZER]
+    broken = [
+        name for tensors in weights for name, tensor in tensors.items() if not math.isfinite(float(tensor.sum(dtype=torch.float64)))
+    ]
+    if broken:
+        raise NotFiniteError(f"after step {snapshot.step} these weights are not finite: {', '.join(broken[:8])}")

@@ -1,0 +1,70 @@
+"""Loss on held-out rows: the same rows at every evaluation and for any number of ranks, one all-reduce in all.
+
+Ranks get the same number of forward passes (short ones an ignored dummy), sum in fp64 and meet once at the end;
+logits are never gathered. No random number is drawn.
+"""
+
+import hashlib
+import heapq
+from collections.abc import Sequence
+
+import torch
+
+from tunestudy.config.stage import EvaluationSettings
+from tunestudy.data.batch import Layout, micro_batches
+from tunestudy.data.corpus import Corpus
+from tunestudy.train.loss import LossModel
+from tunestudy.train.metrics import Sums
+from tunestudy.train.precision import Precision
+from tunestudy.train.world import World
+
+
+class EvaluationSet:
+    """A fixed subset of a corpus, cut into this rank's batches."""
+
+    def __init__(
+        self, corpus: Corpus, settings: EvaluationSettings, world: World, *, micro_batch: int, layout: Layout
+    ) -> None:
+        chosen = choose(corpus.sample_ids, settings.eval_subset_size, settings.eval_subset_seed)
+        ids = [corpus.sample_ids[index] for index in chosen]
+        self.ids_sha256 = hashlib.sha256("\n".join(ids).encode()).hexdigest()
+        self.sources = corpus.sources
+        self.num_rows = len(chosen)
+        self._batches = micro_batches(
+            corpus,
+            [(index,) for index in chosen],
+            rank=world.rank,
+            world_size=world.size,
+            micro_batch=settings.per_device_eval_batch_size or micro_batch,
+            layout=layout,
+        )
+
+    @torch.no_grad()
+    def evaluate(self, loss_model: LossModel, precision: Precision, world: World) -> Sums:
+        """Σ NLL and target tokens by source over the whole subset, equal on all ranks. Leaves the model training."""
+        loss_model.eval()
+        count = len(self.sources)
+        sums = torch.zeros(2, count, dtype=torch.float64, device=world.device)
+        for batch in self._batches:
+            with precision.autocast():
+                losses = loss_model(batch.to(world.device), num_sources=count)
+            sums += torch.stack([losses.nll_by_source, losses.tokens_by_source.double()])
+        nll, targets = world.all_reduce_sum(sums).tolist()
+        loss_model.train()
+        return Sums(nll=nll, targets=[int(value) for value in targets])
+
+
+def choose(ids: Sequence[str], size: int | None, seed: int) -> list[int]:
+    """Indices of `size` ids, those whose hash with the seed is smallest, ordered by id.
+
+    A row's place does not depend on the others, so the subset hardly changes when the data grow.
+    """
+    if size is None or size >= len(ids):
+        chosen = list(range(len(ids)))
+    else:
+        chosen = heapq.nsmallest(size, range(len(ids)), key=lambda index: (_hash(ids[index], seed), ids[index]))
+    return sorted(chosen, key=lambda index: (ids[index], index))
+
+
+def _hash(sample_id: str, seed: int) -> bytes:
+    return hashlib.blake2b(f"{seed}/{sample_id}".encode(), digest_size=16).digest()

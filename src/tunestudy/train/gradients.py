@@ -1,0 +1,41 @@
+"""Gradient statistics per role, for gradient_log.csv."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from tunestudy.train.trainable import Trainable
+
+Row = dict[str, float | int | str | None]
+
+
+class GradientStatistics:
+    """Made between clipping and the optimiser's step, asked for `rows` after it."""
+
+    @torch.no_grad()
+    def __init__(self, trainables: Sequence[Trainable]) -> None:
+        self._trainables = trainables
+        self._before = [trainable.parameter.detach().clone() for trainable in trainables]
+
+    @torch.no_grad()
+    def rows(self) -> list[Row]:
+        """Per role: norm and largest entry of the gradient as the optimiser saw it, the weights' norm, ‖Δw‖ ÷ ‖w‖."""
+        return [self._row(role) for role in dict.fromkeys(trainable.role for trainable in self._trainables)]
+
+    def _row(self, role: str) -> Row:
+        members = [(t, before) for t, before in zip(self._trainables, self._before, strict=True) if t.role == role]
+        gradients = [t.parameter.grad for t, _ in members if t.parameter.grad is not None]
+        param_norm = _norm([before for _, before in members])
+        update = _norm([t.parameter - before for t, before in members])
+        return {
+            "role": role,
+            "grad_norm": _norm(gradients),
+            "grad_max": max((float(gradient.abs().max()) for gradient in gradients), default=0.0),
+            "param_norm": param_norm,
+            "update_ratio": update / param_norm if param_norm else None,
+        }
+
+
+def _norm(tensors: Sequence[Tensor]) -> float:
+    return float(torch.nn.utils.get_total_norm(list(tensors))) if tensors else 0.0

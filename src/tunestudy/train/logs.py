@@ -1,0 +1,142 @@
+"""The tables and trackers of a run. Only rank 0 writes; elsewhere every call does nothing.
+
+Floats keep all digits. A resumed run cuts every table back to its checkpoint, so that no row is lost or doubled.
+"""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tunestudy.config.stage import LoggingSettings
+from tunestudy.records.atomic import point_to, write_json
+from tunestudy.records.layout import JobDir
+from tunestudy.records.tables import TableLog, Value, read_table
+from tunestudy.train.metrics import Sums
+
+LOSS_COLUMNS = (
+    "epoch",
+    "step",
+    "train_loss",
+    "learning_rate",
+    "gpu_memory_mb",
+    "sparsity",
+    "grad_norm",
+    "tokens",
+    "target_tokens",
+    "tokens_per_s",
+)
+EVAL_COLUMNS = ("epoch", "step", "eval_loss", "perplexity", "target_tokens")
+GRADIENT_COLUMNS = ("step", "role", "grad_norm", "grad_max", "param_norm", "update_ratio")
+
+
+class Logs:
+    """loss_log.csv, eval_log.csv, gradient_log.csv, training_history.json and TensorBoard."""
+
+    def __init__(
+        self,
+        folder: JobDir,
+        settings: LoggingSettings,
+        *,
+        writes: bool,
+        keep_through_step: int,
+        sources: Sequence[str],
+        eval_sources: Sequence[str],
+    ) -> None:
+        """keep_through_step: rows of later steps are cut away; -1 for a run from the beginning."""
+        self._folder = folder
+        self._writes = writes
+        self.tables: list[TableLog] = []
+        self._board: Any = None
+        if not writes:
+            return
+        self._loss = self._open(folder.loss_log, [*LOSS_COLUMNS, *_source_columns(sources)], keep_through_step)
+        self._eval = self._open(folder.eval_log, [*EVAL_COLUMNS, *_source_columns(eval_sources)], keep_through_step)
+        if settings.log_gradients:
+            self._gradients = self._open(folder.gradient_log, GRADIENT_COLUMNS, keep_through_step)
+        if "tensorboard" in settings.report_to:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(folder.tensorboard), purge_step=keep_through_step + 1)
+
+    def training(self, row: Mapping[str, Value]) -> None:
+        """One row of loss_log.csv."""
+        if self._writes:
+            self._loss.append(row)
+            self._to_board("train", row)
+
+    def evaluation(self, *, epoch: float, step: int, sums: Sums, sources: tuple[str, ...]) -> None:
+        """One row of eval_log.csv."""
+        row: dict[str, Value] = {
+            "epoch": epoch,
+            "step": step,
+            "eval_loss": sums.loss,
+            "perplexity": perplexity(sums.loss),
+            "target_tokens": sums.num_targets,
+            **sums.loss_by_source(sources),
+        }
+        if self._writes:
+            self._eval.append(row)
+            self._to_board("eval", row)
+
+    def gradients(self, step: int, rows: Sequence[Mapping[str, Value]]) -> None:
+        """One row per role of gradient_log.csv."""
+        for row in rows if self._writes else ():
+            self._gradients.append({"step": step, **row})
+
+    def history(self, history: Mapping[str, Sequence[Any]]) -> None:
+        """Replace training_history.json, and training_log.json, its other name."""
+        if self._writes:
+            write_json(self._folder.training_history, history)
+            point_to(self._folder.training_log, self._folder.training_history.name)
+
+    def trainer_state(self, *, step: int, epoch: float, best: Any) -> None:
+        """trainer_state.json, for scripts that read the one of transformers."""
+        if not self._writes:
+            return
+        rows = [*_read(self._folder.loss_log), *_read(self._folder.eval_log)]
+        rows.sort(key=lambda row: row["step"])
+        found = {} if best is None else {"best_metric": best.value, "best_model_checkpoint": f"checkpoint-{best.step}"}
+        write_json(self._folder.trainer_state, {"global_step": step, "epoch": epoch, **found, "log_history": rows})
+
+    def close(self) -> None:
+        for table in self.tables:
+            table.close()
+        if self._board is not None:
+            self._board.close()
+
+    def _open(self, path: os.PathLike[str], columns: Sequence[str], keep_through_step: int) -> TableLog:
+        table = TableLog(path, columns, keep_through_step=keep_through_step)  # type: ignore[arg-type]
+        self.tables.append(table)
+        return table
+
+    def _to_board(self, prefix: str, row: Mapping[str, Value]) -> None:
+        if self._board is None:
+            return
+        step = row["step"]
+        for name, value in row.items():
+            if name != "step" and isinstance(value, int | float):
+                self._board.add_scalar(f"{prefix}/{name}", value, step)
+
+
+def perplexity(loss: float | None) -> float | None:
+    """e to the loss; infinite where that is too large for a float."""
+    if loss is None:
+        return None
+    return math.exp(loss) if loss < 700 else math.inf
+
+
+def _source_columns(sources: Sequence[str]) -> list[str]:
+    return [f"loss/{name}" for name in sources] if len(sources) > 1 else []
+
+
+def _read(path: Any) -> list[dict[str, Any]]:
+    rows = [{name: _number(text) for name, text in row.items() if text} for row in read_table(path)]
+    return [{name: value for name, value in row.items() if value is not None} for row in rows]
+
+
+def _number(text: str) -> float | int | None:
+    number = float(text)
+    if not math.isfinite(number):
+        return None
+    return int(number) if text.lstrip("-").isdigit() else number

@@ -1,0 +1,315 @@
+"""The recipe. `train` is the whole of it; every step it names stands below it, in the order of the call.
+
+One optimiser step: cut its rows into micro-batches → agree on the target tokens → gradients → clip → move the weights →
+count → log → evaluate → save. Everything random or ordered is a pure function of the step, so the loop can start
+anywhere.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tunestudy.config.job import Job
+from tunestudy.config.stage import TrainStage
+from tunestudy.data.batch import Batch, Layout, Row, micro_batches
+from tunestudy.data.corpus import Corpus
+from tunestudy.data.order import Schedule
+from tunestudy.records.layout import JobDir
+from tunestudy.records.stop import StopRequest
+from tunestudy.train.batching import BatchPlan
+from tunestudy.train.engines import Engine
+from tunestudy.train.evaluate import EvaluationSet
+from tunestudy.train.gradients import GradientStatistics
+from tunestudy.train.logs import Logs, perplexity
+from tunestudy.train.loss import LossModel
+from tunestudy.train.metrics import Best, Sums, TrainState
+from tunestudy.train.noise import EmbeddingNoise, seed_of
+from tunestudy.train.optim import clip, set_learning_rates
+from tunestudy.train.precision import Precision
+from tunestudy.train.progress import Progress
+from tunestudy.train.saving import Saver, checkpoint_due
+from tunestudy.train.schedules import Multiplier
+from tunestudy.train.trainable import Trainable, require_gradients
+from tunestudy.train.world import World
+
+MEBIBYTE = 2**20
+
+
+class LossNotFiniteError(RuntimeError):
+    """The loss became NaN or infinite; the weights have not been moved by it."""
+
+
+@dataclass(kw_only=True)
+class Run:
+    """One stage on one rank, ready to train."""
+
+    job: Job
+    settings: TrainStage
+    folder: JobDir
+    world: World
+    stop: StopRequest
+    model: Any
+    loss_model: LossModel
+    engine: Engine
+    trainables: list[Trainable]
+    optimizer: torch.optim.Optimizer
+    learning_rate: Multiplier
+    precision: Precision
+    noise: EmbeddingNoise
+    corpus: Corpus
+    schedule: Schedule
+    batches: BatchPlan
+    layout: Layout
+    evaluation: EvaluationSet | None
+    saver: Saver
+    logs: Logs
+    progress: Progress
+    state: TrainState
+    total_steps: int
+    trainable_params: int
+    gradients_proven: bool = False
+
+
+def train(run: Run) -> bool:
+    """Take all steps that are left; False when asked to stop, with everything saved that going on needs."""
+    run.loss_model.train()
+    if run.settings.eval_on_start and run.state.step == 0:
+        evaluate(run)
+    while run.state.step < run.total_steps:
+        began = time.perf_counter()
+        rows = run.schedule.rows_of_step(run.state.step)
+        batches = cut(run, rows)
+        targets, leaving = agree(run, batches)
+        if leaving:
+            save_before_leaving(run)
+            return False
+        learning_rate = set_learning_rates(run.optimizer, run.learning_rate, run.state.step)
+        sums = accumulate_gradients(run, batches, targets)
+        grad_norm = move_weights(run, targets)
+        count(run, sums, rows, time.perf_counter() - began)
+        if is_logged(run):
+            log_training(run, learning_rate, grad_norm)
+        evaluated = evaluate(run) if is_evaluated(run) else None
+        if epoch_ends(run):
+            close_epoch(run, evaluated)
+        save_if_due(run, evaluated)
+        tell_progress(run, learning_rate)
+    return True
+
+
+def cut(run: Run, rows: list[Row]) -> list[Batch]:
+    """This rank's micro-batches of a step."""
+    return micro_batches(
+        run.corpus,
+        rows,
+        rank=run.world.rank,
+        world_size=run.world.size,
+        micro_batch=run.batches.micro_batch,
+        layout=run.layout,
+    )
+
+
+def agree(run: Run, batches: list[Batch]) -> tuple[int, bool]:
+    """Target tokens of the whole step over all ranks, and whether any rank was asked to stop: one all-reduce."""
+    targets, stops = run.world.sum_of(sum(batch.num_targets for batch in batches), bool(run.stop))
+    return int(targets), stops > 0
+
+
+def accumulate_gradients(run: Run, batches: list[Batch], targets: int) -> Sums:
+    """Gradients of Σ NLL ÷ `targets` over all micro-batches and ranks; returns the sums over all ranks.
+
+    A step without any target has no gradient: all ranks skip it together.
+    """
+    run.optimizer.zero_grad(set_to_none=True)
+    num_sources = len(run.corpus.sources)
+    sums = torch.zeros(2, num_sources, dtype=torch.float64, device=run.world.device)
+    for index, batch in enumerate(batches if targets else ()):
+        torch.manual_seed(seed_of(run.job.seed, run.state.step, index, run.world.rank))
+        batch = batch.to(run.world.device)
+        with run.engine.accumulating(last=index == len(batches) - 1):
+            with run.precision.autocast(), run.noise.on(batch, run.state.step):
+                losses = run.engine.losses(
+                    batch, label_smoothing=run.settings.label_smoothing_factor, num_sources=num_sources
+                )
+            run.engine.backward(losses.nll_sum, denominator=targets, scale=run.precision.loss_scale)
+        sums += torch.stack([losses.nll_by_source, losses.tokens_by_source.double()])
+    nll, counts = run.world.all_reduce_sum(sums).tolist()
+    require_finite(run, nll)
+    return Sums(nll=nll, targets=[int(value) for value in counts])
+
+
+def require_finite(run: Run, nll: list[float]) -> None:
+    """Stop before the weights are moved by a loss that is NaN or infinite."""
+    broken = [name for name, value in zip(run.corpus.sources, nll, strict=True) if not math.isfinite(value)]
+    if broken:
+        raise LossNotFiniteError(
+            f"the loss of step {run.state.step + 1} is not finite, in data of {', '.join(broken)}; a lower learning_rate, "
+            "a longer warm-up or bf16 in place of fp16 usually cures it"
+        )
+
+
+def move_weights(run: Run, targets: int) -> float | None:
+    """Clip the gradients and take the optimiser's step; returns the gradients' norm before clipping."""
+    if targets == 0:
+        return None
+    if not run.gradients_proven:
+        require_gradients(run.trainables, run.world)
+        run.gradients_proven = True
+    run.precision.unscale(run.optimizer)
+    grad_norm = clip(run.trainables, run.settings.max_grad_norm)
+    statistics = GradientStatistics(run.trainables) if has_gradient_rows(run) else None
+    run.precision.step(run.optimizer)
+    if statistics is not None:
+        run.logs.gradients(run.state.step + 1, statistics.rows())
+    return grad_norm
+
+
+def has_gradient_rows(run: Run) -> bool:
+    """Whether gradient statistics belong to the step that is under way."""
+    return run.settings.log_gradients and _is_beat(run.state.step + 1, run.settings.logging_steps, run.total_steps)
+
+
+def count(run: Run, sums: Sums, rows: list[Row], seconds: float) -> None:
+    """Add the step to the run's counters. Samples and tokens follow from the rows, alike on all ranks."""
+    samples = [sample for row in rows for sample in row]
+    sums.tokens = int(run.corpus.lengths[samples].sum())
+    run.state.count(sums, samples=len(samples), seconds=seconds)
+
+
+def is_logged(run: Run) -> bool:
+    return _is_beat(run.state.step, run.settings.logging_steps, run.total_steps)
+
+
+def log_training(run: Run, learning_rate: float, grad_norm: float | None) -> None:
+    """One row of loss_log.csv about the steps since the last one."""
+    state = run.state
+    run.logs.training(
+        {
+            "epoch": epoch_of(run),
+            "step": state.step,
+            "train_loss": state.window.loss,
+            "learning_rate": learning_rate,
+            "gpu_memory_mb": gpu_memory_mb(run.world),
+            "sparsity": 0.0,  # no adapter here has gates; those that do report how many are shut
+            "grad_norm": grad_norm,
+            "tokens": state.tokens,
+            "target_tokens": state.target_tokens,
+            "tokens_per_s": round(state.window.tokens / state.window_s, 3),
+            **state.window.loss_by_source(run.corpus.sources),
+        }
+    )
+    if state.window.loss is not None:
+        state.last_train_loss = state.window.loss
+    state.window, state.window_s = Sums.zero(len(run.corpus.sources)), 0.0
+
+
+def is_evaluated(run: Run) -> bool:
+    settings, step = run.settings, run.state.step
+    on_beat = settings.eval_steps is not None and step % settings.eval_steps == 0
+    return on_beat or (settings.eval_on_epoch_end and epoch_ends(run))
+
+
+def evaluate(run: Run) -> Sums | None:
+    """One row of eval_log.csv; None for a stage without evaluation rows."""
+    if run.evaluation is None:
+        return None
+    began = time.perf_counter()
+    evaluation = run.evaluation
+    sums = run.progress.during("evaluate", lambda: evaluation.evaluate(run.loss_model, run.precision, run.world))
+    run.logs.evaluation(epoch=epoch_of(run), step=run.state.step, sums=sums, sources=evaluation.sources)
+    run.state.eval_s += time.perf_counter() - began
+    return sums
+
+
+def epoch_ends(run: Run) -> bool:
+    """Whether the step just taken was its epoch's last, or the stage's."""
+    step = run.state.step
+    return step == run.total_steps or run.schedule.epoch_of_step(step) != run.schedule.epoch_of_step(step - 1)
+
+
+def close_epoch(run: Run, evaluated: Sums | None) -> None:
+    """Add the epoch to training_history.json."""
+    state = run.state
+    values = {
+        "epoch": run.schedule.epoch_of_step(state.step - 1) + 1,
+        "train_loss": state.epoch_sums.loss,
+        "val_loss": None if evaluated is None else evaluated.loss,
+        "perplexity": None if evaluated is None else perplexity(evaluated.loss),
+        "epoch_time": round(state.epoch_s, 3),
+        "gpu_memory_mb": gpu_memory_mb(run.world),
+        "trainable_params": run.trainable_params,
+        "effective_params": run.trainable_params,
+        "sparsity": 0.0,
+        "tokens": state.tokens,
+    }
+    for name, value in values.items():
+        state.history[name].append(value)
+    state.epoch_sums, state.epoch_s = Sums.zero(len(run.corpus.sources)), 0.0
+    run.logs.history(state.history)
+
+
+def save_if_due(run: Run, evaluated: Sums | None) -> None:
+    """Take the checkpoint that belongs to this step, if any."""
+    run.saver.check()
+    metric = run.settings.metric_for_best_model
+    metrics = {"train_loss": run.state.last_train_loss, "eval_loss": None if evaluated is None else evaluated.loss}
+    value = metrics[metric]
+    improved = value is not None and (run.state.best is None or value < run.state.best.value)
+    kind = checkpoint_due(run.settings, run.state.step, epoch_ends=epoch_ends(run), improved=improved)
+    if kind is None:
+        return
+    if improved and value is not None:
+        run.state.best = Best(step=run.state.step, metric=metric, value=value)
+    known = {name: value for name, value in metrics.items() if value is not None}
+    run.progress.during("save", lambda: run.saver.save(kind, run.state, metrics=known))
+
+
+def save_before_leaving(run: Run) -> None:
+    """A full checkpoint of where the run stands, unless that is on the disk already.
+
+    It is no candidate for the best one: a run that was never interrupted would not have it.
+    """
+    if run.saver.newest != (run.state.step, "full"):
+        at_same_step = run.saver.newest is not None and run.saver.newest[0] == run.state.step
+        run.saver.save("full", run.state, metrics=run.saver.newest_metrics if at_same_step else {})
+    run.saver.finish()
+
+
+def tell_progress(run: Run, learning_rate: float) -> None:
+    """Leave the step's figures for progress.json and the bar."""
+    state = run.state
+    seconds_a_step = state.train_s / state.step
+    run.progress.tell(
+        step=state.step,
+        total_steps=run.total_steps,
+        epoch=epoch_of(run),
+        loss=state.window.loss if state.window.loss is not None else state.last_train_loss,
+        learning_rate=learning_rate,
+        tokens_per_s=round(state.tokens / state.train_s, 1),
+        eta_s=round((run.total_steps - state.step) * seconds_a_step, 1),
+        memory_mb=gpu_memory_mb(run.world),
+    )
+
+
+def epoch_of(run: Run) -> float:
+    """Epochs completed, as a fraction of the one under way."""
+    step = run.state.step
+    if step == 0:
+        return 0.0
+    epoch = run.schedule.epoch_of_step(step - 1)
+    done = (step - run.schedule.first_step_of_epoch(epoch)) / run.schedule.steps_in_epoch(epoch)
+    return round(epoch + done, 6)
+
+
+def gpu_memory_mb(world: World) -> float | None:
+    """Peak memory allocated on this rank's GPU (MiB); None on the CPU."""
+    if world.device.type != "cuda":
+        return None
+    return round(torch.cuda.max_memory_allocated(world.device) / MEBIBYTE, 1)
+
+
+def _is_beat(step: int, every: int, last: int) -> bool:
+    return step % every == 0 or step == last

@@ -1,0 +1,70 @@
+"""Optimisers, parameter groups and clipping."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from tunestudy.config.stage import OptimiserSettings
+from tunestudy.train.schedules import Multiplier
+from tunestudy.train.trainable import Trainable
+
+FUSED_DEVICES = {"cpu", "cuda", "mps", "xpu"}
+
+
+def make_optimizer(trainables: Sequence[Trainable], settings: OptimiserSettings) -> torch.optim.Optimizer:
+    """The optimiser that the settings name, with one group per learning rate and kind of decay."""
+    groups = parameter_groups(trainables, settings)
+    if settings.optim == "sgd":
+        return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum)
+    if settings.optim == "adafactor":
+        return torch.optim.Adafactor(groups, lr=settings.learning_rate)
+    fused = settings.optim == "adamw_torch_fused" and all(_can_fuse(t.parameter) for t in trainables)
+    return torch.optim.AdamW(
+        groups,
+        lr=settings.learning_rate,
+        betas=(settings.adam_beta1, settings.adam_beta2),
+        eps=settings.adam_epsilon,
+        fused=fused,
+        foreach=not fused,
+    )
+
+
+def parameter_groups(trainables: Sequence[Trainable], settings: OptimiserSettings) -> list[dict[str, object]]:
+    """Groups of equal learning rate and weight decay, in order of first appearance.
+
+    Each group remembers its peak rate as `peak_lr` and the role it was made for as `role`.
+    """
+    groups: dict[tuple[str, float, float], list[nn.Parameter]] = {}
+    for trainable in trainables:
+        decay = settings.weight_decay if trainable.decays else 0.0
+        groups.setdefault((trainable.role, trainable.learning_rate, decay), []).append(trainable.parameter)
+    return [
+        {"params": params, "lr": rate, "peak_lr": rate, "weight_decay": decay, "role": role}
+        for (role, rate, decay), params in groups.items()
+    ]
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, multiplier: Multiplier, step: int) -> float:
+    """Give every group its rate for optimiser step `step` (0-based); returns the highest, which is logged."""
+    share = multiplier(step)
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * share
+    return max(float(group["lr"]) for group in optimizer.param_groups)
+
+
+def clip(trainables: Iterable[Trainable], max_norm: float | None) -> float:
+    """Scale all gradients so that their global 2-norm is at most `max_norm`; returns the norm before clipping.
+
+    Gradients are already equal on all ranks, so the norm is too. Infinite where a half-precision gradient overflowed.
+    """
+    gradients = [t.parameter.grad for t in trainables if t.parameter.grad is not None]
+    norm = nn.utils.get_total_norm(gradients, foreach=True)
+    if max_norm is not None and math.isfinite(value := float(norm)) and value > max_norm:
+        torch._foreach_mul_(gradients, max_norm / (value + 1e-6))
+    return float(norm)
+
+
+def _can_fuse(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.device.type in FUSED_DEVICES

@@ -1,0 +1,110 @@
+"""Signs of life: progress.json, replaced once a second by a thread, and a bar where someone watches."""
+
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from tunestudy.records.atomic import read_json, write_json
+from tunestudy.records.layout import JobDir
+from tunestudy.records.redact import redact
+
+INTERVAL_S = 1.0
+
+FIELDS = (
+    "step",
+    "total_steps",
+    "epoch",
+    "loss",
+    "learning_rate",
+    "tokens_per_s",
+    "eta_s",
+    "memory_mb",
+)
+
+T = TypeVar("T")
+
+
+class Progress:
+    """What rank 0 tells about itself. The loop only leaves facts here; the thread writes them out."""
+
+    def __init__(self, folder: JobDir, *, writes: bool) -> None:
+        before = read_json(folder.progress_json) or {}
+        self._path = folder.progress_json
+        self._began = time.time()
+        self._elapsed_before = float(before.get("elapsed_s") or 0.0)
+        self.first_began = float(before.get("started_at") or self._began)
+        """When the first attempt started (unix seconds)."""
+        self._facts: dict[str, Any] = {
+            "phase": "load",
+            "attempt": int(os.environ.get("TUNESTUDY_ATTEMPT", "1")),
+            "pid": os.getpid(),
+            "host": redact(socket.gethostname()),
+            "started_at": self.first_began,
+            **dict.fromkeys(FIELDS),
+        }
+        self._told: dict[str, Any] = {}
+        self._end = threading.Event()
+        self._bar = _bar() if writes and sys.stderr.isatty() else None
+        self._thread = threading.Thread(target=self._write_until_end, name="progress", daemon=True) if writes else None
+        if self._thread is not None:
+            self._thread.start()
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds spent on this job so far, over all attempts."""
+        return self._elapsed_before + time.time() - self._began
+
+    def tell(self, **facts: Any) -> None:
+        """Leave facts for the next write."""
+        self._facts = {**self._facts, **facts}
+        if self._bar is not None:
+            self._bar(self._facts)
+
+    def during(self, phase: str, work: Callable[[], T]) -> T:
+        """Do `work` under another phase."""
+        before = self._facts["phase"]
+        self.tell(phase=phase)
+        result = work()
+        self.tell(phase=before)
+        return result
+
+    def close(self) -> None:
+        """Write the last facts and stop."""
+        self._end.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._write()
+
+    def _write_until_end(self) -> None:
+        while True:
+            self._write()
+            if self._end.wait(INTERVAL_S):
+                return
+
+    def _write(self) -> None:
+        try:
+            write_json(self._path, {"t": time.time(), **self._facts, "elapsed_s": self.elapsed_s})
+        except OSError as error:
+            print(f"progress.json could not be written: {error}", file=sys.stderr)
+
+
+def _bar() -> Callable[[dict[str, Any]], None]:
+    from tqdm import tqdm
+
+    bar = tqdm(unit="step", dynamic_ncols=True)
+
+    def show(facts: dict[str, Any]) -> None:
+        if facts["step"] is None:
+            return
+        bar.total, bar.n = facts["total_steps"], facts["step"]
+        shown = {"loss": facts["loss"], "lr": facts["learning_rate"], "MB": facts["memory_mb"], "tok/s": facts["tokens_per_s"]}
+        bar.set_postfix({name: f"{value:.4g}" for name, value in shown.items() if value is not None}, refresh=False)
+        bar.update(0)
+        if facts["step"] == facts["total_steps"]:
+            bar.refresh()
+
+    return show

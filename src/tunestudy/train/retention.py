@@ -1,0 +1,66 @@
+"""Which checkpoints stay on the disk."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunestudy.config.stage import CheckpointSettings
+from tunestudy.records.atomic import point_to, remove_tree
+from tunestudy.records.layout import JobDir
+from tunestudy.records.manifest import read_manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A checkpoint on the disk, as its manifest describes it."""
+
+    name: str
+    step: int
+    kind: str
+    metrics: Mapping[str, float]
+
+
+def find_checkpoints(root: Path) -> list[Found]:
+    """All checkpoints with a readable manifest, by step. Whether their content holds is another question."""
+    found = []
+    for path in root.glob("checkpoint-*"):
+        manifest = read_manifest(path)
+        if manifest is not None and isinstance(manifest.get("step"), int):
+            metrics = manifest.get("metrics") or {}
+            found.append(Found(name=path.name, step=manifest["step"], kind=str(manifest.get("kind")), metrics=metrics))
+    return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+
+def ranked(found: Sequence[Found], metric: str) -> list[Found]:
+    """Checkpoints that were measured, the lowest value first; of equals the earlier."""
+    measured = [checkpoint for checkpoint in found if metric in checkpoint.metrics]
+    return sorted(measured, key=lambda checkpoint: (checkpoint.metrics[metric], checkpoint.step))
+
+
+def to_keep(
+    found: Sequence[Found], settings: CheckpointSettings, pinned: Collection[str], *, finished: bool = False
+) -> set[str]:
+    """Names that stay: pinned ones, the best k, and the last N of all and of the full ones (to resume from).
+
+    After the stage, with `drop_intermediate`, only pinned ones, the very last and the best.
+    """
+    newest_first = sorted(found, key=lambda checkpoint: -checkpoint.step)
+    last = 1 if finished and settings.drop_intermediate else settings.save_total_limit
+    best = min(1, settings.save_best_k) if finished and settings.drop_intermediate else settings.save_best_k
+    kept = newest_first[:last] + ranked(found, settings.metric_for_best_model)[:best]
+    if not finished or not settings.drop_intermediate:
+        kept += [checkpoint for checkpoint in newest_first if checkpoint.kind == "full"][:last]
+    return {checkpoint.name for checkpoint in kept} | (set(pinned) & {checkpoint.name for checkpoint in found})
+
+
+def prune(folder: JobDir, settings: CheckpointSettings, pinned: Collection[str], *, finished: bool = False) -> None:
+    """Point `last` and `best` at what they name, then delete what need not stay."""
+    found = find_checkpoints(folder.root)
+    if found:
+        point_to(folder.last, found[-1].name)
+    if best := ranked(found, settings.metric_for_best_model):
+        point_to(folder.best, best[0].name)
+    keep = to_keep(found, settings, pinned, finished=finished)
+    for checkpoint in found:
+        if checkpoint.name not in keep:
+            remove_tree(folder.root / checkpoint.name)

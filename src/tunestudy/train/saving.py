@@ -1,0 +1,123 @@
+"""When a checkpoint is due, and taking it from a run that goes on."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from tunestudy.config.job import Job
+from tunestudy.config.stage import CheckpointSettings, TrainStage
+from tunestudy.records.layout import JobDir
+from tunestudy.records.tables import TableLog
+from tunestudy.train.checkpoint import (
+    ADAPTER_CONFIG,
+    OPTIMIZER,
+    STATE,
+    FlatCopy,
+    Kind,
+    Snapshot,
+    adapter_config_text,
+    by_file,
+    optimizer_tensors,
+    tensor_facts,
+    weights_of,
+)
+from tunestudy.train.metrics import TrainState
+from tunestudy.train.precision import Precision
+from tunestudy.train.trainable import Trainable
+from tunestudy.train.writer import CheckpointWriter
+
+
+def checkpoint_due(settings: CheckpointSettings, step: int, *, epoch_ends: bool, improved: bool) -> Kind | None:
+    """What to save after `step`.
+
+    improved: the evaluation at this step is the best so far. With `load_best_model_at_end` that is always saved, so
+    that the published weights depend on evaluations alone and not on the cadence of saving.
+    """
+    ends = epoch_ends and settings.save_on_epoch_end
+    if _on_beat(step, settings.full_save_steps) or (ends and settings.checkpoint_mode == "full"):
+        return "full"
+    if _on_beat(step, settings.save_steps) or ends or (improved and settings.load_best_model_at_end):
+        return "lite"
+    return None
+
+
+def _on_beat(step: int, every: int | None) -> bool:
+    return every is not None and step % every == 0
+
+
+class Saver:
+    """Takes snapshots of a run and hands them to the writer; `save` blocks the loop only for copying to host memory.
+
+    Ranks hold equal weights and optimiser states, and random numbers are a function of the step, so rank 0 alone has
+    all there is to save.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        folder: JobDir,
+        settings: TrainStage,
+        model: Any,
+        trainables: Sequence[Trainable],
+        optimizer: torch.optim.Optimizer,
+        precision: Precision,
+        *,
+        logs: Sequence[TableLog],
+        facts: Mapping[str, Any],
+        cut: Mapping[str, int],
+        writes: bool,
+    ) -> None:
+        """facts: what every manifest tells. cut: world size and micro-batches, which a resumed run may change."""
+        self._trainables = trainables
+        self._optimizer = optimizer
+        self._precision = precision
+        self._facts = {"fingerprint": job.fingerprint, **facts}
+        self._cut = cut
+        config = adapter_config_text(model, folder.root)
+        self._texts = {} if config is None else {ADAPTER_CONFIG: config}
+        self._weights = FlatCopy(weights_of(trainables))
+        self._optimizer_copy: FlatCopy | None = None
+        self._writer = CheckpointWriter(folder, settings, job.keep_checkpoints, logs) if writes else None
+        self.newest: tuple[int, Kind] | None = None
+        """Step and kind of the checkpoint that was taken last."""
+
+    def save(self, kind: Kind, state: TrainState, *, metrics: Mapping[str, float]) -> None:
+        """Take a checkpoint after `state.step`; raises what went wrong with the one before."""
+        self.newest = (state.step, kind)
+        if self._writer is None:
+            return
+        began = time.perf_counter()
+        self._writer.wait()
+        files = by_file(self._weights.take(weights_of(self._trainables)))
+        facts = {**self._facts, "kind": kind, "step": state.step, "metrics": metrics, "tensors": tensor_facts(files)}
+        texts = dict(self._texts)
+        if kind == "full":
+            files[OPTIMIZER] = self._copy_of_optimizer()
+            resume = {"state": state.as_json(), "scaler": self._precision.state(), "cut": self._cut}
+            texts[STATE] = json.dumps(resume, allow_nan=False) + "\n"
+        self._writer.submit(Snapshot(step=state.step, kind=kind, tensors=files, texts=texts, facts=facts))
+        state.save_s += time.perf_counter() - began
+
+    def check(self) -> None:
+        """Raise what went wrong in the background since the last call."""
+        if self._writer is not None:
+            self._writer.check()
+
+    def finish(self) -> None:
+        """Wait until everything is on the disk."""
+        if self._writer is not None:
+            self._writer.wait()
+
+    def close(self) -> None:
+        """`finish` and end the writer's thread."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def _copy_of_optimizer(self) -> dict[str, torch.Tensor]:
+        tensors = optimizer_tensors(self._optimizer, self._trainables)
+        if self._optimizer_copy is None or not self._optimizer_copy.holds(tensors):
+            self._optimizer_copy = FlatCopy(tensors)
+        return self._optimizer_copy.take(tensors)

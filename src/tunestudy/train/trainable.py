@@ -1,0 +1,67 @@
+"""Which tensors train, at which rate, in which role: the table that is printed before step 1, and its proof after it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from tunestudy.config.stage import TrainStage
+from tunestudy.models.roles import decays, role_of
+from tunestudy.train.world import World
+
+NAMED = 8
+"""Tensors that an error names; the rest is counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainable:
+    """One tensor that the optimiser moves."""
+
+    name: str
+    parameter: nn.Parameter
+    role: str
+    learning_rate: float
+    """Peak."""
+    decays: bool
+
+
+class UntrainedError(RuntimeError):
+    """Tensors are marked trainable but nothing in the model's forward pass uses them."""
+
+
+def find_trainables(model: nn.Module, settings: TrainStage) -> list[Trainable]:
+    """Every tensor that requires a gradient, in the model's order."""
+    found = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.dtype is torch.float32, f"{name} trains in {parameter.dtype}"
+            role = role_of(name)
+            rate = settings.learning_rates.get(role, settings.learning_rate)
+            found.append(
+                Trainable(name=name, parameter=parameter, role=role, learning_rate=rate, decays=decays(parameter))
+            )
+    return found
+
+
+def as_text(table: Sequence[Mapping[str, Any]]) -> str:
+    """The table of roles for people."""
+    lines = [f"{'role':<16}{'parameters':>14}{'trainable':>14}{'learning rate':>15}  adapter"]
+    for row in table:
+        rate = "frozen" if row["learning_rate"] is None else f"{row['learning_rate']:g}"
+        lines.append(f"{row['role']:<16}{row['params']:>14,}{row['trainable']:>14,}{rate:>15}  {row['adapter'] or '-'}")
+    return "\n".join(lines)
+
+
+def require_gradients(trainables: Sequence[Trainable], world: World) -> None:
+    """Raise UntrainedError naming every tensor without a gradient on all ranks. A gradient of zeros is fine."""
+    present = torch.tensor([t.parameter.grad is not None for t in trainables], dtype=torch.int64, device=world.device)
+    counts = world.all_reduce_sum(present).tolist()
+    absent = [trainable.name for trainable, count in zip(trainables, counts, strict=True) if count == 0]
+    if absent:
+        more = f" and {len(absent) - NAMED} more" if len(absent) > NAMED else ""
+        raise UntrainedError(
+            f"{len(absent)} trainable tensors got no gradient in the first step, so they would never train: "
+            f"{', '.join(absent[:NAMED])}{more}"
+        )

@@ -1,0 +1,100 @@
+"""Writing checkpoints in the background: one at a time, proven before anything older goes."""
+
+import errno
+import sys
+from collections.abc import Collection
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from tunestudy.config.stage import CheckpointSettings
+from tunestudy.records.layout import JobDir
+from tunestudy.records.manifest import problems
+from tunestudy.records.tables import TableLog
+from tunestudy.train.checkpoint import Snapshot, write_checkpoint
+from tunestudy.train.retention import prune
+
+
+class UnreadableError(RuntimeError):
+    """A checkpoint did not read back as it was written: the disk cannot be trusted."""
+
+
+class CheckpointWriter:
+    """A thread that writes snapshots. Its errors surface in `submit`, `check` and `close`.
+
+    A full disk is no error of training: the checkpoint is given up with a message, after one more try with older
+    checkpoints pruned, and the next one is tried in its turn.
+    """
+
+    def __init__(
+        self, folder: JobDir, settings: CheckpointSettings, pinned: Collection[str], logs: Collection[TableLog]
+    ) -> None:
+        self._folder = folder
+        self._settings = settings
+        self._pinned = pinned
+        self._logs = logs
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+        self.given_up: list[int] = []
+        """Steps whose checkpoint found no space."""
+
+    def wait(self) -> None:
+        """Until nothing is being written; raises what went wrong."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def check(self) -> None:
+        """Raise what went wrong, without waiting."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
+
+    def submit(self, snapshot: Snapshot) -> None:
+        """Hand over a snapshot. Call `wait` before its buffers are filled."""
+        assert self._pending is None, "wait() for the last checkpoint first: its buffers would change under the writer"
+        self._pending = self._thread.submit(self._write, snapshot)
+
+    def close(self) -> None:
+        """Finish what is being written."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+
+    def _write(self, snapshot: Snapshot) -> None:
+        for log in self._logs:
+            log.sync()
+        try:
+            self._write_and_prove(snapshot)
+        except Exception as error:
+            if not is_disk_full(error):
+                raise
+            self._make_room()
+            self._try_once_more(snapshot)
+        prune(self._folder, self._settings, self._pinned)
+
+    def _write_and_prove(self, snapshot: Snapshot) -> None:
+        final = self._folder.checkpoint(snapshot.step)
+        write_checkpoint(snapshot, final)
+        if found := problems(final):
+            raise UnreadableError("; ".join(found))
+
+    def _make_room(self) -> None:
+        """Keep only the last checkpoints (one of all, one full one), the best and the pinned."""
+        prune(self._folder, self._settings.model_copy(update={"save_total_limit": 1}), self._pinned)
+
+    def _try_once_more(self, snapshot: Snapshot) -> None:
+        try:
+            self._write_and_prove(snapshot)
+        except Exception as error:
+            if not is_disk_full(error):
+                raise
+            self.given_up.append(snapshot.step)
+            print(f"no space left for checkpoint-{snapshot.step}; training goes on: {error}", file=sys.stderr, flush=True)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error means that the disk or the quota is full: three libraries say it in three ways."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return True
+    return any(words in str(error) for words in ("No space left on device", "Disk quota exceeded", "unexpected pos"))
+
+
