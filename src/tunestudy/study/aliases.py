@@ -159,9 +159,7 @@ def _elsewhere(cure: str) -> Convert:
 
 def _renames(**keys: str) -> dict[str, Convert]:
     """`ours="theirs theirs"` → one conversion for each of their spellings; `__` in ours stands for a dot."""
-    return {
-        alias: _rename(ours.replace("__", ".")) for ours, aliases in keys.items() for alias in aliases.split()
-    }
+    return {alias: _rename(ours.replace("__", ".")) for ours, aliases in keys.items() for alias in aliases.split()}
 
 
 _FREEZE = {

@@ -1,6 +1,6 @@
 """From a study file to a validated `Study`, with every mistake told at once, at its line.
 
-    loaded = load_study(Path("study.yaml"), ["stages.adapt.learning_rate=1e-4"])
+loaded = load_study(Path("study.yaml"), ["stages.adapt.learning_rate=1e-4"])
 """
 
 import json

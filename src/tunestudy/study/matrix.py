@@ -37,7 +37,9 @@ def _expand(source: Source, written: str, variant: dict[str, Any]) -> Iterator[t
     settings = {key: value for key, value in variant.items() if key not in ("matrix", "exclude")}
     if "matrix" not in variant:
         if "exclude" in variant:
-            raise StudyError(source.place((*path, "exclude")), "takes combinations out of a `matrix:`, and there is none")
+            raise StudyError(
+                source.place((*path, "exclude")), "takes combinations out of a `matrix:`, and there is none"
+            )
         _check_placeholders(source, path, settings, known=set(), name=written)
         yield written, settings
         return
@@ -95,7 +97,11 @@ def _excluded(source: Source, path: KeyPath, rules: Any, axes: dict[str, list[An
     for index, rule in enumerate(rules):
         for name, value in rule.items():
             if name not in axes or value not in axes[name]:
-                known = f"`{name}` takes {', '.join(map(_written, axes[name]))}" if name in axes else f"the matrix has {', '.join(axes)}"
+                known = (
+                    f"`{name}` takes {', '.join(map(_written, axes[name]))}"
+                    if name in axes
+                    else f"the matrix has {', '.join(axes)}"
+                )
                 raise StudyError(source.place((*here, index)), f"`{name}: {_written(value)}` excludes nothing; {known}")
     return rules
 

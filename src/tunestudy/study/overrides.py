@@ -87,7 +87,9 @@ def _next_step(source: Source, target: Any, path: KeyPath, rest: list[str]) -> t
     where = at(dotted((*path, *rest)), file="command line")
     if isinstance(target, list):
         if not rest[0].isdigit() or int(rest[0]) >= len(target):
-            raise StudyError(where, f"`{dotted(path)}` is a list of {len(target)}; its items are 0 to {len(target) - 1}")
+            raise StudyError(
+                where, f"`{dotted(path)}` is a list of {len(target)}; its items are 0 to {len(target) - 1}"
+            )
         return int(rest[0]), rest[1:]
     if not isinstance(target, dict):
         raise StudyError(where, f"`{dotted(path)}` is {target!r}, which has no keys")

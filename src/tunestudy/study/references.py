@@ -41,7 +41,8 @@ def _model(study: Study, locate: Locate, folder: Path) -> Iterator[StudyError]:
             yield StudyError(locate(("model", key)), f"`{name}` is a file; give the folder that holds config.json")
         elif not _looks_like_hub_id(name):
             yield StudyError(
-                locate(("model", key)), f"there is no folder `{name}` beside the study file, and it is no hub id (organisation/name)"
+                locate(("model", key)),
+                f"there is no folder `{name}` beside the study file, and it is no hub id (organisation/name)",
             )
 
 
@@ -74,7 +75,11 @@ def _stage(study: Study, locate: Locate, stage: TrainStage, path: KeyPath) -> It
     if stage.adapter is None and stage.train == "none":
         yield StudyError(locate((*path, "train")), "`none` without an adapter leaves nothing to train")
     held_out = any(study.datasets[part.dataset].held_out for part in stage.data if part.dataset in study.datasets)
-    if stage.load_best_model_at_end and stage.metric_for_best_model == "eval_loss" and not (stage.eval_data or held_out):
+    if (
+        stage.load_best_model_at_end
+        and stage.metric_for_best_model == "eval_loss"
+        and not (stage.eval_data or held_out)
+    ):
         yield StudyError(
             locate((*path, "load_best_model_at_end")),
             "needs rows to evaluate on: set `held_out` on a data set, or `eval_data`",
@@ -94,7 +99,9 @@ def _dataset(study: Study, locate: Locate, reference: str, path: KeyPath) -> Ite
 def _seeds(study: Study, locate: Locate) -> Iterator[StudyError]:
     for index, seed in enumerate(study.seeds):
         if seed in study.seeds[:index]:
-            yield StudyError(locate(("seeds", index)), f"seed {seed} stands twice; one seed twice is one trial, not two")
+            yield StudyError(
+                locate(("seeds", index)), f"seed {seed} stands twice; one seed twice is one trial, not two"
+            )
         if not 0 <= seed < 2**32:
             yield StudyError(locate(("seeds", index)), f"a seed is a number from 0 to 2³² − 1, got {seed}")
 
@@ -103,7 +110,8 @@ def _report(study: Study, locate: Locate) -> Iterator[StudyError]:
     baseline = study.report.baseline
     if baseline is not None and baseline not in study.variants:
         yield StudyError(
-            locate(("report", "baseline")), f"there is no variant `{baseline}`; {did_you_mean(baseline, study.variants)}"
+            locate(("report", "baseline")),
+            f"there is no variant `{baseline}`; {did_you_mean(baseline, study.variants)}",
         )
     for condition in study.report.require:
         variant, _, benchmark = condition.rpartition(".")

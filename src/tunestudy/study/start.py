@@ -32,14 +32,20 @@ def _first(stage: TrainStage) -> tuple[str, str]:
 def _after(stage: TrainStage, name: str, parent: TrainStage) -> tuple[str, str]:
     if parent.adapter is None:
         if stage.init in ("merge_then_new", "stack"):
-            return "continue", f"`{stage.init}` needs an adapter from the stage before, `{name}` has none; use `continue` or `base`"
+            return (
+                "continue",
+                f"`{stage.init}` needs an adapter from the stage before, `{name}` has none; use `continue` or `base`",
+            )
         return stage.init or "continue", ""
     if stage.init is None:
         return "base", f"`{name}` before it leaves an adapter; {_CHOICE}"
     if stage.init in ("merge_then_new", "base"):
         return stage.init, ""
     if stage.adapter is None:
-        return stage.init, f"`{stage.init}` after `{name}` needs an `adapter:`; to train the merged weights in full, use `merge_then_new`"
+        return (
+            stage.init,
+            f"`{stage.init}` after `{name}` needs an `adapter:`; to train the merged weights in full, use `merge_then_new`",
+        )
     return stage.init, _adapter_change(name, parent.adapter, stage.adapter) if stage.init == "continue" else ""
 
 

@@ -16,7 +16,17 @@ from tunestudy.config.study import ReportSettings, Resources, Study, Variant
 from tunestudy.study.source import KeyPath
 
 Level = Literal[
-    "study", "model", "tokenizer", "dataset", "benchmark", "stage", "adapter", "mixture", "variant", "resources", "report"
+    "study",
+    "model",
+    "tokenizer",
+    "dataset",
+    "benchmark",
+    "stage",
+    "adapter",
+    "mixture",
+    "variant",
+    "resources",
+    "report",
 ]
 
 KEYS: dict[Level, frozenset[str]] = {
@@ -89,9 +99,7 @@ def _inside_stage(path: KeyPath, stage: dict[str, Any]) -> Iterator[tuple[Level,
                 yield "mixture", (*path, key, index), part
 
 
-def _entries(
-    level: Level, values: dict[str, Any], path: KeyPath
-) -> Iterator[tuple[Level, KeyPath, dict[str, Any]]]:
+def _entries(level: Level, values: dict[str, Any], path: KeyPath) -> Iterator[tuple[Level, KeyPath, dict[str, Any]]]:
     entries = values.get(str(path[-1]))
     for name, entry in entries.items() if isinstance(entries, dict) else ():
         if isinstance(entry, dict):

@@ -87,7 +87,9 @@ class Resolver:
         for stage in variant.get("overrides") or ():
             where = self._source.place((*path, "overrides", stage))
             if stage in prefix and stage not in own:
-                raise StudyError(where, f"`{stage}` comes from `{variant['from']}` and is shared with it; override it there")
+                raise StudyError(
+                    where, f"`{stage}` comes from `{variant['from']}` and is shared with it; override it there"
+                )
             if stage not in own:
                 raise StudyError(where, f"this variant has no stage `{stage}`; {did_you_mean(stage, own)}")
 
@@ -96,7 +98,9 @@ class Resolver:
         if stage not in self._stages:
             raise StudyError(where, f"there is no stage `{stage}`; {did_you_mean(stage, self._stages)}")
         if stage in uses:
-            raise StudyError(where, f"`{stage}` comes twice in this variant; give the second a name of its own in `stages:`")
+            raise StudyError(
+                where, f"`{stage}` comes twice in this variant; give the second a name of its own in `stages:`"
+            )
         settings = laid_over(self._defaults, self._stages[stage] or {})
         override = (variant.get("overrides") or {}).get(stage)
         uses[stage] = StageUse(laid_over(settings, override) if override else settings, str(path[-1]))

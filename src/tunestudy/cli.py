@@ -1,0 +1,231 @@
+"""The command line. No logic here: each command is one call into a room, imported only when it is used."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tunestudy import __version__
+from tunestudy.config.errors import Exit, StudyError
+
+app = typer.Typer(
+    help="One study file in, one defensible table out: fine-tuning studies on language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY", help="The study file.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Settings to change, e.g. seeds=[1].", show_default=False),
+]
+Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Where results go.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Only = Annotated[
+    list[str] | None,
+    typer.Option("--only", metavar="VARIANT[@STAGE]", help="Only this variant (up to that stage); repeatable."),
+]
+Seeds = Annotated[str | None, typer.Option("--seeds", metavar="1,2", help="Only these seeds of the study.")]
+DEFAULT_RESULTS = Path("results")
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("study.yaml"),
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing, take every default.")] = False,
+) -> None:
+    """Ask a few questions and write a study file to start from."""
+    from tunestudy.study.init import write_new_study
+
+    write_new_study(path, ask=not yes)
+
+
+@app.command()
+def validate(study: StudyArgument, overrides: Overrides = None) -> None:
+    """Check a study file and say what was understood."""
+    from tunestudy.study.show import validation_lines
+
+    _print(validation_lines(_load(study, overrides)))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of study files, for editors."""
+    from tunestudy.study.schema import study_schema
+
+    _print_json(study_schema())
+
+
+@app.command()
+def plan(
+    study: StudyArgument,
+    overrides: Overrides = None,
+    results: Results = DEFAULT_RESULTS,
+    only: Only = None,
+    seeds: Seeds = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the jobs of a study: what is shared, what is done, what an edit changed."""
+    from tunestudy.study.plan import make_plan
+    from tunestudy.study.show import plan_lines
+
+    made = make_plan(_load(study, overrides), results, only=only or (), seeds=_seeds(seeds))
+    _print_json(made.as_json()) if as_json else _print(plan_lines(made))
+
+
+@app.command()
+def run(
+    study: StudyArgument,
+    overrides: Overrides = None,
+    results: Results = DEFAULT_RESULTS,
+    only: Only = None,
+    seeds: Seeds = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Go on in the background; `watch` shows it.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print only what went wrong.")] = False,
+) -> None:
+    """Do what is missing and nothing twice: the first start and every resume."""
+    from tunestudy.launch.run import run_study
+
+    loaded = _load(study, overrides)
+    _leave(run_study(loaded, results, only=only or [], seeds=_seeds(seeds), detach=detach, quiet=quiet))
+
+
+@app.command()
+def stop(study: StudyArgument, overrides: Overrides = None, results: Results = DEFAULT_RESULTS) -> None:
+    """Let running jobs save and leave; `run` continues them."""
+    from tunestudy.launch.control import stop_study
+
+    _leave(stop_study(results / _load(study, overrides).study.study))
+
+
+@app.command()
+def status(
+    study: StudyArgument, overrides: Overrides = None, results: Results = DEFAULT_RESULTS, as_json: AsJson = False
+) -> None:
+    """Show how far every job is."""
+    from tunestudy.launch import control
+
+    state = control.status(_load(study, overrides), results)
+    _print_json(state) if as_json else control.print_status(state)
+
+
+@app.command()
+def watch(study: StudyArgument, overrides: Overrides = None, results: Results = DEFAULT_RESULTS) -> None:
+    """Follow a running study in a live table."""
+    from tunestudy.launch import watch as watching
+
+    _leave(watching.watch(_load(study, overrides), results))
+
+
+@app.command()
+def logs(
+    study: StudyArgument,
+    job: Annotated[str, typer.Argument(help="A job's name or the beginning of it; default: the latest.")] = "",
+    results: Results = DEFAULT_RESULTS,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing as the log grows.")] = False,
+) -> None:
+    """Print a job's log."""
+    from tunestudy.launch.logs import show
+
+    _leave(show(results / _load(study, None).study.study, job, follow))
+
+
+@app.command()
+def report(study: StudyArgument, overrides: Overrides = None, results: Results = DEFAULT_RESULTS) -> None:
+    """Write the report from what is there, and print the table."""
+    from tunestudy.records.layout import StudyDir
+    from tunestudy.report.build import build_report
+
+    _leave(build_report(StudyDir(results / _load(study, overrides).study.study)))
+
+
+@app.command()
+def clean(
+    study: StudyArgument,
+    overrides: Overrides = None,
+    results: Results = DEFAULT_RESULTS,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete them.")] = False,
+) -> None:
+    """List jobs that the study no longer has, with sizes; delete them with --yes."""
+    from tunestudy.study.clean import clean_lines
+
+    _print(clean_lines(_load(study, overrides), results, delete=yes))
+
+
+@app.command()
+def env(
+    folder: Annotated[Path, typer.Argument(help="A folder whose git state is wanted.")] = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Show this machine, its packages and its git state, as jobs record them."""
+    from tunestudy.records.snapshot import snapshot
+
+    facts = snapshot(folder)
+    _print_json(facts) if as_json else _print(f"{key}: {value}" for key, value in facts.items())
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a mistake of tunestudy's own.")] = False,
+) -> None:
+    if version:
+        print(f"tunestudy {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """The console script: StudyErrors are told in words, anything else is a bug and says so."""
+    try:
+        app()
+    except StudyError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(Exit.INTERRUPTED)
+    except Exception as error:
+        if "--debug" in sys.argv:
+            raise
+        print(f"a bug in tunestudy: {type(error).__name__}: {error}", file=sys.stderr)
+        print("`tunestudy --debug …` shows where; please report it", file=sys.stderr)
+        sys.exit(1)
+
+
+def _load(study: Path, overrides: list[str] | None) -> Any:
+    from tunestudy.study.load import load_study
+
+    loaded = load_study(study, overrides or ())
+    for line in loaded.translations:
+        print(f"understood {line}", file=sys.stderr)
+    return loaded
+
+
+def _seeds(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise StudyError("--seeds", f"must be numbers with commas between, e.g. --seeds 1,2; got `{text}`") from None
+
+
+def _leave(code: Exit) -> None:
+    raise typer.Exit(int(code))
+
+
+def _print(lines: Any) -> None:
+    print("\n".join(lines))
+
+
+def _print_json(value: Any) -> None:
+    import json
+
+    print(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()

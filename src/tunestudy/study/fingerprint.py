@@ -1,0 +1,86 @@
+"""What names a job: a SHA-256 over everything that can change its result, and nothing else.
+
+Covered: every setting not made with `config.base.neutral`, the seed, the identity of the data sets that the stage
+names, the model's identity, the parents' fingerprints, and tunestudy's NUMERICS_EPOCH. Evaluations have fingerprints
+of their own, so that changing a benchmark scores again but never trains again.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from tunestudy import NUMERICS_EPOCH
+from tunestudy.config.base import Config
+from tunestudy.config.benchmark import Benchmark
+from tunestudy.config.stage import TrainStage
+
+SHOWN_DIGITS = 12
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no white space; floats keep every digit."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of the canonical JSON."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def significant(value: Any) -> Any:
+    """A settings object as plain values without its neutral fields, all the way down."""
+    if isinstance(value, Config):
+        return {name: significant(getattr(value, name)) for name in _significant_fields(type(value))}
+    if isinstance(value, Mapping):
+        return {str(key): significant(inner) for key, inner in value.items()}
+    if isinstance(value, tuple | list):
+        return [significant(inner) for inner in value]
+    return value
+
+
+def is_neutral(config: type[Config], field: str) -> bool:
+    """Whether a field was made with `neutral`."""
+    extra = config.model_fields[field].json_schema_extra
+    return isinstance(extra, dict) and extra.get("fingerprint") is False
+
+
+@cache
+def _significant_fields(config: type[Config]) -> tuple[str, ...]:
+    return tuple(name for name in config.model_fields if not is_neutral(config, name))
+
+
+def job_fingerprint(
+    *,
+    settings_digest: str | None,
+    seed: int | None,
+    data: Mapping[str, Any],
+    model: Any,
+    parents: Sequence[str],
+) -> str:
+    """Fingerprint of one training (or, without settings, of the model as it comes).
+
+    `settings_digest`: `digest(significant(stage))`; `seed`: None where nothing random happens; `data`: identity of
+    each data set by name; `model`: identity of the study's model; `parents`: full fingerprints, nearest last.
+    """
+    return digest(
+        {
+            "numerics_epoch": NUMERICS_EPOCH,
+            "settings": settings_digest,
+            "seed": seed,
+            "data": data,
+            "model": model,
+            "parents": parents,
+        }
+    )
+
+
+def evaluation_fingerprint(job: str, benchmark: Benchmark, data: Any) -> str:
+    """Fingerprint of a score: the job's, the benchmark's settings and its data set's identity."""
+    return digest({"job": job, "benchmark": significant(benchmark), "data": data, "numerics_epoch": NUMERICS_EPOCH})
+
+
+def datasets_of(stage: TrainStage) -> tuple[str, ...]:
+    """Names of the data sets that a stage reads, without `@held_out`."""
+    return tuple(sorted({part.dataset.partition("@")[0] for part in (*stage.data, *stage.eval_data)}))

@@ -1,0 +1,69 @@
+"""Equal footing: differences between variants that make their scores hard to compare, unless they are meant."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tunestudy.config.stage import TrainStage
+from tunestudy.config.study import Intent, Study
+
+_ASPECTS: dict[Intent, tuple[str, Callable[[TrainStage], Any]]] = {
+    "effective_batch_size": ("the effective batch size", lambda stage: stage.effective_batch_size),
+    "steps": ("how long it trains", lambda stage: _length(stage)),
+    "tokens": (
+        "how samples become tokens",
+        lambda stage: _words(
+            max_length=stage.max_length, packing=stage.packing, overlong=stage.overlong, loss_on=stage.loss_on
+        ),
+    ),
+    "data": ("the data", lambda stage: " + ".join(_part(part) for part in stage.data) + f", {stage.order}"),
+    "evaluation": (
+        "the evaluation rows",
+        lambda stage: _words(
+            eval_data="+".join(map(_part, stage.eval_data)) or "held out",
+            eval_subset_size=stage.eval_subset_size,
+            eval_subset_seed=stage.eval_subset_seed,
+        ),
+    ),
+}
+
+
+def footing_warnings(study: Study) -> list[str]:
+    """One line for each stage and aspect in which variants differ without saying so in `intends:`.
+
+    Stages of one name are compared with each other. A variant that lacks a stage is a point along the way of the
+    others and no surprise; the same stage run differently is.
+    """
+    return [line for stage in _stage_names(study) for line in _stage_warnings(study, stage)]
+
+
+def _stage_warnings(study: Study, stage: str) -> Iterator[str]:
+    for aspect, (words, value_of) in _ASPECTS.items():
+        groups: dict[Any, list[str]] = {}
+        for name, variant in study.variants.items():
+            if stage in variant.stages and aspect not in variant.intends:
+                groups.setdefault(value_of(variant.stages[stage]), []).append(name)
+        if len(groups) > 1:
+            told = "; ".join(f"{value} in {_names(names)}" for value, names in groups.items())
+            yield f"{words} of `{stage}` differs: {told}. If that is meant, say `intends: [{aspect}]` in the variant"
+
+
+def _stage_names(study: Study) -> list[str]:
+    return list(dict.fromkeys(stage for variant in study.variants.values() for stage in variant.stages))
+
+
+def _length(stage: TrainStage) -> str:
+    return f"{stage.max_steps} steps" if stage.max_steps else f"{stage.num_train_epochs:g} epochs"
+
+
+def _part(part: Any) -> str:
+    options = [f"×{part.weight:g}"] if part.weight is not None else []
+    options += [f"at most {part.max_samples}"] if part.max_samples else []
+    return " ".join([part.dataset, *options])
+
+
+def _words(**values: Any) -> str:
+    return ", ".join(f"{key} {str(value).lower()}" for key, value in values.items())
+
+
+def _names(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= 3 else f"{', '.join(names[:2])} and {len(names) - 2} more"

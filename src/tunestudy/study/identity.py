@@ -1,0 +1,101 @@
+"""What data sets and models *are*, apart from how they are called: hashes of local files, revisions of hub ids.
+
+Hashes of large files are remembered in the results folder by (path, size, mtime), so that `plan` stays instant.
+"""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from tunestudy.config.data import Dataset, DigitsDataset, FileDataset, HubDataset
+from tunestudy.config.model import ModelConfig
+from tunestudy.config.study import Study
+from tunestudy.records.atomic import read_json, write_json
+from tunestudy.records.layout import StudyDir
+from tunestudy.records.manifest import sha256
+from tunestudy.study.fingerprint import significant
+
+DIGITS_VERSION = 1
+"""Raised when the text form of the bundled digits changes."""
+
+REMEMBERED_FROM_BYTES = 1_000_000
+
+
+class Identities:
+    """Identities of a study's inputs; call `remember` when done to keep the hashes for the next time."""
+
+    def __init__(self, study: Study, folder: Path, results: StudyDir) -> None:
+        self._folder = folder
+        self._cache_file = results.root / "cache" / "hashes.json"
+        self._hashes: dict[str, str] = _remembered(self._cache_file)
+        self._new = False
+        self._pins = read_pins(results)
+        self.unpinned: list[str] = []
+        """Hub ids without a revision, neither in the study nor in study.lock."""
+        self.datasets = {name: self._dataset(dataset) for name, dataset in study.datasets.items()}
+        self.model = self._model(study.model)
+
+    def remember(self) -> None:
+        """Keep new hashes. A results folder that cannot be written only costs hashing again; `run` will say so."""
+        if self._new:
+            with contextlib.suppress(OSError):
+                write_json(self._cache_file, self._hashes)
+
+    def _dataset(self, dataset: Dataset) -> dict[str, Any]:
+        options = significant(dataset)
+        if isinstance(dataset, FileDataset):
+            del options["path"]
+            return {**options, "content": self._content(self._folder / dataset.path)}
+        if isinstance(dataset, HubDataset):
+            return {**options, "revision": self._revision(f"datasets/{dataset.name}", dataset.revision)}
+        assert isinstance(dataset, DigitsDataset), f"no identity for {dataset}"
+        return {**options, "version": DIGITS_VERSION}
+
+    def _model(self, model: ModelConfig) -> dict[str, Any]:
+        options: dict[str, Any] = significant(model)
+        for key in ("model_name_or_path", "tokenizer", "chat_template"):
+            name = options[key]
+            if isinstance(name, str) and "\n" not in name and (self._folder / name).exists():
+                options[key] = self._content(self._folder / name)
+            elif isinstance(name, str) and key != "chat_template":
+                pin = model.revision if key == "model_name_or_path" else None
+                options[key] = {"hub": name, "revision": self._revision(f"models/{name}", pin)}
+        del options["revision"]
+        return options
+
+    def _revision(self, name: str, revision: str | None) -> str | None:
+        pinned = self._pins.get(name, revision)
+        if pinned is None:
+            self.unpinned.append(name.partition("/")[2])
+        return pinned
+
+    def _content(self, path: Path) -> Any:
+        """A hash of a file, or of every file below a folder by its relative name (hidden ones left out)."""
+        if path.is_file():
+            return self._hash(path)
+        files = sorted(entry for entry in path.rglob("*") if entry.is_file())
+        visible = [entry for entry in files if not any(part.startswith(".") for part in entry.relative_to(path).parts)]
+        return {entry.relative_to(path).as_posix(): self._hash(entry) for entry in visible}
+
+    def _hash(self, path: Path) -> str:
+        stat = path.stat()
+        key = f"{path.resolve().name}:{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}"
+        if key not in self._hashes:
+            self._hashes[key] = sha256(path)
+            self._new = self._new or stat.st_size >= REMEMBERED_FROM_BYTES
+        return self._hashes[key]
+
+
+def read_pins(results: StudyDir) -> dict[str, str]:
+    """Revisions in `study.lock`: `datasets/<id>` or `models/<id>` → commit."""
+    lock = read_json(results.lock)
+    pins = lock.get("revisions", {}) if isinstance(lock, dict) else {}
+    return {str(name): str(revision) for name, revision in pins.items()}
+
+
+def _remembered(path: Path) -> dict[str, str]:
+    try:
+        hashes = read_json(path)
+    except (OSError, ValueError):
+        return {}  # a cache: what cannot be read is hashed again
+    return hashes if isinstance(hashes, dict) else {}

@@ -1,0 +1,330 @@
+"""The plan: variants × seeds × stages become a graph of unique jobs.
+
+A trial is one variant at one seed. Its stages run one after the other, and each is a job named by the fingerprint of
+everything that decides its result. Two trials that begin alike therefore share their first jobs: the shared stage is
+trained once per seed, however many variants go on from it.
+
+    plan = make_plan(load_study(Path("study.yaml")), Path("results"))
+
+Making a plan writes nothing but a cache of file hashes, and never imports torch.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tunestudy.config.errors import StudyError, at
+from tunestudy.config.job import Evaluation, Job
+from tunestudy.config.stage import TrainStage
+from tunestudy.config.study import Study
+from tunestudy.records.layout import StudyDir
+from tunestudy.study.changes import Change, Orphan, explain_changes, find_orphans
+from tunestudy.study.estimate import NOTHING, Estimate, Estimator
+from tunestudy.study.fingerprint import (
+    SHOWN_DIGITS,
+    datasets_of,
+    digest,
+    evaluation_fingerprint,
+    job_fingerprint,
+    significant,
+)
+from tunestudy.study.footing import footing_warnings
+from tunestudy.study.identity import Identities
+from tunestudy.study.load import LoadedStudy
+from tunestudy.study.nearest import did_you_mean
+from tunestudy.study.state import Status, folders_on_disk, job_status
+
+BASE_MODEL = "base_model"
+"""The stage name of a job that trains nothing: the study's model, only evaluated."""
+
+
+@dataclass(frozen=True)
+class PlannedJob:
+    """A job, how far it is, and what it will cost."""
+
+    job: Job
+    status: Status
+    estimate: Estimate
+
+    @property
+    def steps(self) -> int | None:
+        return self.estimate.steps.value if self.estimate.steps else None
+
+    @property
+    def tokens(self) -> int | None:
+        return self.estimate.tokens.value if self.estimate.tokens else None
+
+    @property
+    def checkpoints(self) -> int | None:
+        return self.estimate.checkpoints
+
+    @property
+    def reused_by(self) -> tuple[str, ...]:
+        """The variants that share this job beyond the first; empty when only one has it."""
+        return self.job.variants[1:]
+
+    def as_json(self) -> dict[str, Any]:
+        job = self.job
+        return {
+            "id": job.id,
+            "stage": job.stage,
+            "variants": list(job.variants),
+            "seed": job.seed,
+            "parents": list(job.parents),
+            "fingerprint": job.fingerprint,
+            "status": self.status,
+            "steps": self.steps,
+            "tokens": self.tokens,
+            "checkpoints": self.checkpoints,
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every job of a study in an order in which they can run, and what has changed since the last plan."""
+
+    study: Study
+    folder: StudyDir
+    jobs: list[PlannedJob]
+    inputs: dict[str, Any]
+    """Identities of data sets and model, kept so that the next plan can name what changed."""
+    changes: list[Change] = field(default_factory=list)
+    orphans: list[Orphan] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def totals(self) -> dict[str, Any]:
+        """Sums over all jobs, and over those that are still to do; a sum with an unknown part is None."""
+        todo = [planned for planned in self.jobs if planned.status not in ("done", "evaluate")]
+        stages = sum(max(1, len(variant.stages)) for variant in self.study.variants.values())
+        return {
+            "jobs": len(self.jobs),
+            "jobs_to_do": sum(planned.status != "done" for planned in self.jobs),
+            "trials": len(self.study.variants) * len(self.study.seeds),
+            "stages_without_reuse": stages * len(self.study.seeds),
+            "steps": _sum([planned.steps for planned in self.jobs]),
+            "steps_to_do": _sum([planned.steps for planned in todo]),
+            "tokens": _sum([planned.tokens for planned in self.jobs]),
+            "tokens_to_do": _sum([planned.tokens for planned in todo]),
+            "checkpoints": _sum([planned.checkpoints for planned in self.jobs]),
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """What `plan --json` prints and `plan.json` keeps."""
+        return {
+            "study": self.study.study,
+            "jobs": [planned.as_json() for planned in self.jobs],
+            "totals": self.totals(),
+            "orphans": [orphan.as_json() for orphan in self.orphans],
+            "changes": [change.as_json() for change in self.changes],
+            "warnings": self.warnings,
+            "inputs": self.inputs,
+        }
+
+
+def make_plan(
+    loaded: LoadedStudy, results: Path, *, only: Sequence[str] = (), seeds: Sequence[int] | None = None
+) -> Plan:
+    """The plan of a study whose results lie under `results`.
+
+    `only`: variants, or `variant@stage` to stop after that stage; `seeds`: some of the study's. Jobs come parents
+    first; among those free to run, by priority, then seed (so that the first seeds compare all variants early).
+
+    Raises StudyError for a variant, stage or seed that the study does not have.
+    """
+    study = loaded.study
+    folder = StudyDir(results / study.study)
+    identities = Identities(study, loaded.path.parent, folder)
+    graph = _Graph(study, folder, identities, _relative(loaded.path.parent, folder))
+    until = _chosen(study, only)
+    for variant, seed in _trials(study, until, _chosen_seeds(study, seeds)):
+        graph.add_trial(variant, seed, until[variant])
+    jobs = graph.jobs()
+    identities.remember()
+    whole = not only and seeds is None
+    return Plan(
+        study=study,
+        folder=folder,
+        jobs=_with_status(jobs, study, loaded.path.parent, folder),
+        inputs={"datasets": identities.datasets, "model": identities.model},
+        changes=explain_changes(jobs, folder, identities) if whole else [],
+        orphans=find_orphans(jobs, folder) if whole else [],
+        warnings=[*loaded.warnings, *footing_warnings(study), *_unpinned(identities)],
+    )
+
+
+@dataclass
+class _Draft:
+    """A job while trials are still joining it."""
+
+    id: str
+    stage: str
+    fingerprint: str
+    seed: int
+    parents: tuple[str, ...]
+    settings: TrainStage | None
+    variants: list[str] = field(default_factory=list)
+    ends_a_variant: bool = False
+
+
+class _Graph:
+    """Jobs by id; trials that begin alike meet in the same ones."""
+
+    def __init__(self, study: Study, folder: StudyDir, identities: Identities, base_dir: str) -> None:
+        self._study, self._folder, self._identities, self._base_dir = study, folder, identities, base_dir
+        self._drafts: dict[str, _Draft] = {}
+        self._digests: dict[int, str] = {}
+
+    def add_trial(self, variant: str, seed: int, until: str | None) -> None:
+        """Join or make the job of each stage of one variant at one seed."""
+        stages = self._study.variants[variant].stages
+        if not stages:
+            self._join(self._base_model_job(seed), variant, ends=True)
+        parent: _Draft | None = None
+        last = list(stages)[-1] if stages else None
+        for name, settings in stages.items():
+            parent = self._join(self._training_job(name, settings, seed, parent), variant, ends=name == last)
+            if name == until:
+                break
+
+    def jobs(self) -> list[Job]:
+        """The finished jobs, parents before children."""
+        return [self._finished(draft) for draft in self._drafts.values()]
+
+    def _join(self, draft: _Draft, variant: str, *, ends: bool) -> _Draft:
+        job = self._drafts.setdefault(draft.id, draft)
+        assert job.fingerprint == draft.fingerprint, "two jobs whose fingerprints share 12 digits"
+        job.variants += [variant] if variant not in job.variants else []
+        job.ends_a_variant = job.ends_a_variant or ends
+        return job
+
+    def _training_job(self, stage: str, settings: TrainStage, seed: int, previous: _Draft | None) -> _Draft:
+        parents = _lineage(settings, previous)
+        fingerprint = job_fingerprint(
+            settings_digest=self._digest(settings),
+            seed=seed,
+            data={name: self._identities.datasets[name] for name in datasets_of(settings)},
+            model=self._identities.model,
+            parents=[self._drafts[parent].fingerprint for parent in parents],
+        )
+        return _Draft(_job_id(stage, fingerprint), stage, fingerprint, seed, parents, settings)
+
+    def _base_model_job(self, seed: int) -> _Draft:
+        """Pretrained weights are the same at every seed, so they are scored once; random ones are drawn by the seed."""
+        random = self._study.model.architecture is not None
+        fingerprint = job_fingerprint(
+            settings_digest=None, seed=seed if random else None, data={}, model=self._identities.model, parents=[]
+        )
+        return _Draft(_job_id(BASE_MODEL, fingerprint), BASE_MODEL, fingerprint, seed, (), None)
+
+    def _finished(self, draft: _Draft) -> Job:
+        """Parts are validated already; validating ten thousand jobs again would take a second."""
+        names = set(datasets_of(draft.settings)) if draft.settings else set()
+        evaluations = self._evaluations(draft.fingerprint) if draft.ends_a_variant else {}
+        names |= {evaluation.benchmark.dataset.partition("@")[0] for evaluation in evaluations.values()}
+        return Job.model_construct(
+            id=draft.id,
+            stage=draft.stage,
+            fingerprint=draft.fingerprint,
+            seed=draft.seed,
+            variants=tuple(draft.variants),
+            parents=draft.parents,
+            model=self._study.model,
+            settings=draft.settings,
+            datasets={name: dataset for name, dataset in self._study.datasets.items() if name in names},
+            evaluations=evaluations,
+            base_dir=self._base_dir,
+        )
+
+    def _evaluations(self, fingerprint: str) -> dict[str, Evaluation]:
+        return {
+            name: Evaluation.model_construct(
+                benchmark=benchmark,
+                fingerprint=evaluation_fingerprint(
+                    fingerprint, benchmark, self._identities.datasets[benchmark.dataset.partition("@")[0]]
+                ),
+            )
+            for name, benchmark in self._study.benchmarks.items()
+        }
+
+    def _digest(self, settings: TrainStage) -> str:
+        """Hashed once per object: trials share their settings' objects."""
+        if id(settings) not in self._digests:
+            self._digests[id(settings)] = digest(significant(settings))
+        return self._digests[id(settings)]
+
+
+def _lineage(settings: TrainStage, previous: _Draft | None) -> tuple[str, ...]:
+    """Ids of the jobs whose results a stage starts from: back to the last one that left a whole model, nearest last."""
+    if previous is None or settings.init == "base":
+        return ()
+    assert previous.settings is not None
+    below = previous.parents if previous.settings.adapter is not None else ()
+    return (*below, previous.id)
+
+
+def _trials(study: Study, chosen: Mapping[str, str | None], seeds: Sequence[int]) -> list[tuple[str, int]]:
+    """Variant and seed of every trial, in the order in which they should run."""
+    priorities = sorted({study.variants[name].priority for name in chosen}, reverse=True)
+    return [
+        (name, seed)
+        for priority in priorities
+        for seed in seeds
+        for name in chosen
+        if study.variants[name].priority == priority
+    ]
+
+
+def _chosen(study: Study, only: Sequence[str]) -> dict[str, str | None]:
+    """The variants to plan → the stage after which to stop, None for the whole variant."""
+    if not only:
+        return dict.fromkeys(study.variants)
+    chosen: dict[str, str | None] = {}
+    for choice in only:
+        name, _, stage = choice.partition("@")
+        if name not in study.variants:
+            raise StudyError(at("--only"), f"there is no variant `{name}`; {did_you_mean(name, study.variants)}")
+        stages = study.variants[name].stages
+        if stage and stage not in stages:
+            raise StudyError(at("--only"), f"`{name}` has no stage `{stage}`; {did_you_mean(stage, stages)}")
+        chosen[name] = stage or None
+    return chosen
+
+
+def _chosen_seeds(study: Study, seeds: Sequence[int] | None) -> Sequence[int]:
+    for seed in seeds or ():
+        if seed not in study.seeds:
+            known = ", ".join(map(str, study.seeds))
+            raise StudyError(at("--seeds"), f"the study has no seed {seed}; its seeds are {known}")
+    return study.seeds if seeds is None else seeds
+
+
+def _with_status(jobs: Sequence[Job], study: Study, base: Path, folder: StudyDir) -> list[PlannedJob]:
+    on_disk = folders_on_disk(folder)
+    estimator = Estimator(study, base, folder)
+    estimates: dict[int, Estimate] = {}
+    planned = []
+    for job in jobs:
+        if id(job.settings) not in estimates:
+            estimates[id(job.settings)] = estimator.of(job.settings) if job.settings else NOTHING
+        status = job_status(folder.job(job.id), job) if job.id in on_disk else "pending"
+        planned.append(PlannedJob(job, status, estimates[id(job.settings)]))
+    return planned
+
+
+def _job_id(stage: str, fingerprint: str) -> str:
+    return f"{stage}-{fingerprint[:SHOWN_DIGITS]}"
+
+
+def _relative(base: Path, folder: StudyDir) -> str:
+    """From any job's directory to the study file's folder, so that results name no path of this machine."""
+    return os.path.relpath(base.resolve(), folder.job("any").root.resolve())
+
+
+def _unpinned(identities: Identities) -> list[str]:
+    return [f"`{name}` is not pinned to a revision: what the hub serves may change" for name in identities.unpinned]
+
+
+def _sum(values: Sequence[int | None]) -> int | None:
+    return None if None in values else sum(value for value in values if value)

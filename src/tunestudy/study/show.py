@@ -1,0 +1,152 @@
+"""A plan as people read it: grouped by stage and variants, because ten thousand rows tell nobody anything."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from tunestudy.config.stage import TrainStage
+from tunestudy.study.estimate import Amount
+from tunestudy.study.load import LoadedStudy
+from tunestudy.study.plan import Plan, PlannedJob
+
+MAX_ROWS = 60
+
+
+@dataclass(frozen=True)
+class Group:
+    """The jobs of one stage that serve the same variants: one per seed."""
+
+    stage: str
+    variants: tuple[str, ...]
+    jobs: tuple[PlannedJob, ...]
+
+
+def groups_of(jobs: Iterable[PlannedJob]) -> list[Group]:
+    """Groups in the order of their first job."""
+    found: dict[tuple[str, tuple[str, ...]], list[PlannedJob]] = {}
+    for planned in jobs:
+        found.setdefault((planned.job.stage, planned.job.variants), []).append(planned)
+    return [Group(stage, variants, tuple(group)) for (stage, variants), group in found.items()]
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """The whole text that `tunestudy plan` prints."""
+    groups = groups_of(plan.jobs)
+    rows = [_row(group) for group in groups[:MAX_ROWS]]
+    header = ["stage", "variants", "jobs", "state", "steps/job", "tokens/job", "checkpoints/job"]
+    lines = [f"{plan.study.study}: {_size(plan)}", "", *_table([header, *rows])]
+    if len(groups) > MAX_ROWS:
+        lines.append(f"… and {len(groups) - MAX_ROWS} more rows; --json lists every job")
+    lines += ["", *_reuse(groups), *_totals(plan)]
+    lines += _section("Changes since the last plan", [str(change) for change in plan.changes])
+    left = [f"{orphan.id} ({bytes_text(orphan.size_bytes)})" for orphan in plan.orphans]
+    lines += _section("No longer in the study (`tunestudy clean` removes them)", left)
+    return lines + _section("Warnings", plan.warnings)
+
+
+def bytes_text(size: int) -> str:
+    """`512 B`, `1.2 MB`."""
+    amount = float(size)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"
+
+
+def _row(group: Group) -> list[str]:
+    estimate = group.jobs[0].estimate
+    return [
+        group.stage,
+        _names(group.variants),
+        str(len(group.jobs)),
+        _states(group.jobs),
+        _amount(estimate.steps),
+        _amount(estimate.tokens),
+        "?" if estimate.checkpoints is None else str(estimate.checkpoints),
+    ]
+
+
+def _size(plan: Plan) -> str:
+    study, totals = plan.study, plan.totals()
+    trials = f"{len(study.variants)} variants × {len(study.seeds)} seeds = {totals['trials']} trials"
+    return f"{trials}, {totals['jobs']} jobs ({totals['jobs_to_do']} to do)"
+
+
+def _reuse(groups: Sequence[Group]) -> list[str]:
+    lines = [
+        f"{group.stage}: 1 job per seed, shared by {len(group.variants)} variants"
+        for group in groups
+        if len(group.variants) > 1 and group.jobs
+    ]
+    return [*lines, ""] if lines else []
+
+
+def _totals(plan: Plan) -> list[str]:
+    totals = plan.totals()
+    saved = totals["stages_without_reuse"] - totals["jobs"]
+    lines = [
+        f"Together: {_sum(plan, 'steps')} steps, {_sum(plan, 'tokens')} tokens, {_number(totals['checkpoints'])} checkpoints written"
+    ]
+    return [*lines, f"Reuse saves {saved} of {totals['stages_without_reuse']} stage runs"] if saved > 0 else lines
+
+
+def _sum(plan: Plan, what: str) -> str:
+    amounts: list[Amount | None] = [getattr(planned.estimate, what) for planned in plan.jobs]
+    known = [amount for amount in amounts if amount is not None]
+    if len(known) < len(amounts):
+        return "an unknown number of"
+    return str(Amount(sum(amount.value for amount in known), all(amount.exact for amount in known)))
+
+
+def _states(jobs: Sequence[PlannedJob]) -> str:
+    states = [planned.status for planned in jobs]
+    return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])} and {len(names) - 3} more"
+
+
+def _amount(amount: Amount | None) -> str:
+    return "?" if amount is None else str(amount)
+
+
+def _number(value: int | None) -> str:
+    return "an unknown number of" if value is None else f"{value:,}"
+
+
+def _section(title: str, lines: Sequence[str]) -> list[str]:
+    return ["", f"{title}:", *(f"  {line}" for line in lines)] if lines else []
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns padded to their widest cell; the last ones are numbers and stand to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if column in (0, 1, 3) else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return [lines[0], "─" * len(lines[0]), *lines[1:]]
+
+
+def validation_lines(loaded: LoadedStudy) -> list[str]:
+    """What `tunestudy validate` prints: the study as it was understood."""
+    study = loaded.study
+    lines = [f"{loaded.path} is a valid study: `{study.study}`, seeds {', '.join(map(str, study.seeds))}"]
+    for name, variant in list(study.variants.items())[:MAX_ROWS]:
+        lines.append(
+            f"  {name}: {' → '.join(_stage_words(*item) for item in variant.stages.items()) or 'the model as it comes'}"
+        )
+    if len(study.variants) > MAX_ROWS:
+        lines.append(f"  … and {len(study.variants) - MAX_ROWS} more variants")
+    return lines + _section("Warnings", loaded.warnings)
+
+
+def _stage_words(name: str, stage: TrainStage) -> str:
+    what = f"{stage.adapter.type} r{stage.adapter.lora_r}" if stage.adapter else "full"
+    if isinstance(stage.train, tuple):
+        what = " + ".join([*([what] if stage.adapter else []), *stage.train])
+    return f"{name} ({what}, {stage.init}, batch {stage.effective_batch_size})"

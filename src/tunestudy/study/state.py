@@ -1,0 +1,52 @@
+"""How far a job is, read from its directory alone."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from tunestudy.config.job import Job
+from tunestudy.records.atomic import read_json
+from tunestudy.records.layout import JobDir, StudyDir
+from tunestudy.records.lease import Lease
+
+Status = Literal["done", "evaluate", "running", "failed", "interrupted", "pending"]
+"""`evaluate`: trained, but a benchmark is missing or has changed since."""
+
+
+def job_status(folder: JobDir, job: Job) -> Status:
+    """The state of `job` as its directory tells it; a directory that is not there is `pending`."""
+    if not folder.root.is_dir():
+        return "pending"
+    trained = _json(folder.result_json).get("fingerprint") == job.fingerprint
+    if trained and not any(missing_evaluations(folder, job)):
+        return "done"
+    if Lease.holder(folder.lease) is not None or Lease.holder(folder.claim) is not None:
+        return "running"
+    if folder.failure_json.exists():
+        return "failed"
+    if trained:
+        return "evaluate"
+    return "interrupted" if folder.progress_json.exists() else "pending"
+
+
+def missing_evaluations(folder: JobDir, job: Job) -> Iterator[str]:
+    """Benchmarks without a score of today's definition."""
+    for name, evaluation in job.evaluations.items():
+        score = _json(folder.eval_json(name))
+        if score.get("fingerprint") != evaluation.fingerprint:
+            yield name
+
+
+def folders_on_disk(study: StudyDir) -> set[str]:
+    """Names of all job directories, read in one go: asking for each of ten thousand would take seconds."""
+    if not study.jobs.is_dir():
+        return set()
+    return {entry.name for entry in study.jobs.iterdir() if not entry.name.startswith(".")}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = read_json(path)
+    except (OSError, ValueError):
+        return {}  # torn or unreadable: what it should prove is not proven
+    return value if isinstance(value, dict) else {}
