@@ -1,0 +1,145 @@
+"""The second pass over a stage's data sets: tokenise what was chosen and write the training and evaluation corpora."""
+
+import json
+import multiprocessing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO
+
+from tunestudy.config.data import AnyDataset, DataSettings
+from tunestudy.config.errors import Exit, StudyError, at
+from tunestudy.data.corpus import CorpusWriter
+from tunestudy.data.formats import Example, Rejected
+from tunestudy.data.select import HELD_OUT, is_held_out
+from tunestudy.data.survey import Record, Survey, survey
+from tunestudy.data.tokenize import TOO_LONG, Sample, Tokenize
+
+CHUNK = 256
+"""Records tokenised in one go."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The data sets of a stage by name, and the sources (`name` or `name@held_out`) of its two corpora."""
+
+    datasets: Mapping[str, AnyDataset]
+    train: tuple[str, ...]
+    evaluation: tuple[str, ...]
+    base_dir: Path
+
+
+def build(wanted: Wanted, tokenizer: Any, settings: DataSettings, folder: Path) -> dict[str, Any]:
+    """Write `train/`, `eval/` (if there is any) and rejected.jsonl into `folder`.
+
+    Returns per data set {"read", "rejected": {reason: n}, "too_long"}. Raises StudyError for a source without samples
+    or with too many bad records.
+    """
+    surveys = [survey(name, dataset, wanted.base_dir) for name, dataset in wanted.datasets.items()]
+    writers = {"train": CorpusWriter(folder / "train", wanted.train)}
+    if wanted.evaluation:
+        writers["eval"] = CorpusWriter(folder / "eval", wanted.evaluation)
+    corpora = [(writers["train"], wanted.train), (writers.get("eval"), wanted.evaluation)]
+    routes = {
+        source: [(writer, sources.index(source)) for writer, sources in corpora if writer and source in sources]
+        for source in {*wanted.train, *wanted.evaluation}
+    }
+    report = {}
+    with (
+        open(folder / "rejected.jsonl", "w", encoding="utf-8") as rejected,
+        TokenizeInOrder(Tokenize(tokenizer, settings), settings.preprocessing_num_workers) as tokenised,
+    ):
+        for found in surveys:
+            report[found.name] = _write_dataset(found, routes, tokenised, rejected)
+    for writer in writers.values():
+        writer.close()
+    return report
+
+
+Routes = Mapping[str, Sequence[tuple[CorpusWriter, int]]]
+
+
+def _write_dataset(found: Survey, routes: Routes, tokenised: "TokenizeInOrder", rejected: TextIO) -> dict[str, Any]:
+    """Send every chosen record of a data set to the corpora that want it; a record nobody wants is not tokenised."""
+    rejected.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in found.bad)
+    tally, written = found.tally, dict.fromkeys(_sources_of(found, routes), 0)
+    wanted = ((record, source) for record in found.records() if (source := _source(found, record)) in routes)
+    for (record, source), outcome in tokenised(wanted):
+        if isinstance(outcome, Rejected):
+            tally.reject(record.place, outcome)
+            row = {"id": record.id, "source": found.name, "place": record.place, "reason": str(outcome)}
+            rejected.write(json.dumps(row, ensure_ascii=False) + "\n")
+            continue
+        written[source] += 1
+        for writer, index in routes[source]:
+            writer.add(outcome.ids, outcome.is_target, source=index, sample_id=record.id, content=record.content)
+    tally.check(found.name, found.dataset)
+    for source, count in written.items():
+        if count == 0:
+            raise StudyError(
+                at(f"datasets.{found.name}"),
+                f"{source} has no rows: held_out is {found.dataset.held_out:g} of {found.num_chosen} records",
+                exit_code=Exit.PREFLIGHT_REFUSED,
+            )
+    return {"read": tally.read, "rejected": dict(tally.rejected), "too_long": tally.rejected[TOO_LONG]}
+
+
+def _source(found: Survey, record: Record) -> str:
+    """The source a record belongs to: its data set, or the held-out part of it."""
+    return f"{found.name}{HELD_OUT}" if is_held_out(record.split_id, found.dataset.held_out) else found.name
+
+
+def _sources_of(found: Survey, routes: Routes) -> list[str]:
+    return [source for source in (found.name, f"{found.name}{HELD_OUT}") if source in routes]
+
+
+Item = tuple[Record, str]
+
+
+class TokenizeInOrder:
+    """Tokenises records in chunks, in this process or in several, and gives them back in their order."""
+
+    def __init__(self, tokenize: Tokenize, workers: int) -> None:
+        self._tokenize, self._workers = tokenize, workers
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> "TokenizeInOrder":
+        if self._workers > 1:
+            # spawn: a fork would copy the process group's threads and locks
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self._workers, context, _keep, (self._tokenize,))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def __call__(self, items: Iterable[Item]) -> Iterator[tuple[Item, Sample | Rejected]]:
+        stream = iter(items)
+        chunks = iter(lambda: list(islice(stream, CHUNK)), [])
+        if self._pool is None:
+            for chunk in chunks:
+                yield from zip(chunk, self._tokenize([record.example for record, _ in chunk]), strict=True)
+            return
+        waiting: list[tuple[list[Item], Future[list[Sample | Rejected]]]] = []
+        for chunk in chunks:
+            waiting.append((chunk, self._pool.submit(_tokenize_there, [record.example for record, _ in chunk])))
+            if len(waiting) > 2 * self._workers:
+                done, future = waiting.pop(0)
+                yield from zip(done, future.result(), strict=True)
+        for chunk, future in waiting:
+            yield from zip(chunk, future.result(), strict=True)
+
+
+_there: list[Tokenize] = []
+"""In a worker process: the tokenizer it was started with."""
+
+
+def _keep(tokenize: Tokenize) -> None:
+    _there.append(tokenize)
+
+
+def _tokenize_there(examples: list[Example]) -> list[Sample | Rejected]:
+    return _there[0](examples)

@@ -1,0 +1,245 @@
+"""From a record's columns to one canonical example, whatever the format; a bad record is rejected with a reason."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+
+from tunestudy.config.data import Dataset
+from tunestudy.config.errors import Exit, StudyError, at
+
+Message = dict[str, str]
+
+ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "model": "assistant",
+    "tool": "tool",
+    "observation": "tool",
+}
+"""Spellings of roles in messages and ShareGPT → the canonical ones."""
+
+MEDIA_COLUMNS = ("image", "images", "video", "videos", "audio", "audios")
+
+NO_IMAGES = "holds images or other media, which need a vision model; this stage trains on text"
+
+
+class Rejected(Exception):  # noqa: N818 - not an error of the program: a record that is left out
+    """A record that cannot be used. `reason` is counted, `detail` helps to find it."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        self.reason, self.detail = reason, detail
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A canonical record: a conversation, or a prompt with its completion, or text."""
+
+    messages: tuple[Message, ...] = ()
+    num_context: int = 0
+    """Messages at the start that are never targets (the prompt of a conversational prompt/completion)."""
+    prompt: str | None = None
+    completion: str | None = None
+    text: str | None = None
+    choices: tuple[str, ...] = ()
+
+    @property
+    def reference(self) -> str:
+        """The answer: the completion, or the last assistant turn."""
+        if self.completion is not None:
+            return self.completion
+        answers = [message["content"] for message in self.messages if message["role"] == "assistant"]
+        return answers[-1] if answers else ""
+
+    def content_hash(self) -> bytes:
+        """128 bits over prompts and answers; system prompts do not make a record another one."""
+        turns = [[m["role"], m["content"].strip()] for m in self.messages if m["role"] != "system"]
+        parts = [turns, self.prompt, self.completion, self.text]
+        return hashlib.blake2b(json.dumps(parts, ensure_ascii=False).encode(), digest_size=16).digest()
+
+
+@dataclass(frozen=True)
+class Format:
+    """One format: the fields it needs, those it may have, and how they become an example."""
+
+    required: tuple[str, ...]
+    convert: Callable[[Mapping[str, Any]], Example]
+    optional: tuple[str, ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Other usual names of a field's column."""
+
+
+class RecordReader:
+    """Turns the columns of one data set's records into examples; made from its first record."""
+
+    def __init__(self, name: str, dataset: Dataset, first: Mapping[str, Any]) -> None:
+        self._system = dataset.system
+        self.format_name = dataset.format if dataset.format != "auto" else detect(name, first, dataset.columns)
+        self._format = FORMATS[self.format_name]
+        self._columns = _columns(name, self.format_name, dataset.columns, first)
+
+    def example(self, record: Mapping[str, Any]) -> Example:
+        """The canonical example of a record. Raises Rejected."""
+        if any(record.get(column) for column in MEDIA_COLUMNS):
+            raise Rejected("images or media", NO_IMAGES)
+        fields = {name: record[column] for name, column in self._columns.items() if record.get(column) is not None}
+        for name in self._format.required:
+            if name not in fields:
+                raise Rejected("missing field", self._columns.get(name, name))
+        example = self._format.convert(fields)
+        if self._system and example.messages and all(m["role"] != "system" for m in example.messages):
+            messages = ({"role": "system", "content": self._system}, *example.messages)
+            num_context = example.num_context and example.num_context + 1
+            example = Example(messages=messages, num_context=num_context, choices=example.choices)
+        return example
+
+
+def detect(name: str, first: Mapping[str, Any], columns: Mapping[str, str]) -> str:
+    """The format whose fields all stand in the first record, under their own or their mapped name."""
+    for format_name, known in FORMATS.items():
+        names = {field: columns.get(field, known.aliases.get(field, field)) for field in known.required}
+        if all(names[field] in first or (field not in columns and field in first) for field in known.required):
+            return format_name
+    needs = "; ".join(f"{format_name}: {', '.join(known.required)}" for format_name, known in FORMATS.items())
+    raise StudyError(
+        at(f"datasets.{name}.format"),
+        f"cannot be told from the columns {', '.join(map(repr, first)) or '(none)'}. Each format needs: {needs}. "
+        "Name other columns with `columns: {field: column}`",
+        exit_code=Exit.PREFLIGHT_REFUSED,
+    )
+
+
+def _columns(name: str, format_name: str, mapping: Mapping[str, str], first: Mapping[str, Any]) -> dict[str, str]:
+    """Field → column, after checking that every mapped field and column exists."""
+    known = FORMATS[format_name]
+    fields = (*known.required, *known.optional, "id", "choices")
+    for wanted, column in mapping.items():
+        key = f"datasets.{name}.columns.{wanted}"
+        if wanted not in fields:
+            raise StudyError(at(key), f"{format_name} has no such field; it has: {', '.join(fields)}")
+        if column not in first:
+            near = get_close_matches(column, list(first), 1) or list(first)
+            raise StudyError(at(key), f"there is no column {column!r}; the first record has: {', '.join(near)}")
+    usual = {wanted: known.aliases.get(wanted, wanted) for wanted in fields}
+    return {**{f: (c if c in first else f) for f, c in usual.items()}, **mapping}
+
+
+def _messages(fields: Mapping[str, Any]) -> Example:
+    return _conversation(_turns(fields["messages"], "role", "content"), fields)
+
+
+def _sharegpt(fields: Mapping[str, Any]) -> Example:
+    turns = _turns(fields["conversations"], "from", "value")
+    system = fields.get("system")
+    return _conversation([*_system_turn(system), *turns], fields)
+
+
+def _alpaca(fields: Mapping[str, Any]) -> Example:
+    asked = _text(fields, "instruction")
+    given = _text(fields, "input") if fields.get("input") else ""
+    turns = _system_turn(fields.get("system"))
+    for pair in fields.get("history") or ():
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise Rejected("wrong type", "history is not a list of [question, answer]")
+        turns += [{"role": "user", "content": str(pair[0])}, {"role": "assistant", "content": str(pair[1])}]
+    turns.append({"role": "user", "content": f"{asked}\n\n{given}" if given else asked})
+    turns.append({"role": "assistant", "content": _text(fields, "output")})
+    return _conversation(turns, fields)
+
+
+def _prompt_completion(fields: Mapping[str, Any]) -> Example:
+    if isinstance(fields["prompt"], list) and isinstance(fields["completion"], list):
+        prompt = _turns(fields["prompt"], "role", "content")
+        turns = [*prompt, *_turns(fields["completion"], "role", "content")]
+        return _conversation(turns, fields, num_context=len(prompt))
+    prompt, completion = _text(fields, "prompt"), _text(fields, "completion")
+    if not completion:
+        raise Rejected("empty answer")
+    return Example(prompt=prompt, completion=completion, choices=_choices(fields))
+
+
+def _plain_text(fields: Mapping[str, Any]) -> Example:
+    text = _text(fields, "text")
+    if not text:
+        raise Rejected("empty text")
+    return Example(text=text)
+
+
+FORMATS = {
+    "messages": Format(("messages",), _messages),
+    "sharegpt": Format(("conversations",), _sharegpt, ("system",), {"conversations": "conversation"}),
+    "alpaca": Format(("instruction", "output"), _alpaca, ("input", "system", "history")),
+    "prompt_completion": Format(("prompt", "completion"), _prompt_completion),
+    "text": Format(("text",), _plain_text),
+}
+"""In the order in which `auto` tries them."""
+
+
+def _conversation(turns: Iterable[Message], fields: Mapping[str, Any], *, num_context: int = 0) -> Example:
+    messages = tuple(turns)
+    answers = [message for message in messages[num_context:] if message["role"] == "assistant"]
+    if not answers:
+        raise Rejected("no assistant turn")
+    if not all(answer["content"].strip() for answer in answers):
+        raise Rejected("empty answer")
+    return Example(messages=messages, num_context=num_context, choices=_choices(fields))
+
+
+def _turns(value: Any, role_key: str, content_key: str) -> list[Message]:
+    if not isinstance(value, list):
+        raise Rejected("wrong type", f"a conversation must be a list, not {type(value).__name__}")
+    return [_turn(turn, role_key, content_key) for turn in value]
+
+
+def _turn(turn: Any, role_key: str, content_key: str) -> Message:
+    if not isinstance(turn, Mapping):
+        raise Rejected("wrong type", f"a turn must be an object, not {type(turn).__name__}")
+    for key in (role_key, content_key):
+        if turn.get(key) is None:
+            raise Rejected("missing field", f"{key} of a turn")
+    role = ROLES.get(turn[role_key]) if isinstance(turn[role_key], str) else None
+    if role is None:
+        raise Rejected("unknown role", str(turn[role_key])[:40])
+    message = {"role": role, "content": _joined(turn[content_key])}
+    if isinstance(turn.get("reasoning_content"), str):
+        message["reasoning_content"] = turn["reasoning_content"]
+    return message
+
+
+def _joined(content: Any) -> str:
+    """A turn's text; a list of text parts is joined, parts of another kind reject the record."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise Rejected("wrong type", f"content must be text, not {type(content).__name__}")
+    parts = [{"type": "text", "text": part} if isinstance(part, str) else part for part in content]
+    for part in parts:
+        if not isinstance(part, Mapping) or part.get("type") != "text":
+            raise Rejected("images or media", NO_IMAGES)
+        if not isinstance(part.get("text"), str):
+            raise Rejected("missing field", "text of a content part")
+    return "".join(part["text"] for part in parts)
+
+
+def _system_turn(system: Any) -> list[Message]:
+    return [{"role": "system", "content": system}] if isinstance(system, str) and system else []
+
+
+def _text(fields: Mapping[str, Any], name: str) -> str:
+    value = fields.get(name, "")
+    if not isinstance(value, str):
+        raise Rejected("wrong type", f"{name} must be text, not {type(value).__name__}")
+    return value
+
+
+def _choices(fields: Mapping[str, Any]) -> tuple[str, ...]:
+    value = fields.get("choices")
+    return tuple(map(str, value)) if isinstance(value, list | tuple) else ()

@@ -1,0 +1,192 @@
+"""Records in files: json, jsonl, csv, tsv, parquet and arrow, alone or a folder of them.
+
+A file must be what its name says: its first bytes are looked at before its records are.
+"""
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tunestudy.config.data import FileDataset
+from tunestudy.config.errors import Exit, StudyError, at
+from tunestudy.data.sources import Raw
+from tunestudy.records.manifest import sha256
+
+SIGNATURES = {
+    b"PAR1": "parquet",
+    b"ARROW1": "arrow",
+    b"\xff\xff\xff\xff": "arrow",  # the stream form, which `datasets` writes
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"PK\x03\x04": "zip",
+    b"%PDF": "PDF",
+    b"\x89PNG": "PNG",
+    b"version https://git-lfs": "Git LFS pointer (fetch it with git lfs pull)",
+    b"<!doctype": "HTML",
+    b"<html": "HTML",
+    b"<?xml": "XML",
+}
+TEXT = "text"
+
+
+def read(dataset: FileDataset, base_dir: Path) -> Iterator[Raw]:
+    """Records of every file, in the order of file names."""
+    for path in data_files(dataset, base_dir):
+        reader, expected = READERS[path.suffix.lower()]
+        _check_content(path, expected)
+        yield from reader(path)
+
+
+def identity(dataset: FileDataset, base_dir: Path) -> str:
+    """Names and hashes of the files; not where they lie."""
+    return " ".join(f"{path.name} {sha256(path)}" for path in data_files(dataset, base_dir))
+
+
+def data_files(dataset: FileDataset, base_dir: Path) -> list[Path]:
+    """The file itself, or every data file in the folder."""
+    path = base_dir / Path(dataset.path).expanduser()
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in READERS and file.is_file())
+        if not files:
+            raise _refused(path, f"is a folder without {', '.join(READERS)} files")
+        return files
+    if not path.is_file():
+        raise _refused(path, "does not exist (relative paths start at the study file)")
+    if path.suffix.lower() not in READERS:
+        raise _refused(path, f"ends with none of {', '.join(READERS)}")
+    return [path]
+
+
+def _read_jsonl(path: Path) -> Iterator[Raw]:
+    for number, line in _text_lines(path):
+        if not line.strip():
+            continue
+        place = f"{path.name}:{number}"
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            if number == 1:
+                raise _refused(
+                    path, f"line 1 is not JSON ({error}); a .jsonl file has one JSON object per line"
+                ) from error
+            yield Raw(place, {}, "not JSON")
+            continue
+        if number == 1 and isinstance(value, list):
+            raise _refused(path, "line 1 is a JSON list; a .jsonl file has one object per line (name a list .json)")
+        yield _object_or_problem(place, value)
+
+
+def _read_json(path: Path) -> Iterator[Raw]:
+    text = "".join(line for _, line in _text_lines(path))
+    try:
+        records = json.loads(text)
+    except json.JSONDecodeError as error:
+        lines = error.msg == "Extra data" and error.lineno > 1
+        cure = "; it looks like JSON lines: name it .jsonl" if lines else ""
+        raise _refused(path, f"line {error.lineno}: not JSON ({error.msg}){cure}") from error
+    if not isinstance(records, list):
+        keys = f" with {', '.join(list(records)[:5])}" if isinstance(records, dict) else ""
+        raise _refused(path, f"holds one JSON {type(records).__name__}{keys}, not a list of records")
+    for number, value in enumerate(records):
+        yield _object_or_problem(f"{path.name}[{number}]", value)
+
+
+def _read_csv(path: Path) -> Iterator[Raw]:
+    csv.field_size_limit(sys.maxsize)
+    lines = (line for _, line in _text_lines(path))
+    reader = csv.DictReader(lines, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+    try:
+        for row in reader:
+            whole = None not in row and None not in row.values()
+            yield Raw(f"{path.name}:{reader.line_num}", row if whole else {}, "" if whole else "wrong number of fields")
+    except csv.Error as error:
+        raise _refused(path, f"line {reader.line_num}: not CSV ({error})") from error
+
+
+def _read_parquet(path: Path) -> Iterator[Raw]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            yield from _batches(path, file.iter_batches())
+    except (pa.ArrowException, OSError) as error:
+        raise _refused(path, f"cannot be read as parquet: {error}") from error
+
+
+def _read_arrow(path: Path) -> Iterator[Raw]:
+    import pyarrow as pa
+    from pyarrow import ipc
+
+    try:
+        with pa.memory_map(str(path)) as source:
+            if path.open("rb").read(6) == b"ARROW1":
+                file = ipc.open_file(source)
+                yield from _batches(path, (file.get_batch(i) for i in range(file.num_record_batches)))
+            else:
+                yield from _batches(path, ipc.open_stream(source))
+    except (pa.ArrowException, OSError) as error:
+        raise _refused(path, f"cannot be read as arrow: {error}") from error
+
+
+Reader = Callable[[Path], Iterator[Raw]]
+
+READERS: dict[str, tuple[Reader, str]] = {
+    ".json": (_read_json, TEXT),
+    ".jsonl": (_read_jsonl, TEXT),
+    ".ndjson": (_read_jsonl, TEXT),
+    ".csv": (_read_csv, TEXT),
+    ".tsv": (_read_csv, TEXT),
+    ".parquet": (_read_parquet, "parquet"),
+    ".arrow": (_read_arrow, "arrow"),
+}
+"""Ending → how such a file is read, and what its first bytes must say."""
+
+
+def _check_content(path: Path, expected: str) -> None:
+    """Refuse a file whose first bytes say something else than its name."""
+    with open(path, "rb") as file:
+        head = file.read(4096)
+    if not head.strip():
+        raise _refused(path, "is empty")
+    start = head.lstrip().lower() if head[:1] in b" \r\n\t<" else head
+    known = next((kind for mark, kind in SIGNATURES.items() if start.startswith((mark, mark.lower()))), None)
+    actual = known or ("binary data" if b"\x00" in head else TEXT)
+    if actual == expected:
+        return
+    if actual == "binary data" and head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        actual = "UTF-16 text (save it as UTF-8)"
+    raise _refused(path, f"is named {path.suffix} but its content is {actual}")
+
+
+def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(line number, line with its end) in UTF-8, with or without a byte order mark."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise _refused(
+                    path, f"line {number}: not UTF-8 (byte {error.start}: 0x{line[error.start]:02x})"
+                ) from error
+
+
+def _object_or_problem(place: str, value: Any) -> Raw:
+    if isinstance(value, dict):
+        return Raw(place, value)
+    return Raw(place, {}, f"a JSON {type(value).__name__}, not an object")
+
+
+def _batches(path: Path, batches: Any) -> Iterator[Raw]:
+    number = 0
+    for batch in batches:
+        for columns in batch.to_pylist():
+            yield Raw(f"{path.name}[{number}]", columns)
+            number += 1
+
+
+def _refused(path: Path, message: str) -> StudyError:
+    return StudyError(at("datasets"), f"{path.name} {message}", exit_code=Exit.PREFLIGHT_REFUSED)

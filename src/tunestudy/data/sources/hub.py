@@ -1,0 +1,44 @@
+"""Data sets of the Hugging Face hub, through `datasets` and its cache."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tunestudy.config.data import HubDataset
+from tunestudy.config.errors import Exit, StudyError, at
+from tunestudy.data.sources import Raw
+
+
+def read(dataset: HubDataset, base_dir: Path) -> Iterator[Raw]:  # noqa: ARG001 - the hub's cache has its own place
+    """Records of one split, in the data set's order; images and audio stay encoded."""
+    loaded = _load(dataset)
+    for number, columns in enumerate(loaded):
+        yield Raw(f"{dataset.name}:{number}", columns)
+
+
+def identity(dataset: HubDataset, base_dir: Path) -> str:  # noqa: ARG001
+    """The pinned revision, or what `datasets` knows of the prepared split where none is pinned."""
+    if dataset.revision:
+        return f"hub {dataset.name} {dataset.subset} {dataset.split} {dataset.revision}"
+    return f"hub {dataset.name} {dataset.subset} {dataset.split} {_load(dataset)._fingerprint}"
+
+
+def _load(dataset: HubDataset) -> Any:
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(
+            dataset.name, dataset.subset, split=dataset.split, revision=dataset.revision, trust_remote_code=None
+        )
+    except Exception as error:
+        if not isinstance(error, (OSError, ValueError, datasets.exceptions.DatasetsError)):
+            raise
+        raise StudyError(
+            at("datasets"), f"{dataset.name} cannot be loaded: {error}", exit_code=Exit.PREFLIGHT_REFUSED
+        ) from error
+    undecoded = {
+        name: feature.__class__(decode=False)
+        for name, feature in loaded.features.items()
+        if isinstance(feature, (datasets.Image, datasets.Audio))
+    }
+    return loaded.cast(datasets.Features({**loaded.features, **undecoded})) if undecoded else loaded

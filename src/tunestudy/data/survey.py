@@ -1,0 +1,161 @@
+"""The first pass over a data set: formats told, bad records counted, ids settled, records chosen; nothing tokenised.
+
+A data set that cannot be used fails here, before the long work begins.
+"""
+
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tunestudy.config.data import Dataset
+from tunestudy.config.errors import Exit, StudyError, at
+from tunestudy.data.formats import Example, RecordReader, Rejected
+from tunestudy.data.select import LIMIT_SEED, smallest
+from tunestudy.data.sources import Raw, source_of
+
+EXAMPLES = 3
+"""Bad records shown in an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A usable record. Duplicates share `split_id`, so that they always fall on the same side of a split."""
+
+    id: str
+    split_id: str
+    place: str
+    example: Example
+    content: int
+    """The first 64 bits of the content hash."""
+
+
+@dataclass
+class Tally:
+    """What became of a data set's records."""
+
+    read: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    examples: list[str] = field(default_factory=list)
+
+    def reject(self, place: str, problem: Rejected) -> None:
+        self.rejected[problem.reason] += 1
+        if len(self.examples) < EXAMPLES:
+            self.examples.append(f"{place}: {problem}")
+
+    def check(self, name: str, dataset: Dataset) -> None:
+        """Refuse a data set with no record, or with more bad ones than it may have."""
+        bad = sum(self.rejected.values())
+        key = at(f"datasets.{name}")
+        reasons = ", ".join(f"{reason} {count}" for reason, count in self.rejected.most_common())
+        told = f"({reasons}); first: {'; '.join(self.examples)}"
+        if self.read == 0:
+            raise StudyError(key, "holds no records", exit_code=Exit.PREFLIGHT_REFUSED)
+        if bad == self.read:
+            raise StudyError(key, f"none of its {bad} records can be used {told}", exit_code=Exit.PREFLIGHT_REFUSED)
+        if bad > dataset.max_rejected * self.read:
+            raise StudyError(
+                key,
+                f"{bad} of {self.read} records are bad, over max_rejected ({dataset.max_rejected:g}) {told}",
+                exit_code=Exit.PREFLIGHT_REFUSED,
+            )
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What one pass over a data set has found; `records()` passes over it again and yields what was chosen."""
+
+    name: str
+    dataset: Dataset
+    base_dir: Path
+    own_ids: bool
+    """Every record has its own, unique `id`."""
+    repeated: frozenset[int]
+    """Content hashes that occur more than once."""
+    chosen: NDArray[np.bool_] | None
+    """(usable records,) which of them `limit` keeps; None: all."""
+    tally: Tally
+    """Rejected before tokenising."""
+    bad: tuple[dict[str, str], ...]
+    """Manifest rows of the records rejected here."""
+
+    @property
+    def num_chosen(self) -> int:
+        usable = self.tally.read - sum(self.tally.rejected.values())
+        return usable if self.chosen is None else int(self.chosen.sum())
+
+    def records(self) -> Iterator[Record]:
+        """The chosen records in their order."""
+        seen: Counter[int] = Counter()
+        index = -1
+        for raw, outcome in _examples(self.name, self.dataset, self.base_dir):
+            if isinstance(outcome, Rejected):
+                continue
+            index += 1
+            digest = outcome.content_hash()
+            content = int.from_bytes(digest[:8], "little")
+            record_id = split_id = str(raw.columns["id"]) if self.own_ids else digest.hex()
+            if not self.own_ids and content in self.repeated:
+                seen[content] += 1
+                record_id = f"{split_id}-{seen[content]}" if seen[content] > 1 else split_id
+            if self.chosen is None or self.chosen[index]:
+                yield Record(record_id, split_id, raw.place, outcome, content)
+
+
+def survey(name: str, dataset: Dataset, base_dir: Path) -> Survey:
+    """Read a data set once. Raises StudyError when it cannot be used."""
+    tally, bad = Tally(), []
+    contents, ids = array("Q"), _IdCheck()
+    for raw, outcome in _examples(name, dataset, base_dir):
+        tally.read += 1
+        if isinstance(outcome, Rejected):
+            tally.reject(raw.place, outcome)
+            bad.append(
+                {"id": str(raw.columns.get("id", "")), "source": name, "place": raw.place, "reason": str(outcome)}
+            )
+            continue
+        ids.see(raw.columns.get("id"))
+        contents.append(int.from_bytes(outcome.content_hash()[:8], "little"))
+    tally.check(name, dataset)
+    values, counts = np.unique(np.frombuffer(contents, np.uint64), return_counts=True)
+    own_ids = ids.all_unique()
+    found = Survey(name, dataset, base_dir, own_ids, frozenset(values[counts > 1].tolist()), None, tally, tuple(bad))
+    if dataset.limit is None or dataset.limit >= len(contents):
+        return found
+    chosen = np.zeros(len(contents), np.bool_)
+    chosen[smallest((record.id for record in found.records()), dataset.limit, LIMIT_SEED)] = True
+    return Survey(name, dataset, base_dir, own_ids, found.repeated, chosen, tally, tuple(bad))
+
+
+class _IdCheck:
+    """Whether every record has an `id` and no two share one, in eight bytes a record."""
+
+    def __init__(self) -> None:
+        self._hashes, self._complete = array("q"), True
+
+    def see(self, value: Any) -> None:
+        self._complete = self._complete and isinstance(value, str | int) and value != ""
+        if self._complete:
+            self._hashes.append(hash(str(value)))
+
+    def all_unique(self) -> bool:
+        hashes = np.frombuffer(self._hashes, np.int64)
+        return self._complete and len(hashes) > 0 and len(np.unique(hashes)) == len(hashes)
+
+
+def _examples(name: str, dataset: Dataset, base_dir: Path) -> Iterator[tuple[Raw, Example | Rejected]]:
+    reader: RecordReader | None = None
+    for raw in source_of(dataset).read(dataset, base_dir):
+        if raw.problem:
+            yield raw, Rejected(raw.problem)
+            continue
+        reader = reader or RecordReader(name, dataset, raw.columns)
+        try:
+            yield raw, reader.example(raw.columns)
+        except Rejected as problem:
+            yield raw, problem

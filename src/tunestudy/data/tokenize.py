@@ -1,0 +1,140 @@
+"""From canonical examples to token ids and the mask of what is to be learnt.
+
+A conversation is rendered once as text by the tokenizer's chat template; what is learnt is a set of character spans
+in that text (`spans.py`), mapped onto tokens by their offsets. So ids are those of the stock template, to the token.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tunestudy.config.data import DataSettings
+from tunestudy.config.errors import Exit, StudyError, at
+from tunestudy.data.formats import Example, Rejected
+from tunestudy.data.spans import Span, answer_spans
+
+LossOn = Literal["assistant", "completion", "all"]
+
+TOO_LONG = "too long"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """ids (T,) int32 and is_target (T,) bool; a sample's first token is never a target."""
+
+    ids: NDArray[np.int32]
+    is_target: NDArray[np.bool_]
+
+
+class Tokenize:
+    """Makes samples of examples, under one tokenizer and one stage's settings. Can be sent to another process."""
+
+    def __init__(self, tokenizer: Any, settings: DataSettings) -> None:
+        self._tokenizer, self._settings = tokenizer, settings
+        with_special, without = tokenizer("x").input_ids, tokenizer("x", add_special_tokens=False).input_ids
+        self._lead = with_special[: with_special.index(without[0])]  # a `<bos>`, if this tokenizer starts with one
+        self._special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+
+    def __call__(self, examples: Sequence[Example]) -> list[Sample | Rejected]:
+        """A sample or the reason against it, for every example in turn."""
+        return [self._sample_or_rejected(example) for example in examples]
+
+    def prompt_ids(self, example: Example) -> list[int]:
+        """What a model is given to answer the example: all before the completion or before the last assistant turn."""
+        if example.prompt is not None:
+            return [*self._lead, *self._ids(example.prompt)]
+        last = max(i for i, message in enumerate(example.messages) if message["role"] == "assistant")
+        text = self._tokenizer.apply_chat_template(
+            list(example.messages[:last]), tokenize=False, add_generation_prompt=True
+        )
+        return self._ids(text)
+
+    def _sample_or_rejected(self, example: Example) -> Sample | Rejected:
+        try:
+            ids, flags = self._conversation(example) if example.messages else self._plain(example)
+            return self._fitted(ids, flags)
+        except Rejected as reason:
+            return reason
+
+    def _plain(self, example: Example) -> tuple[list[int], list[bool]]:
+        """Text, or a prompt with its completion; both end with the end-of-sequence token, which is learnt."""
+        prompt = self._ids(example.prompt) if example.prompt else []
+        answer = [*self._ids(example.completion or example.text or ""), self._end()]
+        context = [*self._lead, *prompt]
+        learn_all = example.text is not None or self._settings.loss_on == "all"
+        return context + answer, [learn_all] * len(context) + [True] * len(answer)
+
+    def _conversation(self, example: Example) -> tuple[list[int], list[bool]]:
+        rendered = answer_spans(self._tokenizer, example, last_only=self._settings.loss_on == "completion")
+        encoded = self._tokenizer(rendered.text, add_special_tokens=False, return_offsets_mapping=True)
+        ids, offsets = list(encoded.input_ids), encoded.offset_mapping
+        flags = _covered(offsets, rendered.spans)
+        for span in rendered.spans:
+            turn_end = span[1] + _common_start(rendered.text[span[1] :], rendered.tail)
+            learnt = self._learn_stop(ids, flags, offsets, span, turn_end)
+            if not learnt and span == rendered.spans[-1]:
+                last = max(i for i, flag in enumerate(flags) if flag)
+                ids, flags = [*ids[: last + 1], self._end()], [*flags[: last + 1], True]
+        if self._settings.loss_on == "all":
+            flags = [True] * len(ids)
+        return ids, flags
+
+    def _learn_stop(
+        self, ids: list[int], flags: list[bool], offsets: Sequence[Span], span: Span, turn_end: int
+    ) -> bool:
+        """Mark the stop token of an answer; False when the template gives it none.
+
+        It is the first special token between the answer and the turn's end, or the last thing inside a
+        `{% generation %}` block.
+        """
+        inside = [i for i, (start, end) in enumerate(offsets) if span[0] < end and start < span[1]]
+        after = [i for i, (start, end) in enumerate(offsets) if span[1] <= start and end <= turn_end]
+        stop = next((i for i in after if ids[i] in self._special), None)
+        if stop is not None:
+            flags[inside[-1] + 1 : stop + 1] = [True] * (stop - inside[-1])
+            return True
+        said = [i for i in inside if self._tokenizer.decode([ids[i]]).strip()]
+        return bool(said) and ids[said[-1]] in self._special
+
+    def _fitted(self, ids: list[int], flags: list[bool]) -> Sample:
+        limit = self._settings.max_length
+        if len(ids) > limit and self._settings.overlong == "reject":
+            raise Rejected(TOO_LONG, f"{len(ids)} tokens, max_length is {limit}")
+        sample = Sample(np.asarray(ids[:limit], np.int32), np.asarray(flags[:limit], np.bool_))
+        sample.is_target[:1] = False
+        if not sample.is_target.any():
+            cut = " after truncation" if len(ids) > limit else ""
+            raise Rejected("everything masked", f"no token is left to learn{cut}")
+        return sample
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
+        return ids
+
+    def _end(self) -> int:
+        end = self._tokenizer.eos_token_id
+        if end is None:
+            raise StudyError(
+                at("model.tokenizer"),
+                "has no end-of-sequence token, so a model could not learn where to stop",
+                exit_code=Exit.PREFLIGHT_REFUSED,
+            )
+        return int(end)
+
+
+def _covered(offsets: Iterable[Span], spans: Sequence[Span]) -> list[bool]:
+    """For every token whether it overlaps a span; both run from left to right."""
+    flags, rest = [], list(reversed(spans))
+    for start, end in offsets:
+        while rest and rest[-1][1] <= start:
+            rest.pop()
+        flags.append(bool(rest) and end > rest[-1][0] and end > start)
+    return flags
+
+
+def _common_start(a: str, b: str) -> int:
+    """Number of characters with which both begin."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
