@@ -11,7 +11,7 @@ from tunestudy.records.manifest import read_manifest
 Identity = dict[str, Any]
 
 ENDS_BYTES = 1 << 20
-"""Of a weight file that no manifest vouches for, its size and both ends are hashed: a whole 16 GB file takes minutes."""
+"""Of a weight file that no manifest vouches for, size and both ends are hashed: reading all of 16 GB takes too long."""
 
 
 def folder_identity(folder: Path) -> Identity:

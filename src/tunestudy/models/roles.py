@@ -105,7 +105,7 @@ def decays(parameter: nn.Parameter) -> bool:
 def trainable_table(
     model: nn.Module, *, learning_rate: float, learning_rates: Mapping[Role, float], adapter: str | None
 ) -> list[dict[str, Any]]:
-    """Per role: parameters without an adapter's, how many learn, at which rate, and the adapter's kind where it sits."""
+    """Per role: parameters (without an adapter's), how many learn, the rate, the kind of adapter."""
     table: dict[Role, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         role = role_of(name)
