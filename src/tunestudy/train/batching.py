@@ -1,6 +1,6 @@
 """How an optimiser step is cut into micro-batches on the ranks at hand."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from tunestudy.config.errors import StudyError, at
 from tunestudy.config.stage import TrainStage
@@ -22,12 +22,17 @@ class BatchPlan:
     def effective(self) -> int:
         return self.micro_batch * self.accumulation * self.world_size
 
+    def as_json(self) -> dict[str, int]:
+        return asdict(self)
+
 
 def plan_batches(settings: TrainStage, world_size: int, *, stage: str) -> BatchPlan:
     """Solve for what the settings leave open; StudyError where they contradict each other or do not divide."""
     micro, accumulation = settings.per_device_train_batch_size, settings.gradient_accumulation_steps
     if settings.effective_batch_size is None:
-        return BatchPlan(micro_batch=micro or DEFAULT_MICRO_BATCH, accumulation=accumulation or 1, world_size=world_size)
+        return BatchPlan(
+            micro_batch=micro or DEFAULT_MICRO_BATCH, accumulation=accumulation or 1, world_size=world_size
+        )
     per_rank = _divided(settings.effective_batch_size, world_size, f"{world_size} ranks", stage)
     if accumulation is not None:
         quotient = _divided(per_rank, accumulation, f"{accumulation} accumulation steps × {world_size} ranks", stage)

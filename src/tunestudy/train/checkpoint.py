@@ -65,7 +65,7 @@ class FlatCopy:
             members = {name: tensor for name, tensor in tensors.items() if tensor.dtype is dtype}
             sizes = [tensor.numel() for tensor in members.values()]
             flat = torch.empty(sum(sizes), dtype=dtype, pin_memory=on_gpu)
-            for (name, tensor), part in zip(members.items(), flat.split(sizes), strict=True):
+            for (name, tensor), part in zip(members.items(), torch.split(flat, sizes), strict=True):
                 self._views[name] = part.view(tensor.shape)
 
     def holds(self, tensors: Mapping[str, Tensor]) -> bool:
@@ -131,7 +131,7 @@ def adapter_config_text(model: Any, root: Path) -> str | None:
     if config is None:
         return None
     values = {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
-    base = Path(values["base_model_name_or_path"] or "")
+    base = Path(str(values["base_model_name_or_path"] or ""))
     if base.is_absolute():
         values["base_model_name_or_path"] = os.path.relpath(base, root.resolve() / "checkpoint")
     return json.dumps({**values, "inference_mode": True}, indent=2, sort_keys=True, default=_plain) + "\n"
@@ -162,7 +162,10 @@ def write_checkpoint(snapshot: Snapshot, final: Path) -> None:
 def _require_finite(snapshot: Snapshot) -> None:
     weights = [tensors for file, tensors in snapshot.tensors.items() if file != OPTIMIZER]
     broken = [
-        name for tensors in weights for name, tensor in tensors.items() if not math.isfinite(float(tensor.sum(dtype=torch.float64)))
+        name
+        for tensors in weights
+        for name, tensor in tensors.items()
+        if not math.isfinite(float(tensor.sum(dtype=torch.float64)))
     ]
     if broken:
         raise NotFiniteError(f"after step {snapshot.step} these weights are not finite: {', '.join(broken[:8])}")

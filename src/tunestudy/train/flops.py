@@ -11,7 +11,7 @@ MULTIPLY_ADD = 2
 def flops_per_token(model: Any, *, context: float, target_share: float = 1.0) -> int:
     """Operations of one training step per token: forward, gradients of activations, gradients of trained weights.
 
-    context: mean number of positions that a token attends to. target_share: targets ÷ tokens (only they reach the head).
+    context: mean number of positions that a token attends to. target_share: targets ÷ tokens (others skip the head).
     A frozen weight needs no gradient of its own (a third less); activation checkpointing's second forward pass is not
     counted, since it is no useful work. Norms and other cheap operations are left out.
     Source: Kaplan et al. 2020, arXiv:2001.08361, section 2.1, split into its three products.
@@ -36,7 +36,10 @@ def _matrices(module: nn.Module) -> list[nn.Parameter]:
 def _active_share(model: Any, name: str) -> float:
     """The share of experts that see a token; 1 outside of them."""
     config = model.config.get_text_config()
-    experts = next((n for key in ("num_experts", "num_local_experts", "n_routed_experts") if (n := getattr(config, key, None))), None)
+    experts = next(
+        (n for key in ("num_experts", "num_local_experts", "n_routed_experts") if (n := getattr(config, key, None))),
+        None,
+    )
     if ".experts" not in name or not experts:
         return 1.0
     return float(config.num_experts_per_tok) / float(experts)
@@ -47,4 +50,4 @@ def _attention(model: Any, context: float) -> float:
     config = model.config.get_text_config()
     heads = getattr(config, "num_attention_heads", 0)
     width = getattr(config, "head_dim", None) or config.hidden_size // max(1, heads)
-    return 2 * MULTIPLY_ADD * config.num_hidden_layers * heads * width * context
+    return 2.0 * MULTIPLY_ADD * int(config.num_hidden_layers) * int(heads) * int(width) * context

@@ -36,7 +36,9 @@ class GpuSampler:
     def _sample_until_end(self) -> None:
         import torch
 
-        indices = [_nvml_index(self._nvml, torch.cuda.get_device_properties(i)) for i in range(torch.cuda.device_count())]
+        indices = [
+            _nvml_index(self._nvml, torch.cuda.get_device_properties(i)) for i in range(torch.cuda.device_count())
+        ]
         table = TableLog(self._folder.gpu_log, COLUMNS)
         while True:
             for index in indices:

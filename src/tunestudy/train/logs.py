@@ -120,10 +120,8 @@ class Logs:
 
 
 def perplexity(loss: float | None) -> float | None:
-    """e to the loss; infinite where that is too large for a float."""
-    if loss is None:
-        return None
-    return math.exp(loss) if loss < 700 else math.inf
+    """e to the loss; None where that is too large for a float."""
+    return math.exp(loss) if loss is not None and loss < 700 else None
 
 
 def _source_columns(sources: Sequence[str]) -> list[str]:

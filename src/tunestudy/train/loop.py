@@ -7,32 +7,18 @@ anywhere.
 
 import math
 import time
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-from tunestudy.config.job import Job
-from tunestudy.config.stage import TrainStage
-from tunestudy.data.batch import Batch, Layout, Row, micro_batches
-from tunestudy.data.corpus import Corpus
-from tunestudy.data.order import Schedule
-from tunestudy.records.layout import JobDir
-from tunestudy.records.stop import StopRequest
-from tunestudy.train.batching import BatchPlan
-from tunestudy.train.engines import Engine
-from tunestudy.train.evaluate import EvaluationSet
+from tunestudy.data.batch import Batch, Row, micro_batches
 from tunestudy.train.gradients import GradientStatistics
-from tunestudy.train.logs import Logs, perplexity
-from tunestudy.train.loss import LossModel
-from tunestudy.train.metrics import Best, Sums, TrainState
-from tunestudy.train.noise import EmbeddingNoise, seed_of
+from tunestudy.train.logs import perplexity
+from tunestudy.train.metrics import Best, Sums
+from tunestudy.train.noise import seed_of
 from tunestudy.train.optim import clip, set_learning_rates
-from tunestudy.train.precision import Precision
-from tunestudy.train.progress import Progress
-from tunestudy.train.saving import Saver, checkpoint_due
-from tunestudy.train.schedules import Multiplier
-from tunestudy.train.trainable import Trainable, require_gradients
+from tunestudy.train.run import Run
+from tunestudy.train.saving import checkpoint_due
+from tunestudy.train.trainable import require_gradients
 from tunestudy.train.world import World
 
 MEBIBYTE = 2**20
@@ -42,51 +28,20 @@ class LossNotFiniteError(RuntimeError):
     """The loss became NaN or infinite; the weights have not been moved by it."""
 
 
-@dataclass(kw_only=True)
-class Run:
-    """One stage on one rank, ready to train."""
-
-    job: Job
-    settings: TrainStage
-    folder: JobDir
-    world: World
-    stop: StopRequest
-    model: Any
-    loss_model: LossModel
-    engine: Engine
-    trainables: list[Trainable]
-    optimizer: torch.optim.Optimizer
-    learning_rate: Multiplier
-    precision: Precision
-    noise: EmbeddingNoise
-    corpus: Corpus
-    schedule: Schedule
-    batches: BatchPlan
-    layout: Layout
-    evaluation: EvaluationSet | None
-    saver: Saver
-    logs: Logs
-    progress: Progress
-    state: TrainState
-    total_steps: int
-    trainable_params: int
-    gradients_proven: bool = False
-
-
 def train(run: Run) -> bool:
     """Take all steps that are left; False when asked to stop, with everything saved that going on needs."""
-    run.loss_model.train()
+    run.learner.loss_model.train()
     if run.settings.eval_on_start and run.state.step == 0:
         evaluate(run)
-    while run.state.step < run.total_steps:
+    while run.state.step < run.material.total_steps:
         began = time.perf_counter()
-        rows = run.schedule.rows_of_step(run.state.step)
+        rows = run.material.schedule.rows_of_step(run.state.step)
         batches = cut(run, rows)
         targets, leaving = agree(run, batches)
         if leaving:
             save_before_leaving(run)
             return False
-        learning_rate = set_learning_rates(run.optimizer, run.learning_rate, run.state.step)
+        learning_rate = set_learning_rates(run.learner.optimizer, run.learner.learning_rate, run.state.step)
         sums = accumulate_gradients(run, batches, targets)
         grad_norm = move_weights(run, targets)
         count(run, sums, rows, time.perf_counter() - began)
@@ -103,18 +58,18 @@ def train(run: Run) -> bool:
 def cut(run: Run, rows: list[Row]) -> list[Batch]:
     """This rank's micro-batches of a step."""
     return micro_batches(
-        run.corpus,
+        run.material.corpus,
         rows,
         rank=run.world.rank,
         world_size=run.world.size,
-        micro_batch=run.batches.micro_batch,
-        layout=run.layout,
+        micro_batch=run.material.batches.micro_batch,
+        layout=run.material.layout,
     )
 
 
 def agree(run: Run, batches: list[Batch]) -> tuple[int, bool]:
     """Target tokens of the whole step over all ranks, and whether any rank was asked to stop: one all-reduce."""
-    targets, stops = run.world.sum_of(sum(batch.num_targets for batch in batches), bool(run.stop))
+    targets, stops = run.world.sum_of(sum(batch.num_targets for batch in batches), bool(run.task.stop))
     return int(targets), stops > 0
 
 
@@ -123,18 +78,18 @@ def accumulate_gradients(run: Run, batches: list[Batch], targets: int) -> Sums:
 
     A step without any target has no gradient: all ranks skip it together.
     """
-    run.optimizer.zero_grad(set_to_none=True)
-    num_sources = len(run.corpus.sources)
+    run.learner.optimizer.zero_grad(set_to_none=True)
+    num_sources = len(run.material.corpus.sources)
     sums = torch.zeros(2, num_sources, dtype=torch.float64, device=run.world.device)
     for index, batch in enumerate(batches if targets else ()):
-        torch.manual_seed(seed_of(run.job.seed, run.state.step, index, run.world.rank))
+        torch.manual_seed(seed_of(run.task.job.seed, run.state.step, index, run.world.rank))
         batch = batch.to(run.world.device)
-        with run.engine.accumulating(last=index == len(batches) - 1):
-            with run.precision.autocast(), run.noise.on(batch, run.state.step):
-                losses = run.engine.losses(
+        with run.learner.engine.accumulating(last=index == len(batches) - 1):
+            with run.learner.precision.autocast(), run.learner.noise.on(batch, run.state.step):
+                losses = run.learner.engine.losses(
                     batch, label_smoothing=run.settings.label_smoothing_factor, num_sources=num_sources
                 )
-            run.engine.backward(losses.nll_sum, denominator=targets, scale=run.precision.loss_scale)
+            run.learner.engine.backward(losses.nll_sum, denominator=targets, scale=run.learner.precision.loss_scale)
         sums += torch.stack([losses.nll_by_source, losses.tokens_by_source.double()])
     nll, counts = run.world.all_reduce_sum(sums).tolist()
     require_finite(run, nll)
@@ -143,11 +98,11 @@ def accumulate_gradients(run: Run, batches: list[Batch], targets: int) -> Sums:
 
 def require_finite(run: Run, nll: list[float]) -> None:
     """Stop before the weights are moved by a loss that is NaN or infinite."""
-    broken = [name for name, value in zip(run.corpus.sources, nll, strict=True) if not math.isfinite(value)]
+    broken = [name for name, value in zip(run.material.corpus.sources, nll, strict=True) if not math.isfinite(value)]
     if broken:
         raise LossNotFiniteError(
-            f"the loss of step {run.state.step + 1} is not finite, in data of {', '.join(broken)}; a lower learning_rate, "
-            "a longer warm-up or bf16 in place of fp16 usually cures it"
+            f"the loss of step {run.state.step + 1} is not finite, in data of {', '.join(broken)}; a lower "
+            "learning_rate, a longer warm-up or bf16 in place of fp16 usually cures it"
         )
 
 
@@ -156,12 +111,12 @@ def move_weights(run: Run, targets: int) -> float | None:
     if targets == 0:
         return None
     if not run.gradients_proven:
-        require_gradients(run.trainables, run.world)
+        require_gradients(run.learner.trainables, run.world)
         run.gradients_proven = True
-    run.precision.unscale(run.optimizer)
-    grad_norm = clip(run.trainables, run.settings.max_grad_norm)
-    statistics = GradientStatistics(run.trainables) if has_gradient_rows(run) else None
-    run.precision.step(run.optimizer)
+    run.learner.precision.unscale(run.learner.optimizer)
+    grad_norm = clip(run.learner.trainables, run.settings.max_grad_norm)
+    statistics = GradientStatistics(run.learner.trainables) if has_gradient_rows(run) else None
+    run.learner.precision.step(run.learner.optimizer)
     if statistics is not None:
         run.logs.gradients(run.state.step + 1, statistics.rows())
     return grad_norm
@@ -169,18 +124,20 @@ def move_weights(run: Run, targets: int) -> float | None:
 
 def has_gradient_rows(run: Run) -> bool:
     """Whether gradient statistics belong to the step that is under way."""
-    return run.settings.log_gradients and _is_beat(run.state.step + 1, run.settings.logging_steps, run.total_steps)
+    return run.settings.log_gradients and _is_beat(
+        run.state.step + 1, run.settings.logging_steps, run.material.total_steps
+    )
 
 
 def count(run: Run, sums: Sums, rows: list[Row], seconds: float) -> None:
     """Add the step to the run's counters. Samples and tokens follow from the rows, alike on all ranks."""
     samples = [sample for row in rows for sample in row]
-    sums.tokens = int(run.corpus.lengths[samples].sum())
+    sums.tokens = int(run.material.corpus.lengths[samples].sum())
     run.state.count(sums, samples=len(samples), seconds=seconds)
 
 
 def is_logged(run: Run) -> bool:
-    return _is_beat(run.state.step, run.settings.logging_steps, run.total_steps)
+    return _is_beat(run.state.step, run.settings.logging_steps, run.material.total_steps)
 
 
 def log_training(run: Run, learning_rate: float, grad_norm: float | None) -> None:
@@ -198,12 +155,12 @@ def log_training(run: Run, learning_rate: float, grad_norm: float | None) -> Non
             "tokens": state.tokens,
             "target_tokens": state.target_tokens,
             "tokens_per_s": round(state.window.tokens / state.window_s, 3),
-            **state.window.loss_by_source(run.corpus.sources),
+            **state.window.loss_by_source(run.material.corpus.sources),
         }
     )
     if state.window.loss is not None:
         state.last_train_loss = state.window.loss
-    state.window, state.window_s = Sums.zero(len(run.corpus.sources)), 0.0
+    state.window, state.window_s = Sums.zero(len(run.material.corpus.sources)), 0.0
 
 
 def is_evaluated(run: Run) -> bool:
@@ -214,11 +171,13 @@ def is_evaluated(run: Run) -> bool:
 
 def evaluate(run: Run) -> Sums | None:
     """One row of eval_log.csv; None for a stage without evaluation rows."""
-    if run.evaluation is None:
+    if run.material.evaluation is None:
         return None
     began = time.perf_counter()
-    evaluation = run.evaluation
-    sums = run.progress.during("evaluate", lambda: evaluation.evaluate(run.loss_model, run.precision, run.world))
+    evaluation = run.material.evaluation
+    sums = run.task.progress.during(
+        "evaluate", lambda: evaluation.evaluate(run.learner.loss_model, run.learner.precision, run.world)
+    )
     run.logs.evaluation(epoch=epoch_of(run), step=run.state.step, sums=sums, sources=evaluation.sources)
     run.state.eval_s += time.perf_counter() - began
     return sums
@@ -227,27 +186,29 @@ def evaluate(run: Run) -> Sums | None:
 def epoch_ends(run: Run) -> bool:
     """Whether the step just taken was its epoch's last, or the stage's."""
     step = run.state.step
-    return step == run.total_steps or run.schedule.epoch_of_step(step) != run.schedule.epoch_of_step(step - 1)
+    return step == run.material.total_steps or run.material.schedule.epoch_of_step(
+        step
+    ) != run.material.schedule.epoch_of_step(step - 1)
 
 
 def close_epoch(run: Run, evaluated: Sums | None) -> None:
     """Add the epoch to training_history.json."""
     state = run.state
     values = {
-        "epoch": run.schedule.epoch_of_step(state.step - 1) + 1,
+        "epoch": run.material.schedule.epoch_of_step(state.step - 1) + 1,
         "train_loss": state.epoch_sums.loss,
         "val_loss": None if evaluated is None else evaluated.loss,
         "perplexity": None if evaluated is None else perplexity(evaluated.loss),
         "epoch_time": round(state.epoch_s, 3),
         "gpu_memory_mb": gpu_memory_mb(run.world),
-        "trainable_params": run.trainable_params,
-        "effective_params": run.trainable_params,
+        "trainable_params": run.learner.num_trainable,
+        "effective_params": run.learner.num_trainable,
         "sparsity": 0.0,
         "tokens": state.tokens,
     }
     for name, value in values.items():
         state.history[name].append(value)
-    state.epoch_sums, state.epoch_s = Sums.zero(len(run.corpus.sources)), 0.0
+    state.epoch_sums, state.epoch_s = Sums.zero(len(run.material.corpus.sources)), 0.0
     run.logs.history(state.history)
 
 
@@ -264,7 +225,7 @@ def save_if_due(run: Run, evaluated: Sums | None) -> None:
     if improved and value is not None:
         run.state.best = Best(step=run.state.step, metric=metric, value=value)
     known = {name: value for name, value in metrics.items() if value is not None}
-    run.progress.during("save", lambda: run.saver.save(kind, run.state, metrics=known))
+    run.task.progress.during("save", lambda: run.saver.save(kind, run.state, metrics=known))
 
 
 def save_before_leaving(run: Run) -> None:
@@ -272,9 +233,10 @@ def save_before_leaving(run: Run) -> None:
 
     It is no candidate for the best one: a run that was never interrupted would not have it.
     """
-    if run.saver.newest != (run.state.step, "full"):
-        at_same_step = run.saver.newest is not None and run.saver.newest[0] == run.state.step
-        run.saver.save("full", run.state, metrics=run.saver.newest_metrics if at_same_step else {})
+    newest = run.saver.newest
+    if run.state.step > 0 and (newest is None or (newest.step, newest.kind) != (run.state.step, "full")):
+        metrics = newest.metrics if newest is not None and newest.step == run.state.step else {}
+        run.saver.save("full", run.state, metrics=metrics)
     run.saver.finish()
 
 
@@ -282,14 +244,14 @@ def tell_progress(run: Run, learning_rate: float) -> None:
     """Leave the step's figures for progress.json and the bar."""
     state = run.state
     seconds_a_step = state.train_s / state.step
-    run.progress.tell(
+    run.task.progress.tell(
         step=state.step,
-        total_steps=run.total_steps,
+        total_steps=run.material.total_steps,
         epoch=epoch_of(run),
         loss=state.window.loss if state.window.loss is not None else state.last_train_loss,
         learning_rate=learning_rate,
         tokens_per_s=round(state.tokens / state.train_s, 1),
-        eta_s=round((run.total_steps - state.step) * seconds_a_step, 1),
+        eta_s=round((run.material.total_steps - state.step) * seconds_a_step, 1),
         memory_mb=gpu_memory_mb(run.world),
     )
 
@@ -299,8 +261,8 @@ def epoch_of(run: Run) -> float:
     step = run.state.step
     if step == 0:
         return 0.0
-    epoch = run.schedule.epoch_of_step(step - 1)
-    done = (step - run.schedule.first_step_of_epoch(epoch)) / run.schedule.steps_in_epoch(epoch)
+    epoch = run.material.schedule.epoch_of_step(step - 1)
+    done = (step - run.material.schedule.first_step_of_epoch(epoch)) / run.material.schedule.steps_in_epoch(epoch)
     return round(epoch + done, 6)
 
 

@@ -7,6 +7,7 @@ import hashlib
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -69,4 +70,4 @@ def samples_in(batch: Batch) -> Iterator[tuple[int, int, int]]:
     for row in range(len(starts_BT)):
         used = starts_BT.shape[1] if mask_BT is None else int(mask_BT[row].sum())
         starts = [*starts_BT[row, :used].nonzero().flatten().tolist(), used]
-        yield from ((row, start, end) for start, end in zip(starts, starts[1:], strict=False))
+        yield from ((row, start, end) for start, end in pairwise(starts))

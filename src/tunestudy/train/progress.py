@@ -101,7 +101,12 @@ def _bar() -> Callable[[dict[str, Any]], None]:
         if facts["step"] is None:
             return
         bar.total, bar.n = facts["total_steps"], facts["step"]
-        shown = {"loss": facts["loss"], "lr": facts["learning_rate"], "MB": facts["memory_mb"], "tok/s": facts["tokens_per_s"]}
+        shown = {
+            "loss": facts["loss"],
+            "lr": facts["learning_rate"],
+            "MB": facts["memory_mb"],
+            "tok/s": facts["tokens_per_s"],
+        }
         bar.set_postfix({name: f"{value:.4g}" for name, value in shown.items() if value is not None}, refresh=False)
         bar.update(0)
         if facts["step"] == facts["total_steps"]:

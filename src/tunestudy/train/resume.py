@@ -24,7 +24,7 @@ def find_start(
     folder: JobDir, trainables: Sequence[Trainable], *, fingerprint: str, base: Mapping[str, Any]
 ) -> tuple[int, list[str]]:
     """The step of the newest full checkpoint that holds, or 0, and a message for every one that was passed over."""
-    messages = []
+    messages: list[str] = []
     for path in sorted(folder.root.glob("checkpoint-*"), key=_step_in_name, reverse=True):
         manifest = read_manifest(path)
         if manifest is not None and manifest.get("kind") != "full":
@@ -84,7 +84,7 @@ def _opened(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except Exception as error:  # noqa: BLE001 - SafetensorError derives from Exception alone
+    except Exception as error:
         raise ValueError(str(error)) from error
 
 
@@ -125,5 +125,3 @@ def load_state(path: Path) -> dict[str, Any]:
 def _step_in_name(path: Path) -> int:
     digits = path.name.removeprefix("checkpoint-")
     return int(digits) if digits.isdigit() else -1
-
-

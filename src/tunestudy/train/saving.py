@@ -2,13 +2,13 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from tunestudy.config.job import Job
-from tunestudy.config.stage import CheckpointSettings, TrainStage
+from tunestudy.config.stage import CheckpointSettings
 from tunestudy.records.layout import JobDir
 from tunestudy.records.tables import TableLog
 from tunestudy.train.checkpoint import (
@@ -48,6 +48,15 @@ def _on_beat(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """A checkpoint as the loop remembers it."""
+
+    step: int
+    kind: Kind
+    metrics: Mapping[str, float]
+
+
 class Saver:
     """Takes snapshots of a run and hands them to the writer; `save` blocks the loop only for copying to host memory.
 
@@ -57,14 +66,14 @@ class Saver:
 
     def __init__(
         self,
-        job: Job,
         folder: JobDir,
-        settings: TrainStage,
+        settings: CheckpointSettings,
+        *,
         model: Any,
         trainables: Sequence[Trainable],
         optimizer: torch.optim.Optimizer,
         precision: Precision,
-        *,
+        pinned: Collection[str],
         logs: Sequence[TableLog],
         facts: Mapping[str, Any],
         cut: Mapping[str, int],
@@ -74,19 +83,19 @@ class Saver:
         self._trainables = trainables
         self._optimizer = optimizer
         self._precision = precision
-        self._facts = {"fingerprint": job.fingerprint, **facts}
+        self._facts = facts
         self._cut = cut
         config = adapter_config_text(model, folder.root)
         self._texts = {} if config is None else {ADAPTER_CONFIG: config}
         self._weights = FlatCopy(weights_of(trainables))
         self._optimizer_copy: FlatCopy | None = None
-        self._writer = CheckpointWriter(folder, settings, job.keep_checkpoints, logs) if writes else None
-        self.newest: tuple[int, Kind] | None = None
-        """Step and kind of the checkpoint that was taken last."""
+        self._writer = CheckpointWriter(folder, settings, pinned, logs) if writes else None
+        self.newest: Taken | None = None
+        """The checkpoint that was taken last, or that the run was resumed from."""
 
     def save(self, kind: Kind, state: TrainState, *, metrics: Mapping[str, float]) -> None:
         """Take a checkpoint after `state.step`; raises what went wrong with the one before."""
-        self.newest = (state.step, kind)
+        self.newest = Taken(step=state.step, kind=kind, metrics=metrics)
         if self._writer is None:
             return
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Which tensors train, at which rate, in which role: the table that is printed before step 1, and its proof after it."""
+"""Which tensors train, at which rate, in which role; and the proof after the first step that they do."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

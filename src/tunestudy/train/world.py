@@ -43,7 +43,9 @@ class World:
         if self.size == 1:
             self.num_reductions += 1
             return [float(value) for value in values]
-        summed: list[float] = self.all_reduce_sum(torch.tensor(values, dtype=torch.float64, device=self.device)).tolist()
+        summed: list[float] = self.all_reduce_sum(
+            torch.tensor(values, dtype=torch.float64, device=self.device)
+        ).tolist()
         return summed
 
     def any(self, wanted: bool) -> bool:
@@ -79,9 +81,7 @@ def open_world() -> Iterator[World]:
         yield world
         return
     on_gpu = world.device.type == "cuda"
-    dist.init_process_group(
-        "nccl" if on_gpu else "gloo", timeout=TIMEOUT, device_id=world.device if on_gpu else None
-    )
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT, device_id=world.device if on_gpu else None)
     try:
         yield world
     finally:

@@ -88,7 +88,9 @@ class CheckpointWriter:
             if not is_disk_full(error):
                 raise
             self.given_up.append(snapshot.step)
-            print(f"no space left for checkpoint-{snapshot.step}; training goes on: {error}", file=sys.stderr, flush=True)
+            print(
+                f"no space left for checkpoint-{snapshot.step}; training goes on: {error}", file=sys.stderr, flush=True
+            )
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -96,5 +98,3 @@ def is_disk_full(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return True
     return any(words in str(error) for words in ("No space left on device", "Disk quota exceeded", "unexpected pos"))
-
-

@@ -1,0 +1,144 @@
+"""Publishing a stage's result: the best or last weights as stock libraries load them, then result.json."""
+
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from tunestudy.config.job import Job
+from tunestudy.models.decoder import base_model_of
+from tunestudy.models.load import LoadedModel, load_start
+from tunestudy.models.publish import save_result
+from tunestudy.records.atomic import temporary_beside, write_json
+from tunestudy.records.layout import JobDir
+from tunestudy.records.manifest import problems, seal
+from tunestudy.train.flops import flops_per_token
+from tunestudy.train.loop import epoch_of
+from tunestudy.train.progress import Progress
+from tunestudy.train.resume import load_weights, weight_problems
+from tunestudy.train.retention import prune
+from tunestudy.train.run import Run
+from tunestudy.train.start import versions
+from tunestudy.train.world import World
+
+MEBIBYTE = 2**20
+
+
+def publish_result(run: Run, loaded: LoadedModel, roles: Sequence[Mapping[str, Any]]) -> None:
+    """Write `model/`, prune checkpoints, and last of all result.json: with it the stage is done."""
+    run.saver.finish()
+    if run.settings.load_best_model_at_end:
+        load_best(run)
+    if run.world.rank == 0:
+        kind = publish_model(run, loaded)
+        prune(run.task.folder, run.settings, run.task.job.keep_checkpoints, finished=True)
+        run.logs.trainer_state(step=run.state.step, epoch=epoch_of(run), best=run.state.best)
+        write_json(run.task.folder.result_json, result_of(run, roles, kind))
+    run.world.barrier()
+
+
+def load_best(run: Run) -> None:
+    """Put the best checkpoint's weights into the model; one that does not hold is an error, never passed over."""
+    assert run.state.best is not None, "the last step is an epoch's end, hence evaluated"
+    run.world.barrier()  # rank 0 has finished writing
+    path = run.task.folder.checkpoint(run.state.best.step)
+    if wrong := [*problems(path), *weight_problems(path, run.learner.trainables)]:
+        raise RuntimeError(f"the best checkpoint cannot be published: {'; '.join(wrong[:3])}")
+    load_weights(path, run.learner.trainables)
+
+
+def publish_model(run: Run, loaded: LoadedModel) -> str:
+    """Seal `model/`; returns its kind, `adapter` or `full`."""
+    final = run.task.folder.model
+    prepared = temporary_beside(final)
+    try:
+        facts = save_result(run.learner.model, loaded.tokenizer, prepared)
+        origin = {"fingerprint": run.task.job.fingerprint, "base": dict(loaded.identity), "versions": versions()}
+        seal(prepared, final, {**facts, **origin, "step": run.state.step})
+    finally:
+        shutil.rmtree(prepared, ignore_errors=True)
+    return str(facts["kind"])
+
+
+def result_of(run: Run, roles: Sequence[Mapping[str, Any]], kind: str) -> dict[str, Any]:
+    """The content of result.json."""
+    state, progress, material = run.state, run.task.progress, run.material
+    lengths = material.corpus.lengths.astype(float)
+    return {
+        "fingerprint": run.task.job.fingerprint,
+        "status": "done",
+        "started_at": progress.first_began,
+        "finished_at": time.time(),
+        "duration_s": round(progress.elapsed_s, 3),
+        "train_s": round(state.train_s, 3),
+        "eval_s": round(state.eval_s, 3),
+        "save_s": round(state.save_s, 3),
+        "steps": state.step,
+        "epochs": epoch_of(run),
+        "tokens": state.tokens,
+        "target_tokens": state.target_tokens,
+        "samples": state.samples,
+        "final_train_loss": state.last_train_loss,
+        "best": None if state.best is None else dict(vars(state.best)),
+        "trainable_params": run.learner.num_trainable,
+        "effective_params": run.learner.num_trainable,
+        "total_params": sum(int(row["params"]) for row in roles),
+        "peak_memory_mb": peak_memory_mb(run.world),
+        "flops_per_token": flops_per_token(
+            base_model_of(run.learner.model),
+            context=float((lengths * (lengths + 1) / 2).sum() / lengths.sum()),
+            target_share=material.corpus.num_targets / material.corpus.num_tokens,
+        ),
+        **material.batches.as_json(),
+        "effective_batch_size": material.batches.effective,
+        "roles": list(roles),
+        "eval_ids_sha256": material.evaluation.ids_sha256 if material.evaluation else None,
+        "resumed_from": state.resumed_from,
+        "model_kind": kind,
+    }
+
+
+def publish_base(job: Job, folder: JobDir, world: World, progress: Progress) -> None:
+    """The result of a job that only evaluates: its start model loads, nothing was trained."""
+    loaded = load_start(job, folder, world.device)
+    if world.rank == 0:
+        nothing = dict.fromkeys(("final_train_loss", "best", "flops_per_token", "eval_ids_sha256"))
+        zeros = dict.fromkeys(
+            ("train_s", "eval_s", "save_s", "steps", "epochs", "tokens", "target_tokens", "samples"), 0
+        )
+        counts = dict.fromkeys(("trainable_params", "effective_params"), 0)
+        write_json(
+            folder.result_json,
+            {
+                "fingerprint": job.fingerprint,
+                "status": "done",
+                "started_at": progress.first_began,
+                "finished_at": time.time(),
+                "duration_s": round(progress.elapsed_s, 3),
+                **nothing,
+                **zeros,
+                **counts,
+                "total_params": sum(parameter.numel() for parameter in loaded.model.parameters()),
+                "peak_memory_mb": peak_memory_mb(world),
+                "world_size": world.size,
+                "micro_batch": None,
+                "accumulation": None,
+                "effective_batch_size": None,
+                "roles": [],
+                "resumed_from": [],
+                "model_kind": "base",
+            },
+        )
+    world.barrier()
+
+
+def peak_memory_mb(world: World) -> float:
+    """Peak memory (MiB) of this rank's GPU, or of its process where it has none."""
+    if world.device.type == "cuda":
+        return round(torch.cuda.max_memory_reserved(world.device) / MEBIBYTE, 1)
+    unit = 1 if sys.platform == "darwin" else 1024  # kibibytes everywhere but there
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MEBIBYTE, 1)

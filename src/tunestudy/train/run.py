@@ -1,0 +1,98 @@
+"""What the recipe works with: a task, the material it learns from, the learner, and where the run stands."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tunestudy.config.job import Job
+from tunestudy.config.stage import TrainStage
+from tunestudy.data.batch import Layout
+from tunestudy.data.corpus import Corpus
+from tunestudy.data.order import Schedule
+from tunestudy.records.layout import JobDir
+from tunestudy.records.stop import StopRequest
+from tunestudy.train.batching import BatchPlan
+from tunestudy.train.engines import Engine
+from tunestudy.train.evaluate import EvaluationSet
+from tunestudy.train.logs import Logs
+from tunestudy.train.loss import LossModel
+from tunestudy.train.metrics import TrainState
+from tunestudy.train.noise import EmbeddingNoise
+from tunestudy.train.precision import Precision
+from tunestudy.train.progress import Progress
+from tunestudy.train.saving import Saver
+from tunestudy.train.schedules import Multiplier
+from tunestudy.train.trainable import Trainable
+from tunestudy.train.world import World
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is to be done, where, and with whom."""
+
+    job: Job
+    settings: TrainStage
+    folder: JobDir
+    world: World
+    stop: StopRequest
+    progress: Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """What is learnt from, and how it is cut up."""
+
+    corpus: Corpus
+    schedule: Schedule
+    batches: BatchPlan
+    layout: Layout
+    evaluation: EvaluationSet | None
+    total_steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learner:
+    """What learns, and how it moves."""
+
+    model: Any
+    loss_model: LossModel
+    engine: Engine
+    trainables: list[Trainable]
+    optimizer: torch.optim.Optimizer
+    learning_rate: Multiplier
+    precision: Precision
+    noise: EmbeddingNoise
+
+    @property
+    def num_trainable(self) -> int:
+        """Numbers that learn."""
+        return sum(trainable.parameter.numel() for trainable in self.trainables)
+
+
+@dataclass(kw_only=True)
+class Run:
+    """One stage on one rank, under way."""
+
+    task: Task
+    material: Material
+    learner: Learner
+    saver: Saver
+    logs: Logs
+    state: TrainState
+    gradients_proven: bool = False
+
+    @property
+    def settings(self) -> TrainStage:
+        return self.task.settings
+
+    @property
+    def world(self) -> World:
+        return self.task.world
+
+    def close(self) -> None:
+        """Finish what is being written."""
+        try:
+            self.saver.close()
+        finally:
+            self.logs.close()

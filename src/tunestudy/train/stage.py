@@ -1,0 +1,174 @@
+"""One stage of training, from the job's settings to its published result. The recipe itself is in `loop.py`."""
+
+from typing import Any
+
+import torch
+
+from tunestudy.adapters.attach import attach
+from tunestudy.config.errors import StudyError, at
+from tunestudy.config.job import Job
+from tunestudy.data.batch import Layout
+from tunestudy.data.corpus import Corpus
+from tunestudy.data.order import Schedule
+from tunestudy.data.prepare import prepare
+from tunestudy.models.attention import segment_attention_obstacle
+from tunestudy.models.decoder import base_model_of
+from tunestudy.models.load import LoadedModel, load_start
+from tunestudy.models.roles import set_trainable, trainable_table
+from tunestudy.records.atomic import read_json
+from tunestudy.records.layout import JobDir
+from tunestudy.records.stop import StopRequest
+from tunestudy.train.batching import plan_batches
+from tunestudy.train.engines import open_engine
+from tunestudy.train.evaluate import EvaluationSet
+from tunestudy.train.gpu import GpuSampler
+from tunestudy.train.loop import train
+from tunestudy.train.loss import LossModel
+from tunestudy.train.noise import EmbeddingNoise, seed_of
+from tunestudy.train.optim import make_optimizer
+from tunestudy.train.precision import Precision
+from tunestudy.train.progress import Progress
+from tunestudy.train.publish import publish_base, publish_result
+from tunestudy.train.run import Learner, Material, Task
+from tunestudy.train.schedules import schedule_of
+from tunestudy.train.start import start_run
+from tunestudy.train.trainable import as_text, find_trainables
+from tunestudy.train.world import World
+
+
+def is_trained(job: Job, folder: JobDir) -> bool:
+    """Whether the result of exactly this job is published."""
+    result = read_json(folder.result_json)
+    if result is None or result["fingerprint"] != job.fingerprint:
+        return False
+    return job.settings is None or folder.model.is_dir()
+
+
+def run_stage(job: Job, folder: JobDir, world: World, stop: StopRequest) -> bool:
+    """Train the job's stage from wherever it stands and publish its result; False when asked to stop on the way."""
+    progress = Progress(folder, writes=world.rank == 0)
+    try:
+        if job.settings is None:
+            publish_base(job, folder, world, progress)
+            return True
+        task = Task(job=job, settings=job.settings, folder=folder, world=world, stop=stop, progress=progress)
+        with GpuSampler(folder, interval_s=job.settings.gpu_sample_s, enabled=world.rank == 0):
+            return train_and_publish(task)
+    except torch.OutOfMemoryError as error:
+        raise torch.OutOfMemoryError(_advice(error)) from error
+    finally:
+        progress.close()
+
+
+def train_and_publish(task: Task) -> bool:
+    """load → adapter → table → data → learner → resume → loop → publish."""
+    loaded = load_start(task.job, task.folder, task.world.device)
+    model = make_trainable(loaded, task)
+    roles = table_of_roles(model, task)
+    task.progress.tell(phase="data")
+    data = prepare(task.job, task.folder, loaded.tokenizer, task.world)
+    material = lay_out(task, model, data.train, data.eval)
+    learner = make_learner(task, model, material.total_steps)
+    run = start_run(task, material, learner, loaded.identity)
+    try:
+        task.progress.tell(phase="train")
+        finished = train(run)
+        task.progress.tell(phase="save" if finished else "interrupted")
+        if finished:
+            publish_result(run, loaded, roles)
+        return finished
+    finally:
+        run.close()
+
+
+def make_trainable(loaded: LoadedModel, task: Task) -> Any:
+    """The model with its adapter attached and exactly the stage's weights unfrozen, held in float32."""
+    model, settings, job = loaded.model, task.settings, task.job
+    torch.manual_seed(seed_of(job.seed, "adapter"))
+    if settings.adapter is None:
+        set_trainable(model, settings.train or "all", key=f"stages.{job.stage}.train")
+    elif not loaded.continues_adapter:
+        model = attach(model, settings.adapter, settings.train or "none")
+    if settings.activation_checkpointing:
+        base_model_of(model).gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model
+
+
+def table_of_roles(model: Any, task: Task) -> list[dict[str, Any]]:
+    """Parameters, trainable ones, rate and adapter per role; rank 0 prints it before step 1."""
+    settings = task.settings
+    table = trainable_table(
+        model,
+        learning_rate=settings.learning_rate,
+        learning_rates=settings.learning_rates,
+        adapter=settings.adapter.type if settings.adapter else None,
+    )
+    if task.world.rank == 0:
+        print(as_text(table), flush=True)
+    return table
+
+
+def lay_out(task: Task, model: Any, corpus: Corpus, eval_corpus: Corpus | None) -> Material:
+    """Cut the data into steps and evaluations."""
+    settings, job = task.settings, task.job
+    check_best(task, eval_corpus)
+    batches = plan_batches(settings, task.world.size, stage=job.stage)
+    layout = choose_layout(model, task)
+    schedule = Schedule(corpus, settings, job.seed, batches.effective)
+    evaluation = None
+    if eval_corpus is not None:
+        evaluation = EvaluationSet(eval_corpus, settings, task.world, micro_batch=batches.micro_batch, layout=layout)
+    return Material(
+        corpus=corpus,
+        schedule=schedule,
+        batches=batches,
+        layout=layout,
+        evaluation=evaluation,
+        total_steps=schedule.total_steps(settings.num_train_epochs, settings.max_steps),
+    )
+
+
+def choose_layout(model: Any, task: Task) -> Layout:
+    """Samples laid end to end where the model's attention can keep them apart, else padded."""
+    padding = task.settings.padding
+    if padding == "right" or (padding == "auto" and task.job.model.attn_implementation != "sdpa"):
+        return "right"
+    obstacle = segment_attention_obstacle(model)
+    if obstacle is not None and padding == "free":
+        where = at(f"stages.{task.job.stage}.padding")
+        raise StudyError(where, f"free does not work with this model: {obstacle}; use right")
+    return "free" if obstacle is None else "right"
+
+
+def check_best(task: Task, eval_corpus: Corpus | None) -> None:
+    """`load_best_model_at_end` needs something that tells the best, and that no cadence of logging changes."""
+    settings = task.settings
+    if settings.load_best_model_at_end and (eval_corpus is None or settings.metric_for_best_model != "eval_loss"):
+        raise StudyError(
+            at(f"stages.{task.job.stage}.load_best_model_at_end"),
+            "needs metric_for_best_model: eval_loss and rows to evaluate on (held_out of a data set, or eval_data)",
+        )
+
+
+def make_learner(task: Task, model: Any, total_steps: int) -> Learner:
+    """Model, loss, optimiser and schedule at step 0."""
+    settings, job = task.settings, task.job
+    trainables = find_trainables(model, settings)
+    if not trainables:
+        raise StudyError(at(f"stages.{job.stage}.train"), "nothing is trainable: name a role, or give an adapter")
+    loss_model = LossModel(model)
+    return Learner(
+        model=model,
+        loss_model=loss_model,
+        engine=open_engine(loss_model, task.world),
+        trainables=trainables,
+        optimizer=make_optimizer(trainables, settings),
+        learning_rate=schedule_of(settings, total_steps),
+        precision=Precision(settings, job.model, task.world.device),
+        noise=EmbeddingNoise(model.get_input_embeddings(), settings.neftune_noise_alpha, seed=job.seed),
+    )
+
+
+def _advice(error: BaseException) -> str:
+    cure = "lower per_device_train_batch_size (accumulation makes up for it), or use activation_checkpointing"
+    return f"{str(error).splitlines()[0]}; {cure}"
