@@ -40,9 +40,9 @@ class StudyDir:
         return self.root / "leases"
 
     @property
-    def launcher_lease(self) -> Path:
-        """Held by the process that carries the plan out, for `stop`, `watch` and a second `run`."""
-        return self.leases / "launcher"
+    def launchers(self) -> Path:
+        """One lease per process that carries the plan out, for `stop` and `watch`."""
+        return self.leases / "launchers"
 
     @property
     def run_log(self) -> Path:

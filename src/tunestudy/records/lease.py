@@ -44,11 +44,18 @@ class Holder:
     """Unix seconds by the holder's clock: to be shown, never to be compared."""
     facts: dict[str, Any]
     """What the holder added with `note`."""
+    keeper: int | None = None
+    """A process of that machine which keeps the lease alive beside (or instead of) the holder."""
 
     @property
     def here(self) -> bool:
         """Whether the holder's process can be seen (and sent a signal) from this one."""
         return self.machine == machine()
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the holding process itself is known to have ended, though its keeper may live."""
+        return self.here and process_start(self.pid) != self.started
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
@@ -71,8 +78,9 @@ class Lease:
         """The fencing number: higher than that of every holder before."""
         self._file = file
         self._record = record
+        self._heartbeat_s = heartbeat_s
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat, args=(heartbeat_s,), name=f"lease {path.name}", daemon=True)
+        self._thread = threading.Thread(target=self._beat, name=f"lease {path.name}", daemon=True)
         self._thread.start()
 
     @classmethod
@@ -123,6 +131,15 @@ class Lease:
             self._record["keeper"] = [facts["keeper"], process_start(facts["keeper"])]
         write_json(self._file, self._record)
 
+    def renew(self) -> "Lease":
+        """Take the next number without letting anyone in between; this lease is given back."""
+        taken = _take_next(self.path)
+        if taken is None:  # only possible when this lease was lost long ago
+            self.release()
+            return Lease.acquire(self.path)
+        self.release()
+        return Lease(self.path, *taken, self._heartbeat_s)
+
     def release(self) -> None:
         """Give the lease back; a second call does nothing."""
         if self._stop.is_set():
@@ -133,8 +150,8 @@ class Lease:
             if self._file.exists():
                 write_json(self._file, {**self._record, "released": True})
 
-    def _beat(self, heartbeat_s: float) -> None:
-        while not self._stop.wait(heartbeat_s):
+    def _beat(self) -> None:
+        while not self._stop.wait(self._heartbeat_s):
             with contextlib.suppress(OSError):  # a file server that is away now is asked again at the next beat
                 os.utime(self._file)
 
@@ -212,7 +229,7 @@ def _parsed(data: bytes, attempt: int) -> dict[str, Any]:
 
 def _holder_from(record: dict[str, Any]) -> Holder:
     known = {name: record[name] for name in ("attempt", "host", "pid", "machine", "started", "since") if name in record}
-    return Holder(**known, facts=record.get("facts", {}))
+    return Holder(**known, facts=record.get("facts", {}), keeper=record.get("keeper", [None])[0])
 
 
 def _any_process_lives(record: dict[str, Any]) -> bool:

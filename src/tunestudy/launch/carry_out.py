@@ -1,0 +1,68 @@
+"""The loop with its surroundings: signals, presence, journal, display; then what failed."""
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from tunestudy.config.errors import Exit
+from tunestudy.config.job import Job
+from tunestudy.config.study import Study
+from tunestudy.launch.executor import Launch, execute
+from tunestudy.launch.failures import print_failures
+from tunestudy.launch.local import Slot
+from tunestudy.launch.outcome import is_complete
+from tunestudy.launch.presence import present, writer_name
+from tunestudy.launch.show import open_display, row_of, summary
+from tunestudy.launch.task import Task
+from tunestudy.launch.torchrun import Command
+from tunestudy.records.events import Journal
+from tunestudy.records.host import host_name
+from tunestudy.records.layout import StudyDir
+from tunestudy.records.stop import StopRequest
+
+
+def carry_out(
+    study: Study, jobs: Sequence[Job], folder: StudyDir, *, slots: Sequence[Slot], command: Command, quiet: bool
+) -> Exit:
+    """Run `jobs` of a study on `slots`; returns how it ended, with failures printed."""
+    tasks = [Task(job, folder.job(job.id)) for job in jobs]
+    for task in tasks:
+        if is_complete(task.job, task.folder):
+            task.state = "done"
+    with (
+        stop_on_signals() as stop,
+        present(folder),
+        Journal(folder.events, writer_name()) as journal,
+        open_display(quiet=quiet) as display,
+    ):
+        journal.write("run_started", pid=os.getpid(), host=host_name())
+        launch = Launch(
+            study=folder,
+            resources=study.resources,
+            env=study.env,
+            slots=slots,
+            command=command,
+            journal=journal,
+            show=lambda now: display.update([row_of(task) for task in now]),
+        )
+        code = execute(tasks, launch, stop)
+        journal.write("run_finished", status=code.name.lower())
+    if code == Exit.INTERRUPTED:
+        print(f"interrupted: {summary(row_of(task) for task in tasks)}; run again to continue")
+    print_failures(tasks)
+    return code
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """SIGINT, SIGTERM and a hang-up ask to stop meanwhile; under `--detach` and nohup a hang-up stays ignored."""
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield StopRequest.on_signals(*numbers)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,112 @@
+"""Reaching a running study from another terminal: `stop` and `status`."""
+
+import contextlib
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tunestudy.config.errors import Exit
+from tunestudy.launch.durations import attempts_of, busy_seconds
+from tunestudy.launch.orphans import orphan_of, stop_orphan
+from tunestudy.launch.outcome import read_object
+from tunestudy.launch.presence import launchers
+from tunestudy.launch.show import duration_text
+from tunestudy.records.events import read_events
+from tunestudy.records.layout import JobDir, StudyDir
+from tunestudy.study.load import LoadedStudy
+from tunestudy.study.plan import make_plan
+
+POLL_S = 0.2
+
+
+def stop_study(study_dir: Path) -> Exit:
+    """Ask everything of the study that runs on this machine to save and leave, and wait until it has.
+
+    What runs on other machines is named, as signals do not reach it: then the exit code is 3.
+    """
+    study = StudyDir(study_dir)
+    alive = launchers(study)
+    here = [holder for holder in alive if holder.here]
+    elsewhere = [holder for holder in alive if not holder.here]
+    for holder in here:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(holder.pid, signal.SIGTERM)
+    orphans = _stop_orphans(study) if not here else 0
+    for holder in elsewhere:
+        print(f"{study_dir.name} also runs as {holder}: use `tunestudy stop` on that machine")
+    if not here and not orphans:
+        if not elsewhere:
+            print(f"nothing of {study_dir.name} is running")
+        return Exit.PREFLIGHT_REFUSED if elsewhere else Exit.DONE
+    print("asked the jobs to save and leave …", flush=True)
+    while any(holder.here for holder in launchers(study)) or any(orphan_of(folder) for folder in _job_folders(study)):
+        time.sleep(POLL_S)
+    print("stopped; `tunestudy run` continues")
+    return Exit.PREFLIGHT_REFUSED if elsewhere else Exit.DONE
+
+
+def status(loaded: LoadedStudy, results: Path) -> dict[str, Any]:
+    """`plan --json` with `progress`, `failure`, `attempts` and `duration_s` per job, and `launchers`.
+
+    Durations add up every attempt, in seconds. `totals.duration_s` is the time during which anything ran,
+    `totals.job_duration_s` the sum over jobs.
+    """
+    told: dict[str, Any] = make_plan(loaded, results).as_json()
+    study = StudyDir(results / loaded.study.study)
+    attempts = attempts_of(read_events(study.events), study)
+    for job in told["jobs"]:
+        folder = study.job(job["id"])
+        mine = attempts.get(job["id"], [])
+        done = job["status"] == "done"
+        job["progress"] = None if done else read_object(folder.progress_json)
+        job["failure"] = read_object(folder.failure_json) if job["status"] == "failed" else None
+        job["attempts"] = len(mine)
+        job["duration_s"] = round(sum(end - start for start, end in mine), 3) if mine else None
+    spans = [span for mine in attempts.values() for span in mine]
+    told["totals"]["job_duration_s"] = round(sum(end - start for start, end in spans), 3)
+    told["totals"]["duration_s"] = round(busy_seconds(spans), 3)
+    told["launchers"] = [{"host": holder.host, "pid": holder.pid, "since": holder.since} for holder in launchers(study)]
+    return told
+
+
+def print_status(told: dict[str, Any]) -> None:
+    """`status` for people."""
+    console = Console()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("job", "variants", "seed", "status", "step", "loss", "took"):
+        table.add_column(column, overflow="fold")
+    for job in told["jobs"]:
+        progress = job["progress"] or {}
+        step = "–" if progress.get("step") is None else f"{progress['step']}/{progress.get('total_steps') or '?'}"
+        loss = "–" if progress.get("loss") is None else f"{progress['loss']:.4f}"
+        variants = ", ".join(job["variants"])
+        table.add_row(
+            job["id"], variants, str(job["seed"]), job["status"], step, loss, duration_text(job["duration_s"])
+        )
+    console.print(table)
+    for job in told["jobs"]:
+        if job["failure"]:
+            console.print(f"{job['id']} failed: {job['failure']['message']}", style="red", markup=False)
+    totals = told["totals"]
+    console.print(
+        f"took {duration_text(totals['duration_s'])}, jobs together {duration_text(totals['job_duration_s'])}"
+    )
+    for launcher in told["launchers"]:
+        console.print(f"running as process {launcher['pid']} on {launcher['host']}", markup=False)
+
+
+def _job_folders(study: StudyDir) -> list[JobDir]:
+    return [JobDir(folder) for folder in study.jobs.iterdir()] if study.jobs.is_dir() else []
+
+
+def _stop_orphans(study: StudyDir) -> int:
+    """SIGTERM to jobs whose launcher was killed; returns how many."""
+    orphans = [orphan for folder in _job_folders(study) if (orphan := orphan_of(folder))]
+    for orphan in orphans:
+        stop_orphan(orphan)
+    return len(orphans)

@@ -1,0 +1,281 @@
+"""The one loop that carries a plan out.
+
+State lives in files, never only here: whatever is killed, the next `run` reads the job directories and goes on.
+A job is protected from running twice by two leases. The launcher takes the job's `claim` before it starts anything
+and names torchrun as its keeper, so the claim outlives a killed launcher for as long as the job's processes live.
+Rank 0 takes the job's `lease` itself.
+"""
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tunestudy.config.errors import Exit
+from tunestudy.config.study import Resources
+from tunestudy.launch.local import Slot
+from tunestudy.launch.orphans import kill_orphan, orphan_of, stop_orphan
+from tunestudy.launch.outcome import Outcome, is_complete, is_trained, memory_kills, read_outcome, record_failure
+from tunestudy.launch.task import Attempt, Task
+from tunestudy.launch.torchrun import Command, ask_to_stop, job_environment, kill, start
+from tunestudy.records.events import Journal, read_events
+from tunestudy.records.host import machine
+from tunestudy.records.layout import StudyDir
+from tunestudy.records.lease import Lease, LeaseHeldError
+from tunestudy.records.logs import scrub
+from tunestudy.records.stop import StopRequest
+
+POLL_S = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """What the loop works with, fixed while it runs."""
+
+    study: StudyDir
+    resources: Resources
+    env: Mapping[str, str]
+    """The study's `env:`."""
+    slots: Sequence[Slot]
+    command: Command
+    journal: Journal
+    show: Callable[[Sequence[Task]], None]
+    """Called after every round with all tasks."""
+
+
+def execute(tasks: Sequence[Task], launch: Launch, stop: StopRequest) -> Exit:
+    """Run every task that is not done, parents before children, until nothing more can run or `stop` is wanted."""
+    by_id = {task.job.id: task for task in tasks}
+    while True:
+        collect_ended(tasks, launch, stopping=bool(stop))
+        look_elsewhere(tasks, launch)
+        block_children_of_failed(tasks, by_id)
+        if stop:
+            break
+        start_ready(tasks, by_id, launch)
+        launch.show(tasks)
+        if not any(task.state in ("waiting", "running", "elsewhere") for task in tasks):
+            break
+        time.sleep(POLL_S)
+    if stop:
+        stop_running(tasks, launch)
+    launch.show(tasks)
+    if all(task.state == "done" for task in tasks):
+        return Exit.DONE
+    return Exit.INTERRUPTED if stop else Exit.JOBS_FAILED
+
+
+def start_ready(tasks: Sequence[Task], by_id: Mapping[str, Task], launch: Launch) -> None:
+    """Start waiting tasks whose parents are trained, in the plan's order, while this machine has a free slot."""
+    ready = (task for task in tasks if task.state == "waiting" and parents_are_trained(task, by_id))
+    slots = free_slots(tasks, launch)
+    place = None
+    for task in ready:
+        place = place or next(slots, None)
+        if place is None:
+            return
+        claim = claim_task(task)
+        if claim is not None:
+            start_attempt(task, launch, *place, claim)
+            place = None
+    if place is not None:
+        place[1].release()
+
+
+def parents_are_trained(task: Task, by_id: Mapping[str, Task]) -> bool:
+    """Benchmarks of a parent may still be running: children only need its weights."""
+    parents = (by_id[parent] for parent in task.job.parents)
+    return all(parent.state == "done" or is_trained(parent.job, parent.folder) for parent in parents)
+
+
+def free_slots(tasks: Sequence[Task], launch: Launch) -> Iterator[tuple[Slot, Lease]]:
+    """Slots that neither this launcher nor another one on this machine is using, each with its lease taken."""
+    used = {task.attempt.slot for task in tasks if task.attempt}
+    here = machine().replace("/", "_")
+    for slot in launch.slots:
+        if slot not in used:
+            try:
+                yield slot, Lease.acquire(launch.study.leases / "slots" / here / slot.name)
+            except LeaseHeldError:
+                continue
+
+
+def claim_task(task: Task) -> Lease | None:
+    """The right to start a task; None (and its new state) when it is done by now or someone else is at it."""
+    try:
+        claim = Lease.acquire(task.folder.claim)
+    except LeaseHeldError as held:
+        task.state, task.note = "elsewhere", f"started by {held.holder}"
+        task.seen_claim = None if held.holder.is_gone else held.holder.attempt
+        return None
+    worker = Lease.holder(task.folder.lease)
+    if worker is not None:
+        task.state, task.note, task.seen_claim = "elsewhere", f"still running as {worker}", None
+    elif is_complete(task.job, task.folder):
+        task.state, task.note = "done", "done by another run"
+    else:
+        return claim
+    claim.release()
+    return None
+
+
+def start_attempt(task: Task, launch: Launch, slot: Slot, slot_lease: Lease, claim: Lease) -> None:
+    """Start the job's processes on `slot`."""
+    log = task.folder.launch_log
+    log_start = log.stat().st_size if log.exists() else 0
+    environment = job_environment(launch.env, slot.environment, claim.attempt)
+    killed = memory_kills()
+    task.folder.failure_json.unlink(missing_ok=True)
+    process = start(launch.command(task.folder, slot.ranks), environment, log)
+    claim.note(keeper=process.pid, slot=slot.name)
+    slot_lease.note(keeper=process.pid, job=task.job.id)
+    task.attempt = Attempt(process, claim, slot, slot_lease, time.monotonic(), log_start, killed)
+    task.state, task.note = "running", f"started on {slot.name}" + f", attempt {claim.attempt}" * (claim.attempt > 1)
+    facts = {"slot": slot.name, "world_size": slot.ranks, "pid": process.pid}
+    launch.journal.write("job_started", job=task.job.id, attempt=claim.attempt, **facts)
+
+
+def collect_ended(tasks: Sequence[Task], launch: Launch, *, stopping: bool) -> None:
+    """Take in what became of every attempt whose processes have ended, and start again what deserves it."""
+    for task in tasks:
+        attempt = task.attempt
+        if attempt is None or attempt.process.poll() is None:
+            continue
+        worker = Lease.holder(task.folder.lease)
+        if worker is not None and not is_complete(task.job, task.folder):
+            # torchrun alone was killed, or ranks that another launcher started were faster: those ranks carry on
+            task.state, task.note, task.seen_claim = "elsewhere", f"still running as {worker}", None
+            leave(task)
+            continue
+        outcome = outcome_of(task, attempt, stopping)
+        write_down(task, attempt, outcome, launch)
+        if outcome.failed and not stopping and may_try_again(task, launch.resources):
+            launch.journal.write("job_retried", job=task.job.id, attempt=attempt.number, reason=outcome.message)
+            start_attempt(task, launch, attempt.slot, attempt.slot_lease, attempt.claim.renew())
+        else:
+            leave(task)
+
+
+def outcome_of(task: Task, attempt: Attempt, stopping: bool) -> Outcome:
+    """The end of an attempt, read from files and its exit code; its logs are cleaned of tokens first."""
+    for log in (task.folder.launch_log, *task.folder.logs.glob("rank-*.log")):
+        scrub(log)
+    outcome = read_outcome(
+        task.job,
+        task.folder,
+        attempt=attempt.number,
+        exit_code=attempt.process.returncode,
+        log_start=attempt.log_start,
+        out_of_memory=memory_kills() > attempt.memory_kills,
+    )
+    if stopping and outcome.kind == "signal":
+        return replace(outcome, kind="interrupted", message="ended by the signal of this run")
+    if not stopping and outcome.kind == "interrupted":
+        return replace(
+            outcome, kind="signal", signal=signal.SIGTERM, message="asked to stop by someone outside this run"
+        )
+    return outcome
+
+
+def write_down(task: Task, attempt: Attempt, outcome: Outcome, launch: Launch) -> None:
+    """Journal the end of an attempt and set the task's state."""
+    about = {"job": task.job.id, "attempt": attempt.number}
+    duration_s = round(time.monotonic() - attempt.started, 3)
+    if outcome.kind == "done":
+        launch.journal.write("job_finished", **about, duration_s=duration_s)
+        task.state, task.note = "done", f"done in {duration_s:.0f} s"
+    elif outcome.kind == "interrupted":
+        launch.journal.write("job_interrupted", **about, step=outcome.step)
+        task.state, task.note = "interrupted", f"interrupted at step {outcome.step or 0}"
+    else:
+        record_failure(task.folder, outcome, attempt.number)
+        told = {"kind": outcome.kind, "message": outcome.message, "signal": outcome.signal, "step": outcome.step}
+        log = log_of(task, outcome).relative_to(launch.study.root).as_posix()
+        launch.journal.write("job_failed", **about, **told, exit_code=outcome.exit_code, log=log)
+        task.failures.append(outcome)
+        task.state, task.note = "failed", f"failed: {outcome.message}"
+
+
+def may_try_again(task: Task, resources: Resources) -> bool:
+    """Whether another attempt makes sense: not for a user's mistake, nor for one that fails at the same step again."""
+    last, *before = reversed(task.failures)
+    crash_loop = bool(before) and before[0].step == last.step
+    return last.kind != "user" and not crash_loop and len(task.failures) <= resources.max_retries
+
+
+def leave(task: Task) -> None:
+    """Give back the slot and the claim."""
+    assert task.attempt is not None
+    task.attempt.claim.release()
+    task.attempt.slot_lease.release()
+    task.attempt = None
+
+
+def look_elsewhere(tasks: Sequence[Task], launch: Launch) -> None:
+    """See whether jobs that run without being ours have ended, and take over those that were left unfinished."""
+    for task in tasks:
+        if task.state != "elsewhere":
+            continue
+        if is_complete(task.job, task.folder):
+            task.state, task.note = "done", "done by another run"
+        elif Lease.holder(task.folder.claim) is None and Lease.holder(task.folder.lease) is None:
+            failure = failure_told_by_others(task, launch)
+            if failure is None:
+                task.state, task.note = "waiting", "left unfinished by another run"
+            else:
+                task.failures.append(failure)
+                task.state, task.note = "failed", f"failed in another run: {failure.message}"
+
+
+def failure_told_by_others(task: Task, launch: Launch) -> Outcome | None:
+    """The failure that made another, living launcher give the job up while this one was waiting for it."""
+    if task.seen_claim is None:
+        return None
+    told = (event for event in read_events(launch.study.events) if event.get("job") == task.job.id)
+    others = [event for event in told if event["writer"] != launch.journal.writer]
+    last = next((event for event in reversed(others) if event["attempt"] >= task.seen_claim), None)
+    if last is None or last["event"] != "job_failed":
+        return None
+    return Outcome(**{name: last[name] for name in ("kind", "message", "signal", "exit_code", "step")})
+
+
+def block_children_of_failed(tasks: Sequence[Task], by_id: Mapping[str, Task]) -> None:
+    """A child of a failed job cannot run; tasks come parents first, so one pass reaches grandchildren."""
+    for task in tasks:
+        lost = [by_id[parent] for parent in task.job.parents if by_id[parent].state in ("failed", "blocked")]
+        if task.state == "waiting" and lost:
+            task.state, task.blocked_by = "blocked", lost[0].blocked_by or lost[0].job.id
+            task.note = f"cannot run: {task.blocked_by} failed"
+
+
+def stop_running(tasks: Sequence[Task], launch: Launch) -> None:
+    """Ask all processes of these tasks to save and leave, and kill those that do not within `stop_grace_s`.
+
+    A second signal while waiting kills at once.
+    """
+    orphans = {
+        task.job.id: orphan for task in tasks if task.state == "elsewhere" and (orphan := orphan_of(task.folder))
+    }
+    for orphan in orphans.values():
+        stop_orphan(orphan)
+    for task in tasks:
+        if task.attempt:
+            ask_to_stop(task.attempt.process.pid)
+    hurry = StopRequest.on_signals(signal.SIGINT, signal.SIGTERM)
+    give_up = time.monotonic() + launch.resources.stop_grace_s
+    while any(task.attempt or (task.job.id in orphans and orphan_of(task.folder)) for task in tasks):
+        launch.show(tasks)
+        if hurry or time.monotonic() > give_up:
+            for task in tasks:
+                kill(task.attempt.process.pid) if task.attempt else None
+            for orphan in orphans.values():
+                kill_orphan(orphan)
+        time.sleep(POLL_S)
+        collect_ended(tasks, launch, stopping=True)
+
+
+def log_of(task: Task, outcome: Outcome) -> Path:
+    """The log to read first: the failing rank's, or torchrun's when the ranks never wrote one."""
+    rank_log = task.folder.rank_log(outcome.rank or 0)
+    return rank_log if rank_log.exists() else task.folder.launch_log

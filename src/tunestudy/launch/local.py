@@ -1,0 +1,71 @@
+"""Slots on this machine: how many jobs run at once, and what each of them may use."""
+
+import os
+from dataclasses import dataclass
+
+import psutil
+
+from tunestudy.config.errors import Exit, StudyError, at
+from tunestudy.config.study import Resources
+from tunestudy.records.snapshot import gpus, usable_threads
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place for one job."""
+
+    name: str
+    """`gpu0`, `gpu0+1`, `cpu0`: the same for every launcher on a machine."""
+    ranks: int
+    devices: tuple[str, ...]
+    """GPU indices or uuids; empty on a CPU slot."""
+    threads: int
+    """Threads of one rank."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What keeps jobs out of each other's way. Two jobs with two threads each on two cores run about 100 times
+        slower than with one each, hence the thread count is always set."""
+        return {"CUDA_VISIBLE_DEVICES": ",".join(self.devices), "OMP_NUM_THREADS": str(self.threads)}
+
+
+def find_slots(resources: Resources) -> list[Slot]:
+    """The slots of this machine for jobs of `resources.ranks` ranks; StudyError when not even one job fits."""
+    devices = visible_gpus()
+    return _gpu_slots(resources, devices) if devices else _cpu_slots(resources)
+
+
+def visible_gpus() -> list[str]:
+    """GPUs this process may use: CUDA_VISIBLE_DEVICES where it is set, else all that nvidia-smi lists."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is None:
+        return [str(gpu["index"]) for gpu in gpus()]
+    names = [name.strip() for name in chosen.split(",") if name.strip()]
+    return names[: names.index("-1")] if "-1" in names else names  # CUDA ignores what follows an invalid one
+
+
+def _gpu_slots(resources: Resources, devices: list[str]) -> list[Slot]:
+    ranks = resources.ranks
+    groups = [tuple(devices[start : start + ranks]) for start in range(0, len(devices) - ranks + 1, ranks)]
+    if not groups:
+        raise StudyError(
+            at("resources.ranks"),
+            f"{ranks} ranks need {ranks} GPUs, this machine shows {len(devices)}; set resources.ranks={len(devices)}",
+            exit_code=Exit.PREFLIGHT_REFUSED,
+        )
+    count = len(groups) if resources.slots == "auto" else resources.slots
+    threads = resources.threads or max(1, _cores() // (count * ranks))
+    rounds = [(groups[place % len(groups)], place // len(groups)) for place in range(count)]
+    return [Slot(f"gpu{'+'.join(group)}" + f"#{turn}" * bool(turn), ranks, group, threads) for group, turn in rounds]
+
+
+def _cpu_slots(resources: Resources) -> list[Slot]:
+    threads = resources.threads or 1
+    fitting = max(1, _cores() // (resources.ranks * threads))
+    count = fitting if resources.slots == "auto" else resources.slots
+    return [Slot(f"cpu{place}", resources.ranks, (), threads) for place in range(count)]
+
+
+def _cores() -> int:
+    """Cores, not hardware threads: two trainings that share a core are no faster than one after the other."""
+    return min(usable_threads(), psutil.cpu_count(logical=False) or usable_threads())

@@ -1,0 +1,59 @@
+"""`logs`: what jobs printed, also while they run."""
+
+import time
+from pathlib import Path
+
+from tunestudy.config.errors import Exit, StudyError
+from tunestudy.records.layout import StudyDir
+from tunestudy.records.lease import Lease
+from tunestudy.records.redact import redact
+
+POLL_S = 0.3
+
+
+def show(study_dir: Path, job_prefix: str | None, follow: bool) -> Exit:
+    """Print the logs of the jobs whose id begins with `job_prefix` (of all without one); `follow` until they end.
+
+    Raises StudyError when there is no such job.
+    """
+    folders = job_folders(study_dir, job_prefix or "")
+    reached: dict[Path, int] = {}
+    while True:
+        running = follow and any(_runs(folder) for folder in folders)
+        for log in (log for folder in folders for log in sorted((folder / "logs").glob("*.log"))):
+            reached[log] = print_from(log, reached.get(log, 0), title=len(folders) > 1 or log.name != "rank-0.log")
+        if not running:
+            return Exit.DONE
+        time.sleep(POLL_S)
+
+
+def job_folders(study_dir: Path, prefix: str) -> list[Path]:
+    """Folders of the jobs whose id begins with `prefix`, oldest first."""
+    jobs = StudyDir(study_dir).jobs
+    everything = sorted(jobs.iterdir(), key=lambda folder: folder.stat().st_mtime) if jobs.is_dir() else []
+    chosen = [folder for folder in everything if folder.name.startswith(prefix)]
+    if not chosen:
+        known = ", ".join(folder.name for folder in everything[:8]) or "none yet"
+        raise StudyError(prefix or study_dir.name, f"no job of that name in {jobs}; there are: {known}")
+    return chosen
+
+
+def print_from(log: Path, position: int, *, title: bool) -> int:
+    """Print whole lines of `log` from `position` on; returns where to go on. A rewritten log is not repeated."""
+    size = log.stat().st_size
+    if size <= position:
+        return size
+    with open(log, "rb") as file:
+        file.seek(position)
+        data = file.read(size - position)
+    data = data[: data.rfind(b"\n") + 1]
+    if data:
+        if title:
+            print(f"==> {log.parent.parent.name}/{log.name} <==")
+        print(redact(data.decode(errors="replace")), end="", flush=True)
+    return position + len(data)
+
+
+def _runs(folder: Path) -> bool:
+    job = StudyDir(folder.parent.parent).job(folder.name)
+    return Lease.holder(job.claim) is not None or Lease.holder(job.lease) is not None

@@ -1,0 +1,162 @@
+"""How an attempt at a job ended: read from the job's files first, from exit codes second.
+
+torchrun's own exit code says little (1 for everything), so what a rank wrote counts more, and the signals that
+torchrun's summary names count more than what the surviving ranks complained about.
+"""
+
+import re
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tunestudy.config.job import Job
+from tunestudy.records.atomic import read_json, write_json
+from tunestudy.records.layout import JobDir
+from tunestudy.records.redact import redact
+from tunestudy.study.state import missing_evaluations
+
+Kind = Literal["done", "interrupted", "user", "error", "oom", "disk", "signal"]
+
+_EXIT_CODE = re.compile(r"exitcode\s*:\s*(-?\d+)")
+_TAIL_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """The end of one attempt. `kind` other than `done` and `interrupted` is a failure."""
+
+    kind: Kind
+    message: str = ""
+    signal: int | None = None
+    exit_code: int | None = None
+    step: int | None = None
+    """The last step that was told, None before the first."""
+    rank: int | None = None
+
+    @property
+    def failed(self) -> bool:
+        return self.kind not in ("done", "interrupted")
+
+
+def is_trained(job: Job, folder: JobDir) -> bool:
+    """Whether the job's own result is published."""
+    result = read_object(folder.result_json)
+    return result is not None and result.get("fingerprint") == job.fingerprint
+
+
+def is_complete(job: Job, folder: JobDir) -> bool:
+    """Whether it is trained and every benchmark has a score of today's definition."""
+    return is_trained(job, folder) and not any(missing_evaluations(folder, job))
+
+
+def read_outcome(
+    job: Job, folder: JobDir, *, attempt: int, exit_code: int, log_start: int, out_of_memory: bool
+) -> Outcome:
+    """What became of `attempt`, whose processes are gone.
+
+    `log_start`: size of launch.log when it began; `out_of_memory`: whether the kernel killed anything since then.
+    """
+    if is_complete(job, folder):
+        return Outcome(kind="done")
+    progress, failure = read_object(folder.progress_json) or {}, read_object(folder.failure_json) or {}
+    if failure.get("attempt") != attempt:
+        failure = {}
+    tail = _tail(folder.launch_log, log_start)
+    killed_by = _fatal_signal(exit_code, tail)
+    step = failure.get("step") if failure.get("step") is not None else progress.get("step")
+    if failure and (failure["kind"] == "user" or killed_by is None):
+        return Outcome(
+            kind=failure["kind"], message=failure["message"], exit_code=exit_code, step=step, rank=failure["rank"]
+        )
+    if progress.get("phase") == "interrupted" and progress.get("attempt") == attempt:
+        return Outcome(kind="interrupted", exit_code=exit_code, step=step)
+    if killed_by is not None:
+        kind: Kind = "oom" if killed_by == signal.SIGKILL and out_of_memory else "signal"
+        message = describe_signal(killed_by, out_of_memory)
+        if failure:
+            message += f"; rank {failure['rank']} then said: {failure['message']}"
+        return Outcome(kind=kind, message=message, signal=killed_by, exit_code=exit_code, step=step)
+    last = next((line.strip() for line in reversed(tail.splitlines()) if line.strip()), "it printed nothing")
+    return Outcome(
+        kind="error", message=redact(f"ended with exit code {exit_code}: {last}"), exit_code=exit_code, step=step
+    )
+
+
+def describe_signal(number: int, out_of_memory: bool) -> str:
+    """A signal in words, with who is likely to have sent it."""
+    name = signal.Signals(number).name if number in signal.valid_signals() else "unknown"
+    text = f"killed by signal {number} ({name})"
+    if number == signal.SIGKILL and out_of_memory:
+        return f"{text}: by the system, which ran out of memory meanwhile; use a smaller micro-batch or fewer slots"
+    if number == signal.SIGKILL:
+        return f"{text}: by a person, a job scheduler, or a memory limit whose counter cannot be read here"
+    if number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL):
+        return f"{text}: a crash inside a native library; the log may name it"
+    return text
+
+
+def record_failure(folder: JobDir, outcome: Outcome, attempt: int) -> None:
+    """Write failure.json for an attempt that could not write it itself, such as a killed one."""
+    told = read_object(folder.failure_json)
+    if told is None or told.get("attempt") != attempt:
+        facts = {
+            "kind": outcome.kind,
+            "message": redact(outcome.message),
+            "where": "",
+            "rank": None,
+            "step": outcome.step,
+        }
+        write_json(folder.failure_json, {"t": round(time.time(), 3), "attempt": attempt, **facts})
+
+
+def memory_kills() -> int:
+    """How often the kernel has killed for memory: on this machine, and in this process's control group."""
+    sources = [(Path("/proc/vmstat"), "oom_kill"), *((path, "oom_kill") for path in _memory_events())]
+    return sum(_counter(path, name) for path, name in sources)
+
+
+def _memory_events() -> list[Path]:
+    groups = _text(Path("/proc/self/cgroup")).splitlines()
+    return [
+        Path("/sys/fs/cgroup") / line[3:].lstrip("/") / "memory.events" for line in groups if line.startswith("0::")
+    ]
+
+
+def _counter(path: Path, name: str) -> int:
+    fields = (line.split() for line in _text(path).splitlines())
+    return next((int(pair[1]) for pair in fields if pair[0] == name), 0)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""  # not Linux, or not readable here: then it tells nothing
+
+
+def _fatal_signal(exit_code: int, tail: str) -> int | None:
+    """The signal that ended the job; SIGTERM counts last, since torchrun itself sends it to the ranks that are left."""
+    codes = [exit_code, *(int(code) for code in _EXIT_CODE.findall(tail))]
+    signals = [-code for code in codes if code < 0]
+    return next((number for number in signals if number != signal.SIGTERM), signals[0] if signals else None)
+
+
+def _tail(log: Path, start: int) -> str:
+    try:
+        with open(log, "rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(start if start <= size else 0, size - _TAIL_BYTES))
+            return file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """A JSON object, or None when it is missing or unreadable: then it is as if it had not been written."""
+    try:
+        value = read_json(path)
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None

@@ -1,0 +1,33 @@
+"""Which launchers are carrying out a study right now."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+
+from tunestudy.records.host import host_name, process_start
+from tunestudy.records.layout import StudyDir
+from tunestudy.records.lease import Holder, Lease
+
+
+def writer_name() -> str:
+    """A name that no other process ever has: of this launcher's journal and its presence."""
+    host = "".join(letter if letter.isalnum() or letter in "-." else "_" for letter in host_name())
+    return f"{host}-{os.getpid()}-{process_start(os.getpid())}"
+
+
+@contextlib.contextmanager
+def present(study: StudyDir) -> Iterator[None]:
+    """Be listed in `launchers` meanwhile."""
+    folder = study.launchers / writer_name()
+    try:
+        with Lease.acquire(folder):
+            yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def launchers(study: StudyDir) -> list[Holder]:
+    """Every living launcher of the study, on whatever machine."""
+    folders = sorted(study.launchers.iterdir()) if study.launchers.is_dir() else []
+    return [holder for folder in folders if (holder := Lease.holder(folder))]

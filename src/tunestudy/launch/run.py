@@ -1,0 +1,61 @@
+"""What `tunestudy run` does: plan → checks → files → the loop → failures → report.
+
+`run` is also resume: whatever is done stays done, whatever is missing is made.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tunestudy.config.errors import Exit
+from tunestudy.launch.carry_out import carry_out
+from tunestudy.launch.detach import detach as go_on_detached
+from tunestudy.launch.local import find_slots
+from tunestudy.launch.prepare import prepare
+from tunestudy.launch.select import select
+from tunestudy.launch.torchrun import Command, torchrun_command
+from tunestudy.preflight.checks import check
+from tunestudy.records.layout import StudyDir
+from tunestudy.report.build import build_report
+from tunestudy.study.load import LoadedStudy
+from tunestudy.study.plan import make_plan
+
+
+def run_study(
+    loaded: LoadedStudy,
+    results: Path,
+    *,
+    only: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    detach: bool = False,
+    quiet: bool = False,
+    command: Command = torchrun_command,
+) -> Exit:
+    """Carry out what is missing of a study and report it.
+
+    `only`: `VARIANT` or `VARIANT@STAGE`; `seeds`: a part of the study's. `command` starts one job (tests replace it).
+    Raises StudyError when the study, the machine or the results folder cannot do it: nothing has been started then.
+    """
+    plan = make_plan(loaded, results)
+    study = StudyDir(results / loaded.study.study)
+    chosen = select([planned.job for planned in plan.jobs], only, seeds)
+    slots = find_slots(loaded.study.resources)
+    check(loaded, [planned.job for planned in plan.jobs if planned.status != "done"], study)
+    source = loaded.path.read_bytes()
+    prepare(loaded.study, source, [planned.job for planned in plan.jobs], plan.as_json(), study)
+
+    def work() -> Exit:
+        code = carry_out(loaded.study, chosen, study, slots=slots, command=command, quiet=quiet)
+        if code == Exit.INTERRUPTED:
+            return code
+        met = build_report(study)
+        return max(code, met) if len(chosen) == len(plan.jobs) else code
+
+    if not detach:
+        return work()
+    pid = go_on_detached(work, study.run_log)
+    name = f"{loaded.path}" + (f" --results {results}" if results != Path("results") else "")
+    print(f"running as process {pid}; output goes to {study.run_log}")
+    print(
+        f"tunestudy watch {name}   shows it, and can be ended at any time\ntunestudy stop {name}   ends it gracefully"
+    )
+    return Exit.DONE

@@ -1,0 +1,156 @@
+"""What people see while jobs run: a live table on a terminal, one line per change of state elsewhere."""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from tunestudy.launch.outcome import read_object
+from tunestudy.launch.task import Task
+from tunestudy.records.layout import JobDir
+from tunestudy.records.redact import redact
+
+REFRESH_S = 0.5
+_COLOURS = {
+    "done": "green",
+    "failed": "red",
+    "blocked": "red",
+    "running": "cyan",
+    "interrupted": "yellow",
+}
+_ORDER = ("running", "elsewhere", "failed", "blocked", "interrupted", "evaluate", "pending", "waiting", "done")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One job in the table; None is shown as a dash."""
+
+    id: str
+    name: str
+    state: str
+    note: str = ""
+    phase: str = ""
+    step: int | None = None
+    total_steps: int | None = None
+    loss: float | None = None
+    tokens_per_s: float | None = None
+    eta_s: float | None = None
+
+
+class Display(Protocol):
+    """Somewhere to show rows."""
+
+    def update(self, rows: Sequence[Row]) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def row_of(task: Task) -> Row:
+    """A task's row, with the progress its job tells of while it runs."""
+    running = task.state in ("running", "elsewhere")
+    return make_row(task.job.id, task.name, task.state, task.note, task.folder if running else None)
+
+
+def make_row(id_: str, name: str, state: str, note: str, running_in: JobDir | None) -> Row:
+    """A row; `running_in` is the folder whose progress.json belongs to it now."""
+    told = (read_object(running_in.progress_json) or {}) if running_in else {}
+    live = {key: told.get(key) for key in ("step", "total_steps", "loss", "tokens_per_s", "eta_s")}
+    return Row(id=id_, name=name, state=state, note=redact(note), phase=told.get("phase", ""), **live)
+
+
+def open_display(*, quiet: bool = False) -> Display:
+    """The live table where standard output is a terminal, lines otherwise; `quiet` shows nothing."""
+    if quiet:
+        return LineDisplay(print_lines=False)
+    return LiveDisplay() if sys.stdout.isatty() else LineDisplay()
+
+
+class LineDisplay:
+    """Prints a line whenever a job's state or note changes."""
+
+    def __init__(self, *, print_lines: bool = True) -> None:
+        self._print = print_lines
+        self._told: dict[str, tuple[str, str]] = {}
+
+    def update(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            now = (row.state, row.note)
+            before = self._told.setdefault(row.id, ("waiting", ""))
+            if now != before and self._print and row.note:
+                print(f"{time.strftime('%H:%M:%S')}  {row.name}: {row.note}", flush=True)
+            self._told[row.id] = now
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+
+class LiveDisplay:
+    """A table that is redrawn in place."""
+
+    def __init__(self) -> None:
+        self._console = Console()
+        self._live = Live(console=self._console, auto_refresh=False)
+        self._next = 0.0
+
+    def update(self, rows: Sequence[Row]) -> None:
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + REFRESH_S
+            self._live.update(render(rows, height=self._console.height - 6), refresh=True)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+
+def render(rows: Sequence[Row], *, height: int) -> Group:
+    """The table of the `height` most interesting jobs, and one line that counts them all."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("job", overflow="fold")
+    for column in ("state", "step", "loss", "tokens/s", "left", "done at"):
+        table.add_column(column, justify="left" if column == "state" else "right", no_wrap=True)
+    for row in sorted(rows, key=lambda row: _ORDER.index(row.state))[: max(5, height)]:
+        table.add_row(row.name, *_cells(row))
+    return Group(table, Text(summary(rows), style="dim"))
+
+
+def summary(rows: Iterable[Row]) -> str:
+    """`2 running · 5 waiting · 3 done`."""
+    counts = Counter(row.state for row in rows)
+    return " · ".join(f"{counts[state]} {state}" for state in _ORDER if counts[state])
+
+
+def _cells(row: Row) -> list[str | Text]:
+    state = f"{row.state}: {row.phase}" if row.phase and row.state in ("running", "elsewhere") else row.state
+    if row.state in ("failed", "blocked", "interrupted"):
+        state = row.note or row.state
+    step = "–" if row.step is None else f"{row.step}/{row.total_steps or '?'}"
+    loss = "–" if row.loss is None else f"{row.loss:.4f}"
+    speed = "–" if row.tokens_per_s is None else f"{row.tokens_per_s:,.0f}"
+    ends = "–" if row.eta_s is None else time.strftime("%H:%M", time.localtime(time.time() + row.eta_s))
+    return [Text(state, style=_COLOURS.get(row.state, "")), step, loss, speed, duration_text(row.eta_s), ends]
+
+
+def duration_text(seconds: float | None) -> str:
+    """`42 s`, `3:05 min`, `2 h 10`; a dash for None."""
+    if seconds is None:
+        return "–"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60}:{whole % 60:02d} min" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d}"

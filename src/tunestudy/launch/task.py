@@ -1,0 +1,56 @@
+"""A job as the executor sees it, and the view of it that people see."""
+
+import subprocess
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tunestudy.config.job import Job
+from tunestudy.launch.local import Slot
+from tunestudy.launch.outcome import Outcome
+from tunestudy.records.layout import JobDir
+from tunestudy.records.lease import Lease
+
+State = Literal["waiting", "running", "elsewhere", "done", "failed", "blocked", "interrupted"]
+
+
+@dataclass
+class Attempt:
+    """A job's processes that this launcher started."""
+
+    process: subprocess.Popen[bytes]
+    claim: Lease
+    slot: Slot
+    slot_lease: Lease
+    started: float
+    """`time.monotonic()`."""
+    log_start: int
+    """Bytes that launch.log held before."""
+    memory_kills: int
+    """The kernel's counter before."""
+
+    @property
+    def number(self) -> int:
+        return self.claim.attempt
+
+
+@dataclass
+class Task:
+    """A job of the plan on its way. `elsewhere`: its processes run, but another launcher started them."""
+
+    job: Job
+    folder: JobDir
+    state: State = "waiting"
+    attempt: Attempt | None = None
+    failures: list[Outcome] = field(default_factory=list)
+    """Of this run."""
+    seen_claim: int | None = None
+    """While it is `elsewhere`: the attempt of the living launcher that has it."""
+    blocked_by: str = ""
+    note: str = ""
+    """The latest change of state in words."""
+
+    @property
+    def name(self) -> str:
+        """How people know it: which variants it serves and at which seed."""
+        first, *more = self.job.variants or ("?",)
+        return f"{self.job.id} ({first}{f' +{len(more)}' if more else ''}, seed {self.job.seed})"

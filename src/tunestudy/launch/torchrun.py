@@ -1,0 +1,77 @@
+"""Starting a job on one host under torchrun, and reaching its processes afterwards."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import psutil
+
+from tunestudy.records.layout import JobDir
+
+Command = Callable[[JobDir, int], list[str]]
+"""Job folder, ranks → the command that runs the job."""
+
+
+def torchrun_command(folder: JobDir, ranks: int) -> list[str]:
+    """torchrun for `ranks` processes on this host.
+
+    `--standalone` lets the kernel choose the port, so jobs started together cannot collide; the loopback address is
+    given because a machine's own name does not always resolve. The executor restarts jobs, torchrun never does.
+    """
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+    return [*torchrun, f"--nproc-per-node={ranks}", "--max-restarts=0", "-m", "tunestudy.worker", str(folder.root)]
+
+
+def start(command: list[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
+    """Start `command` in a session of its own, so that neither the terminal's Ctrl-C nor its hang-up reaches it.
+
+    Output goes straight to the file: a pipe would break the job when this process dies.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "ab") as output:
+        return subprocess.Popen(
+            command,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+
+def job_environment(study_env: Mapping[str, str], slot_env: Mapping[str, str], attempt: int) -> dict[str, str]:
+    """This process's environment, the slot's share of the machine, what ranks must know, and the study's `env:`."""
+    ours = {"TOKENIZERS_PARALLELISM": "false", "TUNESTUDY_ATTEMPT": str(attempt)}
+    return {**os.environ, **ours, **slot_env, **study_env}
+
+
+def ask_to_stop(pid: int) -> None:
+    """SIGTERM to the ranks; to torchrun itself only while it has none, as it would kill them 30 s later."""
+    for process in _children(pid, recursive=False) or _itself(pid):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGTERM)
+
+
+def kill(pid: int) -> None:
+    """SIGKILL to torchrun and everything below it; ranks have sessions of their own, so no group holds them all."""
+    for process in [*_itself(pid), *_children(pid, recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def _itself(pid: int) -> list[psutil.Process]:
+    try:
+        return [psutil.Process(pid)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _children(pid: int, *, recursive: bool) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=recursive)
+    except psutil.NoSuchProcess:
+        return []

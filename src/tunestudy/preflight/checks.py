@@ -1,0 +1,115 @@
+"""Whether this machine and this folder can carry a plan out. All that stands in the way is told together."""
+
+import importlib.util
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+
+from tunestudy.config.errors import Exit, StudyError, at
+from tunestudy.config.job import Job
+from tunestudy.records.layout import StudyDir
+from tunestudy.records.redact import is_secret_name
+from tunestudy.study.load import LoadedStudy
+from tunestudy.study.problems import raise_all
+
+_NEEDED = ("torch", "transformers", "peft", "safetensors", "accelerate", "datasets")
+_SET_BY_TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TUNESTUDY_ATTEMPT")
+_RESERVE_BYTES = 200 * 2**20
+"""Logs, tokenised data and predictions of a small study."""
+
+
+def check(loaded: LoadedStudy, unfinished: Sequence[Job], study: StudyDir) -> None:
+    """Raise StudyError (StudyErrors for several) with exit code 3 for everything that would make a run fail.
+
+    Nothing is written but a probe in the results folder, which is removed at once.
+    """
+    found = [
+        *environment_problems(loaded.study.env),
+        *installation_problems(),
+        *folder_problems(study.root, bytes_needed(unfinished, loaded.path.parent)),
+    ]
+    raise_all([_refusal(loaded, error) for error in found])
+
+
+def environment_problems(env: Mapping[str, str]) -> Iterator[StudyError]:
+    """Variables of the study's `env:` that must not stand there."""
+    for name in env:
+        where = at(f"env.{name}")
+        if is_secret_name(name):
+            yield StudyError(where, f"secrets do not belong in a study file; `export {name}=…` before the run")
+        elif name == "CUDA_VISIBLE_DEVICES":
+            yield StudyError(
+                where, "every job would get the same GPUs; set it before `tunestudy run`, which deals them out"
+            )
+        elif name in _SET_BY_TORCHRUN:
+            yield StudyError(where, "is set for every rank by the launcher; remove it")
+
+
+def installation_problems() -> Iterator[StudyError]:
+    """What the worker needs and this Python lacks; nothing is imported."""
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        cure = "pip install 'tunestudy[train]'"
+        yield StudyError("installation", f"training needs {', '.join(missing)}, not installed here; {cure}")
+
+
+def folder_problems(root: Path, needed: int) -> Iterator[StudyError]:
+    """Whether `root` can be made and written, and its file system has `needed` bytes."""
+    present = next(folder for folder in (root, *root.absolute().parents) if os.path.lexists(folder))
+    if not present.is_dir():
+        yield StudyError(str(root), f"{present} is a file, not a folder; move it or use --results")
+        return
+    if not _is_writable(present):
+        yield StudyError(str(root), f"{present} is not writable for this user; choose another folder with --results")
+        return
+    free = psutil.disk_usage(str(present)).free
+    if free < needed:
+        message = (
+            f"about {_size(needed)} are needed, {_size(free)} are free; make room (`tunestudy clean`) or use --results"
+        )
+        yield StudyError(str(root), message)
+
+
+def bytes_needed(jobs: Sequence[Job], base: Path) -> int:
+    """A lower estimate of what jobs add to the disk: published full models and the checkpoints of one job at a time.
+
+    Sizes are known for models in local folders only; adapters are small beside the reserve.
+    """
+    published, largest = 0, 0
+    for job in jobs:
+        settings, name = job.settings, job.model.model_name_or_path
+        if settings is None or name is None or settings.adapter is not None:
+            continue
+        weights = _weights_bytes(base / name)
+        published += weights
+        with_optimiser = 3 * weights if settings.full_save_steps else weights
+        largest = max(largest, with_optimiser * (settings.save_total_limit + 1))
+    return _RESERVE_BYTES + published + largest
+
+
+def _weights_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors")) if folder.is_dir() else 0
+
+
+def _is_writable(folder: Path) -> bool:
+    """By trying: permission bits say little about network file systems and read-only mounts."""
+    probe = folder / f".tmp-probe-{os.getpid()}"
+    try:
+        probe.touch()
+    except OSError:
+        return False
+    probe.unlink()
+    return True
+
+
+def _refusal(loaded: LoadedStudy, error: StudyError) -> StudyError:
+    key = error.place.key
+    place = loaded.locate(key) if key.startswith("env.") else error.place
+    return StudyError(replace(place, key=key), error.message, exit_code=Exit.PREFLIGHT_REFUSED)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB"

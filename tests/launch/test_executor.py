@@ -1,0 +1,155 @@
+"""The loop, with real processes that honour the file contract."""
+
+import signal
+
+ALL = ("base", "other", "adapt", "merge")
+
+
+def test_runs_parents_first_and_everything_once(study):
+    code, output = study.run()
+    assert code == 0, output
+    assert [study.steps(stage) for stage in ALL] == [[1, 2, 3]] * 4
+    order = [event["job"].split("-")[0] for event in study.events("job_started")]
+    assert order.index("base") < order.index("adapt") < order.index("merge")
+    assert {event["event"] for event in study.events("run_finished")} == {"run_finished"}
+    assert study.events("run_finished")[0]["status"] == "done"
+
+
+def test_a_second_run_starts_nothing(study):
+    study.run()
+    code, _ = study.run()
+    assert code == 0
+    assert [study.starts(stage) for stage in ALL] == [1] * 4
+
+
+def test_missing_score_runs_the_job_again_but_not_its_parents(study):
+    study.run()
+    study.folder("merge").eval_json("b").unlink()
+    assert study.run()[0] == 0
+    assert study.starts("merge") == 2 and study.starts("adapt") == 1
+
+
+def test_failure_blocks_children_only_and_is_told(study):
+    study.behave(adapt={"action": "raise", "at": 2})
+    code, output = study.run(max_retries=0)
+    assert code == 4
+    assert study.folder("other").result_json.exists() and not study.folder("merge").root.joinpath("starts").exists()
+    assert "failed: raise at 2" in output and "last step 2" in output and "rank-0.log" in output
+    assert f"not run, because {study.folder('adapt').root.name} failed: merge-" in output
+
+
+def test_retry_continues_and_succeeds(study):
+    study.behave(adapt={"action": "raise", "at": 2, "times": 1})
+    code, _ = study.run(max_retries=1)
+    assert code == 0 and study.steps("adapt") == [1, 2, 3]
+    assert [event["attempt"] for event in study.events("job_started") if event["job"].startswith("adapt")] == [1, 2]
+    assert study.events("job_retried")[0]["reason"] == "raise at 2"
+    assert not study.folder("adapt").failure_json.exists()
+
+
+def test_crash_loop_stops_although_retries_are_left(study):
+    study.behave(base={"action": "raise", "at": 2})
+    code, output = study.run(max_retries=9)
+    assert code == 4 and study.starts("base") == 2
+    assert "same step before" in output
+
+
+def test_user_mistake_is_never_retried(study):
+    study.behave(base={"action": "user"})
+    code, output = study.run(max_retries=9)
+    assert code == 4 and study.starts("base") == 1 and "user at 1" in output
+
+
+def test_killed_job_names_the_signal_and_leaves_a_failure(study):
+    study.behave(base={"action": "sigkill", "at": 2})
+    code, output = study.run(max_retries=0)
+    assert code == 4 and "killed by signal 9 (SIGKILL)" in output
+    event = study.events("job_failed")[0]
+    assert (event["kind"], event["signal"], event["step"]) == ("signal", 9, 1)
+    assert '"kind": "signal"' in study.folder("base").failure_json.read_text()
+
+
+def test_job_that_dies_without_a_word_is_told_by_its_last_line(study):
+    study.behave(base={"action": "cry"})
+    code, output = study.run(max_retries=0)
+    assert code == 4 and "exit code 3" in output
+    study.behave()
+    assert study.run()[0] == 0
+
+
+def test_interrupt_lets_jobs_save_and_a_later_run_continues(study, until):
+    study.behave(base={"steps": 200, "step_s": 0.02})
+    process = study.launch()
+    until(lambda: study.folder("base").root.joinpath("state.json").exists(), "the first step")
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 75 and "run again to continue" in output
+    saved = len(study.steps("base"))
+    assert study.events("job_interrupted")[0]["step"] == saved < 200
+    study.behave(base={"steps": saved + 2})
+    assert study.run()[0] == 0
+    assert study.steps("base") == list(range(1, saved + 3))
+
+
+def test_hanging_job_is_killed_after_the_grace(study, until):
+    study.behave(base={"action": "hang"})
+    process = study.launch(stop_grace_s=0.3)
+    until(lambda: study.folder("base").root.joinpath("hangs").exists(), "the hang")
+    process.terminate()
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 75, output
+    study.behave()
+    assert study.run()[0] == 0
+
+
+def test_two_launchers_at_once_run_each_job_once(study):
+    study.behave(**{stage: {"steps": 5, "step_s": 0.05} for stage in ALL})
+    launchers = [study.launch(slots=1), study.launch(slots=2)]
+    outputs = [process.communicate(timeout=60)[0] for process in launchers]
+    assert [process.returncode for process in launchers] == [0, 0], outputs
+    assert [study.starts(stage) for stage in ALL] == [1] * 4
+
+
+def test_second_launcher_reports_the_firsts_failure_without_repeating_it(study, until):
+    study.behave(base={"steps": 30, "step_s": 0.03, "action": "raise", "at": 30}, other={"steps": 1})
+    first = study.launch(max_retries=0)
+    until(lambda: study.starts("base"), "the first launcher's job")
+    second = study.launch(max_retries=0)
+    outputs = [process.communicate(timeout=60)[0] for process in (first, second)]
+    assert [first.returncode, second.returncode] == [4, 4], outputs
+    assert study.starts("base") == 1 and "raise at 30" in outputs[1]
+
+
+def test_killed_launcher_leaves_jobs_running_and_the_next_run_waits_for_them(study, until):
+    study.behave(base={"steps": 40, "step_s": 0.03})
+    process = study.launch()
+    until(lambda: study.starts("base"), "the job")
+    process.kill()
+    process.communicate()
+    code, output = study.run()
+    assert code == 0, output
+    assert study.steps("base") == list(range(1, 41)) and study.starts("base") == 1
+
+
+def test_killed_launcher_and_jobs_are_started_again(study, until):
+    study.behave(base={"steps": 40, "step_s": 0.03})
+    study.launch()
+    until(lambda: study.folder("base").root.joinpath("state.json").exists(), "the first step")
+    study.kill_everything()
+    assert study.run()[0] == 0
+    assert study.starts("base") == 2 and study.values()["base"]
+
+
+def test_torn_journal_line_harms_nothing(study):
+    study.run()
+    journal = next(study.dir.events.glob("*.jsonl"))
+    journal.write_bytes(journal.read_bytes() + b'{"t": 1, "event": "job_sta')
+    study.folder("merge").result_json.unlink()
+    assert study.run()[0] == 0
+
+
+def test_jobs_get_threads_devices_and_attempt(study):
+    study.run(env={"CUDA_VISIBLE_DEVICES": ""})
+    environment = next((study.folder("base").root / "starts").iterdir()).read_text()
+    assert '"OMP_NUM_THREADS": "1"' in environment and '"CUDA_VISIBLE_DEVICES": ""' in environment
+    assert '"TOKENIZERS_PARALLELISM": "false"' in environment and '"TUNESTUDY_ATTEMPT": "1"' in environment
