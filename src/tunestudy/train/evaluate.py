@@ -5,8 +5,6 @@ logits are never gathered. No random number is drawn.
 """
 
 import hashlib
-import heapq
-from collections.abc import Sequence
 
 import torch
 
@@ -20,19 +18,16 @@ from tunestudy.train.world import World
 
 
 class EvaluationSet:
-    """A fixed subset of a corpus, cut into this rank's batches."""
+    """The chosen rows (`data.prepare` picks them by hash of id), cut into this rank's batches."""
 
     def __init__(
         self, corpus: Corpus, settings: EvaluationSettings, world: World, *, micro_batch: int, layout: Layout
     ) -> None:
-        chosen = choose(corpus.sample_ids, settings.eval_subset_size, settings.eval_subset_seed)
-        ids = [corpus.sample_ids[index] for index in chosen]
-        self.ids_sha256 = hashlib.sha256("\n".join(ids).encode()).hexdigest()
+        self.ids_sha256 = hashlib.sha256("\n".join(sorted(corpus.sample_ids)).encode()).hexdigest()
         self.sources = corpus.sources
-        self.num_rows = len(chosen)
         self._batches = micro_batches(
             corpus,
-            [(index,) for index in chosen],
+            [(sample,) for sample in range(len(corpus))],
             rank=world.rank,
             world_size=world.size,
             micro_batch=settings.per_device_eval_batch_size or micro_batch,
@@ -52,19 +47,3 @@ class EvaluationSet:
         nll, targets = world.all_reduce_sum(sums).tolist()
         loss_model.train()
         return Sums(nll=nll, targets=[int(value) for value in targets])
-
-
-def choose(ids: Sequence[str], size: int | None, seed: int) -> list[int]:
-    """Indices of `size` ids, those whose hash with the seed is smallest, ordered by id.
-
-    A row's place does not depend on the others, so the subset hardly changes when the data grow.
-    """
-    if size is None or size >= len(ids):
-        chosen = list(range(len(ids)))
-    else:
-        chosen = heapq.nsmallest(size, range(len(ids)), key=lambda index: (_hash(ids[index], seed), ids[index]))
-    return sorted(chosen, key=lambda index: (ids[index], index))
-
-
-def _hash(sample_id: str, seed: int) -> bytes:
-    return hashlib.blake2b(f"{seed}/{sample_id}".encode(), digest_size=16).digest()

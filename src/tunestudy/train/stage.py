@@ -15,7 +15,7 @@ from tunestudy.models.attention import segment_attention_obstacle
 from tunestudy.models.decoder import base_model_of
 from tunestudy.models.load import LoadedModel, load_start
 from tunestudy.models.roles import set_trainable, trainable_table
-from tunestudy.records.atomic import read_json
+from tunestudy.records.atomic import read_json, write_json
 from tunestudy.records.layout import JobDir
 from tunestudy.records.stop import StopRequest
 from tunestudy.train.batching import plan_batches
@@ -67,6 +67,8 @@ def train_and_publish(task: Task) -> bool:
     roles = table_of_roles(model, task)
     task.progress.tell(phase="data")
     data = prepare(task.job, task.folder, loaded.tokenizer, task.world)
+    if task.world.rank == 0:
+        write_json(task.folder.data_report, data.report)
     material = lay_out(task, model, data.train, data.eval)
     learner = make_learner(task, model, material.total_steps)
     run = start_run(task, material, learner, loaded.identity)
