@@ -65,15 +65,13 @@ def plan(
     study: StudyArgument,
     overrides: Overrides = None,
     results: Results = DEFAULT_RESULTS,
-    only: Only = None,
-    seeds: Seeds = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the jobs of a study: what is shared, what is done, what an edit changed."""
     from tunestudy.study.plan import make_plan
     from tunestudy.study.show import plan_lines
 
-    made = make_plan(_load(study, overrides), results, only=only or (), seeds=_seeds(seeds))
+    made = make_plan(_load(study, overrides), results)
     _print_json(made.as_json()) if as_json else _print(plan_lines(made))
 
 
@@ -91,7 +89,7 @@ def run(
     from tunestudy.launch.run import run_study
 
     loaded = _load(study, overrides)
-    _leave(run_study(loaded, results, only=only or [], seeds=_seeds(seeds), detach=detach, quiet=quiet))
+    _leave(run_study(loaded, results, only=only or (), seeds=_seeds(seeds), detach=detach, quiet=quiet))
 
 
 @app.command()
@@ -171,7 +169,6 @@ def env(
 @app.callback()
 def _options(
     version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a mistake of tunestudy's own.")] = False,
 ) -> None:
     if version:
         print(f"tunestudy {__version__}")
@@ -180,6 +177,9 @@ def _options(
 
 def main() -> None:
     """The console script: StudyErrors are told in words, anything else is a bug and says so."""
+    debug = "--debug" in sys.argv[1:]
+    if debug:
+        sys.argv.remove("--debug")
     try:
         app()
     except StudyError as error:
@@ -188,10 +188,10 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(Exit.INTERRUPTED)
     except Exception as error:
-        if "--debug" in sys.argv:
+        if debug:
             raise
         print(f"a bug in tunestudy: {type(error).__name__}: {error}", file=sys.stderr)
-        print("`tunestudy --debug …` shows where; please report it", file=sys.stderr)
+        print("the same command with --debug shows where; please report it", file=sys.stderr)
         sys.exit(1)
 
 
@@ -204,9 +204,9 @@ def _load(study: Path, overrides: list[str] | None) -> Any:
     return loaded
 
 
-def _seeds(text: str | None) -> list[int] | None:
+def _seeds(text: str | None) -> list[int]:
     if text is None:
-        return None
+        return []
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:

@@ -1,7 +1,6 @@
 """Spellings of LLaMA-Factory, ms-swift, axolotl and older Hugging Face releases, each accepted with a printed line."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from tunestudy.config.errors import StudyError
@@ -21,8 +20,8 @@ def translate(source: Source) -> list[str]:
     for level, path, mapping in list(mappings(source.values)):
         if level == "stage" and isinstance(mapping.get("adapter"), str):
             printed.append(_adapter_word(source, path, mapping))
-        for alias in [key for key in mapping if key in ALIASES.get(level, {})]:
-            printed.append(_translate(source, level, path, mapping, alias))
+        foreign = [key for key in mapping if key in ALIASES.get(level, {})]
+        printed += [_translate(source, level, path, mapping, alias) for alias in foreign]
         if level == "stage":
             printed += _freezing(source, path, mapping)
     return printed
@@ -151,7 +150,7 @@ def _attention(value: Any) -> dict[str, Any]:
 
 
 def _elsewhere(cure: str) -> Convert:
-    def convert(value: Any) -> dict[str, Any]:
+    def convert(_value: Any) -> dict[str, Any]:
         raise ValueError(cure)
 
     return convert

@@ -16,7 +16,7 @@ class Batch:
     accumulation: int
 
 
-class Indivisible(ValueError):  # noqa: N818 - names the fact, and is told to users as such
+class BatchError(ValueError):
     """The numbers contradict each other; `key` is the one to change."""
 
     def __init__(self, key: str, message: str) -> None:
@@ -30,7 +30,7 @@ def solve_batch(*, effective: int | None, per_device: int | None, accumulation: 
     Only `effective_batch_size` (or nothing): per device becomes the largest divisor of a rank's share up to 8.
     Without it, a number that is missing is that of Hugging Face: 8 per device, 1 accumulation step.
 
-    Raises Indivisible, naming the nearest effective batch sizes that do divide.
+    Raises BatchError, naming the nearest effective batch sizes that do divide.
     """
     if effective is None and (per_device or accumulation):
         per_device, accumulation = per_device or LARGEST_DEFAULT_PER_DEVICE, accumulation or 1
@@ -39,7 +39,7 @@ def solve_batch(*, effective: int | None, per_device: int | None, accumulation: 
     given = (per_device or 1) * (accumulation or 1) * ranks
     share, rest = divmod(effective, given)
     if rest or share == 0 or (share > 1 and per_device and accumulation):
-        raise Indivisible("effective_batch_size", _contradiction(effective, per_device, accumulation, ranks))
+        raise BatchError("effective_batch_size", _contradiction(effective, per_device, accumulation, ranks))
     if per_device:
         return Batch(effective, per_device, accumulation or share)
     if accumulation:

@@ -174,6 +174,7 @@ def _measured_sources(results: StudyDir) -> dict[str, dict[str, Any]]:
     sources: dict[str, dict[str, Any]] = {}
     for path in reports:
         report = read_json(path)
-        for name, facts in (report.get("sources") if isinstance(report, dict) else None or {}).items():
+        found = report.get("sources") if isinstance(report, dict) else None
+        for name, facts in found.items() if isinstance(found, dict) else ():
             sources[str(name)] = facts if isinstance(facts, dict) else {}
     return sources

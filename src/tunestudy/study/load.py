@@ -15,7 +15,7 @@ from tunestudy.config.errors import Place, StudyError
 from tunestudy.config.stage import TrainStage
 from tunestudy.config.study import Study, Variant
 from tunestudy.study.aliases import translate
-from tunestudy.study.batch import Indivisible, solve_batch
+from tunestudy.study.batch import BatchError, solve_batch
 from tunestudy.study.keys import shape_mistakes, unknown_keys
 from tunestudy.study.matrix import expand_matrices
 from tunestudy.study.overrides import apply_overrides, expand_dotted
@@ -50,7 +50,7 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> LoadedStudy:
     Every variant's stages come out complete: defaults, overrides, `from:` and `matrix:` applied, `init`, `train` and
     the three batch numbers explicit.
 
-    Raises StudyError (StudyErrors for several) at file:line.
+    Raises StudyError (CombinedError for several) at file:line.
     """
     source = read_source(path)
     apply_overrides(source, overrides)
@@ -162,7 +162,7 @@ class _Reader:
                 accumulation=stage.gradient_accumulation_steps,
                 ranks=ranks,
             )
-        except Indivisible as error:
+        except BatchError as error:
             self._wrong((*path, error.key), str(error))
             return stage
         return stage.model_copy(

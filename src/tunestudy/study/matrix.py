@@ -14,7 +14,8 @@ _PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}")
 def expand_matrices(source: Source) -> dict[str, tuple[str, dict[str, Any]]]:
     """Every variant by its final name → (the name it is written under, its mapping without `matrix`).
 
-    `{r}` in the name, in keys and in texts is replaced; a text that is nothing but `{r}` becomes the value itself, with its type.
+    `{r}` in the name, in keys and in texts is replaced; a text that is nothing but `{r}` becomes the value itself, with
+    its type.
 
     Raises StudyError for a matrix that is no mapping of lists, a placeholder without a list, a list without a
     placeholder in the name, and two variants of one name.
@@ -26,7 +27,7 @@ def expand_matrices(source: Source) -> dict[str, tuple[str, dict[str, Any]]]:
                 other = expanded[name][0]
                 raise StudyError(
                     source.place(("variants", written)),
-                    f"its matrix gives a variant `{name}`, which `{other}` (line {source.line_of(('variants', other))}) already is",
+                    f"gives a variant `{name}`, as line {source.line_of(('variants', other))} does",
                 )
             expanded[name] = (written, settings)
     return expanded

@@ -71,7 +71,7 @@ def _assign(source: Source, key: str, value: Any) -> None:
     path: KeyPath = ()
     rest = key.split(".")
     while True:
-        step, rest = _next_step(source, target, path, rest)
+        step, rest = _next_step(target, path, rest)
         if not rest:
             break
         if isinstance(target, dict) and target.get(step) is None:
@@ -82,7 +82,7 @@ def _assign(source: Source, key: str, value: Any) -> None:
     source.given.add(path)
 
 
-def _next_step(source: Source, target: Any, path: KeyPath, rest: list[str]) -> tuple[Any, list[str]]:
+def _next_step(target: Any, path: KeyPath, rest: list[str]) -> tuple[Any, list[str]]:
     """The key or index that `rest` begins with; names with dots in them win over nested keys."""
     where = at(dotted((*path, *rest)), file="command line")
     if isinstance(target, list):

@@ -10,12 +10,11 @@ Making a plan writes nothing but a cache of file hashes, and never imports torch
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tunestudy.config.errors import StudyError, at
 from tunestudy.config.job import Evaluation, Job
 from tunestudy.config.stage import TrainStage
 from tunestudy.config.study import Study
@@ -33,7 +32,6 @@ from tunestudy.study.fingerprint import (
 from tunestudy.study.footing import footing_warnings
 from tunestudy.study.identity import Identities
 from tunestudy.study.load import LoadedStudy
-from tunestudy.study.nearest import did_you_mean
 from tunestudy.study.state import Status, folders_on_disk, job_status
 
 BASE_MODEL = "base_model"
@@ -123,33 +121,27 @@ class Plan:
         }
 
 
-def make_plan(
-    loaded: LoadedStudy, results: Path, *, only: Sequence[str] = (), seeds: Sequence[int] | None = None
-) -> Plan:
+def make_plan(loaded: LoadedStudy, results: Path) -> Plan:
     """The plan of a study whose results lie under `results`.
 
-    `only`: variants, or `variant@stage` to stop after that stage; `seeds`: some of the study's. Jobs come parents
-    first; among those free to run, by priority, then seed (so that the first seeds compare all variants early).
-
-    Raises StudyError for a variant, stage or seed that the study does not have.
+    Jobs come parents first; among those free to run, by priority, then seed (so that the first seeds compare all
+    variants early), then as the file names the variants.
     """
     study = loaded.study
     folder = StudyDir(results / study.study)
     identities = Identities(study, loaded.path.parent, folder)
     graph = _Graph(study, folder, identities, _relative(loaded.path.parent, folder))
-    until = _chosen(study, only)
-    for variant, seed in _trials(study, until, _chosen_seeds(study, seeds)):
-        graph.add_trial(variant, seed, until[variant])
+    for variant, seed in trials_in_order(study):
+        graph.add_trial(variant, seed)
     jobs = graph.jobs()
     identities.remember()
-    whole = not only and seeds is None
     return Plan(
         study=study,
         folder=folder,
         jobs=_with_status(jobs, study, loaded.path.parent, folder),
         inputs={"datasets": identities.datasets, "model": identities.model},
-        changes=explain_changes(jobs, folder, identities) if whole else [],
-        orphans=find_orphans(jobs, folder) if whole else [],
+        changes=explain_changes(jobs, folder, identities),
+        orphans=find_orphans(jobs, folder),
         warnings=[*loaded.warnings, *footing_warnings(study), *_unpinned(identities)],
     )
 
@@ -176,7 +168,7 @@ class _Graph:
         self._drafts: dict[str, _Draft] = {}
         self._digests: dict[int, str] = {}
 
-    def add_trial(self, variant: str, seed: int, until: str | None) -> None:
+    def add_trial(self, variant: str, seed: int) -> None:
         """Join or make the job of each stage of one variant at one seed."""
         stages = self._study.variants[variant].stages
         if not stages:
@@ -185,8 +177,6 @@ class _Graph:
         last = list(stages)[-1] if stages else None
         for name, settings in stages.items():
             parent = self._join(self._training_job(name, settings, seed, parent), variant, ends=name == last)
-            if name == until:
-                break
 
     def jobs(self) -> list[Job]:
         """The finished jobs, parents before children."""
@@ -264,40 +254,14 @@ def _lineage(settings: TrainStage, previous: _Draft | None) -> tuple[str, ...]:
     return (*below, previous.id)
 
 
-def _trials(study: Study, chosen: Mapping[str, str | None], seeds: Sequence[int]) -> list[tuple[str, int]]:
+def trials_in_order(study: Study) -> list[tuple[str, int]]:
     """Variant and seed of every trial, in the order in which they should run."""
-    priorities = sorted({study.variants[name].priority for name in chosen}, reverse=True)
+    by_priority: dict[int, list[str]] = {}
+    for name, variant in study.variants.items():
+        by_priority.setdefault(variant.priority, []).append(name)
     return [
-        (name, seed)
-        for priority in priorities
-        for seed in seeds
-        for name in chosen
-        if study.variants[name].priority == priority
+        (name, seed) for rank in sorted(by_priority, reverse=True) for seed in study.seeds for name in by_priority[rank]
     ]
-
-
-def _chosen(study: Study, only: Sequence[str]) -> dict[str, str | None]:
-    """The variants to plan → the stage after which to stop, None for the whole variant."""
-    if not only:
-        return dict.fromkeys(study.variants)
-    chosen: dict[str, str | None] = {}
-    for choice in only:
-        name, _, stage = choice.partition("@")
-        if name not in study.variants:
-            raise StudyError(at("--only"), f"there is no variant `{name}`; {did_you_mean(name, study.variants)}")
-        stages = study.variants[name].stages
-        if stage and stage not in stages:
-            raise StudyError(at("--only"), f"`{name}` has no stage `{stage}`; {did_you_mean(stage, stages)}")
-        chosen[name] = stage or None
-    return chosen
-
-
-def _chosen_seeds(study: Study, seeds: Sequence[int] | None) -> Sequence[int]:
-    for seed in seeds or ():
-        if seed not in study.seeds:
-            known = ", ".join(map(str, study.seeds))
-            raise StudyError(at("--seeds"), f"the study has no seed {seed}; its seeds are {known}")
-    return study.seeds if seeds is None else seeds
 
 
 def _with_status(jobs: Sequence[Job], study: Study, base: Path, folder: StudyDir) -> list[PlannedJob]:

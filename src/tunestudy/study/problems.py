@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from tunestudy.config.errors import StudyError
 
 
-class StudyErrors(StudyError):
+class CombinedError(StudyError):
     """All mistakes found in one reading; printed one per line, in the order of the file."""
 
     def __init__(self, errors: Sequence[StudyError]) -> None:
@@ -23,4 +23,4 @@ def raise_all(errors: Sequence[StudyError]) -> None:
     if len(unique) == 1:
         raise unique[0]
     if unique:
-        raise StudyErrors(sorted(unique, key=lambda error: (error.place.file, error.place.line)))
+        raise CombinedError(sorted(unique, key=lambda error: (error.place.file, error.place.line)))

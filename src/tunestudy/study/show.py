@@ -85,7 +85,8 @@ def _totals(plan: Plan) -> list[str]:
     totals = plan.totals()
     saved = totals["stages_without_reuse"] - totals["jobs"]
     lines = [
-        f"Together: {_sum(plan, 'steps')} steps, {_sum(plan, 'tokens')} tokens, {_number(totals['checkpoints'])} checkpoints written"
+        f"Together: {_sum(plan, 'steps')} steps, {_sum(plan, 'tokens')} tokens, "
+        f"{_number(totals['checkpoints'])} checkpoints written"
     ]
     return [*lines, f"Reuse saves {saved} of {totals['stages_without_reuse']} stage runs"] if saved > 0 else lines
 

@@ -44,7 +44,7 @@ def _after(stage: TrainStage, name: str, parent: TrainStage) -> tuple[str, str]:
     if stage.adapter is None:
         return (
             stage.init,
-            f"`{stage.init}` after `{name}` needs an `adapter:`; to train the merged weights in full, use `merge_then_new`",
+            f"`{stage.init}` after `{name}` needs an `adapter:`; to train in full, use `merge_then_new`",
         )
     return stage.init, _adapter_change(name, parent.adapter, stage.adapter) if stage.init == "continue" else ""
 
@@ -55,4 +55,7 @@ def _adapter_change(name: str, old: LoraAdapter, new: LoraAdapter) -> str:
     ]
     if not changed:
         return ""
-    return f"`continue` trains the adapter of `{name}` further, but it differs here: {', '.join(changed)}; keep it alike, or use `merge_then_new` or `stack`"
+    return (
+        f"`continue` trains the adapter of `{name}` further, but it differs here: {', '.join(changed)}; "
+        "keep it alike, or use `merge_then_new` or `stack`"
+    )
