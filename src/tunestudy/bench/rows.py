@@ -1,0 +1,50 @@
+"""A benchmark's questions: the prompt that a model is given and the answer it should come to."""
+
+from pathlib import Path
+from typing import Any
+
+from tunestudy.bench.tasks import Row
+from tunestudy.config.benchmark import Benchmark
+from tunestudy.config.data import DataSettings
+from tunestudy.config.errors import Exit, StudyError, at
+from tunestudy.config.job import Job
+from tunestudy.data.select import is_held_out, smallest, split_name
+from tunestudy.data.survey import Record, survey
+from tunestudy.data.tokenize import Tokenize
+from tunestudy.records.layout import JobDir
+
+LIMIT_SALT = "benchmark"
+
+
+def read_rows(name: str, benchmark: Benchmark, job: Job, folder: JobDir, tokenizer: Any) -> list[Row]:
+    """Every row that `benchmark` asks, sorted by id: the same for every variant, seed and number of ranks."""
+    records = _records(name, benchmark, job, folder.root / job.base_dir)
+    tokenize = Tokenize(tokenizer, DataSettings())
+    rows = [
+        Row(
+            record.id, tuple(tokenize.prompt_ids(record.example)), record.example.reference, record.example.choices
+        )
+        for record in records
+    ]
+    return sorted(rows, key=lambda row: row.id)
+
+
+def _records(name: str, benchmark: Benchmark, job: Job, base_dir: Path) -> list[Record]:
+    """The benchmark's part of its data set, cut to `limit` by hash of id."""
+    dataset_name, only_held_out = split_name(benchmark.dataset)
+    dataset = job.datasets[dataset_name]
+    records = [
+        record
+        for record in survey(dataset_name, dataset, base_dir).records()
+        if not only_held_out or is_held_out(record.split_id, dataset.held_out)
+    ]
+    where = at(f"benchmarks.{name}.dataset")
+    if not records:
+        raise StudyError(where, f"{benchmark.dataset} has no rows", exit_code=Exit.PREFLIGHT_REFUSED)
+    if records[0].example.text is not None:
+        message = f"{benchmark.dataset} holds running text; a benchmark needs rows with a question and an answer"
+        raise StudyError(where, message, exit_code=Exit.PREFLIGHT_REFUSED)
+    if benchmark.limit is not None:
+        chosen = smallest([record.id for record in records], benchmark.limit, LIMIT_SALT)
+        records = [records[i] for i in chosen]
+    return records
