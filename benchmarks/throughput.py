@@ -308,10 +308,9 @@ def table(setting: Setting, results: list[Measured], gemm: float) -> str:
     ]
     for r in results:
         useful = rate[r.side] * flops / 1e9
-        lines.append(
-            f"{r.side:14}{rate[r.side]:10.0f}{r.tokens / r.wall_s:8.0f}{useful:9.0f}{useful / gemm:9.0%}{r.peak_mb:9.0f}"
-            f"{r.start_mb:9.0f}{rate['ours'] / rate[r.side]:8.2f}x{ours.peak_mb / r.peak_mb:8.2f}"
-        )
+        speed = f"{rate[r.side]:10.0f}{r.tokens / r.wall_s:8.0f}{useful:9.0f}{useful / gemm:9.0%}"
+        against = f"{rate['ours'] / rate[r.side]:8.2f}x{ours.peak_mb / r.peak_mb:8.2f}"
+        lines.append(f"{r.side:14}{speed}{r.peak_mb:9.0f}{r.start_mb:9.0f}{against}")
     return "\n".join(lines)
 
 

@@ -99,11 +99,10 @@ def _one_by_one(
 ) -> Tensor:
     """SDPA's causal kernel per segment. `split` keeps the backward pass to one concatenation per tensor."""
     grouped = query.shape[1] != key.shape[1]
+    queries, keys, values = (torch.split(tensor, segments.lengths, dim=2) for tensor in (query, key, value))
     outputs = [
         scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=grouped)
-        for q, k, v in zip(
-            *(torch.split(tensor, segments.lengths, dim=2) for tensor in (query, key, value)), strict=True
-        )
+        for q, k, v in zip(queries, keys, values, strict=True)
     ]
     return torch.cat([output.transpose(1, 2) for output in outputs], dim=1)
 
