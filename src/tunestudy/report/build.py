@@ -1,0 +1,85 @@
+"""`tunestudy report`: from a run directory to report/index.html, results.csv/.md/.tex and EXPERIMENT.md.
+
+Reads job directories and nothing else, so it works on a study that is running, failed, or was copied from elsewhere.
+"""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from tunestudy.config.errors import Exit, StudyError
+from tunestudy.records.atomic import write_text
+from tunestudy.records.layout import StudyDir
+from tunestudy.records.redact import redact
+from tunestudy.report.collect import collect
+from tunestudy.report.compare import Headline, make_headline
+from tunestudy.report.experiment import render_experiment
+from tunestudy.report.facts import StudyFacts
+from tunestudy.report.findings import broken_requirements
+from tunestudy.report.format import plural
+from tunestudy.report.notes import keep_notes
+from tunestudy.report.page import render_page
+from tunestudy.report.tables import explanation, to_csv, to_latex, to_markdown, to_terminal
+
+_WIDTH_WITHOUT_TERMINAL = 120
+
+
+def build_report(study_dir: StudyDir) -> Exit:
+    """Write every form of the report, print the table and where the page is.
+
+    Returns JOBS_FAILED when a condition of `report.require` does not hold, else DONE: also for a study that has not
+    finished, since its report says so. Raises StudyError when there is no such results folder or it cannot be written.
+    """
+    if not study_dir.root.is_dir():
+        raise StudyError(str(study_dir.root), "there is no such results folder; run the study first, or give --results")
+    facts = collect(study_dir)
+    headline = make_headline(facts)
+    try:
+        _write(study_dir, facts, headline)
+    except OSError as error:
+        cause = f"the report cannot be written: {error.strerror}"
+        raise StudyError(str(study_dir.report), cause, exit_code=Exit.PREFLIGHT_REFUSED) from error
+    broken = broken_requirements(facts, headline)
+    _print(study_dir, facts, headline, broken)
+    return Exit.JOBS_FAILED if broken else Exit.DONE
+
+
+def _write(study_dir: StudyDir, facts: StudyFacts, headline: Headline) -> None:
+    write_text(study_dir.report / "results.csv", to_csv(headline))
+    write_text(study_dir.report / "results.md", to_markdown(headline))
+    write_text(study_dir.report / "results.tex", to_latex(headline))
+    write_text(study_dir.report / "index.html", render_page(facts, headline))
+    _write_experiment(study_dir, render_experiment(facts, headline))
+
+
+def _write_experiment(study_dir: StudyDir, document: str) -> None:
+    """Replace EXPERIMENT.md, keeping what people wrote.
+
+    The copy of what is generated is written before and after, so that a kill in between leaves no line unaccounted for.
+    """
+    copy = study_dir.report / ".experiment-generated.md"
+    generated, old = _read(copy), redact(_read(study_dir.experiment_md))
+    write_text(copy, f"{generated}\n{document}")
+    write_text(study_dir.experiment_md, keep_notes(document, old, generated))
+    write_text(copy, document)
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+
+def _print(study_dir: StudyDir, facts: StudyFacts, headline: Headline, broken: list[str]) -> None:
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_WIDTH_WITHOUT_TERMINAL)
+    for table in to_terminal(headline):
+        console.print(table)
+        console.print()
+    for sentence in explanation(headline):
+        console.print(sentence, style="dim", markup=False)
+    left = len(facts.jobs) - facts.count("done")
+    if left:
+        console.print(f"{plural(left, 'job')} of {len(facts.jobs)} not done: numbers may still change", style="yellow")
+    for line in broken:
+        console.print(f"not met: {line}", style="red", markup=False)
+    console.print(f"report: {study_dir.report / 'index.html'}", markup=False, soft_wrap=True)

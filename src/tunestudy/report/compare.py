@@ -1,0 +1,254 @@
+"""The headline: every variant on every benchmark over its seeds, and against the baseline."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from tunestudy.report.facts import Score, StudyFacts
+from tunestudy.report.statistics import (
+    Correction,
+    RowLevel,
+    Summary,
+    adjust,
+    compare_rows,
+    paired_t_p,
+    sign_flip_p,
+    smallest_reachable_p,
+    summarise,
+)
+from tunestudy.report.values import number
+
+_LOWER_IS_BETTER = ("loss", "perplexity", "error", "wer", "cer", "nll")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A variant against the baseline, paired over the seeds that both have."""
+
+    seeds: tuple[int, ...]
+    delta: Summary
+    """Of the paired differences, variant − baseline."""
+    p: float
+    """Exact sign-flip test."""
+    p_corrected: float
+    p_smallest: float
+    """The least corrected p that this many seeds and comparisons allow."""
+    t_p: float | None
+    """Paired t-test, uncorrected, for readers who accept its normality assumption."""
+    t_note: str
+    rows: RowLevel | None
+    verdict: str
+    """In words: significant, not significant, or that the test could not have decided."""
+    significant: bool | None
+    """None: with so few seeds no difference could have been significant."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One variant on one metric of one benchmark."""
+
+    variant: str
+    benchmark: str
+    metric: str
+    primary: bool
+    points: dict[int, float]
+    """Value by seed."""
+    missing: tuple[int, ...]
+    """Seeds without a value."""
+    summary: Summary
+    fixed: bool
+    """One evaluation of an untrained model: it has no seed to vary."""
+    comparison: Comparison | None
+    why_no_comparison: str
+    best: bool = False
+
+    @property
+    def lower_is_better(self) -> bool:
+        return any(part in self.metric.lower() for part in _LOWER_IS_BETTER)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Headline:
+    """All cells, and how they were compared."""
+
+    cells: list[Cell]
+    baseline: str | None
+    alpha: float
+    correction: Correction
+    comparisons: int
+    """Size of the family that p-values are corrected for: all tests on primary metrics."""
+
+    def rows(self, benchmark: str) -> list[Cell]:
+        """Primary cells of a benchmark in the order of the variants."""
+        return [cell for cell in self.cells if cell.benchmark == benchmark and cell.primary]
+
+
+def make_headline(facts: StudyFacts) -> Headline:
+    """Summaries for all metrics; tests for primary metrics only, corrected together."""
+    correction = facts.report.get("correction")
+    known = correction if correction in ("holm", "bonferroni", "none") else "holm"
+    alpha = number(facts.report.get("alpha")) or 0.05
+    cells = [cell for benchmark in facts.benchmarks for cell in _cells(facts, benchmark)]
+    cells = _mark_best(_correct(cells, cast(Correction, known), alpha))
+    tests = sum(cell.comparison is not None for cell in cells)
+    return Headline(
+        cells=cells, baseline=facts.baseline, alpha=alpha, correction=cast(Correction, known), comparisons=tests
+    )
+
+
+def _cells(facts: StudyFacts, benchmark: str) -> list[Cell]:
+    scores = {variant: _scores(facts, variant, benchmark) for variant in facts.variants}
+    metrics, primary = _metrics([score for by_seed in scores.values() for score in by_seed.values()])
+    return [
+        _cell(facts, scores, benchmark, variant, metric, metric == primary) for metric in metrics for variant in scores
+    ]
+
+
+def _scores(facts: StudyFacts, variant: str, benchmark: str) -> dict[int, Score]:
+    jobs = {seed: facts.last_job(variant, seed) for seed in facts.seeds}
+    return {seed: job.scores[benchmark] for seed, job in jobs.items() if job and benchmark in job.scores}
+
+
+def _metrics(scores: Sequence[Score]) -> tuple[list[str], str]:
+    """Names of all metrics, the primary one first."""
+    if not scores:
+        return ["score"], "score"
+    primary = scores[0].primary
+    return list(dict.fromkeys([primary, *(name for score in scores for name in score.metrics)])), primary
+
+
+def _cell(
+    facts: StudyFacts, scores: dict[str, dict[int, Score]], benchmark: str, variant: str, metric: str, primary: bool
+) -> Cell:
+    found = scores[variant]
+    points = {seed: score.metrics[metric] for seed, score in found.items() if metric in score.metrics}
+    fixed = _is_fixed(facts, variant)
+    comparison, why = (None, "only primary metrics are tested")
+    if primary:
+        comparison, why = _compare(facts, scores, variant, metric)
+    values = list(points.values())[:1] if fixed else list(points.values())
+    summary = summarise(values)
+    if fixed and points:
+        summary = replace(summary, note="evaluated once without training: there is no seed to vary")
+    return Cell(
+        variant=variant,
+        benchmark=benchmark,
+        metric=metric,
+        primary=primary,
+        points=points,
+        missing=() if fixed and points else tuple(seed for seed in facts.seeds if seed not in points),
+        summary=summary,
+        fixed=fixed,
+        comparison=comparison,
+        why_no_comparison=why,
+    )
+
+
+def _is_fixed(facts: StudyFacts, variant: str) -> bool:
+    """Whether all seeds of the variant share one evaluated, never trained job."""
+    jobs = facts.last_jobs(variant)
+    return not facts.variants[variant].stages and len({job.id for job in jobs}) == 1 and len(facts.seeds) > 1
+
+
+def _compare(
+    facts: StudyFacts, scores: dict[str, dict[int, Score]], variant: str, metric: str
+) -> tuple[Comparison | None, str]:
+    baseline = facts.baseline
+    if variant == baseline or baseline is None:
+        return None, "baseline"
+    ours, theirs = scores[variant], scores[baseline]
+    seeds = tuple(seed for seed in facts.seeds if metric in _of(ours, seed) and metric in _of(theirs, seed))
+    if not seeds:
+        return None, "no seed has both this result and the baseline's"
+    differences = [ours[seed].metrics[metric] - theirs[seed].metrics[metric] for seed in seeds]
+    unlike = {ours[seed].rows_sha256 for seed in seeds} | {theirs[seed].rows_sha256 for seed in seeds}
+    if len(unlike) > 1:
+        return None, "not compared: scored on other rows than the baseline"
+    t_p, t_note = paired_t_p(differences)
+    p = sign_flip_p(differences)
+    rows = _compare_rows([(ours[seed].predictions, theirs[seed].predictions) for seed in seeds])
+    comparison = Comparison(
+        seeds=seeds,
+        delta=summarise(differences),
+        p=p,
+        p_corrected=p,
+        p_smallest=smallest_reachable_p(len(seeds)),
+        t_p=t_p,
+        t_note=t_note,
+        rows=rows,
+        verdict="",
+        significant=None,
+    )
+    return comparison, ""
+
+
+def _of(scores: dict[int, Score], seed: int) -> dict[str, float]:
+    return scores[seed].metrics if seed in scores else {}
+
+
+def _correct(cells: list[Cell], correction: Correction, alpha: float) -> list[Cell]:
+    """Corrects all tests together and puts their outcome into words."""
+    tested = [cell.comparison for cell in cells if cell.comparison]
+    corrected = adjust([test.p for test in tested], correction)
+    reachable = adjust([test.p_smallest for test in tested], correction)
+    after = iter(zip(corrected, reachable, strict=True))
+    out = []
+    for cell in cells:
+        if cell.comparison is None:
+            out.append(cell)
+            continue
+        p, smallest = next(after)
+        significant = None if smallest > alpha else p <= alpha
+        verdict = _verdict(cell.comparison, p, smallest, alpha)
+        judged = replace(cell.comparison, p_corrected=p, p_smallest=smallest, verdict=verdict, significant=significant)
+        out.append(replace(cell, comparison=judged))
+    return out
+
+
+def _verdict(test: Comparison, p: float, smallest: float, alpha: float) -> str:
+    n = len(test.seeds)
+    if all(value == 0 for value in (test.delta.mean, test.delta.std or 0.0)):
+        return "identical to the baseline at every seed"
+    if smallest > alpha:
+        seeds = "1 seed" if n == 1 else f"{n} seeds"
+        return f"cannot decide: with {seeds} the smallest reachable p is {smallest:.2g}, above {alpha:g}"
+    return f"differs at level {alpha:g}" if p <= alpha else f"no difference shown at level {alpha:g}"
+
+
+def _mark_best(cells: list[Cell]) -> list[Cell]:
+    """Marks the best mean of every benchmark's primary metric, all of them when several are equal."""
+    best: dict[str, float] = {}
+    for cell in cells:
+        if cell.primary and cell.summary.mean is not None:
+            pick = min if cell.lower_is_better else max
+            best[cell.benchmark] = pick(best.get(cell.benchmark, cell.summary.mean), cell.summary.mean)
+    return [
+        replace(cell, best=cell.primary and cell.summary.mean is not None and cell.summary.mean == best[cell.benchmark])
+        for cell in cells
+    ]
+
+
+def _compare_rows(pairs: list[tuple[Path, Path]]) -> RowLevel | None:
+    """Paired predictions of all seeds; None when a file is missing or its rows are not the same everywhere."""
+    read = [(_correct_by_id(ours), _correct_by_id(theirs)) for ours, theirs in pairs]
+    if any(ours is None or theirs is None for ours, theirs in read):
+        return None
+    known = [(ours, theirs) for ours, theirs in read if ours is not None and theirs is not None]
+    ids = sorted(known[0][0])
+    if not ids or any(answers.keys() != set(ids) for pair in known for answers in pair):
+        return None
+    ours, theirs = (np.array([[pair[side][row] for row in ids] for pair in known], dtype=np.float64) for side in (0, 1))
+    return compare_rows(ours, theirs)
+
+
+def _correct_by_id(path: Path) -> dict[str, bool] | None:
+    """Row id → whether the answer was right; None when the file is absent, broken or has no such verdicts."""
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+        return {str(row["id"]): bool(row["correct"]) for row in rows}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

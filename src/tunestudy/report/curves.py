@@ -1,0 +1,161 @@
+"""Learning curves per variant: every seed's line, their mean, and the band from the lowest to the highest seed."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tunestudy.report.facts import JobFacts, StudyFacts
+from tunestudy.report.format import listing
+from tunestudy.report.overfit import finite_points
+
+MOST_POINTS = 300
+"""Longer logs are thinned to this many points per line, first and last kept, so that the page stays small."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """One quantity over optimiser steps."""
+
+    key: str
+    log: str
+    title: str
+    logarithmic: bool
+    """Whether the log-scale switch applies: only where values stay above zero."""
+
+
+CHARTS = (
+    Chart(key="train_loss", log="train_log", title="Training loss", logarithmic=True),
+    Chart(key="eval_loss", log="eval_log", title="Held-out loss", logarithmic=True),
+    Chart(key="learning_rate", log="train_log", title="Learning rate", logarithmic=False),
+    Chart(key="grad_norm", log="train_log", title="Gradient norm", logarithmic=True),
+)
+
+Points = list[tuple[float, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A variant (or the variants that share a stage) in one chart."""
+
+    label: str
+    colour: int
+    """Place of the variant in the study; −1 for a stage that several share."""
+    seeds: dict[int, Points]
+    steps: list[float] = field(default_factory=list)
+    mean: list[float] = field(default_factory=list)
+    low: list[float] = field(default_factory=list)
+    high: list[float] = field(default_factory=list)
+
+    @property
+    def lowest(self) -> tuple[float, float]:
+        """Step and value where the mean is lowest."""
+        place = int(np.argmin(self.mean))
+        return self.steps[place], self.mean[place]
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """A choice of jobs to draw: the last stage of every variant, or one stage by name."""
+
+    key: str
+    label: str
+    lines: dict[str, list[Line]]
+    """By chart."""
+
+
+def make_views(facts: StudyFacts) -> list[View]:
+    """The last stages first, then every stage by name when there is more than one. Empty without any curve."""
+    places = {variant: place for place, variant in enumerate(facts.variants)}
+    last = [(variant, places[variant], facts.last_jobs(variant)) for variant in facts.variants]
+    views = [_view("last", "last stage of every variant", last)]
+    stages = list(dict.fromkeys(job.stage for job in facts.jobs if job.train_log or job.eval_log))
+    if len(stages) > 1:
+        views += [_view(f"stage:{stage}", f"stage {stage}", _groups(facts, stage, places)) for stage in stages]
+    return [view for view in views if any(view.lines.values())]
+
+
+def _groups(facts: StudyFacts, stage: str, places: dict[str, int]) -> list[tuple[str, int, list[JobFacts]]]:
+    """Jobs of a stage, those that serve the same variants together."""
+    groups: dict[tuple[str, ...], list[JobFacts]] = defaultdict(list)
+    for job in facts.jobs:
+        if job.stage == stage:
+            groups[job.variants].append(job)
+    return [
+        (listing(variants, 3), places.get(variants[0], -1) if len(variants) == 1 else -1, jobs)
+        for variants, jobs in groups.items()
+        if variants
+    ]
+
+
+def _view(key: str, label: str, groups: Sequence[tuple[str, int, list[JobFacts]]]) -> View:
+    lines = {chart.key: [line for group in groups if (line := _line(chart, *group))] for chart in CHARTS}
+    return View(key=key, label=label, lines=lines)
+
+
+def _line(chart: Chart, label: str, colour: int, jobs: list[JobFacts]) -> Line | None:
+    seeds = {job.seed: list(finite_points(getattr(job, chart.log), chart.key)) for job in jobs}
+    seeds = {seed: thin(points) for seed, points in seeds.items() if points}
+    if not seeds:
+        return None
+    steps, values = common_grid(list(seeds.values()))
+    return Line(
+        label=label,
+        colour=colour,
+        seeds=seeds,
+        steps=steps.tolist(),
+        mean=values.mean(axis=0).tolist(),
+        low=values.min(axis=0).tolist(),
+        high=values.max(axis=0).tolist(),
+    )
+
+
+def common_grid(lines: list[Points]) -> tuple[np.ndarray, np.ndarray]:
+    """All steps that every line covers, and each line there, straight between its points. Shapes (S,), (lines, S)."""
+    first, last = max(points[0][0] for points in lines), min(points[-1][0] for points in lines)
+    steps = np.unique([step for points in lines for step, _ in points])
+    within = steps[(steps >= first) & (steps <= last)]
+    if within.size == 0:  # one line ends before another begins: nothing is common
+        lines, within = lines[:1], np.array([step for step, _ in lines[0]])
+    return within, np.array([np.interp(within, *zip(*points, strict=True)) for points in lines])
+
+
+def thin(points: Points) -> Points:
+    """At most `MOST_POINTS` of them, evenly spaced."""
+    if len(points) <= MOST_POINTS:
+        return points
+    return [points[round(place)] for place in np.linspace(0, len(points) - 1, MOST_POINTS)]
+
+
+def as_json(views: list[View]) -> dict[str, object]:
+    """What report.js draws."""
+    return {
+        "charts": [{"key": chart.key, "title": chart.title, "log": chart.logarithmic} for chart in CHARTS],
+        "views": {
+            view.key: {
+                key: [
+                    {
+                        "label": line.label,
+                        "colour": line.colour,
+                        "x": line.steps,
+                        "mean": short(line.mean),
+                        "low": short(line.low),
+                        "high": short(line.high),
+                        "seeds": [
+                            {"seed": seed, "x": [step for step, _ in points], "y": short([y for _, y in points])}
+                            for seed, points in line.seeds.items()
+                        ],
+                    }
+                    for line in lines
+                ]
+                for key, lines in view.lines.items()
+            }
+            for view in views
+        },
+    }
+
+
+def short(values: Sequence[float]) -> list[float]:
+    """Five significant digits: finer than any screen."""
+    return [float(f"{value:.5g}") for value in values]

@@ -1,0 +1,233 @@
+"""What a run directory says, as typed records. `collect.py` fills them; everything else in this room reads only these."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+Status = Literal["done", "evaluate", "running", "failed", "interrupted", "pending"]
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One benchmark's result of one job: `eval/<benchmark>.json`."""
+
+    benchmark: str
+    kind: str
+    dataset: str
+    version: str
+    rows: int | None
+    primary: str
+    metrics: dict[str, float]
+    rows_sha256: str | None
+    duration_s: float | None
+    predictions: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    """The best checkpoint as the stage itself judged it."""
+
+    step: int
+    metric: str
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """`result.json`: what a finished stage cost and reached. Durations sum over attempts. None: not recorded."""
+
+    started_at: float | None
+    finished_at: float | None
+    duration_s: float | None
+    train_s: float | None
+    eval_s: float | None
+    save_s: float | None
+    steps: int | None
+    epochs: float | None
+    tokens: int | None
+    target_tokens: int | None
+    samples: int | None
+    final_train_loss: float | None
+    best: Best | None
+    trainable_params: int | None
+    effective_params: int | None
+    total_params: int | None
+    peak_memory_mb: float | None
+    flops_per_token: float | None
+    world_size: int | None
+    micro_batch: int | None
+    accumulation: int | None
+    effective_batch_size: int | None
+    roles: list[Settings]
+    eval_ids_sha256: str | None
+    resumed_from: list[int]
+    model_kind: str | None
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Tokens per second of training, evaluation and saving left out."""
+        return self.tokens / self.train_s if self.tokens and self.train_s else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Why an attempt ended badly."""
+
+    attempt: int | None
+    kind: str
+    message: str
+    where: str
+    step: int | None
+    signal: str = ""
+    exit_code: int | None = None
+    log: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A sealed `checkpoint-<step>/` that is still on disk."""
+
+    name: str
+    step: int
+    kind: str
+    metrics: dict[str, float]
+    size_bytes: int
+    marks: tuple[str, ...]
+    """`best`, `last`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuUse:
+    """Means and peaks of gpu.csv over all its devices."""
+
+    mean_utilisation_percent: float | None
+    mean_memory_mb: float | None
+    peak_memory_mb: float | None
+    mean_power_w: float | None
+    devices: int
+
+
+Curve = dict[str, list[float]]
+"""Columns of a CSV log that are numbers in every kept row; `step` is always there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobFacts:
+    """One directory under `jobs/`, or a planned job that has none yet."""
+
+    id: str
+    stage: str
+    variants: tuple[str, ...]
+    seed: int
+    parents: tuple[str, ...]
+    status: Status
+    planned_steps: int | None = None
+    planned_tokens: int | None = None
+    settings: Settings | None = None
+    """None: the model is only evaluated."""
+    training: Training | None = None
+    failure: Failure | None = None
+    progress: Settings = field(default_factory=dict)
+    data: Settings = field(default_factory=dict)
+    environment: Settings = field(default_factory=dict)
+    scores: dict[str, Score] = field(default_factory=dict)
+    wanted: tuple[str, ...] = ()
+    """Benchmarks that this job is to be scored on."""
+    train_log: Curve = field(default_factory=dict)
+    eval_log: Curve = field(default_factory=dict)
+    gpu: GpuUse | None = None
+    checkpoints: list[Checkpoint] = field(default_factory=list)
+    has_model: bool = False
+
+    @property
+    def missing_scores(self) -> tuple[str, ...]:
+        return tuple(name for name in self.wanted if name not in self.scores)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariantFacts:
+    """One row of the table, as the study defines it."""
+
+    name: str
+    description: str
+    stages: dict[str, Settings]
+    intends: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyFacts:
+    """Everything the report knows."""
+
+    name: str
+    description: str
+    seeds: tuple[int, ...]
+    variants: dict[str, VariantFacts]
+    benchmarks: dict[str, Settings]
+    model: Settings
+    report: Settings
+    study_text: str
+    jobs: list[JobFacts]
+    """Those of the plan, in its order."""
+    orphans: list[str]
+    """Job directories that the plan no longer names."""
+    plan_warnings: list[str]
+    events: list[Settings]
+    unreadable: list[str]
+    """Files that exist but could not be read, and why."""
+    gathered_at: float
+
+    @property
+    def baseline(self) -> str | None:
+        """The variant others are compared with: the one that the study names, else the first."""
+        named = self.report.get("baseline")
+        if isinstance(named, str) and named in self.variants:
+            return named
+        return next(iter(self.variants), None)
+
+    @cached_property
+    def _trials(self) -> dict[tuple[str, str, int], JobFacts]:
+        return {(variant, job.stage, job.seed): job for job in self.jobs for variant in job.variants}
+
+    def stages_of(self, variant: str) -> list[str]:
+        """Stage names in order; the untouched model has the stage `base_model`."""
+        return list(self.variants[variant].stages) or ["base_model"]
+
+    def trial(self, variant: str, seed: int) -> list[JobFacts]:
+        """The jobs of a variant at one seed that are known, in stage order."""
+        found = [self._trials.get((variant, stage, seed)) for stage in self.stages_of(variant)]
+        return [job for job in found if job is not None]
+
+    def last_job(self, variant: str, seed: int) -> JobFacts | None:
+        """The job whose result is this trial's model."""
+        return self._trials.get((variant, self.stages_of(variant)[-1], seed))
+
+    def last_jobs(self, variant: str) -> list[JobFacts]:
+        """The last job of every seed that has one."""
+        return [job for seed in self.seeds if (job := self.last_job(variant, seed))]
+
+    def count(self, *statuses: Status) -> int:
+        return sum(job.status in statuses for job in self.jobs)
+
+    def attempts(self, job: JobFacts) -> int:
+        """How often a job was started, by the launcher's journal."""
+        return sum(event.get("event") == "job_started" and event.get("job") == job.id for event in self.events)
+
+    @property
+    def state(self) -> str:
+        """`finished`, `finished with failures`, `running`, `incomplete` or `not started`."""
+        if self.jobs and self.count("done") == len(self.jobs):
+            return "finished"
+        if self.count("running"):
+            return "running"
+        if self.count("failed") and not self.count("pending", "evaluate", "interrupted"):
+            return "finished with failures"
+        return "incomplete" if self.count("done", "evaluate", "failed", "interrupted") else "not started"
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """Mean of the values that are there."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

@@ -1,0 +1,205 @@
+"""What a careful reader would want pointed out: unequal footing, leaks, failures, missing results, broken conditions."""
+
+import operator
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+from tunestudy.config.errors import StudyError, at
+from tunestudy.report.compare import Cell, Headline
+from tunestudy.report.facts import JobFacts, Settings, StudyFacts
+from tunestudy.report.format import listing, plural, sig
+from tunestudy.report.overfit import RISE_FLAGGED, find_fits
+from tunestudy.report.values import mapping, texts, whole
+
+_FOOTING = {
+    "tokens": "tokens",
+    "steps": "optimiser steps",
+    "effective_batch_size": "effective batch size",
+    "eval_ids_sha256": "evaluation rows during training",
+}
+_INTENT_OF = {"eval_ids_sha256": "evaluation"}
+_OPERATORS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt, "==": operator.eq}
+
+
+def warnings_of(facts: StudyFacts, headline: Headline) -> list[str]:
+    """Everything that weakens a comparison, most serious first. Empty when nothing was found."""
+    found = [
+        *_overlaps(facts),
+        *_unequal_footing(facts),
+        *_unequal_rows(facts),
+        *_missing(headline, facts),
+        *_overfits(facts),
+        *facts.plan_warnings,
+        *(f"could not be read and was left out: {name}" for name in facts.unreadable),
+        *_hosts(facts),
+    ]
+    return list(dict.fromkeys(found))
+
+
+def _overlaps(facts: StudyFacts) -> Iterator[str]:
+    """One line per different overlap: the jobs of one data set all report the same."""
+    seen: dict[tuple[int, str], list[str]] = defaultdict(list)
+    for job in facts.jobs:
+        overlap = mapping(job.data.get("overlap"))
+        rows = whole(overlap.get("rows")) or 0
+        if rows:
+            seen[rows, listing(texts(overlap.get("examples"))[:3])].append(job.stage)
+    for (rows, examples), stages in seen.items():
+        where = listing(sorted(set(stages)))
+        named = f", such as {examples}" if examples else ""
+        yield f"{plural(rows, 'evaluation row')} also in the training data of {where}{named}: scores may be too high"
+
+
+def _unequal_footing(facts: StudyFacts) -> Iterator[str]:
+    """Jobs of one stage and seed that differ between variants in what should be equal, unless that was declared."""
+    told: dict[tuple[str, str], str] = {}
+    for job_group in _same_stage_and_seed(facts):
+        for name, words in _FOOTING.items():
+            values = {
+                listing(job.variants): getattr(job.training, name)
+                for job in job_group
+                if job.training and getattr(job.training, name) is not None and not _declared(facts, job, name)
+            }
+            if len(set(values.values())) > 1:
+                told.setdefault((job_group[0].stage, name), _footing_words(job_group[0].stage, words, values))
+    yield from told.values()
+
+
+def _same_stage_and_seed(facts: StudyFacts) -> list[list[JobFacts]]:
+    groups: dict[tuple[str, int], list[JobFacts]] = defaultdict(list)
+    for job in facts.jobs:
+        groups[job.stage, job.seed].append(job)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _declared(facts: StudyFacts, job: JobFacts, name: str) -> bool:
+    known = [facts.variants[variant] for variant in job.variants if variant in facts.variants]
+    return any(_INTENT_OF.get(name, name) in variant.intends for variant in known)
+
+
+def _footing_words(stage: str, words: str, values: dict[str, Any]) -> str:
+    if all(isinstance(value, str) for value in values.values()):
+        return f"not on equal footing: stage {stage} differs in {words} between {listing(list(values))}"
+    each = listing([f"{variant}: {value:,}" for variant, value in values.items()])
+    return f"not on equal footing: stage {stage} differs in {words} ({each}); declare it with `intends` if it is meant"
+
+
+def _unequal_rows(facts: StudyFacts) -> Iterator[str]:
+    for benchmark in facts.benchmarks:
+        hashes: dict[str, set[str]] = defaultdict(set)
+        for variant in facts.variants:
+            for job in facts.last_jobs(variant):
+                if (score := job.scores.get(benchmark)) and score.rows_sha256:
+                    hashes[score.rows_sha256].add(variant)
+        if len(hashes) > 1:
+            groups = " | ".join(listing(sorted(group)) for group in hashes.values())
+            yield f"benchmark {benchmark} was not scored on the same rows everywhere: {groups}"
+
+
+def _missing(headline: Headline, facts: StudyFacts) -> Iterator[str]:
+    for cell in headline.cells:
+        if cell.primary and cell.missing and len(cell.points) > 0:
+            seeds = listing([str(seed) for seed in cell.missing])
+            yield f"{cell.variant} has no {cell.benchmark} result at seed {seeds}: its mean covers fewer seeds"
+    if facts.state == "finished":
+        return
+    left = len(facts.jobs) - facts.count("done")
+    if left and facts.count("done"):
+        yield f"{plural(left, 'job')} of {len(facts.jobs)} not done: every number here may still change"
+
+
+def _overfits(facts: StudyFacts) -> Iterator[str]:
+    for fit in find_fits(facts):
+        if fit.flagged:
+            seeds = f"at {fit.flagged} of {plural(len(fit.trials), 'seed')}"
+            yield (
+                f"{fit.variant} over-fits in stage {fit.stage} {seeds}: the last held-out loss is more than "
+                f"{RISE_FLAGGED:.0%} above the lowest"
+            )
+
+
+def _hosts(facts: StudyFacts) -> Iterator[str]:
+    versions: dict[str, set[str]] = defaultdict(set)
+    for job in facts.jobs:
+        for package, version in mapping(job.environment.get("packages")).items():
+            versions[str(package)].add(str(version))
+    for package, found in sorted(versions.items()):
+        if len(found) > 1:
+            yield f"jobs ran with different versions of {package}: {listing(sorted(found))}"
+
+
+def problems(facts: StudyFacts) -> list[Settings]:
+    """Failed and retried attempts in the order of time, each with what came of it: the issues of EXPERIMENT.md."""
+    by_id = {job.id: job for job in facts.jobs}
+    found = []
+    for event in facts.events:
+        if event.get("event") != "job_failed":
+            continue
+        job = by_id.get(str(event.get("job")))
+        found.append({**event, "stage": job.stage if job else "", "outcome": _outcome(facts, job, event)})
+    told = {str(entry.get("job")) for entry in found}
+    for job in facts.jobs:
+        if job.failure and job.id not in told:
+            facts_of = {"kind": job.failure.kind, "message": job.failure.message, "step": job.failure.step}
+            found.append(
+                {"job": job.id, "stage": job.stage, "attempt": job.failure.attempt, "outcome": "open", **facts_of}
+            )
+    return found
+
+
+def _outcome(facts: StudyFacts, job: JobFacts | None, event: Settings) -> str:
+    if job is None:
+        return "the job is no longer part of the plan"
+    attempts = facts.attempts(job)
+    if job.status == "done":
+        return f"solved: done at attempt {attempts}"
+    retried = any(
+        other.get("event") == "job_retried" and other.get("job") == job.id and other.get("t", 0) >= event.get("t", 0)
+        for other in facts.events
+    )
+    return "tried again" if retried else "open"
+
+
+def broken_requirements(facts: StudyFacts, headline: Headline) -> list[str]:
+    """The conditions of `report.require` that the means do not meet, in words; a missing mean meets none."""
+    required = {str(key): str(value) for key, value in mapping(facts.report.get("require")).items()}
+    named = {key for key in required if not key.startswith("*.")}
+    broken = []
+    for key, condition in required.items():
+        compare, bound = _condition(key, condition)
+        for cell in _cells_of(headline, key, named):
+            mean = cell.summary.mean
+            name = f"{cell.variant}.{cell.benchmark}"
+            if mean is None:
+                broken.append(f"{name} should be {condition}, but there is no result")
+            elif not compare(mean, bound):
+                broken.append(f"{name} should be {condition}, but is {sig(mean)}")
+    return broken
+
+
+def _cells_of(headline: Headline, key: str, named: set[str]) -> list[Cell]:
+    primary = [cell for cell in headline.cells if cell.primary]
+    if key.startswith("*."):
+        others = [cell for cell in primary if f"{cell.variant}.{cell.benchmark}" not in named]
+        cells = [cell for cell in others if cell.benchmark == key[2:]]
+    else:
+        cells = [cell for cell in primary if f"{cell.variant}.{cell.benchmark}" == key]
+    known = (
+        {cell.benchmark for cell in primary}
+        if key.startswith("*.")
+        else {f"{c.variant}.{c.benchmark}" for c in primary}
+    )
+    if (key[2:] if key.startswith("*.") else key) not in known:
+        raise StudyError(
+            at(f"report.require.{key}"), f"names no variant and benchmark of this study: {listing(sorted(known))}"
+        )
+    return cells
+
+
+def _condition(key: str, condition: str) -> tuple[Any, float]:
+    match = re.fullmatch(r"\s*(>=|<=|==|>|<)\s*([-+]?[0-9.]+(?:[eE][-+]?\d+)?)\s*", condition)
+    if match is None:
+        raise StudyError(at(f"report.require.{key}"), f'"{condition}" is no condition; write one like ">= 0.7"')
+    return _OPERATORS[match[1]], float(match[2])

@@ -1,0 +1,86 @@
+"""Sentences generated from facts: the head of the page and the summary of EXPERIMENT.md use the same ones."""
+
+import math
+from collections.abc import Iterator
+
+from tunestudy.report.compare import Headline
+from tunestudy.report.cost import costs, total
+from tunestudy.report.facts import StudyFacts
+from tunestudy.report.format import duration, listing, plural, signed
+from tunestudy.report.overfit import find_fits
+from tunestudy.report.tables import mean_and_std
+
+
+def observations(facts: StudyFacts, headline: Headline) -> list[str]:
+    """What the numbers say, best result first."""
+    return [*_best(facts, headline), *_power(headline), *_fits(facts), *_cheapest(facts), *_sharing(facts)]
+
+
+def _best(facts: StudyFacts, headline: Headline) -> Iterator[str]:
+    for benchmark in facts.benchmarks:
+        best = [cell for cell in headline.rows(benchmark) if cell.best]
+        if not best:
+            yield f"No result on {benchmark} yet."
+            continue
+        cell = best[0]
+        names = listing([cell.variant for cell in best])
+        reach = "lowest" if cell.lower_is_better else "highest"
+        seeds = plural(cell.summary.n, "seed")
+        sentence = f"{names} has the {reach} {cell.metric} on {benchmark}: {mean_and_std(cell)} over {seeds}"
+        if test := cell.comparison:
+            sentence += f", {signed(test.delta.mean)} to {headline.baseline}"
+            if test.delta.ci_low is not None:
+                sentence += f" (95 % interval {signed(test.delta.ci_low)} to {signed(test.delta.ci_high)})"
+        yield sentence + "."
+
+
+def _power(headline: Headline) -> Iterator[str]:
+    """Whether the test could decide at all, and how many seeds it would need."""
+    powerless = [cell for cell in headline.cells if cell.comparison and cell.comparison.significant is None]
+    if not powerless:
+        return
+    pairs = max(len(cell.comparison.seeds) for cell in powerless if cell.comparison)
+    smallest = min(cell.comparison.p_smallest for cell in powerless if cell.comparison)
+    family = plural(headline.comparisons, "comparison")
+    yield (
+        f"With {plural(pairs, 'seed')} and {family} the smallest p the sign-flip test can reach is {smallest:.2g}, above "
+        f"{headline.alpha:g}: it cannot call any difference significant, however large. It could with "
+        f"{seeds_needed(headline)} seeds."
+    )
+
+
+def seeds_needed(headline: Headline) -> int:
+    """The least number of seeds at which a difference could be significant after correction."""
+    family = 1 if headline.correction == "none" else max(1, headline.comparisons)
+    return math.ceil(1 + math.log2(family / headline.alpha))
+
+
+def _fits(facts: StudyFacts) -> Iterator[str]:
+    flagged = [fit.variant for fit in find_fits(facts) if fit.flagged]
+    if flagged:
+        yield f"Over-fitting: {listing(flagged)}; the held-out loss rises again before the last step."
+
+
+def _cheapest(facts: StudyFacts) -> Iterator[str]:
+    known = [(cost.trainable_params, cost.variant) for cost in costs(facts) if cost.trainable_params]
+    if len({params for params, _ in known}) > 1:
+        least, most = min(known), max(known)
+        yield f"{least[1]} trains the fewest parameters: {least[0]:,.0f}, {most[0] / least[0]:.3g} times fewer than {most[1]}."
+
+
+def _sharing(facts: StudyFacts) -> Iterator[str]:
+    sums = total(facts)
+    if sums.saved_s > 0:
+        yield (
+            f"Shared stages ran once: {duration(sums.shared_s)} of work in place of "
+            f"{duration(sums.shared_s + sums.saved_s)}."
+        )
+
+
+def headline_sentence(facts: StudyFacts, headline: Headline) -> str:
+    """The first thing to say about the study."""
+    if facts.state == "not started":
+        return (
+            f"Not started: {plural(len(facts.jobs), 'job')} planned." if facts.jobs else "Nothing has been planned yet."
+        )
+    return next(_best(facts, headline), "This study has no benchmarks: nothing is compared.")

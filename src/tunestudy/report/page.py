@@ -1,0 +1,134 @@
+"""index.html: one file that opens from disk and asks the network for nothing."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from tunestudy.report import format as words
+from tunestudy.report.compare import Headline
+from tunestudy.report.cost import costs, total
+from tunestudy.report.curves import CHARTS, as_json, make_views
+from tunestudy.report.differences import ABSENT, differences
+from tunestudy.report.facts import StudyFacts
+from tunestudy.report.findings import problems, warnings_of
+from tunestudy.report.machines import machines
+from tunestudy.report.observations import headline_sentence, observations, seeds_needed
+from tunestudy.report.overfit import RISE_FLAGGED, find_fits
+from tunestudy.report.strip import scale_of, strip_of
+from tunestudy.report.tables import explanation, mean_and_std
+from tunestudy.report.values import number
+
+_HERE = Path(__file__).parent
+_FILTERS = ("sig", "signed", "p_value", "count", "short_count", "duration", "moment", "memory_mb", "size", "percent")
+
+
+def render_page(facts: StudyFacts, headline: Headline) -> str:
+    """The whole page as text. Everything that comes from files is escaped by jinja2 or by `embedded`."""
+    views = make_views(facts)
+    scripts = [_static("uPlot.iife.min.js"), _static("report.js")] if views else []
+    style = _static("uPlot.min.css") + _static("report.css")
+    template = _environment().get_template("report.html.jinja")
+    return template.render(
+        facts=facts,
+        headline=headline,
+        sentence=headline_sentence(facts, headline),
+        observations=observations(facts, headline),
+        warnings=warnings_of(facts, headline),
+        problems=problems(facts),
+        benchmarks=[_benchmark(facts, headline, name) for name in facts.benchmarks],
+        explanation=explanation(headline),
+        seeds_needed=seeds_needed(headline),
+        views=views,
+        charts=CHARTS,
+        fits=find_fits(facts),
+        rise_flagged=RISE_FLAGGED,
+        costs=costs(facts),
+        total=total(facts),
+        differences=differences(facts),
+        absent=ABSENT,
+        sources=_sources(facts),
+        machines=machines(facts),
+        colours={variant: place for place, variant in enumerate(facts.variants)},
+        style=Markup(style),
+        scripts=[Markup(script) for script in scripts],
+        data=embedded(as_json(views)),
+        policy=_policy([style], scripts),
+    )
+
+
+def _benchmark(facts: StudyFacts, headline: Headline, name: str) -> dict[str, Any]:
+    """One table of results."""
+    cells = headline.rows(name)
+    scale = scale_of(cells)
+    baseline = next((cell.summary.mean for cell in cells if cell.variant == headline.baseline), None)
+    scores = [job.scores[name] for job in facts.jobs if name in job.scores]
+    return {
+        "name": name,
+        "metric": cells[0].metric,
+        "rows": [(cell, strip_of(cell, scale, baseline) if scale else None) for cell in cells],
+        "scale": scale,
+        "powerless": any(cell.comparison and cell.comparison.significant is None for cell in cells),
+        "others": [cell for cell in headline.cells if cell.benchmark == name and not cell.primary],
+        "settings": facts.benchmarks[name],
+        "score": scores[0] if scores else None,
+    }
+
+
+def _sources(facts: StudyFacts) -> list[dict[str, Any]]:
+    """Realised data per stage and source; jobs that prepared the same data say the same and appear once."""
+    found: dict[str, dict[str, Any]] = {}
+    for job in facts.jobs:
+        for name, counts in (job.data.get("sources") or {}).items():
+            if isinstance(counts, dict):
+                row = {"stage": job.stage, "source": name, **counts}
+                found.setdefault(json.dumps(row, sort_keys=True, default=str), row)
+    return list(found.values())
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update({name: getattr(words, name) for name in _FILTERS})
+    environment.filters.update(setting=words.setting, listing=_listing, mean_and_std=mean_and_std, number=number)
+    environment.globals["plural"] = words.plural
+    return environment
+
+
+def _listing(items: Iterable[object], most: int = 8) -> str:
+    return words.listing([str(item) for item in items], most)
+
+
+def embedded(value: dict[str, object]) -> Markup:
+    """JSON that nothing can break out of inside a script element, whatever names users chose."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def _static(name: str) -> str:
+    return (_HERE / "static" / name).read_text(encoding="utf-8")
+
+
+def _policy(styles: Iterable[str], scripts: Iterable[str]) -> str:
+    """Content security policy: our own scripts and styles by their hash, the icon, and nothing else from anywhere."""
+    allowed = {"style-src": styles, "script-src": scripts}
+    parts = [
+        f"{name} {' '.join(_hash(text) for text in of) or chr(39) + 'none' + chr(39)}" for name, of in allowed.items()
+    ]
+    return "; ".join(["default-src 'none'", "img-src data:", *parts, "base-uri 'none'", "form-action 'none'"])
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -1,0 +1,60 @@
+"""The one door through which files of a run directory enter the report: redacted, and without failing on broken ones."""
+
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from tunestudy.records.atomic import read_json
+from tunestudy.records.redact import redact, redact_tree
+from tunestudy.records.tables import read_table
+from tunestudy.report.values import mapping
+
+
+class Reader:
+    """Reads files redacted, and remembers which could not be read."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.unreadable: list[str] = []
+
+    def guarded(self, path: Path, read: Callable[[Path], Any], fallback: Any, *, clean: bool = True) -> Any:
+        """`read(path)` redacted, or `fallback` with a note when the file is broken."""
+        try:
+            return redact_tree(read(path)) if clean else read(path)
+        except (OSError, ValueError, YAMLError) as error:
+            where = path.relative_to(self.root) if path.is_relative_to(self.root) else path.name
+            self.unreadable.append(redact(f"{where}: {type(error).__name__}"))
+            return fallback
+
+    def json(self, path: Path) -> dict[str, Any]:
+        """A JSON object; empty when absent or broken."""
+        return mapping(self.guarded(path, read_json, {}))
+
+    def yaml(self, path: Path) -> dict[str, Any]:
+        """A YAML mapping; empty when absent or broken."""
+        return mapping(self.guarded(path, _read_yaml, {}))
+
+    def text(self, path: Path) -> str:
+        """A text file; empty when absent or broken."""
+        return str(self.guarded(path, _read_text, ""))
+
+    def table(self, path: Path) -> list[dict[str, str]]:
+        """Rows of a CSV log. Only its header is redacted: no cell is ever used as anything but a number."""
+        rows: list[dict[str, str]] = self.guarded(path, read_table, [], clean=False)
+        names = {name: redact(name) for name in (rows[0] if rows else {})}
+        return [{names[name]: value for name, value in row.items()} for row in rows]
+
+
+def _read_yaml(path: Path) -> Any:
+    return YAML(typ="safe", pure=True).load(StringIO(text)) if (text := _read_text(path)) else {}
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""

@@ -1,0 +1,161 @@
+// Draws the learning curves of report/index.html from the JSON inside the page. Without it the page's tables say the same.
+"use strict";
+(() => {
+  const data = JSON.parse(document.getElementById("curve-data").textContent);
+  const views = Object.keys(data.views);
+  const state = { view: views[0], hidden: new Set(), seeds: true, band: true, log: false };
+  const plots = new Map(); // chart key → {plot, lines}
+
+  const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const colourOf = (line) => css(line.colour < 0 ? "--soft" : `--c${line.colour % 8}`);
+  const dashOf = (line) => (line.colour >= 8 ? [6, 4] : undefined); // colours repeat after eight, dashes tell them apart
+  const faded = (colour, share) => `${colour}${Math.round(share * 255).toString(16).padStart(2, "0")}`;
+
+  function number(value) {
+    if (value === 0) return "0";
+    const size = Math.abs(value);
+    return size < 1e-3 || size >= 1e6 ? value.toExponential(1) : String(Number(value.toPrecision(3)));
+  }
+
+  // One table per line and per seed, joined over all steps; `owners` says what each joined column is.
+  function columns(lines, chart) {
+    const usable = (values) => (state.log && chart.log ? values.map((v) => (v > 0 ? v : null)) : values);
+    const tables = [], owners = [null];
+    for (const line of lines) {
+      tables.push([line.x, usable(line.low), usable(line.high), usable(line.mean)]);
+      owners.push([line, "low"], [line, "high"], [line, "mean"]);
+      for (const seed of line.seeds) {
+        tables.push([seed.x, usable(seed.y)]);
+        owners.push([line, "seed"]);
+      }
+    }
+    return { values: tables.length ? uPlot.join(tables) : [[]], owners };
+  }
+
+  function seriesOf([line, kind]) {
+    const colour = colourOf(line);
+    const points = { show: false };
+    if (kind === "mean") return { stroke: colour, width: 2, dash: dashOf(line), spanGaps: true, points: line.x.length === 1 ? {} : points };
+    const many = line.seeds.length > 1;
+    if (kind === "seed") return { stroke: faded(colour, 0.45), width: 1, dash: dashOf(line), spanGaps: true, points, show: state.seeds && many };
+    return { stroke: "transparent", width: 0, spanGaps: true, points, show: state.band && many };
+  }
+
+  function options(chart, lines, owners, width) {
+    const ink = css("--soft"), grid = { stroke: css("--line"), width: 1 };
+    const axis = { stroke: ink, grid, ticks: { ...grid, size: 4 }, font: `12px ${css("--sans")}` };
+    const bands = [];
+    owners.forEach((owner, place) => {
+      if (owner && owner[1] === "low" && state.band && owner[0].seeds.length > 1)
+        bands.push({ series: [place + 1, place], fill: faded(colourOf(owner[0]), 0.13) });
+    });
+    return {
+      width, height: 230, bands,
+      series: [{}, ...owners.slice(1).map(seriesOf)],
+      scales: { x: { time: false }, y: state.log && chart.log ? { distr: 3 } : {} },
+      axes: [{ ...axis, values: (_, ticks) => ticks.map(number) }, { ...axis, size: 58, values: (_, ticks) => ticks.map((v) => (v === null ? "" : number(v))) }],
+      cursor: { sync: { key: "curves", setSeries: false }, points: { show: false }, drag: { x: false, y: false } },
+      hooks: { setCursor: [(plot) => tell(chart.key, plot)] },
+    };
+  }
+
+  // The values under the cursor, in the figure's caption.
+  function tell(key, plot) {
+    const out = document.querySelector(`[data-chart="${key}"] .readout`);
+    const index = plot.cursor.idx;
+    out.replaceChildren();
+    if (index === null || index === undefined) return;
+    out.append(`step ${plot.data[0][index]}`);
+    plots.get(key)?.owners.forEach((owner, place) => {
+      if (!owner || owner[1] !== "mean") return;
+      let at = index;
+      while (at > 0 && (plot.data[place][at] === undefined || plot.data[place][at] === null)) at -= 1;
+      const value = plot.data[place][at];
+      if (value === undefined || value === null || plot.data[0][index] > owner[0].x[owner[0].x.length - 1]) return;
+      out.append(mark(owner[0]), number(value));
+    });
+  }
+
+  function mark(line) {
+    const span = document.createElement("span");
+    span.className = `mark c${line.colour < 0 ? "x" : line.colour % 8}`;
+    return span;
+  }
+
+  function draw(chart) {
+    const place = document.querySelector(`[data-chart="${chart.key}"] .plot`);
+    plots.get(chart.key)?.plot?.destroy();
+    place.replaceChildren();
+    const lines = data.views[state.view][chart.key].filter((line) => !state.hidden.has(line.label));
+    if (!lines.length) {
+      const none = document.createElement("p");
+      none.className = "empty";
+      none.textContent = data.views[state.view][chart.key].length ? "every line is hidden" : "not logged";
+      place.append(none);
+      plots.delete(chart.key);
+      return;
+    }
+    const { values, owners } = columns(lines, chart);
+    plots.set(chart.key, { owners });
+    const plot = new uPlot(options(chart, lines, owners, place.clientWidth), values, place);
+    plots.set(chart.key, { plot, owners });
+  }
+
+  const drawAll = () => data.charts.forEach(draw);
+
+  function chips() {
+    const group = document.getElementById("curve-lines");
+    const all = new Map(data.charts.flatMap((chart) => data.views[state.view][chart.key]).map((line) => [line.label, line]));
+    group.replaceChildren(...[...all.values()].map((line) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.setAttribute("aria-pressed", String(!state.hidden.has(line.label)));
+      button.append(mark(line), line.label);
+      button.addEventListener("click", () => {
+        if (!state.hidden.delete(line.label)) state.hidden.add(line.label);
+        button.setAttribute("aria-pressed", String(!state.hidden.has(line.label)));
+        drawAll();
+      });
+      return button;
+    }));
+  }
+
+  // Arrow keys move the cursor of a focused chart, Home and End jump.
+  function keys(chart, event) {
+    const held = plots.get(chart.key)?.plot;
+    const moves = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity };
+    if (!held || !(event.key in moves)) return;
+    event.preventDefault();
+    const steps = held.data[0], now = held.cursor.idx ?? 0;
+    const next = Math.min(steps.length - 1, Math.max(0, now + moves[event.key]));
+    held.setCursor({ left: held.valToPos(steps[next], "x"), top: held.over.clientHeight / 2 });
+  }
+
+  for (const button of document.querySelectorAll("[data-switch]")) {
+    button.addEventListener("click", () => {
+      state[button.dataset.switch] = !state[button.dataset.switch];
+      button.setAttribute("aria-pressed", String(state[button.dataset.switch]));
+      drawAll();
+    });
+  }
+  document.getElementById("curve-view")?.addEventListener("change", (event) => {
+    state.view = event.target.value;
+    state.hidden.clear();
+    chips();
+    drawAll();
+  });
+  for (const chart of data.charts)
+    document.querySelector(`[data-chart="${chart.key}"] .plot`).addEventListener("keydown", (event) => keys(chart, event));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
+  let waiting = 0, width = innerWidth;
+  addEventListener("resize", () => {
+    if (innerWidth === width) return; // phones report a resize when their address bar hides
+    width = innerWidth;
+    clearTimeout(waiting);
+    waiting = setTimeout(drawAll, 80);
+  });
+
+  document.getElementById("curve-controls").hidden = false;
+  chips();
+  drawAll();
+})();

@@ -1,0 +1,159 @@
+"""The headline as results.csv, results.md, results.tex and on the terminal."""
+
+import csv
+import io
+
+from rich.table import Table
+from rich.text import Text
+
+from tunestudy.report.compare import Cell, Headline
+from tunestudy.report.format import MISSING, p_value, sig, signed
+from tunestudy.report.markdown import escape
+
+COLUMNS = ("variant", "benchmark", "metric", "mean", "std", "ci_low", "ci_high", "n_seeds", "delta", "p_value")
+
+
+def to_csv(headline: Headline) -> str:
+    """One line per variant, benchmark and metric; what is not known is empty; `p_value` is the corrected one."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for cell in headline.cells:
+        summary, test = cell.summary, cell.comparison
+        values = [summary.mean, summary.std, summary.ci_low, summary.ci_high]
+        tested = [test.delta.mean, test.p_corrected] if test else [None, None]
+        writer.writerow(
+            [cell.variant, cell.benchmark, cell.metric, *map(_digits, values), summary.n, *map(_digits, tested)]
+        )
+    return out.getvalue()
+
+
+def _digits(value: float | None) -> str:
+    return "" if value is None else f"{value:.10g}"
+
+
+def to_markdown(headline: Headline) -> str:
+    """A table per benchmark, and how to read it."""
+    parts = []
+    for benchmark in dict.fromkeys(cell.benchmark for cell in headline.cells):
+        rows = headline.rows(benchmark)
+        parts.append(f"### {escape(benchmark)} — {escape(rows[0].metric)}\n")
+        parts.append("| variant | mean ± std | 95 % interval | n | Δ to baseline | p | |")
+        parts.append("|:--|--:|--:|--:|--:|--:|:--|")
+        parts += ["| " + " | ".join(escape(text) for text in _texts(cell)) + " |" for cell in rows]
+        parts.append("")
+    parts += [escape(line) for line in explanation(headline)]
+    return "\n".join(parts) + "\n"
+
+
+def _texts(cell: Cell) -> list[str]:
+    summary, test = cell.summary, cell.comparison
+    interval = MISSING if summary.ci_low is None else f"{sig(summary.ci_low)} to {sig(summary.ci_high)}"
+    last = test.verdict if test else cell.why_no_comparison
+    delta, p = (signed(test.delta.mean), p_value(test.p_corrected)) if test else (MISSING, MISSING)
+    return [cell.variant, mean_and_std(cell), interval, str(summary.n), delta, p, last or summary.note]
+
+
+def mean_and_std(cell: Cell) -> str:
+    """`0.951 ± 0.017`; without ± where there is no spread to give."""
+    summary = cell.summary
+    return sig(summary.mean) if summary.std is None else f"{sig(summary.mean)} ± {sig(summary.std)}"
+
+
+def explanation(headline: Headline) -> list[str]:
+    """How the numbers were made, in sentences."""
+    if headline.baseline is None:
+        return []
+    corrected = {"holm": "Holm-corrected", "bonferroni": "Bonferroni-corrected", "none": "not corrected"}
+    family = "1 comparison" if headline.comparisons == 1 else f"{headline.comparisons} comparisons"
+    return [
+        "± is the sample standard deviation over seeds; intervals are 95 % by Student's t.",
+        f"Δ and p compare with {headline.baseline}, paired by seed: exact two-sided sign-flip test, "
+        f"{corrected[headline.correction]} over {family}, level {headline.alpha:g}.",
+    ]
+
+
+def to_latex(headline: Headline) -> str:
+    """A booktabs table: variants down, benchmarks across; the best mean of a column in bold."""
+    benchmarks = list(dict.fromkeys(cell.benchmark for cell in headline.cells))
+    by_place = {(cell.variant, cell.benchmark): cell for cell in headline.cells if cell.primary}
+    heads = [f"{_tex(name)} ({_tex(headline.rows(name)[0].metric)})" for name in benchmarks]
+    lines = [
+        "% needs \\usepackage{booktabs}",
+        "\\begin{table}",
+        "  \\centering",
+        f"  \\begin{{tabular}}{{l{'r' * len(benchmarks)}}}",
+        "    \\toprule",
+        f"    {' & '.join(['Variant', *heads])} \\\\",
+        "    \\midrule",
+    ]
+    for variant in dict.fromkeys(cell.variant for cell in headline.cells):
+        cells = [_tex_cell(by_place[variant, name]) for name in benchmarks]
+        lines.append(f"    {' & '.join([_tex(variant), *cells])} \\\\")
+    caption = " ".join(_tex(sentence) for sentence in ["Mean ± standard deviation over seeds.", *explanation(headline)])
+    lines += ["    \\bottomrule", "  \\end{tabular}", f"  \\caption{{{caption}}}", "\\end{table}"]
+    return "\n".join(lines) + "\n"
+
+
+def _tex_cell(cell: Cell) -> str:
+    summary = cell.summary
+    if summary.mean is None:
+        return "---"
+    spread = "" if summary.std is None else f" \\pm {_tex_number(sig(summary.std))}"
+    mean = _tex_number(sig(summary.mean))
+    mean = f"\\mathbf{{{mean}}}" if cell.best else mean
+    return f"${mean}{spread}$ \\small($n={summary.n}$)"
+
+
+def _tex_number(text: str) -> str:
+    return text.replace("−", "-")
+
+
+_TEX_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "%": r"\%",
+    "#": r"\#",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+    "Δ": r"$\Delta$",
+    "−": r"$-$",
+    "—": "---",
+    "\n": " ",
+}
+
+
+def _tex(text: str) -> str:
+    return "".join(_TEX_SPECIAL.get(character, character) for character in text)
+
+
+def to_terminal(headline: Headline) -> list[Table]:
+    """The same for the screen, one table per benchmark."""
+    tables = []
+    for benchmark in dict.fromkeys(cell.benchmark for cell in headline.cells):
+        rows = headline.rows(benchmark)
+        table = Table(
+            title=Text(f"{benchmark} — {rows[0].metric}"), title_justify="left", box=None, padding=(0, 2, 0, 0)
+        )
+        for name, justify in (
+            ("variant", "left"),
+            ("mean ± std", "right"),
+            ("n", "right"),
+            ("Δ", "right"),
+            ("p", "right"),
+        ):
+            table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+        table.add_column("")
+        for cell in rows:
+            variant, mean, _, n, delta, p, note = (Text(text) for text in _texts(cell))
+            table.add_row(variant, mean, n, delta, p, note, style="bold" if cell.best else "")
+        tables.append(table)
+    return tables
