@@ -35,17 +35,21 @@ def role_of(parameter_name: str) -> Role:
 def modules_of(model: nn.Module) -> dict[Role, list[str]]:
     """Role → the topmost names that hold this role's parameters and no other's, in the model's order.
 
-    A parameter that hangs directly in a mixed module is listed by its own name.
+    A parameter that hangs directly in a mixed module is listed by its own name. A tied weight counts once, where the
+    model names it first: a tied output head is no role.
     """
     found: dict[Role, list[str]] = {}
+    counted = {name for name, _ in model.named_parameters()}
 
     def walk(name: str, module: nn.Module) -> None:
-        roles = {role_of(parameter) for parameter, _ in module.named_parameters(prefix=name)}
+        parameters = counted & {parameter for parameter, _ in module.named_parameters(prefix=name)}
+        roles = {role_of(parameter) for parameter in parameters}
         if len(roles) == 1 and name:
             found.setdefault(roles.pop(), []).append(name)
             return
         for parameter, _ in module.named_parameters(prefix=name, recurse=False):
-            found.setdefault(role_of(parameter), []).append(parameter)
+            if parameter in counted:
+                found.setdefault(role_of(parameter), []).append(parameter)
         for child, submodule in module.named_children():
             walk(f"{name}.{child}" if name else child, submodule)
 

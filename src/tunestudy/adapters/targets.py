@@ -1,0 +1,66 @@
+"""Which modules an adapter goes on: every linear one, those with given endings, or those a regular expression names."""
+
+import re
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from typing import Any, Literal
+
+from torch import nn
+
+from tunestudy.config.errors import StudyError, at
+from tunestudy.config.model import Role
+from tunestudy.models.roles import role_of
+
+Targets = Literal["all-linear"] | Sequence[str] | str
+
+
+def target_names(model: Any, wanted: Targets, *, without: Iterable[Role] = ()) -> list[str]:
+    """Full names of the modules that get an adapter, in the model's order.
+
+    Modules of the roles in `without` are trained in full and get none. `all-linear` leaves the output head out.
+    Raises StudyError, with the nearest names, for an ending that no module has.
+    """
+    trained = set(without)
+    modules = {name: m for name, m in adaptable_modules(model).items() if role_of(name) not in trained}
+    if wanted == "all-linear":
+        head = model.get_output_embeddings()
+        names = [name for name, m in modules.items() if m is not head and not isinstance(m, nn.Embedding)]
+    elif isinstance(wanted, str):
+        names = [name for name in modules if re.fullmatch(wanted, name)]
+    else:
+        for ending in wanted:
+            if not any(_ends(name, ending) for name in modules):
+                raise _no_match(f"no module is named {ending!r}", ending, modules)
+        names = [name for name in modules if any(_ends(name, ending) for ending in wanted)]
+    if not names:
+        beside = f" outside of {', '.join(sorted(trained))}, which is trained in full" if trained else ""
+        raise _no_match(f"{wanted!r} names no module{beside}", str(wanted), modules)
+    return names
+
+
+def adaptable_modules(model: Any) -> dict[str, nn.Module]:
+    """Name → linear or embedding module of the base model; below an adapter, the module that it wraps."""
+    from transformers.pytorch_utils import Conv1D
+
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Embedding | Conv1D) and ".lora_" not in name:
+            found[name.removeprefix("base_model.model.").removesuffix(".base_layer")] = module
+    return found
+
+
+def shortest(names: Sequence[str], model: Any) -> list[str]:
+    """The last parts of the names if they name exactly these modules, otherwise the names in full."""
+    endings = sorted({name.rpartition(".")[2] for name in names})
+    named = [name for name in adaptable_modules(model) if any(_ends(name, ending) for ending in endings)]
+    return endings if set(named) == set(names) else list(names)
+
+
+def _ends(name: str, ending: str) -> bool:
+    return name == ending or name.endswith(f".{ending}")
+
+
+def _no_match(problem: str, wanted: str, modules: Iterable[str]) -> StudyError:
+    endings = sorted({name.rpartition(".")[2] for name in modules})
+    near = get_close_matches(wanted, endings, 3) or endings
+    return StudyError(at("adapter.target_modules"), f"{problem}; there are: {', '.join(near)}")
