@@ -8,7 +8,13 @@ from pydantic import BaseModel, ConfigDict, Field
 class Config(BaseModel):
     """A settings object: unknown keys are errors, values do not change after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+        defer_build=True,  # validators are built on first use: most classes here are only parts of others
+    )
 
 
 def neutral(default: Any, **constraints: Any) -> Any:

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from tunestudy.records.atomic import remove_tree
-from tunestudy.records.lease import Lease
 from tunestudy.study.load import LoadedStudy
 from tunestudy.study.plan import make_plan
 from tunestudy.study.show import bytes_text
+from tunestudy.study.state import is_running
 
 
 def clean_lines(loaded: LoadedStudy, results: Path, *, delete: bool) -> list[str]:
@@ -17,7 +17,7 @@ def clean_lines(loaded: LoadedStudy, results: Path, *, delete: bool) -> list[str
     lines = []
     for orphan in plan.orphans:
         job = plan.folder.job(orphan.id)
-        busy = Lease.holder(job.lease) is not None or Lease.holder(job.claim) is not None
+        busy = is_running(job)
         if delete and not busy:
             remove_tree(job.root)
         lines.append(f"{orphan.id}  {bytes_text(orphan.size_bytes)}{'  (still running, kept)' if busy else ''}")

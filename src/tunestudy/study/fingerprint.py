@@ -19,9 +19,10 @@ from tunestudy.config.stage import TrainStage
 SHOWN_DIGITS = 12
 
 
-def canonical(value: Any) -> str:
-    """JSON with sorted keys and no white space; floats keep every digit."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
+"""JSON with sorted keys and no white space; floats keep every digit."""
+
+_PLAIN = (str, int, float, bool, type(None))
 
 
 def digest(value: Any) -> str:
@@ -31,6 +32,8 @@ def digest(value: Any) -> str:
 
 def significant(value: Any) -> Any:
     """A settings object as plain values without its neutral fields, all the way down."""
+    if type(value) in _PLAIN:  # most are, and a plan of ten thousand jobs asks half a million times
+        return value
     if isinstance(value, Config):
         return {name: significant(getattr(value, name)) for name in _significant_fields(type(value))}
     if isinstance(value, Mapping):
@@ -53,21 +56,21 @@ def _significant_fields(config: type[Config]) -> tuple[str, ...]:
 
 def job_fingerprint(
     *,
-    settings_digest: str | None,
+    settings: str | None,
     seed: int | None,
-    data: Mapping[str, Any],
-    model: Any,
+    data: Mapping[str, str],
+    model: str,
     parents: Sequence[str],
 ) -> str:
     """Fingerprint of one training (or, without settings, of the model as it comes).
 
-    `settings_digest`: `digest(significant(stage))`; `seed`: None where nothing random happens; `data`: identity of
-    each data set by name; `model`: identity of the study's model; `parents`: full fingerprints, nearest last.
+    `settings`: `digest(significant(stage))`; `seed`: None where nothing random happens; `data`: digest of each data
+    set's identity by name; `model`: digest of the model's identity; `parents`: full fingerprints, nearest last.
     """
     return digest(
         {
             "numerics_epoch": NUMERICS_EPOCH,
-            "settings": settings_digest,
+            "settings": settings,
             "seed": seed,
             "data": data,
             "model": model,
@@ -76,9 +79,14 @@ def job_fingerprint(
     )
 
 
-def evaluation_fingerprint(job: str, benchmark: Benchmark, data: Any) -> str:
-    """Fingerprint of a score: the job's, the benchmark's settings and its data set's identity."""
-    return digest({"job": job, "benchmark": significant(benchmark), "data": data, "numerics_epoch": NUMERICS_EPOCH})
+def benchmark_digest(benchmark: Benchmark, data: str) -> str:
+    """What a benchmark is: its settings and the digest of its data set's identity."""
+    return digest({"benchmark": significant(benchmark), "data": data})
+
+
+def evaluation_fingerprint(job: str, benchmark: str) -> str:
+    """Fingerprint of a score, from the job's fingerprint and the benchmark's digest."""
+    return digest({"numerics_epoch": NUMERICS_EPOCH, "job": job, "benchmark": benchmark})
 
 
 def datasets_of(stage: TrainStage) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from tunestudy.config.study import Study
 from tunestudy.records.atomic import read_json, write_json
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.manifest import sha256
-from tunestudy.study.fingerprint import significant
+from tunestudy.study.fingerprint import digest, significant
 
 DIGITS_VERSION = 1
 """Raised when the text form of the bundled digits changes."""
@@ -34,6 +34,8 @@ class Identities:
         """Hub ids without a revision, neither in the study nor in study.lock."""
         self.datasets = {name: self._dataset(dataset) for name, dataset in study.datasets.items()}
         self.model = self._model(study.model)
+        self.dataset_digests = {name: digest(identity) for name, identity in self.datasets.items()}
+        self.model_digest = digest(self.model)
 
     def remember(self) -> None:
         """Keep new hashes. A results folder that cannot be written only costs hashing again; `run` will say so."""

@@ -23,6 +23,7 @@ from tunestudy.study.changes import Change, Orphan, explain_changes, find_orphan
 from tunestudy.study.estimate import NOTHING, Estimate, Estimator
 from tunestudy.study.fingerprint import (
     SHOWN_DIGITS,
+    benchmark_digest,
     datasets_of,
     digest,
     evaluation_fingerprint,
@@ -130,7 +131,7 @@ def make_plan(loaded: LoadedStudy, results: Path) -> Plan:
     study = loaded.study
     folder = StudyDir(results / study.study)
     identities = Identities(study, loaded.path.parent, folder)
-    graph = _Graph(study, folder, identities, _relative(loaded.path.parent, folder))
+    graph = _Graph(study, identities, _relative(loaded.path.parent, folder))
     for variant, seed in trials_in_order(study):
         graph.add_trial(variant, seed)
     jobs = graph.jobs()
@@ -156,46 +157,51 @@ class _Draft:
     seed: int
     parents: tuple[str, ...]
     settings: TrainStage | None
-    variants: list[str] = field(default_factory=list)
+    variants: dict[str, None] = field(default_factory=dict)
+    """In the order of joining; a dict, because thousands may share a job."""
     ends_a_variant: bool = False
 
 
 class _Graph:
     """Jobs by id; trials that begin alike meet in the same ones."""
 
-    def __init__(self, study: Study, folder: StudyDir, identities: Identities, base_dir: str) -> None:
-        self._study, self._folder, self._identities, self._base_dir = study, folder, identities, base_dir
+    def __init__(self, study: Study, identities: Identities, base_dir: str) -> None:
+        self._study, self._identities, self._base_dir = study, identities, base_dir
         self._drafts: dict[str, _Draft] = {}
-        self._digests: dict[int, str] = {}
+        self._facts: dict[int, _StageFacts] = {}
+        self._benchmarks = {
+            name: benchmark_digest(benchmark, identities.dataset_digests[_dataset_name(benchmark.dataset)])
+            for name, benchmark in study.benchmarks.items()
+        }
 
     def add_trial(self, variant: str, seed: int) -> None:
         """Join or make the job of each stage of one variant at one seed."""
         stages = self._study.variants[variant].stages
-        if not stages:
-            self._join(self._base_model_job(seed), variant, ends=True)
-        parent: _Draft | None = None
-        last = list(stages)[-1] if stages else None
-        for name, settings in stages.items():
-            parent = self._join(self._training_job(name, settings, seed, parent), variant, ends=name == last)
+        job: _Draft | None = None
+        for stage, settings in stages.items():
+            job = self._join(self._training_job(stage, settings, seed, job), variant)
+        if job is None:
+            job = self._join(self._base_model_job(seed), variant)
+        job.ends_a_variant = True
 
     def jobs(self) -> list[Job]:
         """The finished jobs, parents before children."""
         return [self._finished(draft) for draft in self._drafts.values()]
 
-    def _join(self, draft: _Draft, variant: str, *, ends: bool) -> _Draft:
+    def _join(self, draft: _Draft, variant: str) -> _Draft:
         job = self._drafts.setdefault(draft.id, draft)
         assert job.fingerprint == draft.fingerprint, "two jobs whose fingerprints share 12 digits"
-        job.variants += [variant] if variant not in job.variants else []
-        job.ends_a_variant = job.ends_a_variant or ends
+        job.variants[variant] = None
         return job
 
     def _training_job(self, stage: str, settings: TrainStage, seed: int, previous: _Draft | None) -> _Draft:
+        facts = self._facts_of(settings)
         parents = _lineage(settings, previous)
         fingerprint = job_fingerprint(
-            settings_digest=self._digest(settings),
+            settings=facts.digest,
             seed=seed,
-            data={name: self._identities.datasets[name] for name in datasets_of(settings)},
-            model=self._identities.model,
+            data=facts.data,
+            model=self._identities.model_digest,
             parents=[self._drafts[parent].fingerprint for parent in parents],
         )
         return _Draft(_job_id(stage, fingerprint), stage, fingerprint, seed, parents, settings)
@@ -204,15 +210,15 @@ class _Graph:
         """Pretrained weights are the same at every seed, so they are scored once; random ones are drawn by the seed."""
         random = self._study.model.architecture is not None
         fingerprint = job_fingerprint(
-            settings_digest=None, seed=seed if random else None, data={}, model=self._identities.model, parents=[]
+            settings=None, seed=seed if random else None, data={}, model=self._identities.model_digest, parents=[]
         )
         return _Draft(_job_id(BASE_MODEL, fingerprint), BASE_MODEL, fingerprint, seed, (), None)
 
     def _finished(self, draft: _Draft) -> Job:
-        """Parts are validated already; validating ten thousand jobs again would take a second."""
-        names = set(datasets_of(draft.settings)) if draft.settings else set()
-        evaluations = self._evaluations(draft.fingerprint) if draft.ends_a_variant else {}
-        names |= {evaluation.benchmark.dataset.partition("@")[0] for evaluation in evaluations.values()}
+        """Its parts are validated already, and validating ten thousand jobs again would take seconds."""
+        names = set(self._facts_of(draft.settings).data) if draft.settings else set()
+        if draft.ends_a_variant:
+            names |= {_dataset_name(benchmark.dataset) for benchmark in self._study.benchmarks.values()}
         return Job.model_construct(
             id=draft.id,
             stage=draft.stage,
@@ -223,26 +229,32 @@ class _Graph:
             model=self._study.model,
             settings=draft.settings,
             datasets={name: dataset for name, dataset in self._study.datasets.items() if name in names},
-            evaluations=evaluations,
+            evaluations=self._evaluations(draft.fingerprint) if draft.ends_a_variant else {},
             base_dir=self._base_dir,
         )
 
-    def _evaluations(self, fingerprint: str) -> dict[str, Evaluation]:
+    def _evaluations(self, job: str) -> dict[str, Evaluation]:
         return {
             name: Evaluation.model_construct(
-                benchmark=benchmark,
-                fingerprint=evaluation_fingerprint(
-                    fingerprint, benchmark, self._identities.datasets[benchmark.dataset.partition("@")[0]]
-                ),
+                benchmark=benchmark, fingerprint=evaluation_fingerprint(job, self._benchmarks[name])
             )
             for name, benchmark in self._study.benchmarks.items()
         }
 
-    def _digest(self, settings: TrainStage) -> str:
-        """Hashed once per object: trials share their settings' objects."""
-        if id(settings) not in self._digests:
-            self._digests[id(settings)] = digest(significant(settings))
-        return self._digests[id(settings)]
+    def _facts_of(self, settings: TrainStage) -> "_StageFacts":
+        """Worked out once per object: trials share their settings' objects."""
+        if id(settings) not in self._facts:
+            data = {name: self._identities.dataset_digests[name] for name in datasets_of(settings)}
+            self._facts[id(settings)] = _StageFacts(digest(significant(settings)), data)
+        return self._facts[id(settings)]
+
+
+@dataclass(frozen=True)
+class _StageFacts:
+    """What a stage adds to a fingerprint: the digest of its settings, and of each data set that it reads."""
+
+    digest: str
+    data: dict[str, str]
 
 
 def _lineage(settings: TrainStage, previous: _Draft | None) -> tuple[str, ...]:
@@ -275,6 +287,11 @@ def _with_status(jobs: Sequence[Job], study: Study, base: Path, folder: StudyDir
         status = job_status(folder.job(job.id), job) if job.id in on_disk else "pending"
         planned.append(PlannedJob(job, status, estimates[id(job.settings)]))
     return planned
+
+
+def _dataset_name(reference: str) -> str:
+    """`rotated@held_out` → `rotated`."""
+    return reference.partition("@")[0]
 
 
 def _job_id(stage: str, fingerprint: str) -> str:

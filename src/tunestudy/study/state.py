@@ -7,7 +7,6 @@ from typing import Any, Literal
 from tunestudy.config.job import Job
 from tunestudy.records.atomic import read_json
 from tunestudy.records.layout import JobDir, StudyDir
-from tunestudy.records.lease import Lease
 
 Status = Literal["done", "evaluate", "running", "failed", "interrupted", "pending"]
 """`evaluate`: trained, but a benchmark is missing or has changed since."""
@@ -20,13 +19,20 @@ def job_status(folder: JobDir, job: Job) -> Status:
     trained = _json(folder.result_json).get("fingerprint") == job.fingerprint
     if trained and not any(missing_evaluations(folder, job)):
         return "done"
-    if Lease.holder(folder.lease) is not None or Lease.holder(folder.claim) is not None:
+    if is_running(folder):
         return "running"
     if folder.failure_json.exists():
         return "failed"
     if trained:
         return "evaluate"
     return "interrupted" if folder.progress_json.exists() else "pending"
+
+
+def is_running(folder: JobDir) -> bool:
+    """Whether a launcher or a worker holds the job, on whatever machine."""
+    from tunestudy.records.lease import Lease  # a plan of a fresh study does not wait for its imports
+
+    return Lease.holder(folder.lease) is not None or Lease.holder(folder.claim) is not None
 
 
 def missing_evaluations(folder: JobDir, job: Job) -> Iterator[str]:
