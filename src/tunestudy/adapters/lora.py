@@ -15,7 +15,7 @@ def peft_config(adapter: LoraAdapter, *, target_modules: list[str], modules_to_s
 
     return LoraConfig(
         r=adapter.lora_r,
-        lora_alpha=adapter.lora_alpha,  # type: ignore[arg-type]
+        lora_alpha=adapter.lora_alpha,
         lora_dropout=adapter.lora_dropout,
         use_rslora=adapter.use_rslora,
         target_modules=target_modules,

@@ -157,9 +157,9 @@ def _alpaca(fields: Mapping[str, Any]) -> Example:
 
 def _prompt_completion(fields: Mapping[str, Any]) -> Example:
     if isinstance(fields["prompt"], list) and isinstance(fields["completion"], list):
-        prompt = _turns(fields["prompt"], "role", "content")
-        turns = [*prompt, *_turns(fields["completion"], "role", "content")]
-        return _conversation(turns, fields, num_context=len(prompt))
+        context = _turns(fields["prompt"], "role", "content")
+        turns = [*context, *_turns(fields["completion"], "role", "content")]
+        return _conversation(turns, fields, num_context=len(context))
     prompt, completion = _text(fields, "prompt"), _text(fields, "completion")
     if not completion:
         raise Rejected("empty answer")

@@ -146,7 +146,7 @@ def _opened(cache: Path, wanted: Wanted, settings: TrainStage) -> PreparedData:
         evaluation = everything.subset(
             smallest(everything.sample_ids, settings.eval_subset_size, settings.eval_subset_seed)
         )
-    report = {"sources": _source_report(built, train, settings.data, wanted), "cache": cache.name}
+    report: dict[str, Any] = {"sources": _source_report(built, train, settings.data, wanted), "cache": cache.name}
     if evaluation is not None:
         report["eval"] = _eval_report(evaluation)
         report["overlap"] = overlap(train, evaluation)

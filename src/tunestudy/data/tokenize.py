@@ -4,7 +4,7 @@ A conversation is rendered once as text by the tokenizer's chat template; what i
 in that text (`spans.py`), mapped onto tokens by their offsets. So ids are those of the stock template, to the token.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tunestudy.config.data import DataSettings
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.data.formats import Example, Rejected
-from tunestudy.data.spans import Span, answer_spans
+from tunestudy.data.spans import Rendered, Span, answer_spans
 
 LossOn = Literal["assistant", "completion", "all"]
 
@@ -29,6 +29,19 @@ class Sample:
     is_target: NDArray[np.bool_]
 
 
+_Encoded = tuple[list[int], list[Span]]
+"""Ids and character offsets of one text."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """What of an example is to be encoded: a prompt and an answer, or a rendered conversation."""
+
+    example: Example
+    texts: tuple[str, ...]
+    rendered: Rendered | None = None
+
+
 class Tokenize:
     """Makes samples of examples, under one tokenizer and one stage's settings. Can be sent to another process."""
 
@@ -39,8 +52,11 @@ class Tokenize:
         self._special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
 
     def __call__(self, examples: Sequence[Example]) -> list[Sample | Rejected]:
-        """A sample or the reason against it, for every example in turn."""
-        return [self._sample_or_rejected(example) for example in examples]
+        """A sample or the reason against it, for every example in turn; all their texts are encoded in one go."""
+        drafts = [self._draft(example) for example in examples]
+        texts = [text for draft in drafts if isinstance(draft, _Draft) for text in draft.texts]
+        encoded = iter(self._encoded(texts))
+        return [draft if isinstance(draft, Rejected) else self._sample(draft, encoded) for draft in drafts]
 
     def prompt_ids(self, example: Example) -> list[int]:
         """What a model is given to answer the example: all before the completion or before the last assistant turn."""
@@ -52,25 +68,40 @@ class Tokenize:
         )
         return self._ids(text)
 
-    def _sample_or_rejected(self, example: Example) -> Sample | Rejected:
+    def _draft(self, example: Example) -> _Draft | Rejected:
+        """The texts of an example, rendered but not encoded."""
+        if not example.messages:
+            return _Draft(example, (example.prompt or "", example.completion or example.text or ""))
         try:
-            ids, flags = self._conversation(example) if example.messages else self._plain(example)
-            return self._fitted(ids, flags)
+            rendered = answer_spans(self._tokenizer, example, last_only=self._settings.loss_on == "completion")
+        except Rejected as reason:
+            return reason
+        return _Draft(example, (rendered.text,), rendered)
+
+    def _encoded(self, texts: Sequence[str]) -> list[_Encoded]:
+        if not texts:
+            return []
+        encoded = self._tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
+        return list(zip(encoded.input_ids, encoded.offset_mapping, strict=True))
+
+    def _sample(self, draft: _Draft, encoded: Iterator[_Encoded]) -> Sample | Rejected:
+        parts = [next(encoded) for _ in draft.texts]
+        try:
+            if draft.rendered is not None:
+                return self._fitted(*self._conversation(draft.rendered, *parts[0]))
+            return self._fitted(*self._plain(draft.example, prompt=parts[0][0], answer=parts[1][0]))
         except Rejected as reason:
             return reason
 
-    def _plain(self, example: Example) -> tuple[list[int], list[bool]]:
+    def _plain(self, example: Example, *, prompt: list[int], answer: list[int]) -> tuple[list[int], list[bool]]:
         """Text, or a prompt with its completion; both end with the end-of-sequence token, which is learnt."""
-        prompt = self._ids(example.prompt) if example.prompt else []
-        answer = [*self._ids(example.completion or example.text or ""), self._end()]
         context = [*self._lead, *prompt]
         learn_all = example.text is not None or self._settings.loss_on == "all"
-        return context + answer, [learn_all] * len(context) + [True] * len(answer)
+        return [*context, *answer, self._end()], [learn_all] * len(context) + [True] * (len(answer) + 1)
 
-    def _conversation(self, example: Example) -> tuple[list[int], list[bool]]:
-        rendered = answer_spans(self._tokenizer, example, last_only=self._settings.loss_on == "completion")
-        encoded = self._tokenizer(rendered.text, add_special_tokens=False, return_offsets_mapping=True)
-        ids, offsets = list(encoded.input_ids), encoded.offset_mapping
+    def _conversation(
+        self, rendered: Rendered, ids: list[int], offsets: Sequence[Span]
+    ) -> tuple[list[int], list[bool]]:
         flags = _covered(offsets, rendered.spans)
         for span in rendered.spans:
             turn_end = span[1] + _common_start(rendered.text[span[1] :], rendered.tail)

@@ -98,6 +98,11 @@ def _on_adapter(
             f"the stage before ({parent.root.name}) is an adapter; say how to start from it: continue (with the same "
             "adapter), merge_then_new, stack, or base",
         )
+    if init == "stack" and _json(parent.model / "adapter_config.json").get("modules_to_save"):
+        raise StudyError(
+            at(f"stages.{job.stage}.init"),
+            f"stack cannot freeze the roles that {parent.root.name} trained beside its adapter; use merge_then_new",
+        )
     merged = _with_adapter(base, parent, trainable=False).merge_and_unload()
     kept = keep_base(merged, tokenizer, parent.study, f"merged-{parent.root.name}")
     identity = folder_identity(kept)
@@ -130,7 +135,7 @@ def _base_of(
 
 def _with_adapter(base: Any, owner: JobDir, *, trainable: bool, name: str = "default") -> Any:
     """`base` with a published adapter attached; a tensor that is missing from its file is an error."""
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -139,8 +144,7 @@ def _with_adapter(base: Any, owner: JobDir, *, trainable: bool, name: str = "def
         model = PeftModel.from_pretrained(base, owner.model, adapter_name=name, is_trainable=trainable)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise _broken(owner, f"adapter_model.safetensors cannot be loaded: {error}") from error
-    expected = {key.replace(f".{name}", "") for key, _ in model.named_parameters() if f".{name}" in key}
-    if absent := sorted(expected - saved):
+    if absent := sorted(get_peft_model_state_dict(model, adapter_name=name).keys() - saved):
         raise _broken(owner, f"adapter_model.safetensors lacks {len(absent)} tensors, such as {absent[0]}")
     return model
 
