@@ -5,6 +5,9 @@ tokens laid end to end must give what the same samples give alone.
 """
 
 import inspect
+import warnings
+from functools import lru_cache
+from importlib.util import find_spec
 from itertools import accumulate
 from typing import Any
 
@@ -89,7 +92,9 @@ def segment_attention(
     extras = [name for name in ("softcap", "s_aux", "position_bias", "sliding_window") if kwargs.get(name) is not None]
     if extras or not getattr(module, "is_causal", True):
         raise ValueError(f"segment attention is causal and has no {extras}")
-    if query.is_cuda and not dropout and _varlen_dtype(query) is not None:
+    if not dropout and _varlen_works(
+        query.device, _compute_dtype(query), query.shape[3], query.shape[1] // key.shape[1]
+    ):
         return _varlen(query, key, value, scaling, segments), None
     return _one_by_one(query, key, value, dropout, scaling, segments), None
 
@@ -107,14 +112,27 @@ def _one_by_one(
     return torch.cat([output.transpose(1, 2) for output in outputs], dim=1)
 
 
-def _varlen_dtype(query: Tensor) -> torch.dtype | None:
-    """The half type the variable-length kernel would run in; None where there is no such kernel."""
+def _compute_dtype(query: Tensor) -> torch.dtype:
+    kind = query.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else query.dtype
+
+
+@lru_cache
+def _varlen_works(device: torch.device, dtype: torch.dtype, head_dim: int, groups: int) -> bool:
+    """Whether torch's variable-length kernel is here, takes this shape and agrees with SDPA."""
+    if device.type != "cuda" or dtype == torch.float32 or find_spec("torch.nn.attention.varlen") is None:
+        return False
+    random = torch.Generator(device).manual_seed(0)
+    query, key, value = (
+        torch.randn(1, heads, 24, head_dim, generator=random, device=device, dtype=dtype) for heads in (groups, 1, 1)
+    )
+    segments = Segments(torch.tensor([0, 16, 24], dtype=torch.int32, device=device))
     try:
-        import torch.nn.attention.varlen
-    except ImportError:
-        return None
-    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else query.dtype
-    return dtype if dtype in (torch.bfloat16, torch.float16) else None
+        got = _varlen(query, key, value, None, segments)
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        warnings.warn(f"segments are attended one by one: no variable-length kernel ({error})", stacklevel=2)
+        return False
+    return nearly_equal(got, _one_by_one(query, key, value, 0.0, None, segments))
 
 
 def _varlen(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, segments: Segments) -> Tensor:
@@ -129,8 +147,7 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, se
         options["enable_gqa"] = groups > 1
     elif groups > 1:
         key, value = (tensor.repeat_interleave(groups, dim=1) for tensor in (key, value))
-    dtype = _varlen_dtype(query)
-    q, k, v = (tensor[0].transpose(0, 1).to(dtype) for tensor in (query, key, value))
+    q, k, v = (tensor[0].transpose(0, 1).to(_compute_dtype(query)) for tensor in (query, key, value))
     borders = segments.borders.to(q.device)
     output = varlen_attn(q, k, v, borders, borders, len(q), len(q), **options)
     assert isinstance(output, Tensor)

@@ -64,11 +64,17 @@ def sees_only_the_past(base: Any) -> bool:
 
 @contextmanager
 def trial_run(model: nn.Module) -> Iterator[None]:
-    """No gradients and no dropout inside; afterwards every module is in the mode it was in."""
+    """No gradients and no dropout inside; afterwards every module is in the mode it was in.
+
+    A model with weights of several types runs in the shortest of them, as it does in training.
+    """
     training = [module for module in model.modules() if module.training]
     model.eval()
+    weights = [parameter for parameter in model.parameters() if parameter.is_floating_point()]
+    shortest = min((weight.dtype for weight in weights), key=lambda dtype: torch.finfo(dtype).bits)
+    mixed = any(weight.dtype != shortest for weight in weights)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(weights[0].device.type, dtype=shortest, enabled=mixed):
             yield
     finally:
         for module in training:

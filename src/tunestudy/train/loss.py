@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
+from tunestudy.config.errors import StudyError, at
 from tunestudy.data.batch import IGNORED, Batch
+from tunestudy.models.attention import samples_leak
 from tunestudy.models.decoder import base_model_of, forward_arguments, last_hidden_states
 from tunestudy.train.head import Head, check_head, plain_linear
 from tunestudy.train.linear_ce import Scratch, chunk_rows, linear_cross_entropy
@@ -38,9 +40,11 @@ class LossModel(nn.Module):
         self.model = model
         self.head: Head = check_head(model)
         self._scratch = Scratch()
+        self._proven_apart = False
 
     def forward(self, batch: Batch, *, label_smoothing: float = 0.0, num_sources: int = 1) -> LossSums:
         """The losses of a micro-batch on the model's device. Without targets: 0, with a gradient of zeros."""
+        self._require_apart(batch)
         index_N = _positions_of_targets(batch)
         targets_N = batch.targets.flatten()[index_N]
         if self.head.kind == "full":
@@ -52,6 +56,15 @@ class LossModel(nn.Module):
         sources_N = None if batch.sources is None else batch.sources.flatten()[index_N]
         nll_by_source, tokens_by_source = _by_source(losses_N, sources_N, num_sources)
         return LossSums(nll_sum, batch.num_targets, nll_by_source, tokens_by_source)
+
+    def _require_apart(self, batch: Batch) -> None:
+        """Refuse, once and for all, to train on rows of several samples with a model that would mix them."""
+        if self._proven_apart or (batch.cu_seqlens is None and batch.segment_ids is None):
+            return
+        leak = samples_leak(self.model)
+        if leak is not None:
+            raise StudyError(at("packing"), f"{leak}; train without packing, with padding: right")
+        self._proven_apart = True
 
     def _fused(self, hidden_ND: Tensor, targets_N: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
         linear = plain_linear(base_model_of(self.model).get_output_embeddings())
