@@ -102,7 +102,7 @@ def make_job(
 def run(folder: JobDir, *, world: World | None = None, stop: StopRequest | None = None) -> bool:
     """Run a job directory's stage in this process."""
     job = Job.model_validate_json(folder.job_json.read_text(encoding="utf-8"))
-    return run_stage(job, folder, world or World(), stop or StopRequest())
+    return run_stage(job, folder, world or World(), StopRequest() if stop is None else stop)
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

@@ -66,14 +66,15 @@ HISTORY_COLUMNS = (
 class TrainState:
     """Where a run stands after `step` optimiser steps."""
 
+    window: Sums
+    """Since the last row of loss_log.csv."""
+    epoch_sums: Sums
+    """Since the epoch began."""
     step: int = 0
     samples: int = 0
     tokens: int = 0
     target_tokens: int = 0
-    window: Sums = field(default_factory=lambda: Sums.zero(1))
-    """Since the last row of loss_log.csv."""
     window_s: float = 0.0
-    epoch_sums: Sums = field(default_factory=lambda: Sums.zero(1))
     epoch_s: float = 0.0
     history: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in HISTORY_COLUMNS})
     last_train_loss: float | None = None
@@ -83,6 +84,10 @@ class TrainState:
     eval_s: float = 0.0
     save_s: float = 0.0
     resumed_from: list[int] = field(default_factory=list)
+
+    @classmethod
+    def begin(cls, num_sources: int) -> Self:
+        return cls(window=Sums.zero(num_sources), epoch_sums=Sums.zero(num_sources))
 
     def count(self, sums: Sums, *, samples: int, seconds: float) -> None:
         """Add one optimiser step."""

@@ -41,7 +41,13 @@ class EmbeddingNoise:
             yield
             return
 
-        def add(_module: nn.Module, _inputs: Any, embedded_BTD: Tensor) -> Tensor:
+        applied = False
+
+        def add(_module: nn.Module, inputs: tuple[Any, ...], embedded_BTD: Tensor) -> Tensor:
+            nonlocal applied
+            if inputs[0].data_ptr() != batch.input_ids.data_ptr():
+                return embedded_BTD  # a trial run of the model, not this batch
+            applied = True
             return embedded_BTD + self._noise(batch, step, embedded_BTD)
 
         handle = self._embeddings.register_forward_hook(add)
@@ -49,6 +55,7 @@ class EmbeddingNoise:
             yield
         finally:
             handle.remove()
+        assert applied, "this model does not embed the ids it is given, so neftune_noise_alpha would do nothing"
 
     def _noise(self, batch: Batch, step: int, embedded_BTD: Tensor) -> Tensor:
         assert self._alpha is not None

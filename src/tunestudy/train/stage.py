@@ -24,7 +24,7 @@ from tunestudy.train.evaluate import EvaluationSet
 from tunestudy.train.gpu import GpuSampler
 from tunestudy.train.loop import train
 from tunestudy.train.loss import LossModel
-from tunestudy.train.noise import EmbeddingNoise, seed_of
+from tunestudy.train.noise import EmbeddingNoise
 from tunestudy.train.optim import make_optimizer
 from tunestudy.train.precision import Precision
 from tunestudy.train.progress import Progress
@@ -86,11 +86,10 @@ def train_and_publish(task: Task) -> bool:
 def make_trainable(loaded: LoadedModel, task: Task) -> Any:
     """The model with its adapter attached and exactly the stage's weights unfrozen, held in float32."""
     model, settings, job = loaded.model, task.settings, task.job
-    torch.manual_seed(seed_of(job.seed, "adapter"))
     if settings.adapter is None:
         set_trainable(model, settings.train or "all", key=f"stages.{job.stage}.train")
     elif not loaded.continues_adapter:
-        model = attach(model, settings.adapter, settings.train or "none")
+        model = attach(model, settings.adapter, settings.train or "none", seed=job.seed)
     if settings.activation_checkpointing:
         base_model_of(model).gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model

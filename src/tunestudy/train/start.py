@@ -6,7 +6,7 @@ from importlib.metadata import version
 from typing import Any
 
 from tunestudy.train.logs import Logs
-from tunestudy.train.metrics import Sums, TrainState
+from tunestudy.train.metrics import TrainState
 from tunestudy.train.resume import drop_newer, find_start, load_optimizer, load_state, load_weights
 from tunestudy.train.run import Learner, Material, Run, Task
 from tunestudy.train.saving import Saver, Taken
@@ -15,8 +15,7 @@ from tunestudy.train.saving import Saver, Taken
 def start_run(task: Task, material: Material, learner: Learner, base: Mapping[str, Any]) -> Run:
     """A run at the step of its newest full checkpoint, with logs cut back to it; all ranks start at the same step."""
     step = task.world.from_rank_0(_step_on_disk(task, learner, base) if task.world.rank == 0 else 0)
-    zero = Sums.zero(len(material.corpus.sources))
-    state = TrainState(window=zero, epoch_sums=zero)
+    state = TrainState.begin(len(material.corpus.sources))
     taken = None
     if step > 0:
         state, taken = _restore(task, material, learner, step)
