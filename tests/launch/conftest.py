@@ -1,6 +1,9 @@
 """A small study of fake jobs: `base` → `adapt` → `merge`, and `other` on its own."""
 
+import contextlib
 import hashlib
+import importlib.util
+import io
 import json
 import os
 import signal
@@ -14,12 +17,17 @@ from typing import Any
 import pytest
 
 from tunestudy.config.job import Job
+from tunestudy.config.study import Resources
 from tunestudy.records.atomic import read_json
 from tunestudy.records.events import read_events
 from tunestudy.records.layout import JobDir, StudyDir
 
 LAUNCHER = Path(__file__).with_name("fake_launcher.py")
-KILL_POINTS = Path(__file__).parents[1] / "lab" / "killpoints"
+_spec = importlib.util.spec_from_file_location("fake_launcher", LAUNCHER)
+assert _spec and _spec.loader
+_module = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_module)
+launch = _module.launch
 ARCHITECTURE = {"architecture": "qwen3", "tokenizer": {"type": "characters", "alphabet": "ab"}}
 BENCHMARK = {"benchmark": {"type": "exact_match", "dataset": "d"}, "fingerprint": "f" * 64}
 
@@ -46,7 +54,13 @@ class FakeStudy:
         self.dir = StudyDir(root)
         self.jobs = jobs
         self.processes: list[subprocess.Popen[str]] = []
-        (root.parent / f"{root.name}-jobs.json").write_text(json.dumps([job.model_dump(mode="json") for job in jobs]))
+        self.keep(*(job.stage for job in jobs))
+
+    def keep(self, *stages: str) -> None:
+        """Make the study smaller: these stages alone."""
+        self.jobs = [job for job in self.jobs if job.stage in stages]
+        file = self.dir.root.with_name(f"{self.dir.root.name}-jobs.json")
+        file.write_text(json.dumps([job.model_dump(mode="json") for job in self.jobs]))
 
     def behave(self, **by_stage: dict[str, Any]) -> None:
         self.dir.root.mkdir(parents=True, exist_ok=True)
@@ -60,10 +74,12 @@ class FakeStudy:
         self.processes.append(process)
         return process
 
-    def run(self, *, env: dict[str, str] | None = None, **resources: Any) -> tuple[int, str]:
-        process = self.launch(env=env, **resources)
-        output, _ = process.communicate(timeout=60)
-        return process.returncode, output
+    def run(self, **resources: Any) -> tuple[int, str]:
+        """In this process: exit code and output."""
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output):
+            code = launch(self.dir.root, self.jobs, Resources(**{"slots": 2, **resources}))
+        return code, output.getvalue()
 
     def folder(self, stage: str) -> JobDir:
         return next(self.dir.job(job.id) for job in self.jobs if job.stage == stage)
@@ -94,12 +110,24 @@ class FakeStudy:
 
 
 @pytest.fixture
-def study(tmp_path: Path) -> Iterator[FakeStudy]:
-    base = make_job("base")
-    adapt = make_job("adapt", base)
-    made = FakeStudy(tmp_path / "s", [base, make_job("other", scored=True), adapt, make_job("merge", adapt, scored=True)])
-    yield made
-    made.kill_everything()
+def fresh_study(tmp_path: Path) -> Iterator[Callable[[str], FakeStudy]]:
+    made: list[FakeStudy] = []
+
+    def make(name: str) -> FakeStudy:
+        base = make_job("base")
+        adapt = make_job("adapt", base)
+        jobs = [base, make_job("other", scored=True), adapt, make_job("merge", adapt, scored=True)]
+        made.append(FakeStudy(tmp_path / name, jobs))
+        return made[-1]
+
+    yield make
+    for study in made:
+        study.kill_everything()
+
+
+@pytest.fixture
+def study(fresh_study: Callable[[str], FakeStudy]) -> FakeStudy:
+    return fresh_study("s")
 
 
 @pytest.fixture

@@ -14,14 +14,18 @@ from tunestudy.records.layout import StudyDir
 FAKE = Path(__file__).with_name("fake_worker.py")
 
 
-def main() -> int:
-    root, resources = Path(sys.argv[1]), Resources(**json.loads(sys.argv[2] if len(sys.argv) > 2 else "{}"))
-    jobs = [Job.model_validate(job) for job in json.loads((root.parent / f"{root.name}-jobs.json").read_text())]
+def launch(root: Path, jobs: list[Job], resources: Resources) -> int:
     architecture = {"architecture": "qwen3", "tokenizer": {"type": "characters", "alphabet": "ab"}}
     study = Study(study="s", seeds=(1,), model=architecture, variants={"v": {"stages": {}}}, resources=resources)
     prepare(study, b"study: s\n", jobs, {"jobs": []}, StudyDir(root))
     command = lambda folder, _ranks: [sys.executable, str(FAKE), str(folder.root)]  # noqa: E731
     return carry_out(study, jobs, StudyDir(root), slots=find_slots(resources), command=command, quiet=False)
+
+
+def main() -> int:
+    root, resources = Path(sys.argv[1]), Resources(**json.loads(sys.argv[2]))
+    jobs = [Job.model_validate(job) for job in json.loads((root.parent / f"{root.name}-jobs.json").read_text())]
+    return launch(root, jobs, resources)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from tunestudy.config.study import Study
 from tunestudy.launch.executor import Launch, execute
 from tunestudy.launch.failures import print_failures
 from tunestudy.launch.local import Slot
-from tunestudy.launch.outcome import is_complete
+from tunestudy.launch.outcome import is_complete, is_trained
 from tunestudy.launch.presence import present, writer_name
 from tunestudy.launch.show import open_display, row_of, summary
 from tunestudy.launch.task import Task
@@ -28,6 +28,7 @@ def carry_out(
     """Run `jobs` of a study on `slots`; returns how it ended, with failures printed."""
     tasks = [Task(job, folder.job(job.id)) for job in jobs]
     for task in tasks:
+        task.trained = is_trained(task.job, task.folder)
         if is_complete(task.job, task.folder):
             task.state = "done"
     with (

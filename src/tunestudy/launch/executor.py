@@ -84,9 +84,15 @@ def start_ready(tasks: Sequence[Task], by_id: Mapping[str, Task], launch: Launch
 
 
 def parents_are_trained(task: Task, by_id: Mapping[str, Task]) -> bool:
-    """Benchmarks of a parent may still be running: children only need its weights."""
-    parents = (by_id[parent] for parent in task.job.parents)
-    return all(parent.state == "done" or is_trained(parent.job, parent.folder) for parent in parents)
+    """Benchmarks of a parent may still be running, or have failed: children only need its weights."""
+    return all(has_weights(by_id[parent]) for parent in task.job.parents)
+
+
+def has_weights(task: Task) -> bool:
+    """Whether the job's result is published. Files are asked only while that can change: plans have 10,000 jobs."""
+    if not task.trained and task.state in ("running", "elsewhere", "failed", "done"):
+        task.trained = is_trained(task.job, task.folder)
+    return task.trained
 
 
 def free_slots(tasks: Sequence[Task], launch: Launch) -> Iterator[tuple[Slot, Lease]]:
@@ -153,6 +159,7 @@ def collect_ended(tasks: Sequence[Task], launch: Launch, *, stopping: bool) -> N
         if outcome.failed and not stopping and may_try_again(task, launch.resources):
             launch.journal.write("job_retried", job=task.job.id, attempt=attempt.number, reason=outcome.message)
             start_attempt(task, launch, attempt.slot, attempt.slot_lease, attempt.claim.renew())
+            task.note = f"{task.note}, as the last one failed: {outcome.message}"
         else:
             leave(task)
 
@@ -241,10 +248,14 @@ def failure_told_by_others(task: Task, launch: Launch) -> Outcome | None:
 
 
 def block_children_of_failed(tasks: Sequence[Task], by_id: Mapping[str, Task]) -> None:
-    """A child of a failed job cannot run; tasks come parents first, so one pass reaches grandchildren."""
+    """A child of a job that failed before its weights were there cannot run.
+
+    Tasks come parents first, so one pass reaches grandchildren.
+    """
     for task in tasks:
-        lost = [by_id[parent] for parent in task.job.parents if by_id[parent].state in ("failed", "blocked")]
-        if task.state == "waiting" and lost:
+        parents = [by_id[parent] for parent in task.job.parents] if task.state == "waiting" else []
+        lost = [parent for parent in parents if parent.state in ("failed", "blocked") and not has_weights(parent)]
+        if lost:
             task.state, task.blocked_by = "blocked", lost[0].blocked_by or lost[0].job.id
             task.note = f"cannot run: {task.blocked_by} failed"
 

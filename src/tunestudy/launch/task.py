@@ -40,6 +40,8 @@ class Task:
     job: Job
     folder: JobDir
     state: State = "waiting"
+    trained: bool = False
+    """Whether its result is known to be published, so that children can start; benchmarks may be missing."""
     attempt: Attempt | None = None
     failures: list[Outcome] = field(default_factory=list)
     """Of this run."""
