@@ -86,7 +86,7 @@ def result_of(run: Run, roles: Sequence[Mapping[str, Any]], kind: str) -> dict[s
         "best": None if state.best is None else dict(vars(state.best)),
         "trainable_params": run.learner.num_trainable,
         "effective_params": run.learner.num_trainable,
-        "total_params": sum(int(row["params"]) for row in roles),
+        "total_params": num_parameters(run.learner.model),
         "peak_memory_mb": peak_memory_mb(run.world),
         "flops_per_token": flops_per_token(
             base_model_of(run.learner.model),
@@ -122,7 +122,7 @@ def publish_base(job: Job, folder: JobDir, world: World, progress: Progress) -> 
                 **nothing,
                 **zeros,
                 **counts,
-                "total_params": sum(parameter.numel() for parameter in loaded.model.parameters()),
+                "total_params": num_parameters(loaded.model),
                 "peak_memory_mb": peak_memory_mb(world),
                 "world_size": world.size,
                 "micro_batch": None,
@@ -134,6 +134,11 @@ def publish_base(job: Job, folder: JobDir, world: World, progress: Progress) -> 
             },
         )
     world.barrier()
+
+
+def num_parameters(model: Any) -> int:
+    """Of model and adapters; the untrained twin that PEFT keeps of a module trained in full does not count."""
+    return sum(parameter.numel() for name, parameter in model.named_parameters() if ".original_module." not in name)
 
 
 def peak_memory_mb(world: World) -> float:

@@ -6,6 +6,7 @@ so that the check after the first step can name it. And DDP then never regroups 
 that the order of additions, hence every bit, is the same in a run that was resumed.
 """
 
+import inspect
 from contextlib import AbstractContextManager, nullcontext
 
 from torch import Tensor
@@ -14,6 +15,13 @@ from torch.nn.parallel import DistributedDataParallel
 from tunestudy.data.batch import Batch
 from tunestudy.train.loss import LossModel, LossSums
 from tunestudy.train.world import World
+
+SYNC_BUFFERS = (
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
+    else "broadcast_buffers"
+)
+"""The option for copying rank 0's buffers before every forward pass (these models' buffers are constants)."""
 
 
 class DdpEngine:
@@ -25,8 +33,8 @@ class DdpEngine:
             loss_model,
             device_ids=[world.device] if world.device.type == "cuda" else None,
             find_unused_parameters=True,
-            broadcast_buffers=False,
             gradient_as_bucket_view=True,
+            **{SYNC_BUFFERS: False},
         )
 
     def losses(self, batch: Batch, *, label_smoothing: float, num_sources: int) -> LossSums:
