@@ -54,7 +54,7 @@ def _contradiction(effective: int, per_device: int | None, accumulation: int | N
     factors += [f"{ranks} rank{'s' if ranks != 1 else ''}"]
     unit = (per_device or 1) * (accumulation or 1) * ranks
     if per_device and accumulation:
-        return f"{effective} is not {' × '.join(factors)} = {unit}; leave one of the numbers out and it is solved"
+        return f"effective batch {effective} is not {' × '.join(factors)} = {unit}; leave one out and it is solved"
     below = effective // unit * unit
     nearest = f"{below}, {below + unit}" if below else f"{unit}"
-    return f"{effective} does not divide by {' × '.join(factors)}; nearest that do: {nearest}"
+    return f"effective batch {effective} does not divide by {' × '.join(factors)}; nearest that do: {nearest}"

@@ -92,9 +92,10 @@ def locate(source: Source, raw_variants: Mapping[str, RawVariant], path: KeyPath
     return source.place(("stages", stage))
 
 
-def _told(error: StudyError, earlier: Sequence[StudyError]) -> bool:
-    """An unknown key is told once, with its cure, though validation meets it too."""
-    return any(str(error.place) == str(other.place) for other in earlier)
+def _told(error: StudyError, unknown: Sequence[StudyError]) -> bool:
+    """A misspelt key is told once, with its cure; validation finds it too, and misses the one that was meant."""
+    same_place = any(str(error.place) == str(other.place) for other in unknown)
+    return same_place or (bool(unknown) and error.message.endswith("is missing"))
 
 
 class _Reader:

@@ -77,14 +77,14 @@ def _wanted(detail: Any) -> str | None:
 
 def _message(detail: Any, path: KeyPath, given: Any) -> str:
     kind, context = detail["type"], detail.get("ctx", {})
-    value = shown(_value_at(given, path))
     if kind == "missing":
-        return "is missing"
+        return f"`{path[-1]}` is missing"
+    value = shown(_value_at(given, path))
     if kind == "value_error":
         return str(context["error"])
     if kind in _LIMITS:
         text, key = _LIMITS[kind]
-        return f"{text.format(context[key])}, got {value}"
+        return f"{text.format(f'{context[key]:g}')}, got {value}"
     if kind in ("too_short", "string_too_short"):
         return "must not be empty"
     if kind == "string_pattern_mismatch":

@@ -1,0 +1,173 @@
+"""`tunestudy init`: a few questions, and a commented study file that validates."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from tunestudy.config.errors import StudyError, at
+from tunestudy.records.atomic import write_text
+from tunestudy.study.load import load_study
+from tunestudy.study.problems import CombinedError, raise_all
+
+Ask = Callable[[str, str], str]
+"""(question, default) → answer."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What `init` asks; each field is a question with its default."""
+
+    model: str = "Qwen/Qwen3-0.6B"
+    data: str = "train.jsonl"
+    ranks: str = "8, 32"
+    """LoRA ranks; empty for full fine-tuning alone."""
+    seeds: str = "1, 2, 3"
+    gpus: str = "1"
+
+
+_QUESTIONS = {
+    "model": "Model to start from (a hub id or a folder)",
+    "data": "Training data (json, jsonl, csv, parquet, or a hub id)",
+    "ranks": "LoRA ranks to compare with full fine-tuning (comma-separated, `none` for no LoRA)",
+    "seeds": "Seeds (three or more let the report say how sure it is)",
+    "gpus": "GPUs per training job",
+}
+
+
+def write_new_study(path: Path, *, ask: bool) -> None:
+    """Write a study file to `path` and say what to do next; asks on the terminal unless `ask` is False.
+
+    Raises StudyError when the file exists, or the answers make no valid study (then nothing is left behind).
+    """
+    if path.exists():
+        raise StudyError(at("", file=str(path)), "is already there; give another name, or delete it first")
+    if not path.parent.is_dir():
+        raise StudyError(at("", file=str(path)), f"there is no folder `{path.parent}`")
+    answers = ask_all(_terminal) if ask else Answers()
+    write_text(path, study_text(path.stem, answers))
+    mistakes = [error for error in _mistakes(path) if error.place.key != "datasets.train.path"]
+    if mistakes:
+        path.unlink()
+        raise_all(mistakes)
+    data = path.parent / answers.data
+    if _is_path(answers.data) and not data.exists():
+        print(f"{path} is written; put your data at {data}, then: tunestudy plan {path}")
+    else:
+        print(f"{path} is written and valid; next: tunestudy plan {path}")
+
+
+def _mistakes(path: Path) -> Sequence[StudyError]:
+    try:
+        load_study(path)
+    except CombinedError as error:
+        return error.errors
+    except StudyError as error:
+        return [error]
+    return []
+
+
+def ask_all(ask: Ask) -> Answers:
+    """Every question in turn; an empty answer takes the default."""
+    given = {field.name: ask(_QUESTIONS[field.name], str(field.default)).strip() for field in fields(Answers)}
+    return Answers(**{name: answer for name, answer in given.items() if answer})
+
+
+def study_text(name: str, answers: Answers) -> str:
+    """The study file for some answers."""
+    ranks = _numbers("LoRA ranks", answers.ranks) if answers.ranks.lower() not in ("none", "no", "-") else []
+    seeds = _numbers("seeds", answers.seeds)
+    gpus = _numbers("GPUs", answers.gpus)
+    return _TEMPLATE.format(
+        name="".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in name).lstrip("._-")
+        or "study",
+        seeds=seeds,
+        model=_quoted(answers.model),
+        data_key="path" if _is_path(answers.data) else "name",
+        data=_quoted(answers.data),
+        lora=_LORA.format(ranks=ranks) if ranks else "",
+        gpus=gpus[0] if gpus else 1,
+    )
+
+
+def _terminal(question: str, default: str) -> str:
+    import typer
+
+    return str(typer.prompt(question, default=default))
+
+
+def _is_path(data: str) -> bool:
+    """A hub id has one slash and no file ending; everything else is a path."""
+    endings = (".json", ".jsonl", ".csv", ".parquet", ".arrow")
+    return data.count("/") != 1 or data.startswith((".", "/", "~")) or data.endswith(endings) or Path(data).exists()
+
+
+def _numbers(what: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.replace(",", " ").split()]
+    except ValueError:
+        raise StudyError(what, f"must be whole numbers with commas between, got `{text}`") from None
+
+
+def _quoted(text: str) -> str:
+    """As YAML reads it back, whatever is in it: a JSON string is one."""
+    plain = all(letter.isalnum() or letter in "._-/" for letter in text) and text[:1].isalpha()
+    return text if plain else json.dumps(text, ensure_ascii=False)
+
+
+_LORA = """\
+  "lora_r{{r}}":               # one variant for each rank in the matrix
+    matrix: {{r: {ranks}}}
+    stages: [tune]
+    overrides:
+      tune:
+        learning_rate: 2e-4    # adapters want a higher rate than all weights
+        adapter: {{type: lora, lora_r: "{{r}}", lora_alpha: 32, target_modules: all-linear}}
+"""
+
+_TEMPLATE = """\
+# A study: what is compared with what, on which data, how often.
+#   tunestudy plan FILE    what would run          tunestudy run FILE    runs it, or what is missing of it
+# Your editor completes and checks the keys when given the output of `tunestudy schema`.
+
+study: {name}                  # results go to results/{name}/
+seeds: {seeds}
+
+model:
+  model_name_or_path: {model}
+  dtype: bfloat16              # of frozen weights; what is trained is held in float32
+
+datasets:
+  train:
+    {data_key}: {data}
+    held_out: 0.05             # share kept from training, for the losses in the report
+
+# benchmarks:                  # scored on rows that were never trained on
+#   answers: {{type: exact_match, dataset: train@held_out}}
+
+defaults:                      # settings of every stage
+  effective_batch_size: 16     # samples per step whatever the hardware; accumulation is solved from it
+  max_length: 1024
+  num_train_epochs: 1
+  lr_scheduler_type: cosine
+  warmup_steps: 0.03           # below 1: a share of all steps
+  bf16: true
+
+stages:
+  tune:
+    data: train
+    learning_rate: 2e-5
+
+variants:                      # rows of the final table
+  untouched:
+    description: the model as it comes
+    stages: []
+  full:
+    stages: [tune]
+{lora}
+resources:
+  ranks: {gpus}                     # GPUs per job
+
+report:
+  baseline: untouched
+"""

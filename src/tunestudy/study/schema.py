@@ -1,0 +1,135 @@
+"""The JSON schema of study files, for editors: completion, hover texts and red lines while typing.
+
+It describes the YAML form (`defaults:`, `stages:`, `overrides:`, `matrix:`), not the validated one. What a schema
+cannot say (names that must exist, numbers that must divide) `tunestudy validate` says.
+"""
+
+from typing import Any
+
+from tunestudy.config.stage import TrainStage
+from tunestudy.config.study import Study, Variant
+
+Schema = dict[str, Any]
+
+_PLACEHOLDER: Schema = {
+    "type": "string",
+    "pattern": r"\{[A-Za-z_]\w*\}",
+    "description": "A value of the variant's `matrix:`.",
+}
+_NAME = r"^[^/\s]+$"
+
+
+def study_schema() -> Schema:
+    """JSON schema (draft 2020-12) of a study file."""
+    study = Study.model_json_schema()
+    definitions: Schema = study.pop("$defs")
+    stage = TrainStage.model_json_schema()
+    definitions |= stage.pop("$defs")
+    settings = _settings(stage)
+    definitions |= {
+        "Variant": _variant(),
+        "StageSettings": settings,
+        "StageOverride": _override(settings),
+        "AdapterOverride": _override(definitions["LoraAdapter"]),
+    }
+    definitions["StageOverride"]["properties"]["adapter"]["anyOf"].append(_ref("AdapterOverride"))
+    definitions.pop("TrainStage", None)
+    _require_types(definitions)
+    properties: Schema = study["properties"]
+    properties["variants"] = {"type": "object", "minProperties": 1, "additionalProperties": _ref("Variant")}
+    properties["defaults"] = {
+        **_ref("StageSettings"),
+        "description": "Settings of every stage that does not say otherwise.",
+    }
+    properties["stages"] = {
+        "type": "object",
+        "propertyNames": {"pattern": _NAME},
+        "additionalProperties": {"anyOf": [_ref("StageSettings"), {"type": "null"}]},
+        "description": "Settings by stage name, laid over `defaults`.",
+    }
+    whole = {**study, "description": "A tunestudy study file.", "title": "study", "$defs": definitions}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_tidy(whole)}
+
+
+def _variant() -> Schema:
+    of_variant = Variant.model_json_schema()["properties"]
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "description": "One row of the final table.",
+        "anyOf": [{"required": ["stages"]}, {"required": ["from"]}],
+        "properties": {
+            **{name: schema for name, schema in of_variant.items() if name != "stages"},
+            "stages": {
+                "type": ["array", "null"],
+                "items": {"type": "string"},
+                "description": "Names of stages in order; empty for the model as it comes.",
+            },
+            "from": {
+                "type": "string",
+                "description": "Begin with another variant's stages: `variant` or `variant@stage`.",
+            },
+            "overrides": {
+                "type": ["object", "null"],
+                "description": "Settings by stage, nested or dotted (`adapt.adapter.lora_r: 4`).",
+                "patternProperties": {r"^[^.]+$": _ref("StageOverride")},
+            },
+            "matrix": {
+                "type": "object",
+                "minProperties": 1,
+                "additionalProperties": {"type": "array", "minItems": 1},
+                "description": "Lists of values; the variant is written once for each combination, `{name}` replaced.",
+            },
+            "exclude": {
+                "type": "array",
+                "items": {"type": "object", "minProperties": 1},
+                "description": "Combinations left out.",
+            },
+        },
+    }
+
+
+def _settings(stage: Schema) -> Schema:
+    """Stage settings of which none is required, since `defaults`, stage and overrides complete each other."""
+    properties = {name: _short_forms(name, schema) for name, schema in stage["properties"].items()}
+    return {"type": "object", "additionalProperties": False, "properties": properties}
+
+
+def _override(settings: Schema) -> Schema:
+    """Settings in which a placeholder of the matrix may stand for any value, and keys may be dotted."""
+    properties = {
+        name: {"anyOf": [schema, _PLACEHOLDER], **_description(schema)}
+        for name, schema in settings["properties"].items()
+    }
+    return {"type": "object", "additionalProperties": False, "properties": properties, "patternProperties": {r"\.": {}}}
+
+
+def _short_forms(name: str, schema: Schema) -> Schema:
+    """What validators turn into the full form: a data set's name, one tracker's name, an adapter that is half given."""
+    if name in ("data", "eval_data"):
+        part: Schema = {"anyOf": [{"type": "string"}, _ref("MixturePart")]}
+        return {"anyOf": [*part["anyOf"], {"type": "array", "items": part}], **_description(schema)}
+    if name == "report_to":
+        return {"anyOf": [{k: v for k, v in schema.items() if k != "default"}, {"enum": ["none", "tensorboard"]}]}
+    return schema
+
+
+def _require_types(definitions: Schema) -> None:
+    """Pydantic fills in `type`; whoever writes a file must say it, except for files and hub data sets."""
+    for name in ("DigitsDataset", "ExactMatch", "MultipleChoice"):
+        definitions[name]["required"] = ["type", *definitions[name].get("required", [])]
+
+
+def _tidy(schema: Any) -> Any:
+    """Without what only pydantic or tunestudy reads."""
+    if isinstance(schema, dict):
+        return {key: _tidy(value) for key, value in schema.items() if key not in ("discriminator", "fingerprint")}
+    return [_tidy(item) for item in schema] if isinstance(schema, list) else schema
+
+
+def _ref(name: str) -> Schema:
+    return {"$ref": f"#/$defs/{name}"}
+
+
+def _description(schema: Schema) -> Schema:
+    return {"description": schema["description"]} if "description" in schema else {}
