@@ -21,9 +21,7 @@ def read_rows(name: str, benchmark: Benchmark, job: Job, folder: JobDir, tokeniz
     records = _records(name, benchmark, job, folder.root / job.base_dir)
     tokenize = Tokenize(tokenizer, DataSettings())
     rows = [
-        Row(
-            record.id, tuple(tokenize.prompt_ids(record.example)), record.example.reference, record.example.choices
-        )
+        Row(record.id, tuple(tokenize.prompt_ids(record.example)), record.example.reference, record.example.choices)
         for record in records
     ]
     return sorted(rows, key=lambda row: row.id)

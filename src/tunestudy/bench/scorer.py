@@ -51,7 +51,11 @@ class Scorer:
             kept = max(len(answer) for _, answer in batch) + 1
             positions_BT = (mask_BT.cumsum(-1) - 1).clamp_min(0)
             logits_BKV = self._model(
-                input_ids=ids_BT, attention_mask=mask_BT, position_ids=positions_BT, logits_to_keep=kept, use_cache=False
+                input_ids=ids_BT,
+                attention_mask=mask_BT,
+                position_ids=positions_BT,
+                logits_to_keep=kept,
+                use_cache=False,
             ).logits
             log_probs_BK = logits_BKV[:, :-1].float().log_softmax(-1).gather(-1, ids_BT[:, 1 - kept :, None])[..., 0]
             return [
@@ -73,7 +77,9 @@ class Scorer:
         mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
         return torch.tensor(ids, device=self._device), torch.tensor(mask, device=self._device)
 
-    def _by_length(self, items: Sequence[Any], length: Callable[[Any], int], run: Callable[[list[Any]], list[T]]) -> list[T]:
+    def _by_length(
+        self, items: Sequence[Any], length: Callable[[Any], int], run: Callable[[list[Any]], list[T]]
+    ) -> list[T]:
         """`run` over batches of items of like length, results back in the order of `items`."""
         order = sorted(range(len(items)), key=lambda i: (length(items[i]), i))
         results: dict[int, T] = {}

@@ -1,0 +1,107 @@
+"""Scores of batches equal those of one question at a time, and both kinds of benchmark decide as defined."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tunestudy.bench.run import share
+from tunestudy.bench.scorer import Scorer
+from tunestudy.bench.tasks import Row, Scored, exact_match, multiple_choice
+from tunestudy.config.benchmark import ExactMatch, MultipleChoice
+from tunestudy.config.errors import StudyError
+from tunestudy.config.model import CharacterTokenizer
+from tunestudy.models.tokenizer import character_tokenizer
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return character_tokenizer(CharacterTokenizer(alphabet="abcdefgh0123456789 ="))
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer):
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(0)
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=16,
+            initializer_range=0.5,
+        )
+    )
+
+
+def ids(tokenizer, text):
+    return tuple(tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def scorer_of(model, tokenizer, batch_size):
+    return Scorer(model, tokenizer, batch_size=batch_size, device=CPU)
+
+
+def test_log_probabilities_of_a_batch_equal_those_of_the_plain_model(model, tokenizer):
+    asked = [("abc=", "1"), ("a=", "12 4"), ("hgfedcba=", "07"), ("=", "9")]
+    batched = scorer_of(model, tokenizer, 3).log_probabilities([(ids(tokenizer, p), a) for p, a in asked])
+    for (prompt, answer), (total, num_tokens) in zip(asked, batched, strict=True):
+        row = torch.tensor([ids(tokenizer, prompt + answer)])
+        log_probs = model(row).logits[0].detach().log_softmax(-1)
+        start = len(ids(tokenizer, prompt))
+        expected = sum(float(log_probs[i - 1, row[0, i]]) for i in range(start, row.shape[1]))
+        assert num_tokens == len(answer)
+        assert total == pytest.approx(expected, abs=1e-4)
+
+
+def test_generation_does_not_depend_on_the_batch(model, tokenizer):
+    prompts = [ids(tokenizer, text) for text in ("abc=", "d=", "abcdefgh=", "00=", "e f g=")]
+    one_by_one = [scorer_of(model, tokenizer, 1).generate([prompt], max_new_tokens=6)[0] for prompt in prompts]
+    assert scorer_of(model, tokenizer, 4).generate(prompts, max_new_tokens=6) == one_by_one
+    assert len(set(one_by_one)) > 1, "the model must say different things for the comparison to mean anything"
+
+
+@pytest.mark.parametrize(("said", "wanted"), [(" 7\n", "7"), ("New  York", "new york"), ("seven", "SEVEN ")])
+def test_exact_match_evens_out_space_and_case(said, wanted):
+    fake = SimpleNamespace(generate=lambda prompts, max_new_tokens: [said])
+    [scored] = exact_match.score(fake, [Row("r", (1,), wanted)], ExactMatch(dataset="d"))
+    assert scored == Scored("r", said, wanted, True)
+
+
+def test_exact_match_tells_different_answers_apart():
+    fake = SimpleNamespace(generate=lambda prompts, max_new_tokens: ["77"])
+    assert not exact_match.score(fake, [Row("r", (1,), "7")], ExactMatch(dataset="d"))[0].correct
+
+
+@pytest.mark.parametrize(("normalise", "chosen"), [("none", "b"), ("tokens", "long")])
+def test_multiple_choice_takes_the_most_probable(normalise, chosen):
+    sums = {"b": (-2.0, 1), "long": (-4.0, 4), "c": (-9.0, 1)}
+    fake = SimpleNamespace(log_probabilities=lambda asked: [sums[choice] for _, choice in asked])
+    rows = [Row("r", (1,), "b", ("b", "long", "c"))]
+    [scored] = multiple_choice.score(fake, rows, MultipleChoice(dataset="d", normalise=normalise))
+    assert scored.prediction == chosen
+    assert scored.correct == (chosen == "b")
+
+
+def test_a_reference_outside_the_choices_is_an_error():
+    with pytest.raises(StudyError, match="none of its choices"):
+        multiple_choice.choices_of(Row("r7", (1,), "x", ("a", "b")), MultipleChoice(dataset="d"))
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3])
+def test_shares_cover_every_row_once_in_the_same_batches(num_ranks):
+    rows = [Row(f"{i:02}", tuple(range(i % 7 + 1)), "") for i in range(23)]
+    whole = batches(share(rows, 4, 0, 1))
+    dealt = [batch for rank in range(num_ranks) for batch in batches(share(rows, 4, rank, num_ranks))]
+    assert sorted(dealt) == sorted(whole)
+
+
+def batches(rows):
+    ordered = sorted(rows, key=lambda row: (len(row.prompt_ids), row.id))
+    return [tuple(row.id for row in ordered[i : i + 4]) for i in range(0, len(ordered), 4)]
