@@ -94,31 +94,18 @@ class Lease:
         path.mkdir(parents=True, exist_ok=True)
         give_up = time.monotonic() + wait_s
         while True:
-            holder = cls.holder(path, stale_s=stale_s)
-            if holder is None and (taken := _take_next(path)):
+            newest = _newest(path)
+            holder = _judge(path, newest, stale_s)
+            if holder is None and (taken := _take(path, newest + 1)):
                 return cls(path, *taken, heartbeat_s)
             if holder is not None and time.monotonic() >= give_up:
                 raise LeaseHeldError(path, holder)
-            time.sleep(0.01 if holder is None else min(1.0, max(0.02, give_up - time.monotonic())))
+            time.sleep(0.01 if holder is None else min(0.2, max(0.02, give_up - time.monotonic())))
 
     @staticmethod
     def holder(path: Path, *, stale_s: float = STALE_S) -> Holder | None:
         """Who holds the lease now; None when nobody does: never taken, given back, or its holder is dead."""
-        newest = _newest(path)
-        if newest == 0:
-            return None
-        file = _file_of(path, newest)
-        try:
-            with open(file, "rb") as stream:  # opening makes an NFS client ask the server for the true times
-                touched = os.fstat(stream.fileno()).st_mtime
-                record = _parsed(stream.read(), newest)
-        except FileNotFoundError:
-            return None  # the study was deleted meanwhile
-        if record.get("released"):
-            return None
-        holder = _holder_from(record)
-        alive = _any_process_lives(record) if holder.here else _is_fresh(path, touched, stale_s)
-        return holder if alive else None
+        return _judge(path, _newest(path), stale_s)
 
     def still_mine(self) -> bool:
         """Whether no one has taken over. Ask before publishing anything: a suspended holder may be out of date."""
@@ -133,7 +120,7 @@ class Lease:
 
     def renew(self) -> "Lease":
         """Take the next number without letting anyone in between; this lease is given back."""
-        taken = _take_next(self.path)
+        taken = _take(self.path, self.attempt + 1)
         if taken is None:  # only possible when this lease was lost long ago
             self.release()
             return Lease.acquire(self.path)
@@ -162,9 +149,25 @@ class Lease:
         self.release()
 
 
-def _take_next(path: Path) -> tuple[Path, dict[str, Any]] | None:
-    """Create the file of the next number; None when another process was faster."""
-    attempt = _newest(path) + 1
+def _judge(path: Path, newest: int, stale_s: float) -> Holder | None:
+    """The holder of number `newest` if it lives. Whoever finds that it does not may try the next number, no other."""
+    if newest == 0:
+        return None
+    try:
+        with open(_file_of(path, newest), "rb") as stream:  # opening makes an NFS client ask the server for true times
+            touched = os.fstat(stream.fileno()).st_mtime
+            record = _parsed(stream.read(), newest)
+    except FileNotFoundError:
+        return None  # the study was deleted meanwhile
+    if record.get("released"):
+        return None
+    holder = _holder_from(record)
+    alive = _any_process_lives(record) if holder.here else _is_fresh(path, touched, stale_s)
+    return holder if alive else None
+
+
+def _take(path: Path, attempt: int) -> tuple[Path, dict[str, Any]] | None:
+    """Create the file of number `attempt`; None when another process was faster."""
     record: dict[str, Any] = {
         "attempt": attempt,
         "host": host_name(),
