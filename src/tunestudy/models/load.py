@@ -91,6 +91,7 @@ def _on_adapter(
     init = job.settings.init
     base, identity = _base_of(parent, facts, job.model, device)
     if init == "continue" and job.settings.adapter is not None:
+        _check_same_adapter(job, parent)
         return LoadedModel(_with_adapter(base, parent, trainable=True), tokenizer, identity, continues_adapter=True)
     if init not in ("merge_then_new", "stack"):
         raise StudyError(
@@ -115,6 +116,19 @@ def _on_adapter(
     return LoadedModel(stacked, tokenizer, identity)
 
 
+def _check_same_adapter(job: Job, parent: JobDir) -> None:
+    """`continue` goes on with the parent's adapter as it is, so other options for it would be lost."""
+    before = Job.model_validate(read_json(parent.job_json)).settings
+    old, new = (s.adapter.model_dump() if s and s.adapter else {} for s in (before, job.settings))
+    changed = [f"{key} {old.get(key)!r} → {value!r}" for key, value in new.items() if old.get(key) != value]
+    if changed:
+        raise StudyError(
+            at(f"stages.{job.stage}.adapter"),
+            f"init: continue trains the adapter of {parent.root.name} on, whose options differ ({', '.join(changed)}); "
+            "give it the same, or use merge_then_new",
+        )
+
+
 def _base_of(
     owner: JobDir, facts: dict[str, Any], settings: ModelConfig, device: torch.device | str
 ) -> tuple[Any, Identity]:
@@ -122,6 +136,8 @@ def _base_of(
     config = _json(owner.model / "adapter_config.json")
     name = config["base_model_name_or_path"]
     folder = (owner.model / name).resolve()
+    if name.startswith(".") and not folder.is_dir():
+        raise _broken(owner, f"adapter_config.json names {name} as its base, and that folder is gone")
     origin = Origin(str(folder), local=True) if folder.is_dir() else Origin(name, config.get("revision"), local=False)
     base = pretrained(origin, settings, device)
     identity = folder_identity(folder) if origin.local else _hub_identity(name, base)
@@ -144,7 +160,9 @@ def _with_adapter(base: Any, owner: JobDir, *, trainable: bool, name: str = "def
         model = PeftModel.from_pretrained(base, owner.model, adapter_name=name, is_trainable=trainable)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise _broken(owner, f"adapter_model.safetensors cannot be loaded: {error}") from error
-    if absent := sorted(get_peft_model_state_dict(model, adapter_name=name).keys() - saved):
+    if absent := sorted(
+        get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False).keys() - saved
+    ):
         raise _broken(owner, f"adapter_model.safetensors lacks {len(absent)} tensors, such as {absent[0]}")
     return model
 

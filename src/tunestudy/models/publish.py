@@ -36,7 +36,7 @@ def _save_adapter(model: Any, prepared: Path) -> None:
     if base.is_absolute():
         config.base_model_name_or_path = os.path.relpath(base, prepared.resolve())
     try:
-        model.save_pretrained(prepared, selected_adapters=["default"], safe_serialization=True)
+        model.save_pretrained(prepared, selected_adapters=["default"], save_embedding_layers=False)
     finally:
         config.base_model_name_or_path = before
     (prepared / "README.md").unlink(missing_ok=True)  # PEFT's model card template with nothing filled in

@@ -1,0 +1,233 @@
+"""Lineage: what a stage starts from, and the refusal of everything that is not whole."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tunestudy.adapters.attach import attach
+from tunestudy.config.adapter import LoraAdapter
+from tunestudy.config.errors import StudyError
+from tunestudy.models.load import load_result, load_start
+from tunestudy.models.origin import check_model_folder
+from tunestudy.records.manifest import MANIFEST
+
+LORA = {"type": "lora", "lora_r": 4, "lora_alpha": 8}
+
+
+def adapter_job(lab, parent, disturb, *, stage="adapt", seed=1, **settings):
+    """A published adapter on `parent`, and the model that was published."""
+    job, folder = lab.job(stage, parents=(parent[0].id,), seed=seed, settings={"adapter": LORA, **settings})
+    loaded = load_start(job, folder, "cpu")
+    model = attach(loaded.model, LoraAdapter.model_validate(LORA), seed=1)
+    disturb(model)
+    lab.publish(folder, loaded, model)
+    return job, folder, model
+
+
+def test_random_weights_depend_on_the_seed_alone(lab, logits):
+    first = load_start(*lab.job("a", seed=1), "cpu").model
+    torch.rand(7)  # whatever ran before
+    again = load_start(*lab.job("b", seed=1), "cpu").model
+    other = load_start(*lab.job("c", seed=2), "cpu").model
+    assert torch.equal(logits(first), logits(again))
+    assert not torch.equal(logits(first), logits(other))
+
+
+def test_random_weights_leave_the_global_generator_alone(lab):
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    load_start(*lab.job("a"), "cpu")
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_continue_from_full_weights(lab, parent, logits):
+    child = lab.job("next", parents=(parent[0].id,), settings={"init": "continue"})
+    assert torch.equal(logits(load_start(*child, "cpu").model), logits(load_result(parent[1], "cpu").model))
+
+
+def test_base_ignores_the_parent(lab, parent, logits):
+    child = lab.job("next", parents=(parent[0].id,), settings={"init": "base"})
+    untouched = lab.job("fresh")
+    assert torch.equal(logits(load_start(*child, "cpu").model), logits(load_start(*untouched, "cpu").model))
+
+
+def test_adapter_result_equals_the_trained_model(lab, parent, disturb, logits):
+    _, folder, model = adapter_job(lab, parent, disturb)
+    assert torch.equal(logits(load_result(folder, "cpu").model), logits(model))
+
+
+def test_continue_trains_the_same_adapter(lab, parent, disturb, logits):
+    job, _, model = adapter_job(lab, parent, disturb)
+    child = lab.job("more", parents=(parent[0].id, job.id), settings={"init": "continue", "adapter": LORA})
+    loaded = load_start(*child, "cpu")
+    trainable = [name for name, p in loaded.model.named_parameters() if p.requires_grad]
+    assert loaded.continues_adapter
+    assert trainable and all(".lora_" in name for name in trainable)
+    assert torch.equal(logits(loaded.model), logits(model))
+
+
+def test_continue_with_another_adapter_is_refused(lab, parent, disturb):
+    job, _, _ = adapter_job(lab, parent, disturb)
+    other = {**LORA, "lora_r": 8}
+    child = lab.job("more", parents=(parent[0].id, job.id), settings={"init": "continue", "adapter": other})
+    with pytest.raises(StudyError, match=r"lora_r.*4.*8"):
+        load_start(*child, "cpu")
+
+
+@pytest.mark.parametrize("init", ["merge_then_new", "stack"])
+def test_a_new_adapter_on_an_adapter(lab, parent, disturb, logits, init):
+    job, _, below = adapter_job(lab, parent, disturb)
+    child, folder = lab.job("more", parents=(parent[0].id, job.id), settings={"init": init, "adapter": LORA})
+    loaded = load_start(child, folder, "cpu")
+    torch.testing.assert_close(logits(loaded.model), logits(below), atol=1e-5, rtol=1e-5)
+    model = attach(loaded.model, LoraAdapter.model_validate(LORA), seed=5)
+    torch.testing.assert_close(logits(model), logits(below), atol=1e-5, rtol=1e-5)
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert trainable == sum(p.numel() for n, p in model.named_parameters() if ".lora_" in n and ".default." in n)
+    disturb(model, seed=2)
+    lab.publish(folder, loaded, model)
+    torch.testing.assert_close(logits(load_result(folder, "cpu").model), logits(model), atol=1e-5, rtol=1e-5)
+
+
+def test_an_adapter_parent_needs_an_init(lab, parent, disturb):
+    job, _, _ = adapter_job(lab, parent, disturb)
+    child = lab.job("more", parents=(job.id,), settings={"adapter": LORA})
+    with pytest.raises(StudyError, match="merge_then_new"):
+        load_start(*child, "cpu")
+
+
+def test_full_training_after_an_adapter_starts_merged(lab, parent, disturb, logits):
+    job, _, below = adapter_job(lab, parent, disturb)
+    child = lab.job("more", parents=(job.id,), settings={"init": "merge_then_new"})
+    model = load_start(*child, "cpu").model
+    assert not any(".lora_" in name for name, _ in model.named_parameters())
+    torch.testing.assert_close(logits(model), logits(below), atol=1e-5, rtol=1e-5)
+
+
+def test_a_job_that_only_evaluates_loads_its_start(lab, parent, logits):
+    _, folder = lab.job("base_model", parents=(parent[0].id,), settings=None)
+    assert torch.equal(logits(load_result(folder, "cpu").model), logits(load_result(parent[1], "cpu").model))
+
+
+def test_the_chat_template_travels_with_the_result(lab):
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    job, folder = lab.job("base", model={**lab.job("x")[0].model.model_dump(), "chat_template": template})
+    lab.publish(folder, load_start(job, folder, "cpu"))
+    assert load_result(folder, "cpu").tokenizer.chat_template == template
+
+
+def flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def test_a_flipped_bit_in_a_parent_is_told(lab, parent):
+    flip_a_bit(parent[1].model / "model.safetensors")
+    child = lab.job("next", parents=(parent[0].id,))
+    with pytest.raises(StudyError, match=r"model\.safetensors does not match") as error:
+        load_start(*child, "cpu")
+    assert parent[0].id in str(error.value)
+
+
+def reseal(folder):
+    """A manifest that believes whatever the files hold now."""
+    from tunestudy.records.manifest import sha256
+
+    manifest = json.loads((folder / MANIFEST).read_text())
+    for name in manifest["files"]:
+        path = folder / name
+        manifest["files"][name] = {"size": path.stat().st_size, "sha256": sha256(path)}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("kind", ["adapter", "full"])
+def test_a_missing_tensor_is_told(lab, parent, disturb, kind):
+    folder = parent[1] if kind == "full" else adapter_job(lab, parent, disturb)[1]
+    file = folder.model / ("model.safetensors" if kind == "full" else "adapter_model.safetensors")
+    tensors = load_file(file)
+    del tensors[next(name for name in tensors if "k_proj" in name)]
+    save_file(tensors, file, metadata={"format": "pt"})
+    reseal(folder.model)
+    with pytest.raises(StudyError, match=r"lacks 1 tensors.*k_proj"):
+        load_result(folder, "cpu")
+
+
+def test_no_tensor_at_all_is_told(lab, parent, disturb):
+    folder = adapter_job(lab, parent, disturb)[1]
+    save_file({}, folder.model / "adapter_model.safetensors")
+    reseal(folder.model)
+    with pytest.raises(StudyError, match="lacks"):
+        load_result(folder, "cpu")
+
+
+def test_a_foreign_base_is_told(lab, parent, disturb):
+    _, folder, _ = adapter_job(lab, parent, disturb)
+    file = parent[1].model / "model.safetensors"
+    tensors = load_file(file)
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, file, metadata={"format": "pt"})
+    reseal(parent[1].model)
+    with pytest.raises(StudyError, match="not the model it was trained on"):
+        load_result(folder, "cpu")
+
+
+def test_a_base_that_is_gone_is_told(lab, parent, disturb):
+    _, folder, _ = adapter_job(lab, parent, disturb)
+    parent[1].model.rename(parent[1].root / "away")
+    with pytest.raises(StudyError, match=r"that folder is gone; delete"):
+        load_result(folder, "cpu")
+
+
+def test_a_folder_that_is_no_model(tmp_path, lab):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "todo.txt").write_text("x")
+    model = {"model_name_or_path": "./notes", "tokenizer": {"type": "characters", "alphabet": "01"}}
+    with pytest.raises(StudyError, match=r"no config\.json, it holds todo\.txt"):
+        load_start(*lab.job("a", model=model), "cpu")
+
+
+def test_a_path_that_does_not_exist(lab):
+    model = {"model_name_or_path": "./nowhere", "tokenizer": {"type": "characters", "alphabet": "01"}}
+    with pytest.raises(StudyError, match=r"there is no folder \./nowhere"):
+        load_start(*lab.job("a", model=model), "cpu")
+
+
+def test_missing_shards_and_pickles_are_told(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").write_text("x")
+    with pytest.raises(StudyError, match=r"lacks model\.safetensors; convert"):
+        check_model_folder(tmp_path)
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(StudyError, match=r"lacks model-1\.safetensors, model-2\.safetensors"):
+        check_model_folder(tmp_path)
+
+
+def test_a_local_folder_of_ours_loads_as_the_studys_model(lab, parent, logits):
+    path = parent[1].model.relative_to(lab.root)
+    model = {"model_name_or_path": str(path)}
+    loaded = load_start(*lab.job("a", model=model), "cpu")
+    assert torch.equal(logits(loaded.model), logits(load_result(parent[1], "cpu").model))
+    assert loaded.identity["kind"] == "folder"
+
+
+def test_unknown_architecture_names_the_nearest(lab):
+    model = {**lab.job("x")[0].model.model_dump(), "architecture": "qwen33"}
+    with pytest.raises(StudyError, match=r"nearest: .*qwen3"):
+        load_start(*lab.job("a", model=model), "cpu")
+
+
+def test_a_vocabulary_too_small_for_the_tokenizer(lab):
+    given = lab.job("x")[0].model.model_dump()
+    model = {**given, "config": {**given["config"], "vocab_size": 5}}
+    with pytest.raises(StudyError, match="5 is less than"):
+        load_start(*lab.job("a", model=model), "cpu")
+
+
+def test_half_precision_is_kept_for_frozen_weights(lab):
+    model = {**lab.job("x")[0].model.model_dump(), "dtype": "bfloat16"}
+    loaded = load_start(*lab.job("a", model=model), "cpu")
+    assert {p.dtype for p in loaded.model.parameters()} == {torch.bfloat16}
