@@ -34,19 +34,20 @@ def pack(lengths: Indices, max_length: int) -> tuple[Indices, Indices]:
 
 def _pack_windows(lengths: Indices, max_length: int) -> Indices:
     """(N,) the row of every sample; rows are numbered by window, then by their earliest sample."""
-    windows = -(-len(lengths) // WINDOW)
-    table = np.zeros((windows, WINDOW), np.int64)  # missing samples of the last window have length 0
+    width = min(WINDOW, len(lengths))
+    windows = -(-len(lengths) // width)
+    table = np.zeros((windows, width), np.int64)  # missing samples of the last window have length 0
     table.reshape(-1)[: len(lengths)] = lengths
     falling = np.argsort(-table, axis=1, kind="stable")
     rows = _best_fit(np.take_along_axis(table, falling, axis=1), max_length)
     row = np.empty_like(rows)
     np.put_along_axis(row, falling, rows, axis=1)
-    flat = (row + np.arange(windows)[:, None] * WINDOW).reshape(-1)[: len(lengths)]
+    flat = (row + np.arange(windows)[:, None] * width).reshape(-1)[: len(lengths)]
     return _numbered_by_first(flat)
 
 
 def _best_fit(falling: Indices, max_length: int) -> Indices:
-    """(W, WINDOW) the open row with the least room that still takes the sample; lengths fall along each window."""
+    """(W, width) the open row with the least room that still takes the sample; lengths fall along each window."""
     windows, count = falling.shape
     each = np.arange(windows)
     room = np.full((windows, 16), max_length, np.int32)
