@@ -39,7 +39,11 @@ def find_tokens(text: str, *, key: str = "") -> list[str]:
 
 def redact(text: str) -> str:
     """`text` without tokens, credentials in URLs, and values of this process's secret variables."""
-    for value in _environment_secrets():
+    return _without(text, _environment_secrets())
+
+
+def _without(text: str, secrets: list[str]) -> str:
+    for value in secrets:
         text = text.replace(value, HIDDEN)
     return _CREDENTIALS_IN_URL.sub(HIDDEN, _TOKEN.sub(HIDDEN, text))
 
@@ -51,12 +55,16 @@ def redact_lines(lines: Iterable[str]) -> Iterator[str]:
 
 def redact_tree(value: Any) -> Any:
     """`redact` on every text inside dicts and lists, keys included."""
+    return _tree_without(value, _environment_secrets())  # asked for once: a plan holds a hundred thousand texts
+
+
+def _tree_without(value: Any, secrets: list[str]) -> Any:
     if isinstance(value, str):
-        return redact(value)
+        return _without(value, secrets)
     if isinstance(value, dict):
-        return {redact_tree(key): redact_tree(item) for key, item in value.items()}
+        return {_tree_without(key, secrets): _tree_without(item, secrets) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [redact_tree(item) for item in value]
+        return [_tree_without(item, secrets) for item in value]
     return value
 
 
