@@ -14,9 +14,17 @@ from ruamel.yaml import YAML
 
 from tunestudy.config.study import Study
 from tunestudy.records.layout import JobDir, StudyDir
+from tunestudy.records.lease import Lease
 
 STARTED = 1_790_000_000.0
 ROWS = 240
+HELD: list[Lease] = []
+"""Of jobs that are to look running, for as long as this process lives."""
+RANDOM_MODEL = {
+    "architecture": "qwen3",
+    "config": {"hidden_size": 64},
+    "tokenizer": {"type": "characters", "alphabet": "0123456789="},
+}
 
 
 @dataclass
@@ -49,6 +57,8 @@ class Recipe:
     benchmarks: tuple[str, ...] = ("digits",)
     report: dict[str, Any] = field(default_factory=dict)
     gpu: bool = True
+    pretrained_baseline: bool = False
+    """The first variant is a pretrained model without stages, scored once for all seeds."""
 
 
 def make_study(results: Path, recipe: Recipe | None = None) -> StudyDir:
@@ -63,7 +73,7 @@ def make_study(results: Path, recipe: Recipe | None = None) -> StudyDir:
     study_dir.study_yaml.write_text(f"study: {recipe.name}\nseeds: {list(recipe.seeds)}\n", encoding="utf-8")
     jobs = _jobs(study, recipe)
     for job in jobs:
-        _write_job(study_dir.job(job["id"]), job, study, recipe)
+        _write_job(study_dir.job(job["id"]), job, recipe)
     _write_plan(study_dir, jobs, recipe)
     _write_events(study_dir, jobs, recipe)
     return study_dir
@@ -74,7 +84,7 @@ def _study(recipe: Recipe) -> Study:
     adapt = {"data": "rotated", "learning_rate": 3e-3, "max_steps": 200, "effective_batch_size": 32}
     variants: dict[str, Any] = {}
     for place, name in enumerate(recipe.accuracy):
-        stages: dict[str, Any] = {"base": base}
+        stages: dict[str, Any] = {} if recipe.pretrained_baseline else {"base": base}
         if place:
             adapter = {"type": "lora", "lora_r": 4 * 2**place} if "lora" in name else None
             stages["adapt"] = {**adapt, "adapter": adapter, "learning_rate": 1e-2 if adapter else 3e-3}
@@ -84,11 +94,7 @@ def _study(recipe: Recipe) -> Study:
             "study": recipe.name,
             "description": recipe.description,
             "seeds": recipe.seeds,
-            "model": {
-                "architecture": "qwen3",
-                "config": {"hidden_size": 64},
-                "tokenizer": {"type": "characters", "alphabet": "0123456789="},
-            },
+            "model": {"model_name_or_path": "lab/tiny"} if recipe.pretrained_baseline else RANDOM_MODEL,
             "datasets": {
                 "upright": {"type": "digits", "held_out": 0.2},
                 "rotated": {"type": "digits", "rotate": 90, "held_out": 0.2},
@@ -108,21 +114,25 @@ def _jobs(study: Study, recipe: Recipe) -> list[dict[str, Any]]:
     """Job records: the shared base stage once per seed, then one `adapt` job per variant and seed."""
     first, *others = recipe.accuracy
     jobs = []
+    if recipe.pretrained_baseline:
+        jobs.append(_job(study, recipe, "base_model", first, (first,), recipe.seeds[0], _fingerprint("model"), ()))
     for seed in recipe.seeds:
-        base = _fingerprint("base", seed)
-        jobs.append(_job(study, recipe, "base", first, tuple(recipe.accuracy), seed, base, (), first))
-        parent = f"base-{base[:12]}"
-        for name in others:
-            mark = _fingerprint("adapt", name, seed)
-            jobs.append(_job(study, recipe, "adapt", name, (name,), seed, mark, (parent,), name))
+        parents: tuple[str, ...] = ()
+        if not recipe.pretrained_baseline:
+            base = _fingerprint("base", seed)
+            jobs.append(_job(study, recipe, "base", first, tuple(recipe.accuracy), seed, base, ()))
+            parents = (f"base-{base[:12]}",)
+        marks = {name: _fingerprint("adapt", name, seed) for name in others}
+        jobs += [_job(study, recipe, "adapt", name, (name,), seed, marks[name], parents) for name in others]
     return jobs
 
 
 def _job(
     study: Study, recipe: Recipe, stage: str, of: str, variants: tuple[str, ...], seed: int, fingerprint: str,
-    parents: tuple[str, ...], scored: str,
+    parents: tuple[str, ...],
 ) -> dict[str, Any]:  # fmt: skip
-    settings = study.variants[of].stages[stage].model_dump(mode="json")
+    stages = study.variants[of].stages
+    settings = stages[stage].model_dump(mode="json") if stage in stages else None
     return {
         "id": f"{stage}-{fingerprint[:12]}",
         "stage": stage,
@@ -142,11 +152,11 @@ def _job(
         },
         "base_dir": "../../..",
         "keep_checkpoints": [],
-        "_of": scored,
+        "_of": of,
     }
 
 
-def _write_job(folder: JobDir, job: dict[str, Any], study: Study, recipe: Recipe) -> None:
+def _write_job(folder: JobDir, job: dict[str, Any], recipe: Recipe) -> None:
     of, seed = job["_of"], job["seed"]
     trial = (of, seed)
     if trial in recipe.pending:
@@ -155,6 +165,10 @@ def _write_job(folder: JobDir, job: dict[str, Any], study: Study, recipe: Recipe
     _json(folder.job_json, {key: value for key, value in job.items() if not key.startswith("_")})
     _json(folder.env_json, _environment(recipe))
     random_ = random.Random(f"{of}/{job['stage']}/{seed}")
+    if job["settings"] is None:
+        _json(folder.result_json, {"fingerprint": job["fingerprint"], "status": "done", "model_kind": "base"})
+        _score_all(folder, job, recipe, random_)
+        return
     steps = job["settings"]["max_steps"]
     reached = int(steps * 0.45) if trial in recipe.failed + recipe.running else steps
     train, evaluations = _curves(of, job["stage"], steps, reached, random_, overfits=of in recipe.overfits)
@@ -172,12 +186,17 @@ def _write_job(folder: JobDir, job: dict[str, Any], study: Study, recipe: Recipe
         return
     if trial in recipe.running:
         _json(folder.progress_json, _progress(reached, steps, train[-1]))
+        HELD.append(Lease.acquire(folder.lease))
         return
     _json(folder.result_json, _result(job, recipe, train, evaluations, random_))
     _checkpoint(folder, steps, evaluations[-1]["eval_loss"])
     if trial not in recipe.unscored:
-        for benchmark in recipe.benchmarks:
-            _score(folder, benchmark, job, recipe.accuracy[of], random_)
+        _score_all(folder, job, recipe, random_)
+
+
+def _score_all(folder: JobDir, job: dict[str, Any], recipe: Recipe, random_: random.Random) -> None:
+    for benchmark in recipe.benchmarks:
+        _score(folder, benchmark, job, recipe.accuracy[job["_of"]], random_)
 
 
 def _curves(
@@ -190,7 +209,8 @@ def _curves(
         train.append(
             {"epoch": round(step / 45, 3), "step": step, "train_loss": max(loss, 0.02),
              "learning_rate": 3e-3 * min(step / 20, 1) * 0.5 * (1 + math.cos(math.pi * step / steps)),
-             "gpu_memory_mb": 412.0, "sparsity": "", "grad_norm": 0.4 + 2 * math.exp(-step / 40) + random_.random() * 0.1,
+             "gpu_memory_mb": 412.0, "sparsity": "",
+             "grad_norm": 0.4 + 2 * math.exp(-step / 40) + random_.random() * 0.1,
              "tokens": step * 32 * 73, "target_tokens": step * 64, "tokens_per_s": 21000 + random_.gauss(0, 500)}
         )  # fmt: skip
         if step % 50 == 0 or step == reached:
@@ -204,7 +224,8 @@ def _curves(
 
 
 def _result(
-    job: dict[str, Any], recipe: Recipe, train: list[dict[str, Any]], evaluations: list[dict[str, Any]], random_: random.Random
+    job: dict[str, Any], recipe: Recipe, train: list[dict[str, Any]], evaluations: list[dict[str, Any]],
+    random_: random.Random,
 ) -> dict[str, Any]:  # fmt: skip
     adapter = job["settings"]["adapter"]
     trainable = 9_216 * adapter["lora_r"] // 4 if adapter else 152_640
@@ -219,7 +240,8 @@ def _result(
         "tokens": tokens, "target_tokens": train[-1]["target_tokens"], "samples": train[-1]["step"] * 32,
         "final_train_loss": train[-1]["train_loss"],
         "best": {"step": best["step"], "metric": "eval_loss", "value": best["eval_loss"]},
-        "trainable_params": trainable, "effective_params": trainable, "total_params": 152_640 + (trainable if adapter else 0),
+        "trainable_params": trainable, "effective_params": trainable,
+        "total_params": 152_640 + (trainable if adapter else 0),
         "peak_memory_mb": 412.0 + (0 if adapter else 120), "flops_per_token": 6.0 * 152_640, "world_size": 1,
         "micro_batch": 32, "accumulation": 1, "effective_batch_size": 32,
         "roles": [{"role": "language_model", "params": 151_000, "trainable": trainable, "learning_rate": 3e-3,
@@ -241,8 +263,8 @@ def _score(folder: JobDir, benchmark: str, job: dict[str, Any], accuracy: float,
         folder.eval_json(benchmark),
         {"benchmark": benchmark, "type": "exact_match", "version": 1,
          "fingerprint": job["evaluations"][benchmark]["fingerprint"], "dataset": "rotated@held_out", "n": ROWS,
-         "primary": "accuracy", "metrics": {"accuracy": sum(right) / ROWS}, "rows_sha256": _fingerprint("rows", benchmark),
-         "duration_s": 0.8},
+         "primary": "accuracy", "metrics": {"accuracy": sum(right) / ROWS},
+         "rows_sha256": _fingerprint("rows", benchmark), "duration_s": 0.8},
     )  # fmt: skip
 
 
@@ -259,8 +281,9 @@ def _environment(recipe: Recipe) -> dict[str, Any]:
 
 
 def _data(recipe: Recipe) -> dict[str, Any]:
-    source = {"read": 1797, "rejected": {"longer than max_length": 3}, "too_long": 3, "samples": 1434, "tokens": 104_682,
-              "target_tokens": 2868, "language": None, "weight": 1.0, "realised_share": 1.0}  # fmt: skip
+    source = {"read": 1797, "rejected": {"longer than max_length": 3}, "too_long": 3, "samples": 1434,
+              "tokens": 104_682, "target_tokens": 2868, "language": None, "weight": 1.0,
+              "realised_share": 1.0}  # fmt: skip
     return {
         "sources": {"rotated": source},
         "eval": {"rows": 360, "ids_sha256": _fingerprint("ids"), "sources": {"rotated": {"rows": 360}}},
@@ -292,10 +315,11 @@ def _gpu(random_: random.Random) -> list[dict[str, Any]]:
 
 
 def _write_plan(study_dir: StudyDir, jobs: list[dict[str, Any]], recipe: Recipe) -> None:
+    steps = {job["id"]: job["settings"]["max_steps"] if job["settings"] else None for job in jobs}
     entries = [
-        {"id": job["id"], "stage": job["stage"], "variants": job["variants"], "seed": job["seed"], "parents": job["parents"],
-         "fingerprint": job["fingerprint"], "status": "pending", "steps": job["settings"]["max_steps"],
-         "tokens": job["settings"]["max_steps"] * 32 * 73, "checkpoints": []}
+        {"id": job["id"], "stage": job["stage"], "variants": job["variants"], "seed": job["seed"],
+         "parents": job["parents"], "fingerprint": job["fingerprint"], "status": "pending", "steps": steps[job["id"]],
+         "tokens": (steps[job["id"]] or 0) * 32 * 73 or None, "checkpoints": []}
         for job in jobs
     ]  # fmt: skip
     _json(

@@ -1,4 +1,4 @@
-"""Reads a run directory into `StudyFacts`. Missing files are normal; broken ones are named; secrets are cut at the door."""
+"""Reads a run directory into `StudyFacts`. Missing files are normal, broken ones are named, secrets are cut out."""
 
 import time
 from collections.abc import Iterable
@@ -18,11 +18,10 @@ def collect(study_dir: StudyDir) -> StudyFacts:
     resolved = reader.yaml(study_dir.resolved_yaml)
     plan = reader.json(study_dir.plan_json)
     planned = [mapping(entry) for entry in plan.get("jobs") or [] if mapping(entry).get("id")]
-    now = time.time()
     on_disk = _job_folders(study_dir)
     names = [str(entry["id"]) for entry in planned] or on_disk
     by_id = {str(entry["id"]): entry for entry in planned}
-    jobs = [read_job(JobDir(study_dir.jobs / name), by_id.get(name, {}), reader, now) for name in names]
+    jobs = [read_job(JobDir(study_dir.jobs / name), by_id.get(name, {}), reader) for name in names]
     return StudyFacts(
         name=str(resolved.get("study") or plan.get("study") or redact(study_dir.root.name)),
         description=str(resolved.get("description") or ""),
@@ -37,7 +36,7 @@ def collect(study_dir: StudyDir) -> StudyFacts:
         plan_warnings=texts(plan.get("warnings")),
         events=reader.guarded(study_dir.events, read_events, []),
         unreadable=reader.unreadable,
-        gathered_at=now,
+        gathered_at=time.time(),
     )
 
 

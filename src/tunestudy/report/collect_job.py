@@ -11,13 +11,10 @@ from tunestudy.records.redact import redact, redact_tree
 from tunestudy.report.facts import Best, Checkpoint, Curve, Failure, GpuUse, JobFacts, Score, Settings, Status, Training
 from tunestudy.report.reader import Reader
 from tunestudy.report.values import mapping, number, numbers, texts, whole
-
-_SILENT_S = 120.0
-"""A job whose last sign of life is older than this is not running: signs come every second."""
-_ACTIVE = {"load", "data", "train", "evaluate", "save", "benchmark"}
+from tunestudy.study.state import is_running
 
 
-def read_job(folder: JobDir, planned: Settings, reader: Reader, now: float) -> JobFacts:
+def read_job(folder: JobDir, planned: Settings, reader: Reader) -> JobFacts:
     """The facts of one job; `planned` is its entry in plan.json, empty when the plan is gone."""
     job = reader.json(folder.job_json)
     result = reader.json(folder.result_json)
@@ -37,7 +34,7 @@ def read_job(folder: JobDir, planned: Settings, reader: Reader, now: float) -> J
         variants=tuple(texts(job.get("variants") or planned.get("variants"))),
         seed=whole(job.get("seed", planned.get("seed"))) or 0,
         parents=tuple(texts(job.get("parents") or planned.get("parents"))),
-        status="done" if settled else _unsettled(trained, failure, progress, now),
+        status="done" if settled else _unsettled(folder, trained, failure, progress),
         planned_steps=whole(planned.get("steps")),
         planned_tokens=whole(planned.get("tokens")),
         settings=mapping(job["settings"]) if job.get("settings") else None,
@@ -56,16 +53,23 @@ def read_job(folder: JobDir, planned: Settings, reader: Reader, now: float) -> J
     )
 
 
-def _unsettled(trained: bool, failure: Settings, progress: Settings, now: float) -> Status:
-    """What a job that is not done is doing, from the files alone."""
-    phase, told = progress.get("phase"), number(progress.get("t")) or 0.0
-    if phase in _ACTIVE and now - told < _SILENT_S and not failure:
+def _unsettled(folder: JobDir, trained: bool, failure: Settings, progress: Settings) -> Status:
+    """What a job that is not done is doing; the same judgement as `study.state.job_status`."""
+    if progress and _is_running(folder):
         return "running"
     if failure:
         return "failed"
     if trained:
         return "evaluate"
-    return "interrupted" if phase in _ACTIVE | {"interrupted"} else "pending"
+    return "interrupted" if progress else "pending"
+
+
+def _is_running(folder: JobDir) -> bool:
+    """Whether someone holds the job; on a disk that cannot be written, where leases cannot be judged, nobody does."""
+    try:
+        return is_running(folder)
+    except OSError:
+        return False
 
 
 def _read_score(folder: JobDir, name: str, wanted: Settings, reader: Reader) -> Score | None:
@@ -104,7 +108,7 @@ def _training(result: Settings) -> Training:
         best=Best(step=step or 0, metric=str(best.get("metric") or ""), value=value or 0.0) if known else None,
         roles=[mapping(role) for role in result.get("roles") or []],
         eval_ids_sha256=result.get("eval_ids_sha256"),
-        resumed_from=[known for entry in result.get("resumed_from") or [] if (known := whole(entry)) is not None],
+        resumed_from=[at for entry in result.get("resumed_from") or [] if (at := whole(entry)) is not None],
         model_kind=result.get("model_kind"),
     )
 

@@ -130,8 +130,10 @@ def _cell(
     comparison, why = (None, "only primary metrics are tested")
     if primary:
         comparison, why = _compare(facts, scores, variant, metric)
-    values = list(points.values())[:1] if fixed else list(points.values())
-    summary = summarise(values)
+    missing = tuple(seed for seed in facts.seeds if seed not in points)
+    if fixed:
+        points = dict(list(points.items())[:1])
+    summary = summarise(list(points.values()))
     if fixed and points:
         summary = replace(summary, note="evaluated once without training: there is no seed to vary")
     return Cell(
@@ -140,7 +142,7 @@ def _cell(
         metric=metric,
         primary=primary,
         points=points,
-        missing=() if fixed and points else tuple(seed for seed in facts.seeds if seed not in points),
+        missing=missing,
         summary=summary,
         fixed=fixed,
         comparison=comparison,
@@ -150,8 +152,8 @@ def _cell(
 
 def _is_fixed(facts: StudyFacts, variant: str) -> bool:
     """Whether all seeds of the variant share one evaluated, never trained job."""
-    jobs = facts.last_jobs(variant)
-    return not facts.variants[variant].stages and len({job.id for job in jobs}) == 1 and len(facts.seeds) > 1
+    alone = len(facts.last_jobs(variant)) == 1 and len(facts.seeds) > 1
+    return alone and not facts.variants[variant].stages and not facts.model.get("architecture")
 
 
 def _compare(

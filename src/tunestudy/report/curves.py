@@ -118,7 +118,7 @@ def common_grid(lines: list[Points]) -> tuple[np.ndarray, np.ndarray]:
     within = steps[(steps >= first) & (steps <= last)]
     if within.size == 0:  # one line ends before another begins: nothing is common
         lines, within = lines[:1], np.array([step for step, _ in lines[0]])
-    return within, np.array([np.interp(within, *zip(*points, strict=True)) for points in lines])
+    return within, np.array([np.interp(within, [x for x, _ in points], [y for _, y in points]) for points in lines])
 
 
 def thin(points: Points) -> Points:

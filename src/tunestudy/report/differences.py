@@ -1,65 +1,64 @@
-"""How every variant's settings differ from the baseline's, key by key."""
+"""How the variants' settings differ from the baseline's: a row per setting that is not the same everywhere."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
+from tunestudy.config.adapter import AnyAdapter
 from tunestudy.config.stage import TrainStage
 from tunestudy.report.facts import Settings, StudyFacts
+from tunestudy.report.format import MISSING, setting
 
-ABSENT = object()
+_EMPTY: tuple[Any, ...] = (None, {}, [], ())
 
 
 @dataclass(frozen=True, kw_only=True)
-class Difference:
-    """One setting of one stage; `ABSENT` where a side does not have it."""
+class Setting:
+    """One setting of one stage over all variants, as texts."""
 
     stage: str
     key: str
-    baseline: Any
-    variant: Any
+    baseline: str
+    values: dict[str, str]
+    """By variant, the baseline left out."""
+
+    def differs(self, variant: str) -> bool:
+        return self.values[variant] != self.baseline
 
 
-@dataclass(frozen=True, kw_only=True)
-class VariantDifferences:
-    variant: str
-    added: list[str]
-    """Stages that the baseline does not have."""
-    dropped: list[str]
-    changes: list[Difference]
-    """In shared stages all differences; in added ones what is not the default."""
+def differences(facts: StudyFacts) -> list[Setting]:
+    """Settings in which at least one variant differs from the baseline.
 
-
-def differences(facts: StudyFacts) -> list[VariantDifferences]:
-    """One entry per variant other than the baseline."""
-    if facts.baseline is None:
+    Of stages that the baseline does not have, those that are not the default in some variant.
+    """
+    baseline = facts.baseline
+    if baseline is None or len(facts.variants) < 2:
         return []
-    base = facts.variants[facts.baseline].stages
-    return [_against(base, name, variant.stages) for name, variant in facts.variants.items() if name != facts.baseline]
+    stages = list(dict.fromkeys(stage for variant in facts.variants.values() for stage in variant.stages))
+    return [row for stage in stages for row in _of_stage(facts, baseline, stage)]
 
 
-def _against(base: dict[str, Settings], name: str, stages: dict[str, Settings]) -> VariantDifferences:
-    defaults = default_settings()
-    changes = []
-    for stage, settings in stages.items():
-        theirs = flat(base[stage]) if stage in base else defaults
-        ours = flat(settings)
-        for key in dict.fromkeys([*ours, *theirs]):
-            ours_value, base_value = ours.get(key, ABSENT), theirs.get(key, ABSENT)
-            if ours_value != base_value and not (ours_value is ABSENT and _under(key, ours)):
-                shown = base_value if stage in base else ABSENT
-                changes.append(Difference(stage=stage, key=key, baseline=shown, variant=ours_value))
-    return VariantDifferences(
-        variant=name,
-        added=[stage for stage in stages if stage not in base],
-        dropped=[stage for stage in base if stage not in stages],
-        changes=[change for change in changes if change.variant is not ABSENT or change.stage in base],
-    )
+def _of_stage(facts: StudyFacts, baseline: str, stage: str) -> Iterator[Setting]:
+    chosen = {
+        name: not_default(variant.stages[stage]) for name, variant in facts.variants.items() if stage in variant.stages
+    }
+    for key in dict.fromkeys(key for settings in chosen.values() for key in settings):
+        texts = {name: _text(facts, name, stage, key, chosen) for name in facts.variants}
+        if len(set(texts.values())) > 1:
+            base = texts.pop(baseline)
+            yield Setting(stage=stage, key=key, baseline=base, values=texts)
 
 
-def _under(key: str, settings: Settings) -> bool:
-    """Whether a parent of `key` is set to nothing here, which says the same in one line."""
-    parts = key.split(".")
-    return any(settings.get(".".join(parts[:depth]), ABSENT) is None for depth in range(1, len(parts)))
+def _text(facts: StudyFacts, variant: str, stage: str, key: str, chosen: dict[str, Settings]) -> str:
+    """The value, chosen or default; a dash where the variant has no such stage or the key says nothing there."""
+    if variant not in chosen:
+        return MISSING
+    if key in chosen[variant]:
+        return setting(chosen[variant][key])
+    default = flat(facts.variants[variant].stages[stage]).get(key, MISSING)
+    return MISSING if default in _EMPTY else setting(default)
 
 
 def flat(settings: Settings, prefix: str = "") -> Settings:
@@ -73,19 +72,30 @@ def flat(settings: Settings, prefix: str = "") -> Settings:
     return out
 
 
-def default_settings() -> Settings:
-    """The settings of a stage in which only what must be given is given."""
-    fields = TrainStage.model_fields.items()
-    return {name: value.get_default(call_default_factory=True) for name, value in fields if not value.is_required()}
-
-
 def not_default(settings: Settings) -> Settings:
     """A stage's settings that someone chose, flattened: defaults and empty values left out."""
-    defaults = default_settings()
-    empty: tuple[Any, ...] = (None, {}, [], ())
+    defaults = _stage_defaults()
     chosen = {
         key: value
         for key, value in settings.items()
-        if key not in defaults or (value != defaults[key] and not (value in empty and defaults[key] in empty))
+        if value not in _EMPTY and (key not in defaults or value != defaults[key])
     }
+    if isinstance(adapter := chosen.get("adapter"), dict):
+        usual = _adapter_defaults(adapter.get("type"))
+        chosen["adapter"] = {key: value for key, value in adapter.items() if key == "type" or value != usual.get(key)}
     return flat(chosen)
+
+
+def _stage_defaults() -> Settings:
+    """All settings of a stage that have a default, as JSON holds them."""
+    required = {"data": "any", "learning_rate": 1.0}
+    defaults = TrainStage.model_validate(required).model_dump(mode="json")
+    return {key: value for key, value in defaults.items() if key not in required}
+
+
+def _adapter_defaults(kind: object) -> Settings:
+    """Defaults of an adapter of this type; empty where it cannot be made without choices, or is not known here."""
+    try:
+        return dict(TypeAdapter(AnyAdapter).validate_python({"type": kind}).model_dump(mode="json"))
+    except ValidationError:
+        return {}

@@ -1,13 +1,16 @@
-"""What a run directory says, as typed records. `collect.py` fills them; everything else in this room reads only these."""
+"""What a run directory says, as typed records. `collect.py` fills them; all else in this room reads only these."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 Status = Literal["done", "evaluate", "running", "failed", "interrupted", "pending"]
 Settings = dict[str, Any]
+BASE_MODEL = "base_model"
+"""Stage name of a job that scores the study's model as it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,11 +192,17 @@ class StudyFacts:
 
     @cached_property
     def _trials(self) -> dict[tuple[str, str, int], JobFacts]:
-        return {(variant, job.stage, job.seed): job for job in self.jobs for variant in job.variants}
+        found = {(variant, job.stage, job.seed): job for job in self.jobs for variant in job.variants}
+        if not self.model.get("architecture"):  # pretrained weights are the same at every seed: scored once for all
+            once = [job for job in self.jobs if job.stage == BASE_MODEL]
+            for job, variant, seed in product(once, self.variants, self.seeds):
+                if variant in job.variants:
+                    found.setdefault((variant, BASE_MODEL, seed), job)
+        return found
 
     def stages_of(self, variant: str) -> list[str]:
         """Stage names in order; the untouched model has the stage `base_model`."""
-        return list(self.variants[variant].stages) or ["base_model"]
+        return list(self.variants[variant].stages) or [BASE_MODEL]
 
     def trial(self, variant: str, seed: int) -> list[JobFacts]:
         """The jobs of a variant at one seed that are known, in stage order."""
@@ -206,7 +215,8 @@ class StudyFacts:
 
     def last_jobs(self, variant: str) -> list[JobFacts]:
         """The last job of every seed that has one."""
-        return [job for seed in self.seeds if (job := self.last_job(variant, seed))]
+        found = [job for seed in self.seeds if (job := self.last_job(variant, seed))]
+        return list({job.id: job for job in found}.values())
 
     def count(self, *statuses: Status) -> int:
         return sum(job.status in statuses for job in self.jobs)

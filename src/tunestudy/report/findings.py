@@ -1,4 +1,4 @@
-"""What a careful reader would want pointed out: unequal footing, leaks, failures, missing results, broken conditions."""
+"""What a careful reader wants pointed out: unequal footing, leaks, failures, missing results, broken conditions."""
 
 import operator
 import re
@@ -99,10 +99,13 @@ def _unequal_rows(facts: StudyFacts) -> Iterator[str]:
 
 
 def _missing(headline: Headline, facts: StudyFacts) -> Iterator[str]:
+    gaps: dict[tuple[str, tuple[int, ...]], list[str]] = defaultdict(list)
     for cell in headline.cells:
-        if cell.primary and cell.missing and len(cell.points) > 0:
-            seeds = listing([str(seed) for seed in cell.missing])
-            yield f"{cell.variant} has no {cell.benchmark} result at seed {seeds}: its mean covers fewer seeds"
+        if cell.primary and cell.missing and cell.points:
+            gaps[cell.variant, cell.missing].append(cell.benchmark)
+    for (variant, seeds), benchmarks in gaps.items():
+        where = f"seed {listing([str(seed) for seed in seeds])}"
+        yield f"{variant} has no result at {where} ({listing(benchmarks)}): its means cover fewer seeds than others"
     if facts.state == "finished":
         return
     left = len(facts.jobs) - facts.count("done")

@@ -54,6 +54,8 @@ def short_count(value: float | None) -> str:
 def duration(seconds: float | None) -> str:
     if seconds is None:
         return MISSING
+    if seconds == 0:
+        return "0 s"
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -107,7 +109,11 @@ def setting(value: object) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {setting(item)}" for key, item in value.items()) + "}"
+        said = {key: item for key, item in value.items() if item is not None}
+        if list(said) == ["dataset"]:  # a part of a mixture that is nothing but its name
+            return setting(said["dataset"])
+        return "{" + ", ".join(f"{key}: {setting(item)}" for key, item in said.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(setting(item) for item in value) + "]"
+        items = [setting(item) for item in value]
+        return items[0] if len(items) == 1 else f"[{', '.join(items)}]"
     return str(value)

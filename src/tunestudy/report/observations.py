@@ -13,7 +13,13 @@ from tunestudy.report.tables import mean_and_std
 
 def observations(facts: StudyFacts, headline: Headline) -> list[str]:
     """What the numbers say, best result first."""
-    return [*_best(facts, headline), *_power(headline), *_fits(facts), *_cheapest(facts), *_sharing(facts)]
+    return [
+        *_best(facts, headline),
+        *filter(None, [power_note(headline)]),
+        *_fits(facts),
+        *_cheapest(facts),
+        *_sharing(facts),
+    ]
 
 
 def _best(facts: StudyFacts, headline: Headline) -> Iterator[str]:
@@ -34,18 +40,18 @@ def _best(facts: StudyFacts, headline: Headline) -> Iterator[str]:
         yield sentence + "."
 
 
-def _power(headline: Headline) -> Iterator[str]:
-    """Whether the test could decide at all, and how many seeds it would need."""
+def power_note(headline: Headline) -> str:
+    """What to know when the test could not have decided, whatever the difference; empty when it could everywhere."""
     powerless = [cell for cell in headline.cells if cell.comparison and cell.comparison.significant is None]
     if not powerless:
-        return
+        return ""
     pairs = max(len(cell.comparison.seeds) for cell in powerless if cell.comparison)
     smallest = min(cell.comparison.p_smallest for cell in powerless if cell.comparison)
     family = plural(headline.comparisons, "comparison")
-    yield (
-        f"With {plural(pairs, 'seed')} and {family} the smallest p the sign-flip test can reach is {smallest:.2g}, above "
-        f"{headline.alpha:g}: it cannot call any difference significant, however large. It could with "
-        f"{seeds_needed(headline)} seeds."
+    return (
+        f"With {plural(pairs, 'seed')} and {family} the smallest p the sign-flip test can reach is {smallest:.2g}, "
+        f"above {headline.alpha:g}: it cannot call any difference significant, however large. It could with "
+        f"{seeds_needed(headline)} seeds; until then the intervals are what there is to judge by."
     )
 
 
@@ -64,8 +70,9 @@ def _fits(facts: StudyFacts) -> Iterator[str]:
 def _cheapest(facts: StudyFacts) -> Iterator[str]:
     known = [(cost.trainable_params, cost.variant) for cost in costs(facts) if cost.trainable_params]
     if len({params for params, _ in known}) > 1:
-        least, most = min(known), max(known)
-        yield f"{least[1]} trains the fewest parameters: {least[0]:,.0f}, {most[0] / least[0]:.3g} times fewer than {most[1]}."
+        least, most = min(known), max(known, key=lambda pair: (pair[0], pair[1] != facts.baseline))
+        share = f"{least[0] / most[0]:.3g} of {most[1]}'s {most[0]:,.0f}"
+        yield f"{least[1]} trains the fewest parameters: {least[0]:,.0f}, {share}."
 
 
 def _sharing(facts: StudyFacts) -> Iterator[str]:

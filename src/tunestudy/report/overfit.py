@@ -1,4 +1,4 @@
-"""Over-fitting, from the evaluations during training: where the loss on held-out rows was lowest, and what came after."""
+"""Over-fitting, from the evaluations during training: where the held-out loss was lowest, and what came after."""
 
 import math
 from collections.abc import Sequence

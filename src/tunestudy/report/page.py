@@ -14,13 +14,13 @@ from tunestudy.report import format as words
 from tunestudy.report.compare import Headline
 from tunestudy.report.cost import costs, total
 from tunestudy.report.curves import CHARTS, as_json, make_views
-from tunestudy.report.differences import ABSENT, differences
+from tunestudy.report.differences import differences
 from tunestudy.report.facts import StudyFacts
 from tunestudy.report.findings import problems, warnings_of
 from tunestudy.report.machines import machines
-from tunestudy.report.observations import headline_sentence, observations, seeds_needed
+from tunestudy.report.observations import headline_sentence, observations, power_note
 from tunestudy.report.overfit import RISE_FLAGGED, find_fits
-from tunestudy.report.strip import scale_of, strip_of
+from tunestudy.report.strip import HEIGHT, WIDTH, scale_of, strip_of
 from tunestudy.report.tables import explanation, mean_and_std
 from tunestudy.report.values import number
 
@@ -33,17 +33,18 @@ def render_page(facts: StudyFacts, headline: Headline) -> str:
     views = make_views(facts)
     scripts = [_static("uPlot.iife.min.js"), _static("report.js")] if views else []
     style = _static("uPlot.min.css") + _static("report.css")
+    sentence = headline_sentence(facts, headline)
     template = _environment().get_template("report.html.jinja")
     return template.render(
         facts=facts,
         headline=headline,
-        sentence=headline_sentence(facts, headline),
-        observations=observations(facts, headline),
+        sentence=sentence,
+        power=power_note(headline),
+        observations=[line for line in observations(facts, headline) if line not in (sentence, power_note(headline))],
         warnings=warnings_of(facts, headline),
         problems=problems(facts),
         benchmarks=[_benchmark(facts, headline, name) for name in facts.benchmarks],
         explanation=explanation(headline),
-        seeds_needed=seeds_needed(headline),
         views=views,
         charts=CHARTS,
         fits=find_fits(facts),
@@ -51,7 +52,6 @@ def render_page(facts: StudyFacts, headline: Headline) -> str:
         costs=costs(facts),
         total=total(facts),
         differences=differences(facts),
-        absent=ABSENT,
         sources=_sources(facts),
         machines=machines(facts),
         colours={variant: place for place, variant in enumerate(facts.variants)},
@@ -65,7 +65,7 @@ def render_page(facts: StudyFacts, headline: Headline) -> str:
 def _benchmark(facts: StudyFacts, headline: Headline, name: str) -> dict[str, Any]:
     """One table of results."""
     cells = headline.rows(name)
-    scale = scale_of(cells)
+    scale = scale_of(cells, headline.baseline)
     baseline = next((cell.summary.mean for cell in cells if cell.variant == headline.baseline), None)
     scores = [job.scores[name] for job in facts.jobs if name in job.scores]
     return {
@@ -73,7 +73,7 @@ def _benchmark(facts: StudyFacts, headline: Headline, name: str) -> dict[str, An
         "metric": cells[0].metric,
         "rows": [(cell, strip_of(cell, scale, baseline) if scale else None) for cell in cells],
         "scale": scale,
-        "powerless": any(cell.comparison and cell.comparison.significant is None for cell in cells),
+        "baseline_shown": scale and baseline is not None and scale.beyond(baseline) == 0,
         "others": [cell for cell in headline.cells if cell.benchmark == name and not cell.primary],
         "settings": facts.benchmarks[name],
         "score": scores[0] if scores else None,
@@ -101,7 +101,7 @@ def _environment() -> Environment:
     )
     environment.filters.update({name: getattr(words, name) for name in _FILTERS})
     environment.filters.update(setting=words.setting, listing=_listing, mean_and_std=mean_and_std, number=number)
-    environment.globals["plural"] = words.plural
+    environment.globals.update(plural=words.plural, strip_width=WIDTH, strip_height=HEIGHT)
     return environment
 
 

@@ -1,4 +1,4 @@
-"""The one door through which files of a run directory enter the report: redacted, and without failing on broken ones."""
+"""The one door through which files of a run directory enter the report: redacted, never failing on broken ones."""
 
 from collections.abc import Callable
 from io import StringIO

@@ -37,7 +37,7 @@
     const points = { show: false };
     if (kind === "mean") return { stroke: colour, width: 2, dash: dashOf(line), spanGaps: true, points: line.x.length === 1 ? {} : points };
     const many = line.seeds.length > 1;
-    if (kind === "seed") return { stroke: faded(colour, 0.45), width: 1, dash: dashOf(line), spanGaps: true, points, show: state.seeds && many };
+    if (kind === "seed") return { stroke: faded(colour, 0.6), width: 1, dash: dashOf(line), spanGaps: true, points, show: state.seeds && many };
     return { stroke: "transparent", width: 0, spanGaps: true, points, show: state.band && many };
   }
 
@@ -50,10 +50,10 @@
         bands.push({ series: [place + 1, place], fill: faded(colourOf(owner[0]), 0.13) });
     });
     return {
-      width, height: 230, bands,
+      width, height: 220, bands,
       series: [{}, ...owners.slice(1).map(seriesOf)],
       scales: { x: { time: false }, y: state.log && chart.log ? { distr: 3 } : {} },
-      axes: [{ ...axis, values: (_, ticks) => ticks.map(number) }, { ...axis, size: 58, values: (_, ticks) => ticks.map((v) => (v === null ? "" : number(v))) }],
+      axes: [{ ...axis, size: 32, values: (_, ticks) => ticks.map(number) }, { ...axis, size: 58, values: (_, ticks) => ticks.map((v) => (v === null ? "" : number(v))) }],
       cursor: { sync: { key: "curves", setSeries: false }, points: { show: false }, drag: { x: false, y: false } },
       hooks: { setCursor: [(plot) => tell(chart.key, plot)] },
     };

@@ -1,0 +1,40 @@
+"""Puts this folder on the path, so that tests can import `studies`; makes results folders once for all readers."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from studies import Recipe, make_study
+
+from tunestudy.records.layout import StudyDir
+from tunestudy.report.build import build_report
+
+HALF = Recipe(
+    name="half-done",
+    failed=(("full", 2),),
+    pending=(("lora_r16", 2), ("lora_r16", 3)),
+    running=(("lora_r4", 3),),
+    unscored=(("lora_r4", 1),),
+    overlap=4,
+    benchmarks=("digits", "other_digits"),
+)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> StudyDir:
+    """A finished study with its report; not to be changed."""
+    recipe = Recipe(overfits=("full",), retried=(("lora_r4", 2),))
+    study_dir = make_study(tmp_path_factory.mktemp("finished"), recipe)
+    build_report(study_dir)
+    return study_dir
+
+
+@pytest.fixture(scope="session")
+def half(tmp_path_factory: pytest.TempPathFactory) -> StudyDir:
+    """A study half-way, one job failed and one running, with its report; not to be changed."""
+    study_dir = make_study(tmp_path_factory.mktemp("half"), HALF)
+    build_report(study_dir)
+    return study_dir
