@@ -62,7 +62,7 @@ def read_json(path: Path) -> Any:
     """The value in `path`, or None when there is no such file."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 
