@@ -7,7 +7,7 @@ again after a kill, or beside a running study, is harmless.
 import io
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ def prepare(study: Study, source: bytes, jobs: Iterable[Job], plan: dict[str, An
     try:
         for job in jobs:
             write_if_new(folder.job(job.id).job_json, _json(job.model_dump(mode="json")))
-        link_trials(jobs, folder)
+        link_trials(jobs, study.seeds, folder)
         write_if_new(folder.study_yaml, source)
         write_if_new(folder.resolved_yaml, resolved_yaml(study))
         write_if_new(folder.plan_json, _json(redact_tree(plan)))
@@ -43,13 +43,17 @@ def prepare(study: Study, source: bytes, jobs: Iterable[Job], plan: dict[str, An
         ) from error
 
 
-def link_trials(jobs: Iterable[Job], folder: StudyDir) -> None:
-    """`trials/<variant>/seed_<s>/<stage>` → the job's folder, relative; links of earlier plans are removed."""
-    wanted = {
-        folder.trial(variant, job.seed, job.stage): f"../../../jobs/{job.id}"
-        for job in jobs
-        for variant in job.variants
-    }
+def link_trials(jobs: Iterable[Job], seeds: Sequence[int], folder: StudyDir) -> None:
+    """`trials/<variant>/seed_<s>/<stage>` → the job's folder, relative; links of earlier plans are removed.
+
+    Pretrained weights are scored once for all seeds: every trial of an untrained variant links to that one job.
+    """
+    wanted = {}
+    for job in jobs:
+        for variant in job.variants:
+            for seed in seeds if job.settings is None else ():
+                wanted.setdefault(folder.trial(variant, seed, job.stage), f"../../../jobs/{job.id}")
+            wanted[folder.trial(variant, job.seed, job.stage)] = f"../../../jobs/{job.id}"
     for link, target in wanted.items():
         if not _points_to(link, target):
             link.parent.mkdir(parents=True, exist_ok=True)

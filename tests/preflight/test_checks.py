@@ -1,0 +1,86 @@
+"""What makes `run` refuse, all at once and without writing anything."""
+
+import importlib.util
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tunestudy.config.errors import Exit, StudyError
+from tunestudy.preflight import checks
+from tunestudy.preflight.checks import bytes_needed, check, environment_problems, folder_problems
+from tunestudy.records.layout import StudyDir
+from tunestudy.study.load import LoadedStudy, load_study
+from tunestudy.study.plan import make_plan
+
+STUDY = """\
+study: tiny
+seeds: [1]
+model: {architecture: qwen3, tokenizer: {type: characters, alphabet: "01"}}
+datasets: {digits: {type: digits}}
+env:
+  NCCL_DEBUG: INFO
+variants: {untrained: {stages: []}}
+"""
+
+
+def load(tmp_path: Path, text: str = STUDY) -> LoadedStudy:
+    file = tmp_path / "study.yaml"
+    file.write_text(text)
+    return load_study(file)
+
+
+def test_all_is_well_and_nothing_is_written(tmp_path):
+    check(load(tmp_path), [], StudyDir(tmp_path / "results" / "tiny"))
+    assert [path.name for path in tmp_path.iterdir()] == ["study.yaml"]
+
+
+def test_everything_wrong_is_told_at_once_with_its_line(tmp_path, monkeypatch):
+    loaded = load(tmp_path, STUDY.replace("NCCL_DEBUG: INFO", "CUDA_VISIBLE_DEVICES: '0'\n  WORLD_SIZE: '2'"))
+    monkeypatch.setattr(psutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else object())
+    with pytest.raises(StudyError) as caught:
+        check(loaded, [], StudyDir(tmp_path / "results"))
+    assert caught.value.exit_code == Exit.PREFLIGHT_REFUSED
+    told = str(caught.value)
+    for part in ("study.yaml:6", "study.yaml:7", "WORLD_SIZE", "tunestudy[train]", "0.0 GB are free"):
+        assert part in told
+
+
+@pytest.mark.parametrize("name", ["HF_TOKEN", "WANDB_API_KEY", "MY_PASSWORD"])
+def test_secret_names_are_refused_without_showing_the_value(name):
+    value = "hunter2" * 3
+    (problem,) = environment_problems({name: value})
+    assert name in str(problem) and value not in str(problem)
+
+
+def test_file_in_the_way_and_folder_without_permission(tmp_path, monkeypatch):
+    (tmp_path / "results").write_text("a file")
+    (problem,) = folder_problems(tmp_path / "results" / "s", 0)
+    assert "is a file" in problem.message
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(checks.Path, "touch", refuse)
+    (problem,) = folder_problems(tmp_path / "elsewhere", 0)
+    assert "not writable" in problem.message
+
+
+def test_space_for_full_fine_tuning_of_a_local_model_is_counted(tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    (model / "model.safetensors").write_bytes(b"0" * 1000)
+    text = STUDY.replace(
+        '{architecture: qwen3, tokenizer: {type: characters, alphabet: "01"}}', "{model_name_or_path: ./model}"
+    ).replace(
+        "{untrained: {stages: []}}",
+        "{full: {stages: [tune]}, lora: {stages: [tune], overrides: {tune: {adapter: {type: lora}}}}}",
+    )
+    loaded = load(tmp_path, text + "stages: {tune: {data: digits, learning_rate: 1.0e-3, effective_batch_size: 1}}\n")
+    jobs = [planned.job for planned in make_plan(loaded, tmp_path / "results").jobs]
+    reserve = bytes_needed([], tmp_path)
+    full, lora = (next(job for job in jobs if name in job.variants) for name in ("full", "lora"))
+    assert bytes_needed([full], tmp_path) - reserve == 1000 + 3 * 1000 * 3
+    assert bytes_needed([lora], tmp_path) == reserve
