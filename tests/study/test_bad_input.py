@@ -42,16 +42,41 @@ CASES = {
         "upright: {",
         "split",
     ),
-    "text for a number": ("learning_rate: 1e-3", "learning_rate: fast", "fast", "must be a number, got the text 'fast'"),
+    "text for a number": (
+        "learning_rate: 1e-3",
+        "learning_rate: fast",
+        "fast",
+        "must be a number, got the text 'fast'",
+    ),
     "true for a number": ("learning_rate: 1e-3", "learning_rate: true", "learning_rate: true", "a number, got true"),
-    "fraction for a whole number": ("max_steps: 300", "max_steps: 2.5", "max_steps: 2.5", "a whole number, got the number 2.5"),
+    "fraction for a whole number": (
+        "max_steps: 300",
+        "max_steps: 2.5",
+        "max_steps: 2.5",
+        "a whole number, got the number 2.5",
+    ),
     "quoted number": ("max_steps: 300", 'max_steps: "300"', "max_steps", "a whole number, got the text '300'"),
-    "yes for true": ("learning_rate", "bf16: yes\n  learning_rate", "bf16", "must be true or false, got the text 'yes'"),
-    "list for a mapping": ("defaults:", "resources: [1]\ndefaults:", "resources", "must be a mapping of keys, got a list"),
+    "yes for true": (
+        "learning_rate",
+        "bf16: yes\n  learning_rate",
+        "bf16",
+        "must be true or false, got the text 'yes'",
+    ),
+    "list for a mapping": (
+        "defaults:",
+        "resources: [1]\ndefaults:",
+        "resources",
+        "must be a mapping of keys, got a list",
+    ),
     "one number for a list": ("seeds: [1, 2, 3]", "seeds: 3", "seeds", "must be a list, got the number 3"),
     "no seeds": ("seeds: [1, 2, 3]", "seeds: []", "seeds", "must not be empty"),
     "seed twice": ("seeds: [1, 2, 3]", "seeds: [1, 2, 1]", "seeds", "seed 1 stands twice"),
-    "below the limit": ("learning_rate: 1e-3", "learning_rate: 0", "learning_rate: 0", "must be greater than 0, got the number 0"),
+    "below the limit": (
+        "learning_rate: 1e-3",
+        "learning_rate: 0",
+        "learning_rate: 0",
+        "must be greater than 0, got the number 0",
+    ),
     "above the limit": ("held_out: 0.2}\n  rotated", "held_out: 1.5}\n  rotated", "upright: {", "must be less than 1"),
     "not finite": ("learning_rate: 1e-3", "learning_rate: .nan", ".nan", "learning_rate"),
     "unknown choice": (
@@ -68,7 +93,12 @@ CASES = {
         "vision_tower",
     ),
     "unknown adapter": ("learning_rate", "adapter: {type: lorra}\n  learning_rate", "lorra", "`lora`"),
-    "unknown data set": ("data: rotated", "data: rotatd", "rotatd", "there is no data set `rotatd`; did you mean `rotated`?"),
+    "unknown data set": (
+        "data: rotated",
+        "data: rotatd",
+        "rotatd",
+        "there is no data set `rotatd`; did you mean `rotated`?",
+    ),
     "unknown data set of a benchmark": ("dataset: rotated@", "dataset: rotatet@", "rotatet", "did you mean `rotated`?"),
     "unknown type of benchmark": ("type: exact_match", "type: exact", "type: exact", "there is no type `exact`"),
     "unknown share": ("rotated@held_out", "rotated@test", "rotated@test", "`rotated@held_out` is its held-out share"),
@@ -80,15 +110,30 @@ CASES = {
     ),
     "unknown stage": ("full: {stages: [base, adapt]}", "full: {stages: [base, adpt]}", "adpt", "did you mean `adapt`?"),
     "stage twice": ("full: {stages: [base, adapt]}", "full: {stages: [base, base]}", "full", "comes twice"),
-    "override of no stage": ("adapt.adapter.lora_r", "adabt.adapter.lora_r", "adabt", "no stage `adabt`; did you mean `adapt`?"),
-    "unknown variant in from": ("full: {stages", "full: {from: untraind, stages", "untraind", "did you mean `untrained`?"),
+    "override of no stage": (
+        "adapt.adapter.lora_r",
+        "adabt.adapter.lora_r",
+        "adabt",
+        "no stage `adabt`; did you mean `adapt`?",
+    ),
+    "unknown variant in from": (
+        "full: {stages",
+        "full: {from: untraind, stages",
+        "untraind",
+        "did you mean `untrained`?",
+    ),
     "unknown stage in from": (
         "full: {stages: [base, adapt]}",
         "full: {from: untrained@bass, stages: [adapt]}",
         "bass",
         "`untrained` has no stage `bass`; did you mean `base`?",
     ),
-    "from itself": ("full: {stages: [base, adapt]}", "full: {from: full, stages: [adapt]}", "full:", "a cycle: full → full"),
+    "from itself": (
+        "full: {stages: [base, adapt]}",
+        "full: {from: full, stages: [adapt]}",
+        "full:",
+        "a cycle: full → full",
+    ),
     "unknown baseline": (
         "seeds:",
         "report: {baseline: untraned}\nseeds:",
@@ -145,7 +190,8 @@ def test_duplicate_key_names_both_lines(folder: Folder, edited: Edit) -> None:
     told = folder.error(text)
     second = line_of(text, "max_length: 2")
     assert told == (
-        f"study.yaml:{second}: defaults.max_length: `max_length` stands here a second time; the first is in line {second - 2}"
+        f"study.yaml:{second}: defaults.max_length: `max_length` stands here a second time; "
+        f"the first is in line {second - 2}"
     )
 
 
@@ -218,7 +264,10 @@ def test_folder_and_unreadable_file(folder: Folder, tmp_path: Path) -> None:
 
 def test_model_and_data_that_are_not_there(folder: Folder, edited: Edit) -> None:
     text = edited(
-        ("  architecture: qwen3\n  config: {hidden_size: 32, num_hidden_layers: 2}\n", "  model_name_or_path: ./modle\n"),
+        (
+            "  architecture: qwen3\n  config: {hidden_size: 32, num_hidden_layers: 2}\n",
+            "  model_name_or_path: ./modle\n",
+        ),
         ("upright: {type: digits, held_out: 0.2}", "upright: {path: trian.jsonl}"),
     )
     (folder.root / "train.jsonl").write_text('{"text": "a"}\n')
@@ -238,7 +287,10 @@ def test_empty_data_file(folder: Folder, edited: Edit) -> None:
 
 def test_hub_ids_need_not_be_here(folder: Folder, edited: Edit) -> None:
     text = edited(
-        ("  architecture: qwen3\n  config: {hidden_size: 32, num_hidden_layers: 2}\n", "  model_name_or_path: org/model\n"),
+        (
+            "  architecture: qwen3\n  config: {hidden_size: 32, num_hidden_layers: 2}\n",
+            "  model_name_or_path: org/model\n",
+        ),
         ("upright: {type: digits, held_out: 0.2}", "upright: {name: org/data}"),
     )
     assert folder.load(text).study.datasets["upright"].type == "hub"

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from tunestudy.config.job import Job
 from tunestudy.records.atomic import read_json
@@ -10,6 +10,9 @@ from tunestudy.records.layout import StudyDir
 from tunestudy.study.fingerprint import significant
 from tunestudy.study.identity import Identities
 from tunestudy.study.state import folders_on_disk
+
+Difference = tuple[str, Any, Any]
+"""(key, old, new)."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +24,8 @@ class Change:
     kind: str
     """`new` (there was none before), `changed` (trained again) or `evaluation` (only scored again)."""
     jobs: tuple[str, ...]
-    keys: tuple[tuple[str, Any, Any], ...]
-    """(key, old, new) of every difference; a parent that changed is the key `after <stage>`."""
+    keys: tuple[Difference, ...]
+    """Every difference; a parent that changed is the key `after <stage>`."""
 
     def as_json(self) -> dict[str, Any]:
         keys = [{"key": key, "old": old, "new": new} for key, old, new in self.keys]
@@ -71,75 +74,79 @@ def explain_changes(jobs: Sequence[Job], folder: StudyDir, identities: Identitie
     last = read_json(folder.plan_json)
     if not isinstance(last, dict) or not isinstance(last.get("jobs"), list):
         return []
-    before = _Before(last, folder)
-    changed: dict[str, list[tuple[str, Any, Any]]] = {}
-    told: dict[tuple[Any, ...], list[Job]] = {}
-    reasons: dict[tuple[Any, ...], tuple[str, tuple[tuple[str, Any, Any], ...]]] = {}
+    before = _Before(last, folder, identities)
+    reasons: dict[tuple[str, tuple[str, ...]], _Reason] = {}
+    told: dict[tuple[str, _Reason], list[Job]] = {}
     for job in jobs:
-        group = (job.stage, job.variants)
-        if group not in reasons:
-            reasons[group] = before.compare(job, identities, changed)
-        kind, keys = reasons[group]
-        if kind in ("new", "changed"):
-            changed[job.id] = list(keys)
-        if kind == "new" and job.id in before.ids:
-            continue
-        if kind:
-            told.setdefault((job.stage, kind, repr(keys)), []).append(job)
-    return [_change(group, reasons, found) for group, found in told.items()]
+        old_id = before.job_of_trial(job)
+        if old_id is None:
+            reason = _Reason("" if job.id in before.ids else "new")
+        else:
+            group = (job.stage, job.variants)
+            reason = reasons[group] = reasons.get(group) or before.compare(job, old_id)
+        if reason.kind in ("new", "changed"):
+            before.retrained.add(job.id)
+        if reason.kind:
+            told.setdefault((job.stage, reason), []).append(job)
+    return [_change(stage, reason, found) for (stage, reason), found in told.items()]
 
 
-def _change(group: tuple[Any, ...], reasons: Any, jobs: list[Job]) -> Change:
-    stage, kind, _ = group
+def _change(stage: str, reason: "_Reason", jobs: list[Job]) -> Change:
     variants = tuple(dict.fromkeys(name for job in jobs for name in job.variants))
-    return Change(stage, variants, kind, tuple(job.id for job in jobs), reasons[stage, jobs[0].variants][1])
+    return Change(stage, variants, reason.kind, tuple(job.id for job in jobs), reason.keys)
+
+
+class _Reason(NamedTuple):
+    """Why a job is not what it was; `kind` as in Change, empty when it is."""
+
+    kind: str
+    keys: tuple[Difference, ...] = ()
+
+    def __hash__(self) -> int:
+        return hash(repr(self))  # values may be lists
 
 
 class _Before:
     """The jobs of the last plan."""
 
-    def __init__(self, last: dict[str, Any], folder: StudyDir) -> None:
-        self._folder = folder
+    def __init__(self, last: dict[str, Any], folder: StudyDir, identities: Identities) -> None:
+        self._folder, self._identities = folder, identities
         self._inputs = last.get("inputs") or {}
+        self.retrained: set[str] = set()
+        """Jobs of the new plan that are trained again, as far as they have been looked at: parents come first."""
         self.ids: set[str] = {entry["id"] for entry in last["jobs"]}
         self._by_trial: dict[tuple[str, int, str], str] = {
-            (variant, entry["seed"], entry["stage"]): entry["id"]
-            for entry in last["jobs"]
-            for variant in entry["variants"]
+            (name, entry["seed"], entry["stage"]): entry["id"] for entry in last["jobs"] for name in entry["variants"]
         }
 
-    def compare(
-        self, job: Job, identities: Identities, changed: dict[str, Any]
-    ) -> tuple[str, tuple[tuple[str, Any, Any], ...]]:
-        """How `job` differs from the one that served the same trial: kind ("" for not at all) and keys."""
-        old_id = next(
-            (found for name in job.variants if (found := self._by_trial.get((name, job.seed, job.stage)))), None
-        )
-        if old_id is None:
-            return ("" if job.id in self.ids else "new"), ()
+    def job_of_trial(self, job: Job) -> str | None:
+        """The job that served the same stage of the same variant at the same seed."""
+        found = (self._by_trial.get((name, job.seed, job.stage)) for name in job.variants)
+        return next((old for old in found if old), None)
+
+    def compare(self, job: Job, old_id: str) -> _Reason:
+        """How `job` differs from the old one."""
         old = read_json(self._folder.job(old_id).job_json)
         if not isinstance(old, dict):
-            return ("changed" if old_id != job.id else ""), ()
-        if old_id == job.id:
-            keys = tuple(_evaluation_differences(old, job))
-            return ("evaluation" if keys else ""), keys
-        return "changed", tuple(self._differences(old, job, identities, changed))
+            return _Reason("changed" if old_id != job.id else "")
+        if old_id != job.id:
+            return _Reason("changed", tuple(self._differences(old, job)))
+        keys = tuple(_evaluation_differences(old, job))
+        return _Reason("evaluation" if keys else "", keys)
 
-    def _differences(
-        self, old: dict[str, Any], job: Job, identities: Identities, changed: dict[str, Any]
-    ) -> Iterator[tuple[str, Any, Any]]:
+    def _differences(self, old: dict[str, Any], job: Job) -> Iterator[Difference]:
         new_settings = significant(job.settings) if job.settings else {}
         yield from _compared(old.get("settings") or {}, new_settings, "", only=set(new_settings))
-        old_inputs, names = self._inputs.get("datasets") or {}, set(job.datasets)
-        for name in sorted(names & set(old_inputs)):
-            yield from _compared(old_inputs[name], identities.datasets[name], f"datasets.{name}.")
-        yield from _compared(self._inputs.get("model") or {}, identities.model, "model.")
+        before, now = self._inputs.get("datasets") or {}, self._identities.datasets
+        for name in sorted(set(job.datasets) & set(before)):
+            yield from _compared(before[name], now[name], f"datasets.{name}.")
+        yield from _compared(self._inputs.get("model") or {}, self._identities.model, "model.")
         for parent in job.parents:
-            if parent in changed:
+            if parent in self.retrained:
                 yield f"after {parent.rpartition('-')[0]}", None, None
 
 
-def _evaluation_differences(old: dict[str, Any], job: Job) -> Iterator[tuple[str, Any, Any]]:
+def _evaluation_differences(old: dict[str, Any], job: Job) -> Iterator[Difference]:
     scored = old.get("evaluations") or {}
     for name, evaluation in job.evaluations.items():
         if name not in scored:
@@ -149,7 +156,7 @@ def _evaluation_differences(old: dict[str, Any], job: Job) -> Iterator[tuple[str
             yield from _compared(scored[name]["benchmark"], new, f"benchmarks.{name}.", only=set(new))
 
 
-def _compared(old: Any, new: Any, prefix: str, only: set[str] | None = None) -> Iterator[tuple[str, Any, Any]]:
+def _compared(old: Any, new: Any, prefix: str, only: set[str] | None = None) -> Iterator[Difference]:
     """Leaves that differ; `only`: the keys of the outermost level that count (others are neutral)."""
     for key in sorted(set(old) | set(new)):
         before, after = old.get(key), new.get(key)

@@ -1,0 +1,66 @@
+"""`init` writes a study that validates, whatever is answered."""
+
+from pathlib import Path
+
+import pytest
+
+from tunestudy.config.errors import StudyError
+from tunestudy.study.init import Answers, ask_all, study_text, write_new_study
+from tunestudy.study.load import load_study
+
+
+def test_defaults_validate_once_the_data_are_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "first study.yaml"
+    write_new_study(path, ask=False)
+    assert "put your data at" in capsys.readouterr().out
+    (tmp_path / "train.jsonl").write_text('{"text": "a"}\n')
+    loaded = load_study(path)
+    assert loaded.study.study == "first-study"
+    assert list(loaded.study.variants) == ["untouched", "full", "lora_r8", "lora_r32"]
+    assert loaded.translations == []
+    assert all(line.isascii() for line in path.read_text().splitlines())
+
+
+@pytest.mark.parametrize(
+    ("given", "variants", "ranks"),
+    [
+        (["", "org/data", "none", "5", "2"], ["untouched", "full"], 2),
+        (["org/other", "org/data", "4", "1 2", ""], ["untouched", "full", "lora_r4"], 1),
+        (["org/x", "org/data", "", "", "8"], ["untouched", "full", "lora_r8", "lora_r32"], 8),
+    ],
+)
+def test_answers(tmp_path: Path, given: list[str], variants: list[str], ranks: int) -> None:
+    replies = iter(given)
+    answers = ask_all(lambda _question, _default: next(replies))
+    path = tmp_path / "study.yaml"
+    path.write_text(study_text("mine", answers))
+    study = load_study(path).study
+    assert list(study.variants) == variants
+    assert study.resources.ranks == ranks
+    assert study.datasets["train"].type == "hub"
+
+
+def test_odd_names_are_quoted(tmp_path: Path) -> None:
+    data = tmp_path / "my: data #1.jsonl"
+    data.write_text('{"text": "a"}\n')
+    path = tmp_path / "study.yaml"
+    path.write_text(study_text("x", Answers(data=data.name)))
+    assert load_study(path).study.datasets["train"].path == data.name  # type: ignore[union-attr]
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text("mine")
+    with pytest.raises(StudyError, match="already there"):
+        write_new_study(path, ask=False)
+    assert path.read_text() == "mine"
+
+
+def test_answers_that_make_no_study_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "tunestudy.study.init._terminal", lambda question, default: "0" if "GPU" in question else default
+    )
+    path = tmp_path / "study.yaml"
+    with pytest.raises(StudyError, match="must be at least 1"):
+        write_new_study(path, ask=True)
+    assert not path.exists()

@@ -1,0 +1,169 @@
+"""The editor's schema says yes to what validates and no to what does not."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tunestudy.config.base import Config
+from tunestudy.config.stage import TrainStage
+from tunestudy.study.schema import study_schema
+from tunestudy.study.source import read_source
+
+Folder = Any
+STUDIES = Path(__file__).parents[2] / "studies"
+
+
+def says_yes(path: Path) -> bool:
+    schema = study_schema()
+    return accepts(schema, read_source(path).values, schema)
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in STUDIES.glob("*.yaml")))
+def test_accepts_the_studies_that_ship(name: str) -> None:
+    assert says_yes(STUDIES / name)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("data: upright,", "data: [upright, {dataset: rotated, weight: 2}],"),
+        ("{type: digits, held_out: 0.2}", "{path: train.jsonl}"),
+        ("{type: digits, held_out: 0.2}", "{name: org/data, split: train}"),
+        ("full: {stages", "full: {from: untrained@base, priority: 2, intends: [steps], stages"),
+        ("adapt.adapter.lora_r:", "adapt: {learning_rate: '{r}', adapter: {lora_r: '{r}'}}  #"),
+        ("defaults:\n", "defaults:\n  report_to: tensorboard\n  max_grad_norm: null\n"),
+        ("  base: {data: upright, max_steps: 300}", "  base:"),
+    ],
+)
+def test_accepts_every_form(folder: Folder, edited: Callable[..., str], old: str, new: str) -> None:
+    assert says_yes(folder.write(edited((old, new))))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("learning_rate:", "learnig_rate:"),
+        ("learning_rate: 1e-3", "learning_rate: fast"),
+        ("learning_rate: 1e-3", "learning_rate: 0"),
+        ("seeds: [1, 2, 3]", "seeds: []"),
+        ("seeds: [1, 2, 3]", "seeds: 3"),
+        ("type: digits, rotate", "type: digit, rotate"),
+        ("type: exact_match", "type: exact"),
+        ("type: digits, held_out: 0.2}", "held_out: 0.2}"),
+        ("full: {stages: [base, adapt]}", "full: {priority: 1}"),
+        ("matrix: {r: [4, 16]}", "matrix: {r: []}"),
+        ("variants:", "variant:"),
+        ("max_steps: 300", "max_steps: 1.5"),
+    ],
+)
+def test_refuses_what_validation_refuses(folder: Folder, edited: Callable[..., str], old: str, new: str) -> None:
+    text = edited((old, new))
+    assert not says_yes(folder.write(text))
+    assert folder.error(text)
+
+
+def test_every_key_of_a_stage_is_explained_or_speaks_for_itself() -> None:
+    stage = study_schema()["$defs"]["StageSettings"]["properties"]
+    assert stage.keys() == TrainStage.model_fields.keys()
+    assert "Global norm" in stage["max_grad_norm"]["description"]
+
+
+def test_says_nothing_of_how_it_is_made() -> None:
+    text = str(study_schema())
+    assert "fingerprint" not in text
+    assert issubclass(TrainStage, Config)
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "object": (dict,),
+    "array": (list,),
+    "string": (str,),
+    "boolean": (bool,),
+    "integer": (int,),
+    "number": (int, float),
+    "null": (type(None),),
+}
+_KNOWN = {
+    *(
+        "$schema",
+        "$defs",
+        "$ref",
+        "title",
+        "description",
+        "default",
+        "type",
+        "enum",
+        "const",
+        "anyOf",
+        "oneOf",
+        "required",
+    ),
+    *("properties", "patternProperties", "additionalProperties", "propertyNames", "minProperties", "items", "minItems"),
+    *("pattern", "minLength", "maxLength", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
+}
+
+
+def accepts(schema: Any, value: Any, root: Any) -> bool:
+    """Just enough of JSON Schema (draft 2020-12) to need no other dependency.
+
+    Whether `value` is valid; an unknown keyword is an assertion, so none is ignored in silence."""
+    if isinstance(schema, bool):
+        return schema
+    assert schema.keys() <= _KNOWN, schema.keys() - _KNOWN
+    if "$ref" in schema and not accepts(root["$defs"][schema["$ref"].removeprefix("#/$defs/")], value, root):
+        return False
+    if "const" in schema and value != schema["const"]:
+        return False
+    if "enum" in schema and value not in schema["enum"]:
+        return False
+    if "anyOf" in schema and not any(accepts(part, value, root) for part in schema["anyOf"]):
+        return False
+    if "oneOf" in schema and sum(accepts(part, value, root) for part in schema["oneOf"]) != 1:
+        return False
+    types = schema.get("type", [])
+    if types and not any(_is(value, name) for name in ([types] if isinstance(types, str) else types)):
+        return False
+    return _object(schema, value, root) and _array(schema, value, root) and _scalar(schema, value)
+
+
+def _is(value: Any, name: str) -> bool:
+    return isinstance(value, _TYPES[name]) and (name == "boolean" or not isinstance(value, bool))
+
+
+def _object(schema: Any, value: Any, root: Any) -> bool:
+    if not isinstance(value, dict):
+        return True
+    if len(value) < schema.get("minProperties", 0) or not set(schema.get("required", ())) <= value.keys():
+        return False
+    return all(_property(schema, key, inner, root) for key, inner in value.items())
+
+
+def _property(schema: Any, key: str, value: Any, root: Any) -> bool:
+    if "propertyNames" in schema and not accepts(schema["propertyNames"], key, root):
+        return False
+    found = [schema["properties"][key]] if key in schema.get("properties", {}) else []
+    found += [part for pattern, part in schema.get("patternProperties", {}).items() if re.search(pattern, key)]
+    return all(accepts(part, value, root) for part in found or [schema.get("additionalProperties", True)])
+
+
+def _array(schema: Any, value: Any, root: Any) -> bool:
+    if not isinstance(value, list):
+        return True
+    return len(value) >= schema.get("minItems", 0) and all(
+        accepts(schema.get("items", True), item, root) for item in value
+    )
+
+
+def _scalar(schema: Any, value: Any) -> bool:
+    if isinstance(value, str):
+        return len(value) >= schema.get("minLength", 0) and bool(re.search(schema.get("pattern", ""), value))
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return (
+            schema.get("minimum", value) <= value <= schema.get("maximum", value)
+            and value > schema.get("exclusiveMinimum", value - 1)
+            and value < schema.get("exclusiveMaximum", value + 1)
+        )
+    return True

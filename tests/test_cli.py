@@ -1,0 +1,183 @@
+"""The command line as users meet it: whole processes, exit codes, plain messages."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tunestudy import __version__, cli
+from tunestudy.config.errors import Exit, StudyError
+
+STUDY = """\
+study: small
+seeds: [1, 2]
+model:
+  architecture: qwen3
+  tokenizer: {type: characters, alphabet: "01"}
+datasets:
+  digits: {type: digits, held_out: 0.2}
+defaults: {data: digits, learning_rate: 1e-3, max_steps: 3}
+stages: {base: , adapt: }
+variants:
+  one: {stages: [base]}
+  two: {stages: [base, adapt]}
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY)
+    return path
+
+
+def tunestudy(*words: object) -> subprocess.CompletedProcess[str]:
+    """A whole process."""
+    command = [sys.executable, "-m", "tunestudy.cli", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_help_names_every_command_and_imports_no_room() -> None:
+    code = (
+        "import sys; sys.argv = ['tunestudy', '--help']\n"
+        "from tunestudy.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code\n"
+        "heavy = ('torch', 'pydantic', 'rich', 'ruamel', 'numpy', 'jinja2', 'psutil')\n"
+        "assert not [name for name in heavy if name in sys.modules]\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for command in [
+        "init",
+        "validate",
+        "schema",
+        "plan",
+        "run",
+        "stop",
+        "status",
+        "watch",
+        "logs",
+        "report",
+        "clean",
+        "env",
+    ]:
+        assert f"  {command} " in done.stdout
+
+
+def test_plan_for_machines(study: Path, tmp_path: Path) -> None:
+    done = tunestudy("plan", study, "seeds=[5]", "--results", tmp_path / "out", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    told = json.loads(done.stdout)
+    assert told["study"] == "small"
+    assert [(job["stage"], job["seed"]) for job in told["jobs"]] == [("base", 5), ("adapt", 5)]
+    assert not (tmp_path / "out").exists()
+
+
+def test_translations_go_to_stderr_and_leave_json_alone(study: Path, tmp_path: Path) -> None:
+    study.write_text(STUDY.replace("max_steps: 3", "max_steps: 3, cutoff_len: 64"))
+    done = tunestudy("plan", study, "--json", "--results", tmp_path)
+    assert json.loads(done.stdout)["study"] == "small"
+    assert done.stderr == f"understood {study}:8: defaults.cutoff_len: 64 → max_length: 64\n"
+
+
+def test_a_mistake_is_told_without_a_traceback(study: Path) -> None:
+    study.write_text(STUDY.replace("learning_rate", "learnig_rate"))
+    done = tunestudy("validate", study)
+    assert done.returncode == Exit.STUDY_WRONG
+    assert done.stdout == ""
+    assert (
+        done.stderr
+        == f"{study}:8: defaults.learnig_rate: there is no key `learnig_rate` here; did you mean `learning_rate`?\n"
+    )
+
+
+runner = CliRunner()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["pln", "x.yaml"], "Did you mean 'plan'?"),
+        (["plan", "x.yaml", "--jsn"], "--json"),
+        (["plan"], "Missing argument 'STUDY'"),
+    ],
+)
+def test_a_misspelt_command_line_ends_with_2_and_the_nearest(words: list[str], message: str) -> None:
+    done = runner.invoke(cli.app, words)
+    assert done.exit_code == 2
+    assert message in done.output
+
+
+def test_version() -> None:
+    assert runner.invoke(cli.app, ["--version"]).output == f"tunestudy {__version__}\n"
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["tunestudy", *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0)
+
+
+def test_exit_codes_of_errors(study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise StudyError("results", "no space left", exit_code=Exit.PREFLIGHT_REFUSED)
+
+    monkeypatch.setattr("tunestudy.study.load.load_study", refused)
+    assert run_main(monkeypatch, "plan", str(study)) == 3
+    assert capsys.readouterr().err == "results: no space left\n"
+
+
+def test_a_bug_says_that_it_is_one(
+    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("one over none")
+
+    monkeypatch.setattr("tunestudy.study.load.load_study", broken)
+    assert run_main(monkeypatch, "plan", str(study)) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("a bug in tunestudy: ZeroDivisionError: one over none\n")
+    assert "Traceback" not in told
+    monkeypatch.setattr(sys, "argv", ["tunestudy", "plan", str(study), "--debug"])
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+
+
+@pytest.mark.parametrize("seeds", ["a", "1;2", ""])
+def test_seeds_that_are_no_numbers(study: Path, monkeypatch: pytest.MonkeyPatch, seeds: str) -> None:
+    assert run_main(monkeypatch, "run", str(study), "--seeds", seeds) == 2
+
+
+def test_run_hands_everything_over(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, object] = {}
+
+    def run_study(loaded: object, results: Path, **options: object) -> Exit:
+        seen.update(options, results=results)
+        return Exit.JOBS_FAILED
+
+    monkeypatch.setattr("tunestudy.launch.run.run_study", run_study)
+    words = ["run", str(study), "--only", "two@base", "--seeds", "2", "--results", str(tmp_path), "--detach"]
+    assert run_main(monkeypatch, *words) == 4
+    assert seen == {"only": ["two@base"], "seeds": [2], "detach": True, "quiet": False, "results": tmp_path}
+
+
+def test_schema_is_json() -> None:
+    assert json.loads(runner.invoke(cli.app, ["schema"]).output)["properties"]["study"]
+
+
+def test_init_asks(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    done = runner.invoke(cli.app, ["init", str(path)], input="\norg/data\n\n\n\n")
+    assert done.exit_code == 0
+    assert "LoRA ranks" in done.output
+    assert "is written and valid" in done.output
+
+
+def test_env_knows_this_machine() -> None:
+    done = runner.invoke(cli.app, ["env", "--json"])
+    assert json.loads(done.output)["python"].startswith("3.")
