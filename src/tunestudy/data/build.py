@@ -69,7 +69,7 @@ def _write_dataset(found: Survey, routes: Routes, tokenised: "TokenizeInOrder", 
     for (record, source), outcome in tokenised(wanted):
         if isinstance(outcome, Rejected):
             tally.reject(record.place, outcome)
-            row = {"id": record.id, "source": found.name, "place": record.place, "reason": str(outcome)}
+            row = {"id": record.id, "source": found.name, "line": record.place, "reason": str(outcome)}
             rejected.write(json.dumps(row, ensure_ascii=False) + "\n")
             continue
         written[source] += 1

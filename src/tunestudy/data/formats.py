@@ -81,7 +81,7 @@ class RecordReader:
     """Turns the columns of one data set's records into examples; made from its first record."""
 
     def __init__(self, name: str, dataset: Dataset, first: Mapping[str, Any]) -> None:
-        self._system = dataset.system
+        self._name, self._system = name, dataset.system
         self.format_name = dataset.format if dataset.format != "auto" else detect(name, first, dataset.columns)
         self._format = FORMATS[self.format_name]
         self._columns = _columns(name, self.format_name, dataset.columns, first)
@@ -95,6 +95,10 @@ class RecordReader:
             if name not in fields:
                 raise Rejected("missing field", self._columns.get(name, name))
         example = self._format.convert(fields)
+        if self._system and not example.messages:
+            raise StudyError(
+                at(f"datasets.{self._name}.system"), f"{self.format_name} records have no place for a system prompt"
+            )
         if self._system and example.messages and all(m["role"] != "system" for m in example.messages):
             messages = ({"role": "system", "content": self._system}, *example.messages)
             num_context = example.num_context and example.num_context + 1
@@ -133,13 +137,12 @@ def _columns(name: str, format_name: str, mapping: Mapping[str, str], first: Map
 
 
 def _messages(fields: Mapping[str, Any]) -> Example:
-    return _conversation(_turns(fields["messages"], "role", "content"), fields)
+    return _conversation(_turns(fields["messages"]), fields)
 
 
 def _sharegpt(fields: Mapping[str, Any]) -> Example:
-    turns = _turns(fields["conversations"], "from", "value")
-    system = fields.get("system")
-    return _conversation([*_system_turn(system), *turns], fields)
+    turns = _turns(fields["conversations"])
+    return _conversation([*_system_turn(fields.get("system")), *turns], fields)
 
 
 def _alpaca(fields: Mapping[str, Any]) -> Example:
@@ -157,8 +160,8 @@ def _alpaca(fields: Mapping[str, Any]) -> Example:
 
 def _prompt_completion(fields: Mapping[str, Any]) -> Example:
     if isinstance(fields["prompt"], list) and isinstance(fields["completion"], list):
-        context = _turns(fields["prompt"], "role", "content")
-        turns = [*context, *_turns(fields["completion"], "role", "content")]
+        context = _turns(fields["prompt"])
+        turns = [*context, *_turns(fields["completion"])]
         return _conversation(turns, fields, num_context=len(context))
     prompt, completion = _text(fields, "prompt"), _text(fields, "completion")
     if not completion:
@@ -193,15 +196,18 @@ def _conversation(turns: Iterable[Message], fields: Mapping[str, Any], *, num_co
     return Example(messages=messages, num_context=num_context, choices=_choices(fields))
 
 
-def _turns(value: Any, role_key: str, content_key: str) -> list[Message]:
+def _turns(value: Any) -> list[Message]:
     if not isinstance(value, list):
         raise Rejected("wrong type", f"a conversation must be a list, not {type(value).__name__}")
-    return [_turn(turn, role_key, content_key) for turn in value]
+    return [_turn(turn) for turn in value]
 
 
-def _turn(turn: Any, role_key: str, content_key: str) -> Message:
+def _turn(turn: Any) -> Message:
+    """A turn with `role` and `content`, or with ShareGPT's `from` and `value`; files of both kinds are met under
+    either column name."""
     if not isinstance(turn, Mapping):
         raise Rejected("wrong type", f"a turn must be an object, not {type(turn).__name__}")
+    role_key, content_key = ("from", "value") if turn.get("from") is not None else ("role", "content")
     for key in (role_key, content_key):
         if turn.get(key) is None:
             raise Rejected("missing field", f"{key} of a turn")

@@ -116,7 +116,7 @@ def survey(name: str, dataset: Dataset, base_dir: Path) -> Survey:
         if isinstance(outcome, Rejected):
             tally.reject(raw.place, outcome)
             bad.append(
-                {"id": str(raw.columns.get("id", "")), "source": name, "place": raw.place, "reason": str(outcome)}
+                {"id": str(raw.columns.get("id", "")), "source": name, "line": raw.place, "reason": str(outcome)}
             )
             continue
         ids.see(raw.columns.get("id"))

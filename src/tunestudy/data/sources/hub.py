@@ -27,9 +27,7 @@ def _load(dataset: HubDataset) -> Any:
     import datasets
 
     try:
-        loaded = datasets.load_dataset(
-            dataset.name, dataset.subset, split=dataset.split, revision=dataset.revision, trust_remote_code=None
-        )
+        loaded = datasets.load_dataset(dataset.name, dataset.subset, split=dataset.split, revision=dataset.revision)
     except Exception as error:
         if not isinstance(error, (OSError, ValueError, datasets.exceptions.DatasetsError)):
             raise

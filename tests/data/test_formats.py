@@ -1,0 +1,144 @@
+"""Formats told by their columns, canonical examples, and the reason for every rejected record."""
+
+import pytest
+
+from tunestudy.config.data import FileDataset
+from tunestudy.config.errors import StudyError
+from tunestudy.data.formats import Example, RecordReader, Rejected
+
+CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+SHAREGPT = [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]
+RECORDS = {
+    "messages": {"messages": CHAT},
+    "sharegpt": {"conversations": SHAREGPT},
+    "alpaca": {"instruction": "hi", "input": "", "output": "hello"},
+    "prompt_completion": {"prompt": "hi", "completion": "hello"},
+    "text": {"text": "hello"},
+}
+
+
+def reader(record, **options):
+    return RecordReader("d", FileDataset(path="x.jsonl", **options), record)
+
+
+def example(record, first=None, **options):
+    return reader(first or record, **options).example(record)
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_formats_are_told_by_their_columns(name):
+    assert reader({"id": 1, **RECORDS[name]}).format_name == name
+
+
+@pytest.mark.parametrize("name", ["messages", "sharegpt", "alpaca"])
+def test_conversations_come_out_the_same(name):
+    assert example(RECORDS[name]) == Example(messages=tuple(CHAT))
+    assert example(RECORDS[name]).reference == "hello"
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_columns_can_have_other_names(name):
+    fields = RECORDS[name]
+    renamed = {f"my_{field}": value for field, value in fields.items()}
+    options = {"columns": {field: f"my_{field}" for field in fields}}
+    assert reader(renamed, **options).format_name == name
+    assert example(renamed, **options) == example(fields)
+
+
+def test_alpaca_with_everything():
+    record = {"instruction": "a", "input": "b", "output": "c", "system": "s", "history": [["q", "r"]]}
+    assert [(m["role"], m["content"]) for m in example(record).messages] == [
+        ("system", "s"),
+        ("user", "q"),
+        ("assistant", "r"),
+        ("user", "a\n\nb"),
+        ("assistant", "c"),
+    ]
+
+
+def test_conversational_prompt_and_completion():
+    result = example({"prompt": [*CHAT, CHAT[0]], "completion": [{"role": "assistant", "content": "bye"}]})
+    assert result.num_context == 3 and len(result.messages) == 4 and result.reference == "bye"
+
+
+def test_turns_of_text_parts_are_joined():
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    assert example({"messages": [{"role": "user", "content": parts}, CHAT[1]]}).messages[0]["content"] == "ab"
+
+
+def test_a_system_prompt_for_records_without_one():
+    result = example(RECORDS["messages"], system="be kind")
+    assert result.messages[0] == {"role": "system", "content": "be kind"}
+    own = [{"role": "system", "content": "own"}, *CHAT]
+    assert example({"messages": own}, system="be kind").messages == tuple(own)
+
+
+def test_a_system_prompt_where_there_is_no_place_for_it():
+    with pytest.raises(StudyError, match="no place for a system prompt"):
+        example(RECORDS["text"], system="be kind")
+
+
+def test_choices_travel_with_the_record():
+    assert example({**RECORDS["prompt_completion"], "choices": ["hello", 3]}).choices == ("hello", "3")
+
+
+def turn(**values):
+    return {"messages": [CHAT[0], {"role": "assistant", "content": "x", **values}]}
+
+
+REJECTED = {
+    "missing field": ({"messages": None}, "missing field: messages"),
+    "missing prompt": ({"prompt": None, "completion": "x"}, "missing field: prompt"),
+    "not a list": ({"messages": "hi"}, "wrong type: a conversation must be a list, not str"),
+    "turn of text": ({"messages": ["hi"]}, "wrong type: a turn must be an object, not str"),
+    "no content": (turn(content=None), "missing field: content of a turn"),
+    "number": (turn(content=3), "wrong type: content must be text, not int"),
+    "unknown role": (turn(role="narrator"), "unknown role: narrator"),
+    "role of a number": (turn(role=3), "unknown role: 3"),
+    "no assistant turn": ({"messages": [CHAT[0]]}, "no assistant turn"),
+    "no turn": ({"messages": []}, "no assistant turn"),
+    "empty answer": (turn(content=" \n"), "empty answer"),
+    "empty completion": ({"prompt": "x", "completion": ""}, "empty answer"),
+    "number for text": ({"prompt": "x", "completion": 7}, "wrong type: completion must be text, not int"),
+    "empty text": ({"text": ""}, "empty text"),
+    "image part": (turn(content=[{"type": "image", "url": "x"}]), "images or media: .*vision model"),
+    "image column": ({**RECORDS["messages"], "images": ["x.png"]}, "images or media: .*vision model"),
+    "history": ({"instruction": "a", "output": "b", "history": ["x"]}, "wrong type: history"),
+}
+
+
+@pytest.mark.parametrize("case", REJECTED)
+def test_bad_records_are_rejected_with_a_reason(case):
+    record, reason = REJECTED[case]
+    with pytest.raises(Rejected, match=reason):
+        example(record)
+
+
+def test_an_empty_images_column_is_fine():
+    assert example({**RECORDS["messages"], "images": []}).messages == tuple(CHAT)
+
+
+def test_columns_that_fit_no_format():
+    with pytest.raises(StudyError, match=r"'question', 'answer'.*prompt_completion: prompt, completion"):
+        reader({"question": "a", "answer": "b"})
+
+
+def test_a_mapped_column_that_is_not_there_names_the_nearest():
+    with pytest.raises(StudyError, match="there is no column 'qestion'; the first record has: question"):
+        reader({"question": "a", "answer": "b"}, format="prompt_completion", columns={"prompt": "qestion"})
+
+
+def test_a_mapped_field_that_the_format_lacks():
+    with pytest.raises(StudyError, match="text has no such field; it has: text"):
+        reader({"text": "a"}, format="text", columns={"prompt": "text"})
+
+
+def test_content_hashes_follow_prompts_and_answers_alone():
+    plain = example(RECORDS["messages"])
+    assert plain.content_hash() == example(RECORDS["sharegpt"]).content_hash()
+    assert plain.content_hash() == example(RECORDS["messages"], system="be kind").content_hash()
+    assert plain.content_hash() != example(turn(content="other")).content_hash()
+    assert (
+        example({"prompt": "a", "completion": "bc"}).content_hash()
+        != example({"prompt": "ab", "completion": "c"}).content_hash()
+    )

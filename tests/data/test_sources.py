@@ -1,0 +1,48 @@
+"""The bundled digits, and the hub's client on a data set that lies in a folder."""
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from tunestudy.config.data import DigitsDataset, HubDataset
+from tunestudy.config.errors import StudyError
+from tunestudy.data.sources import digits, hub, source_of
+
+
+def as_image(prompt):
+    assert prompt.endswith("\n=")
+    return np.array([["0123456789abcdefg".index(c) for c in line] for line in prompt[:-2].split("\n")])
+
+
+@pytest.mark.parametrize("rotate", [0, 90, 180, 270])
+def test_digits_are_the_scans(tmp_path, rotate):
+    records = list(digits.read(DigitsDataset(rotate=rotate), tmp_path))
+    real = load_digits()
+    assert [raw.columns["completion"] for raw in records] == [str(digit) for digit in real.target]
+    for i in (0, 7, 1796):
+        assert np.array_equal(as_image(records[i].columns["prompt"]), np.rot90(real.images[i], rotate // 90))
+        assert records[i].columns["id"] == str(i)
+
+
+def test_digits_identity_knows_the_rotation(tmp_path):
+    assert digits.identity(DigitsDataset(), tmp_path) != digits.identity(DigitsDataset(rotate=90), tmp_path)
+
+
+def test_the_tag_finds_the_module():
+    assert source_of(DigitsDataset()) is digits
+
+
+@pytest.mark.slow
+def test_hub_through_the_real_client(tmp_path, write_jsonl, monkeypatch):
+    write_jsonl("set/train.jsonl", [{"text": "one"}, {"text": "two"}])
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    dataset = HubDataset(name=str(tmp_path / "set"))
+    assert [raw.columns for raw in hub.read(dataset, tmp_path)] == [{"text": "one"}, {"text": "two"}]
+    assert hub.identity(dataset, tmp_path) == hub.identity(dataset, tmp_path)
+    assert hub.identity(dataset.model_copy(update={"revision": "abc"}), tmp_path).endswith("train abc")
+
+
+@pytest.mark.slow
+def test_a_hub_id_that_is_not_there(tmp_path):
+    with pytest.raises(StudyError, match="nobody/nothing cannot be loaded"):
+        list(hub.read(HubDataset(name="nobody/nothing"), tmp_path))
