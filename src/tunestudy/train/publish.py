@@ -47,7 +47,8 @@ def load_best(run: Run) -> None:
     run.world.barrier()  # rank 0 has finished writing
     path = run.task.folder.checkpoint(run.state.best.step)
     if wrong := [*problems(path), *weight_problems(path, run.learner.trainables)]:
-        raise RuntimeError(f"the best checkpoint cannot be published: {'; '.join(wrong[:3])}")
+        cure = "delete this job's checkpoints to train it anew"
+        raise RuntimeError(f"the best checkpoint cannot be published: {'; '.join(wrong[:3])}; {cure}")
     load_weights(path, run.learner.trainables)
 
 

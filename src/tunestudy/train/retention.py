@@ -45,10 +45,11 @@ def to_keep(
     After the stage, with `drop_intermediate`, only pinned ones, the very last and the best.
     """
     newest_first = sorted(found, key=lambda checkpoint: -checkpoint.step)
-    last = 1 if finished and settings.drop_intermediate else settings.save_total_limit
-    best = min(1, settings.save_best_k) if finished and settings.drop_intermediate else settings.save_best_k
-    kept = newest_first[:last] + ranked(found, settings.metric_for_best_model)[:best]
-    if not finished or not settings.drop_intermediate:
+    dropping = finished and settings.drop_intermediate
+    last = 1 if dropping else settings.save_total_limit
+    best = max(settings.save_best_k, 1 if settings.load_best_model_at_end else 0)
+    kept = newest_first[:last] + ranked(found, settings.metric_for_best_model)[: min(best, 1) if dropping else best]
+    if not dropping:
         kept += [checkpoint for checkpoint in newest_first if checkpoint.kind == "full"][:last]
     return {checkpoint.name for checkpoint in kept} | (set(pinned) & {checkpoint.name for checkpoint in found})
 
