@@ -128,9 +128,9 @@ def _plan_row(number: int, job: JobFacts, facts: StudyFacts) -> tuple[object, ..
 
 def _issues(facts: StudyFacts, headline: Headline) -> str:
     rows = [
-        (number, moment(issue.get("t")), code(issue.get("job")), issue.get("attempt") or MISSING,
-         escape(f"{issue.get('kind')}: {issue.get('message')}"[:400]),
-         MISSING if issue.get("step") is None else issue["step"], escape(issue["outcome"]))
+        (number, moment(issue.when), code(issue.job), issue.attempt or MISSING,
+         escape(f"{issue.kind}: {issue.message}"[:400]), MISSING if issue.step is None else issue.step,
+         escape(issue.outcome))
         for number, issue in enumerate(problems(facts), 1)
     ]  # fmt: skip
     heads = ("#", "when", "job", "attempt", "what happened", "step", "resolution")

@@ -4,6 +4,7 @@ import operator
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from tunestudy.config.errors import StudyError, at
@@ -11,7 +12,7 @@ from tunestudy.report.compare import Cell, Headline
 from tunestudy.report.facts import JobFacts, Settings, StudyFacts
 from tunestudy.report.format import listing, plural, sig
 from tunestudy.report.overfit import RISE_FLAGGED, find_fits
-from tunestudy.report.values import mapping, texts, whole
+from tunestudy.report.values import mapping, number, texts, whole
 
 _FOOTING = {
     "tokens": "tokens",
@@ -133,23 +134,46 @@ def _hosts(facts: StudyFacts) -> Iterator[str]:
             yield f"jobs ran with different versions of {package}: {listing(sorted(found))}"
 
 
-def problems(facts: StudyFacts) -> list[Settings]:
-    """Failed and retried attempts in the order of time, each with what came of it: the issues of EXPERIMENT.md."""
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """A failed attempt and what came of it."""
+
+    when: float | None
+    job: str
+    attempt: int | None
+    kind: str
+    message: str
+    step: int | None
+    signal: str
+    exit_code: int | None
+    log: str
+    outcome: str
+
+
+def problems(facts: StudyFacts) -> list[Problem]:
+    """Failed attempts in the order of time: the issues of EXPERIMENT.md. The launcher's journal knows of all of them;
+    a failure.json without an entry there (a worker started by hand) is added."""
     by_id = {job.id: job for job in facts.jobs}
-    found = []
-    for event in facts.events:
-        if event.get("event") != "job_failed":
-            continue
-        job = by_id.get(str(event.get("job")))
-        found.append({**event, "stage": job.stage if job else "", "outcome": _outcome(facts, job, event)})
-    told = {str(entry.get("job")) for entry in found}
-    for job in facts.jobs:
-        if job.failure and job.id not in told:
-            facts_of = {"kind": job.failure.kind, "message": job.failure.message, "step": job.failure.step}
-            found.append(
-                {"job": job.id, "stage": job.stage, "attempt": job.failure.attempt, "outcome": "open", **facts_of}
-            )
-    return found
+    failed = [event for event in facts.events if event.get("event") == "job_failed"]
+    found = [_problem(event, _outcome(facts, by_id.get(str(event.get("job"))), event)) for event in failed]
+    told = {problem.job for problem in found}
+    unseen = [job for job in facts.jobs if job.failure and job.id not in told]
+    return found + [_problem({"job": job.id, **asdict(job.failure)}, "open") for job in unseen if job.failure]
+
+
+def _problem(told: Settings, outcome: str) -> Problem:
+    return Problem(
+        when=number(told.get("t")),
+        job=str(told.get("job") or ""),
+        attempt=whole(told.get("attempt")),
+        kind=str(told.get("kind") or "error"),
+        message=str(told.get("message") or "no message was recorded"),
+        step=whole(told.get("step")),
+        signal=str(told.get("signal") or ""),
+        exit_code=whole(told.get("exit_code")),
+        log=str(told.get("log") or ""),
+        outcome=outcome,
+    )
 
 
 def _outcome(facts: StudyFacts, job: JobFacts | None, event: Settings) -> str:

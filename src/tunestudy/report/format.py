@@ -12,7 +12,7 @@ def sig(value: float | None) -> str:
         return MISSING
     size = abs(value)
     if size != 0 and (size < 5e-4 or size >= 1e6):
-        return f"{value:.2e}"
+        return minus(f"{value:.2e}")
     digits = 3 if size < 10 else 2 if size < 100 else 1
     return minus(f"{value:.{digits}f}")
 

@@ -22,9 +22,10 @@ from tunestudy.report.observations import headline_sentence, observations, power
 from tunestudy.report.overfit import RISE_FLAGGED, find_fits
 from tunestudy.report.strip import HEIGHT, WIDTH, scale_of, strip_of
 from tunestudy.report.tables import explanation, mean_and_std
-from tunestudy.report.values import number
+from tunestudy.report.values import mapping, number, numbers
 
 _HERE = Path(__file__).parent
+_COUNTS = ("read", "samples", "tokens", "target_tokens", "weight", "realised_share")
 _FILTERS = ("sig", "signed", "p_value", "count", "short_count", "duration", "moment", "memory_mb", "size", "percent")
 
 
@@ -84,10 +85,12 @@ def _sources(facts: StudyFacts) -> list[dict[str, Any]]:
     """Realised data per stage and source; jobs that prepared the same data say the same and appear once."""
     found: dict[str, dict[str, Any]] = {}
     for job in facts.jobs:
-        for name, counts in (job.data.get("sources") or {}).items():
-            if isinstance(counts, dict):
-                row = {"stage": job.stage, "source": name, **counts}
-                found.setdefault(json.dumps(row, sort_keys=True, default=str), row)
+        for name, told in mapping(job.data.get("sources")).items():
+            counts = {key: number(mapping(told).get(key)) for key in _COUNTS}
+            rejected = {reason: int(n) for reason, n in numbers(mapping(told).get("rejected")).items() if n}
+            language = str(mapping(told).get("language") or "")
+            row = {"stage": job.stage, "source": name, "language": language, "rejected": rejected, **counts}
+            found.setdefault(json.dumps(row, sort_keys=True), row)
     return list(found.values())
 
 
@@ -100,7 +103,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update({name: getattr(words, name) for name in _FILTERS})
-    environment.filters.update(setting=words.setting, listing=_listing, mean_and_std=mean_and_std, number=number)
+    environment.filters.update(setting=words.setting, listing=_listing, mean_and_std=mean_and_std)
     environment.globals.update(plural=words.plural, strip_width=WIDTH, strip_height=HEIGHT)
     return environment
 

@@ -72,13 +72,20 @@
       while (at > 0 && (plot.data[place][at] === undefined || plot.data[place][at] === null)) at -= 1;
       const value = plot.data[place][at];
       if (value === undefined || value === null || plot.data[0][index] > owner[0].x[owner[0].x.length - 1]) return;
-      out.append(mark(owner[0]), number(value));
+      out.append(" ", mark(owner[0]), hidden(`${owner[0].label} `), number(value));
     });
   }
 
   function mark(line) {
     const span = document.createElement("span");
     span.className = `mark c${line.colour < 0 ? "x" : line.colour % 8}`;
+    return span;
+  }
+
+  function hidden(text) {
+    const span = document.createElement("span");
+    span.className = "visually-hidden";
+    span.textContent = text;
     return span;
   }
 

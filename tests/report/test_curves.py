@@ -1,0 +1,55 @@
+"""Bands, means and thinning of learning curves; the scale of the strip plots."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tunestudy.records.layout import StudyDir
+from tunestudy.report.collect import collect
+from tunestudy.report.curves import MOST_POINTS, common_grid, make_views, thin
+from tunestudy.report.strip import MARGIN, WIDTH, _rounded
+
+
+def test_seeds_on_one_grid_by_hand() -> None:
+    steps, values = common_grid([[(0, 1.0), (10, 3.0)], [(5, 2.0), (10, 4.0), (20, 9.0)]])
+    assert steps.tolist() == [5, 10]
+    assert values.tolist() == [[2.0, 3.0], [2.0, 4.0]]
+
+
+def test_seeds_without_common_steps_show_the_first() -> None:
+    steps, values = common_grid([[(0, 1.0), (1, 2.0)], [(5, 2.0)]])
+    assert steps.tolist() == [0, 1] and values.shape == (1, 2)
+
+
+def test_thinning_keeps_the_ends() -> None:
+    points = [(float(step), 1.0) for step in range(10_000)]
+    thinned = thin(points)
+    assert len(thinned) == MOST_POINTS and (thinned[0], thinned[-1]) == (points[0], points[-1])
+    assert thin(points[:5]) == points[:5]
+
+
+def test_views_hold_every_seed_and_a_band_around_the_mean(finished: StudyDir) -> None:
+    views = {view.key: view for view in make_views(collect(finished))}
+    assert list(views) == ["last", "stage:base", "stage:adapt"]
+    line = next(line for line in views["last"].lines["eval_loss"] if line.label == "full")
+    assert sorted(line.seeds) == [1, 2, 3]
+    assert np.all(np.array(line.low) <= line.mean) and np.all(np.array(line.mean) <= line.high)
+    shared = views["stage:base"].lines["train_loss"]
+    assert [line.colour for line in shared] == [-1] and "untrained" in shared[0].label
+
+
+def test_mean_and_band_are_those_of_the_files(finished: StudyDir) -> None:
+    facts = collect(finished)
+    logs = [facts.last_job("full", seed).eval_log["eval_loss"] for seed in facts.seeds]
+    line = next(line for line in make_views(facts)[0].lines["eval_loss"] if line.label == "full")
+    assert line.mean == pytest.approx(np.mean(logs, axis=0).tolist())
+    assert line.high == pytest.approx(np.max(logs, axis=0).tolist())
+
+
+@given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6))
+def test_scale_holds_its_values(a: float, b: float) -> None:
+    low, high = min(a, b), max(a, b)
+    scale = _rounded(low, high, natural=False)
+    assert scale.low <= low + 1e-6 and scale.high >= high - 1e-6
+    assert MARGIN <= scale.x(low) <= scale.x(high) <= WIDTH - MARGIN
