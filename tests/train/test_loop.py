@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tinyjob import ADAPTER, facts_of, make_job, rows_of, run
+from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP
 
 from tunestudy.config.errors import StudyError
 from tunestudy.records.manifest import problems, read_manifest
@@ -91,13 +92,26 @@ def test_neither_saving_nor_logging_changes_what_is_learnt(tmp_path: Path) -> No
     assert float(gradients[0]["update_ratio"]) > 0
 
 
-def test_activation_checkpointing_changes_nothing(tmp_path: Path) -> None:
+def test_activation_checkpointing_forms_activations_twice_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[bool] = []
+    real = Qwen3MLP.forward
+
+    def counted(self: Qwen3MLP, hidden: torch.Tensor) -> torch.Tensor:
+        calls.append(self.training)
+        return real(self, hidden)
+
+    monkeypatch.setattr(Qwen3MLP, "forward", counted)
     plain = make_job(tmp_path, "plain", adapter={**ADAPTER, "lora_dropout": 0.3})
     checkpointed = make_job(
         tmp_path, "checkpointed", adapter={**ADAPTER, "lora_dropout": 0.3}, activation_checkpointing=True
     )
     assert run(plain)
+    once = sum(calls)
+    calls.clear()
     assert run(checkpointed)
+    assert sum(calls) == 2 * once
     assert facts_of(plain)["weights"] == facts_of(checkpointed)["weights"]
 
 

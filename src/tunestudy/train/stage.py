@@ -91,8 +91,17 @@ def make_trainable(loaded: LoadedModel, task: Task) -> Any:
     elif not loaded.continues_adapter:
         model = attach(model, settings.adapter, settings.train or "none", seed=job.seed)
     if settings.activation_checkpointing:
-        base_model_of(model).gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_activations(base_model_of(model))
     return model
+
+
+def checkpoint_activations(model: Any) -> None:
+    """Form activations again in the backward pass. Newer transformers have a new name for it."""
+    options = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
 
 
 def table_of_roles(model: Any, task: Task) -> list[dict[str, Any]]:
