@@ -13,6 +13,7 @@ import pytest
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.launch import logs
 from tunestudy.launch.control import print_status, status, stop_study
+from tunestudy.launch.presence import present
 from tunestudy.launch.run import run_study
 from tunestudy.launch.watch import watch
 from tunestudy.records.host import process_start
@@ -63,6 +64,7 @@ def run(tmp_path: Path, folder: StudyDir):
         process.communicate(timeout=30)
 
 
+@pytest.mark.slow
 def test_detached_run_survives_hang_up_is_watched_and_stopped(loaded, folder, run, until, capsys):
     told = run("--detach", base={"steps": 2000, "step_s": 0.02}).communicate(timeout=60)[0]
     pid = int(re.search(r"process (\d+)", told)[1])
@@ -86,6 +88,7 @@ def test_detached_run_survives_hang_up_is_watched_and_stopped(loaded, folder, ru
     assert steps == list(range(1, len(steps) + 1))
 
 
+@pytest.mark.slow
 def test_watch_follows_to_the_end(loaded, folder, run, until, capsys):
     process = run(base={"steps": 20, "step_s": 0.05})
     until(lambda: list(folder.jobs.glob("base-*/state.json")), "the first step")
@@ -99,6 +102,7 @@ def test_watch_follows_to_the_end(loaded, folder, run, until, capsys):
     assert environment["SOME_SETTING"] == "passed on"
 
 
+@pytest.mark.slow
 def test_stop_reaches_jobs_whose_launcher_was_killed(folder, run, until, capsys):
     process = run(base={"steps": 2000, "step_s": 0.02})
     until(lambda: list(folder.jobs.glob("base-*/state.json")), "the first step")
@@ -117,6 +121,25 @@ def test_stop_and_logs_where_nothing_is(tmp_path, capsys):
         logs.show(tmp_path / "nothing", None, follow=False)
 
 
+def test_stop_names_launchers_on_other_machines(folder, capsys):
+    with present(folder):
+        file = next(folder.launchers.glob("*/*.json"))
+        file.write_text(json.dumps({**json.loads(file.read_text()), "machine": "another", "host": "far-away"}))
+        assert stop_study(folder.root) == Exit.PREFLIGHT_REFUSED
+        assert f"process {os.getpid()} on far-away" in capsys.readouterr().out
+    assert not list(folder.launchers.iterdir())
+
+
+def test_disk_that_fills_up_during_a_run_is_told_plainly(tmp_path, loaded, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tunestudy.records.events.Journal.write", full)
+    with pytest.raises(StudyError, match="No space left on device; running jobs go on"):
+        run_study(loaded, tmp_path / "results")
+
+
+@pytest.mark.slow
 def test_logs_follow_until_the_job_ends_and_hide_tokens(folder, run, until, capsys):
     token = "hf_" + "c" * 30
     process = run(base={"steps": 15, "step_s": 0.05})

@@ -2,6 +2,8 @@
 
 import signal
 
+import pytest
+
 ALL = ("base", "other", "adapt", "merge")
 
 
@@ -15,6 +17,7 @@ def test_runs_parents_first_and_everything_once(study):
     assert study.events("run_finished")[0]["status"] == "done"
 
 
+@pytest.mark.slow
 def test_a_second_run_starts_nothing(study):
     study.run()
     code, _ = study.run()
@@ -22,6 +25,7 @@ def test_a_second_run_starts_nothing(study):
     assert [study.starts(stage) for stage in ALL] == [1] * 4
 
 
+@pytest.mark.slow
 def test_missing_score_runs_the_job_again_but_not_its_parents(study):
     study.run()
     study.folder("merge").eval_json("b").unlink()
@@ -69,6 +73,7 @@ def test_killed_job_names_the_signal_and_leaves_a_failure(study):
     assert '"kind": "signal"' in study.folder("base").failure_json.read_text()
 
 
+@pytest.mark.slow
 def test_job_that_dies_without_a_word_is_told_by_its_last_line(study):
     study.behave(base={"action": "cry"})
     code, output = study.run(max_retries=0)
@@ -92,6 +97,7 @@ def test_interrupt_lets_jobs_save_and_a_later_run_continues(study, until):
     assert study.steps("base") == list(range(1, saved + 3))
 
 
+@pytest.mark.slow
 def test_hanging_job_is_killed_after_the_grace(study, until):
     study.behave(base={"action": "hang"})
     process = study.launch(stop_grace_s=0.3)
@@ -111,6 +117,7 @@ def test_two_launchers_at_once_run_each_job_once(study):
     assert [study.starts(stage) for stage in ALL] == [1] * 4
 
 
+@pytest.mark.slow
 def test_second_launcher_reports_the_firsts_failure_without_repeating_it(study, until):
     study.behave(base={"steps": 30, "step_s": 0.03, "action": "raise", "at": 30}, other={"steps": 1})
     first = study.launch(max_retries=0)
@@ -132,6 +139,7 @@ def test_killed_launcher_leaves_jobs_running_and_the_next_run_waits_for_them(stu
     assert study.steps("base") == list(range(1, 41)) and study.starts("base") == 1
 
 
+@pytest.mark.slow
 def test_killed_launcher_and_jobs_are_started_again(study, until):
     study.behave(base={"steps": 40, "step_s": 0.03})
     study.launch()
@@ -141,6 +149,7 @@ def test_killed_launcher_and_jobs_are_started_again(study, until):
     assert study.starts("base") == 2 and study.values()["base"]
 
 
+@pytest.mark.slow
 def test_torn_journal_line_harms_nothing(study):
     study.run()
     journal = next(study.dir.events.glob("*.jsonl"))

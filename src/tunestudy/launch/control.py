@@ -44,7 +44,7 @@ def stop_study(study_dir: Path) -> Exit:
             print(f"nothing of {study_dir.name} is running")
         return Exit.PREFLIGHT_REFUSED if elsewhere else Exit.DONE
     print("asked the jobs to save and leave …", flush=True)
-    while any(holder.here for holder in launchers(study)) or any(orphan_of(folder) for folder in _job_folders(study)):
+    while not all(holder.is_gone for holder in here) or any(orphan_of(folder) for folder in _job_folders(study)):
         time.sleep(POLL_S)
     print("stopped; `tunestudy run` continues")
     return Exit.PREFLIGHT_REFUSED if elsewhere else Exit.DONE

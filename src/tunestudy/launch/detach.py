@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from tunestudy.config.errors import Exit
+from tunestudy.config.errors import Exit, StudyError
 from tunestudy.records.logs import scrub, write_output_to
 
 
@@ -46,6 +46,9 @@ def _become(work: Callable[[], Exit], log: Path, writer: int) -> NoReturn:
         os.close(nothing)
         write_output_to(log)
         code = work()
+    except StudyError as error:
+        print(error, file=sys.stderr)
+        code = error.exit_code
     except BaseException:  # noqa: BLE001 - nobody is left to see it but the log
         traceback.print_exc()
     finally:

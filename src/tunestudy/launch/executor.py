@@ -128,6 +128,7 @@ def claim_task(task: Task) -> Lease | None:
 
 def start_attempt(task: Task, launch: Launch, slot: Slot, slot_lease: Lease, claim: Lease) -> None:
     """Start the job's processes on `slot`."""
+    clean_logs(task)
     log = task.folder.launch_log
     log_start = log.stat().st_size if log.exists() else 0
     environment = job_environment(launch.env, slot.environment, claim.attempt)
@@ -166,8 +167,7 @@ def collect_ended(tasks: Sequence[Task], launch: Launch, *, stopping: bool) -> N
 
 def outcome_of(task: Task, attempt: Attempt, stopping: bool) -> Outcome:
     """The end of an attempt, read from files and its exit code; its logs are cleaned of tokens first."""
-    for log in (task.folder.launch_log, *task.folder.logs.glob("rank-*.log")):
-        scrub(log)
+    clean_logs(task)
     outcome = read_outcome(
         task.job,
         task.folder,
@@ -183,6 +183,12 @@ def outcome_of(task: Task, attempt: Attempt, stopping: bool) -> Outcome:
             outcome, kind="signal", signal=signal.SIGTERM, message="asked to stop by someone outside this run"
         )
     return outcome
+
+
+def clean_logs(task: Task) -> None:
+    """Redact what torchrun and native libraries printed, and what a killed rank could not clean itself."""
+    for log in task.folder.logs.glob("*.log"):
+        scrub(log)
 
 
 def write_down(task: Task, attempt: Attempt, outcome: Outcome, launch: Launch) -> None:
@@ -224,15 +230,17 @@ def look_elsewhere(tasks: Sequence[Task], launch: Launch) -> None:
     for task in tasks:
         if task.state != "elsewhere":
             continue
+        if Lease.holder(task.folder.claim) is not None or Lease.holder(task.folder.lease) is not None:
+            continue
+        clean_logs(task)
+        failure = failure_told_by_others(task, launch)
         if is_complete(task.job, task.folder):
             task.state, task.note = "done", "done by another run"
-        elif Lease.holder(task.folder.claim) is None and Lease.holder(task.folder.lease) is None:
-            failure = failure_told_by_others(task, launch)
-            if failure is None:
-                task.state, task.note = "waiting", "left unfinished by another run"
-            else:
-                task.failures.append(failure)
-                task.state, task.note = "failed", f"failed in another run: {failure.message}"
+        elif failure is None:
+            task.state, task.note = "waiting", "left unfinished by another run"
+        else:
+            task.failures.append(failure)
+            task.state, task.note = "failed", f"failed in another run: {failure.message}"
 
 
 def failure_told_by_others(task: Task, launch: Launch) -> Outcome | None:

@@ -48,7 +48,7 @@ def link_trials(jobs: Iterable[Job], seeds: Sequence[int], folder: StudyDir) -> 
 
     Pretrained weights are scored once for all seeds: every trial of an untrained variant links to that one job.
     """
-    wanted = {}
+    wanted: dict[Path, str] = {}
     for job in jobs:
         for variant in job.variants:
             for seed in seeds if job.settings is None else ():

@@ -18,7 +18,10 @@ def writer_name() -> str:
 
 @contextlib.contextmanager
 def present(study: StudyDir) -> Iterator[None]:
-    """Be listed in `launchers` meanwhile."""
+    """Be listed in `launchers` meanwhile; those that were killed are struck off."""
+    for left in study.launchers.iterdir() if study.launchers.is_dir() else ():
+        if Lease.holder(left) is None:
+            shutil.rmtree(left, ignore_errors=True)
     folder = study.launchers / writer_name()
     try:
         with Lease.acquire(folder):

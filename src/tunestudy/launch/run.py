@@ -6,7 +6,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tunestudy.config.errors import Exit
+from tunestudy.config.errors import Exit, StudyError
 from tunestudy.launch.carry_out import carry_out
 from tunestudy.launch.detach import detach as go_on_detached
 from tunestudy.launch.local import find_slots
@@ -44,7 +44,11 @@ def run_study(
     prepare(loaded.study, source, [planned.job for planned in plan.jobs], plan.as_json(), study)
 
     def work() -> Exit:
-        code = carry_out(loaded.study, chosen, study, slots=slots, command=command, quiet=quiet)
+        try:
+            code = carry_out(loaded.study, chosen, study, slots=slots, command=command, quiet=quiet)
+        except OSError as error:
+            cause = f"cannot be written any more: {error.strerror}; running jobs go on, run again to continue"
+            raise StudyError(str(study.root), cause, exit_code=Exit.PREFLIGHT_REFUSED) from error
         if code == Exit.INTERRUPTED:
             return code
         met = build_report(study)

@@ -105,7 +105,11 @@ class Lease:
     @staticmethod
     def holder(path: Path, *, stale_s: float = STALE_S) -> Holder | None:
         """Who holds the lease now; None when nobody does: never taken, given back, or its holder is dead."""
-        return _judge(path, _newest(path), stale_s)
+        while True:
+            newest = _newest(path)
+            holder = _judge(path, newest, stale_s)
+            if holder is not None or newest == _newest(path):  # else it passed to the next number while we looked
+                return holder
 
     def still_mine(self) -> bool:
         """Whether no one has taken over. Ask before publishing anything: a suspended holder may be out of date."""
