@@ -4,7 +4,7 @@ make benchmarks                       # all
 python benchmarks/all.py plan kills   # some; the other sections of RESULTS.md stay as they are
 """
 
-import datetime
+import datetime as dt
 import platform
 import re
 import subprocess
@@ -21,7 +21,7 @@ SECTIONS = {
     "plan": ("Start of the command line and planning", [["plan_speed.py"]]),
     "throughput": (
         "Training throughput against TRL",
-        [["throughput.py"], ["throughput.py", "--vocab", "4000", "--width", "4"]],
+        [["throughput.py"], ["throughput.py", "--vocabulary", "4000", "--width", "1024", "--samples", "64"]],
     ),
     "gradients": ("Gradient equality", [["gradient_equality.py"]]),
     "kills": ("Exact resume after SIGKILL", [["kills.py"]]),
@@ -41,15 +41,14 @@ def machine() -> str:
     found = re.search(r"model name\s*:\s*(.+)", lines)
     memory_gib = psutil.virtual_memory().total / 2**30
     names = ("torch", "transformers", "peft", "trl")
-    return (
-        f"{found.group(1) if found else platform.processor()}, {psutil.cpu_count()} cores, {memory_gib:.0f} GiB, no GPU; "
-        f"Python {platform.python_version()}, " + ", ".join(f"{name} {version(name)}" for name in names)
-    )
+    processor = found.group(1) if found else platform.processor()
+    software = ", ".join(["Python " + platform.python_version(), *(f"{name} {version(name)}" for name in names)])
+    return f"{processor}, {psutil.cpu_count()} cores, {memory_gib:.0f} GiB, no GPU; {software}"
 
 
 def measured(title: str, commands: list[list[str]]) -> str:
     """The section of one benchmark: what was run, where, when, and what it printed."""
-    parts = [f"## {title}", f"{datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d}, {machine()}"]
+    parts = [f"## {title}", f"{dt.datetime.now(tz=dt.UTC):%Y-%m-%d}, {machine()}"]
     for script, *options in commands:
         print(f"benchmarks/{script} {' '.join(options)} …", flush=True)
         done = subprocess.run([sys.executable, HERE / script, *options], capture_output=True, text=True, check=False)
