@@ -23,7 +23,7 @@ from tunestudy.study.plain import mistakes
 from tunestudy.study.problems import raise_all
 from tunestudy.study.references import reference_mistakes
 from tunestudy.study.source import KeyPath, Source, read_source
-from tunestudy.study.start import resolve_starts
+from tunestudy.study.start import Start, resolve_starts
 from tunestudy.study.variants import RawVariant, Resolver, Settings, laid_over
 
 
@@ -107,6 +107,7 @@ class _Reader:
         self._source = source
         self._raw = raw_variants
         self._stages: dict[str, TrainStage | None] = {}
+        self._complete: dict[tuple[int, str], TrainStage] = {}
 
     def study(self) -> Study | None:
         """The study, or None when there are errors."""
@@ -128,11 +129,10 @@ class _Reader:
         stages = {stage: self._stage((*path, "stages", stage), use.settings) for stage, use in raw.uses.items()}
         complete = {stage: settings for stage, settings in stages.items() if settings is not None}
         if len(complete) == len(stages):
-            for stage, resolved in resolve_starts(complete):
-                if isinstance(resolved, str):
-                    self._wrong((*path, "stages", stage, "init"), resolved)
-                else:
-                    complete[stage] = self._with_batch((*path, "stages", stage), resolved, ranks)
+            for stage, start in resolve_starts(complete).items():
+                if start.mistake:
+                    self._wrong((*path, "stages", stage, "init"), start.mistake)
+                complete[stage] = self._completed((*path, "stages", stage), complete[stage], start, ranks)
         try:
             return Variant.model_validate(frozen({**raw.rest, "stages": complete}), strict=True)
         except ValidationError as error:
@@ -154,6 +154,15 @@ class _Reader:
             for inner, message in mistakes(error, settings):
                 self._wrong((*path, *inner), message)
             return None
+
+    def _completed(self, path: KeyPath, stage: TrainStage, start: Start, ranks: int) -> TrainStage:
+        """With `init`, `train` and the batch numbers explicit; variants that share a stage share the object."""
+        known = (id(stage), start.init)
+        if known not in self._complete:
+            train = stage.train if stage.train is not None else ("none" if stage.adapter else "all")
+            explicit = stage.model_copy(update={"init": start.init, "train": train})
+            self._complete[known] = self._with_batch(path, explicit, ranks)
+        return self._complete[known]
 
     def _with_batch(self, path: KeyPath, stage: TrainStage, ranks: int) -> TrainStage:
         try:

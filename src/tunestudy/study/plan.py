@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tunestudy.config.benchmark import AnyBenchmark
 from tunestudy.config.job import Evaluation, Job
 from tunestudy.config.stage import TrainStage
 from tunestudy.config.study import Study
@@ -166,35 +167,50 @@ class _Graph:
     """Jobs by id; trials that begin alike meet in the same ones."""
 
     def __init__(self, study: Study, identities: Identities, base_dir: str) -> None:
-        self._study, self._identities, self._base_dir = study, identities, base_dir
+        self._study, self._identities = study, identities
+        self._template = Job(
+            id="",
+            stage="",
+            fingerprint="0" * 64,
+            seed=0,
+            variants=(),
+            model=study.model,
+            settings=None,
+            base_dir=base_dir,
+        )
         self._drafts: dict[str, _Draft] = {}
+        self._known: dict[tuple[str, int, int, str], _Draft] = {}
         self._facts: dict[int, _StageFacts] = {}
-        self._benchmarks = {
-            name: benchmark_digest(benchmark, identities.dataset_digests[_dataset_name(benchmark.dataset)])
-            for name, benchmark in study.benchmarks.items()
-        }
+        self._benchmarks = {name: self._benchmark(benchmark) for name, benchmark in study.benchmarks.items()}
+        """Each with its own digest in place of the fingerprint that a job's scores will have."""
+
+    def _benchmark(self, benchmark: AnyBenchmark) -> Evaluation:
+        data = self._identities.dataset_digests[_dataset_name(benchmark.dataset)]
+        return Evaluation(benchmark=benchmark, fingerprint=benchmark_digest(benchmark, data))
 
     def add_trial(self, variant: str, seed: int) -> None:
         """Join or make the job of each stage of one variant at one seed."""
         stages = self._study.variants[variant].stages
         job: _Draft | None = None
         for stage, settings in stages.items():
-            job = self._join(self._training_job(stage, settings, seed, job), variant)
+            job = self._training_job(stage, settings, seed, job)
+            job.variants[variant] = None
         if job is None:
-            job = self._join(self._base_model_job(seed), variant)
+            job = self._base_model_job(seed)
+            job.variants[variant] = None
         job.ends_a_variant = True
 
     def jobs(self) -> list[Job]:
         """The finished jobs, parents before children."""
         return [self._finished(draft) for draft in self._drafts.values()]
 
-    def _join(self, draft: _Draft, variant: str) -> _Draft:
-        job = self._drafts.setdefault(draft.id, draft)
-        assert job.fingerprint == draft.fingerprint, "two jobs whose fingerprints share 12 digits"
-        job.variants[variant] = None
-        return job
-
     def _training_job(self, stage: str, settings: TrainStage, seed: int, previous: _Draft | None) -> _Draft:
+        known = (stage, id(settings), seed, previous.id if previous else "")
+        if known not in self._known:
+            self._known[known] = self._new_job(stage, settings, seed, previous)
+        return self._known[known]
+
+    def _new_job(self, stage: str, settings: TrainStage, seed: int, previous: _Draft | None) -> _Draft:
         facts = self._facts_of(settings)
         parents = _lineage(settings, previous)
         fingerprint = job_fingerprint(
@@ -204,7 +220,7 @@ class _Graph:
             model=self._identities.model_digest,
             parents=[self._drafts[parent].fingerprint for parent in parents],
         )
-        return _Draft(_job_id(stage, fingerprint), stage, fingerprint, seed, parents, settings)
+        return self._joined(_Draft(_job_id(stage, fingerprint), stage, fingerprint, seed, parents, settings))
 
     def _base_model_job(self, seed: int) -> _Draft:
         """Pretrained weights are the same at every seed, so they are scored once; random ones are drawn by the seed."""
@@ -212,33 +228,37 @@ class _Graph:
         fingerprint = job_fingerprint(
             settings=None, seed=seed if random else None, data={}, model=self._identities.model_digest, parents=[]
         )
-        return _Draft(_job_id(BASE_MODEL, fingerprint), BASE_MODEL, fingerprint, seed, (), None)
+        return self._joined(_Draft(_job_id(BASE_MODEL, fingerprint), BASE_MODEL, fingerprint, seed, (), None))
+
+    def _joined(self, draft: _Draft) -> _Draft:
+        """The job of that id: an equal one of an earlier trial, or this."""
+        job = self._drafts.setdefault(draft.id, draft)
+        assert job.fingerprint == draft.fingerprint, "two jobs whose fingerprints share 12 digits"
+        return job
 
     def _finished(self, draft: _Draft) -> Job:
-        """Its parts are validated already, and validating ten thousand jobs again would take seconds."""
+        """A copy of a job made once: its parts are validated, and doing so ten thousand times would take seconds."""
         names = set(self._facts_of(draft.settings).data) if draft.settings else set()
         if draft.ends_a_variant:
             names |= {_dataset_name(benchmark.dataset) for benchmark in self._study.benchmarks.values()}
-        return Job.model_construct(
-            id=draft.id,
-            stage=draft.stage,
-            fingerprint=draft.fingerprint,
-            seed=draft.seed,
-            variants=tuple(draft.variants),
-            parents=draft.parents,
-            model=self._study.model,
-            settings=draft.settings,
-            datasets={name: dataset for name, dataset in self._study.datasets.items() if name in names},
-            evaluations=self._evaluations(draft.fingerprint) if draft.ends_a_variant else {},
-            base_dir=self._base_dir,
+        return self._template.model_copy(
+            update={
+                "id": draft.id,
+                "stage": draft.stage,
+                "fingerprint": draft.fingerprint,
+                "seed": draft.seed,
+                "variants": tuple(draft.variants),
+                "parents": draft.parents,
+                "settings": draft.settings,
+                "datasets": {name: dataset for name, dataset in self._study.datasets.items() if name in names},
+                "evaluations": self._evaluations(draft.fingerprint) if draft.ends_a_variant else {},
+            }
         )
 
     def _evaluations(self, job: str) -> dict[str, Evaluation]:
         return {
-            name: Evaluation.model_construct(
-                benchmark=benchmark, fingerprint=evaluation_fingerprint(job, self._benchmarks[name])
-            )
-            for name, benchmark in self._study.benchmarks.items()
+            name: evaluation.model_copy(update={"fingerprint": evaluation_fingerprint(job, evaluation.fingerprint)})
+            for name, evaluation in self._benchmarks.items()
         }
 
     def _facts_of(self, settings: TrainStage) -> "_StageFacts":

@@ -4,8 +4,14 @@ It describes the YAML form (`defaults:`, `stages:`, `overrides:`, `matrix:`), no
 cannot say (names that must exist, numbers that must divide) `tunestudy validate` says.
 """
 
+import ast
+import inspect
+import itertools
+import textwrap
+from collections.abc import Iterator
 from typing import Any
 
+from tunestudy.config.base import Config
 from tunestudy.config.stage import TrainStage
 from tunestudy.config.study import Study, Variant
 
@@ -21,9 +27,9 @@ _NAME = r"^[^/\s]+$"
 
 def study_schema() -> Schema:
     """JSON schema (draft 2020-12) of a study file."""
-    study = Study.model_json_schema()
+    study = _explained(Study)
     definitions: Schema = study.pop("$defs")
-    stage = TrainStage.model_json_schema()
+    stage = _explained(TrainStage)
     definitions |= stage.pop("$defs")
     settings = _settings(stage)
     definitions |= {
@@ -51,8 +57,44 @@ def study_schema() -> Schema:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_tidy(whole)}
 
 
+def _explained(config: type[Config]) -> Schema:
+    """Pydantic's schema of a class, with the docstring below each field as its description."""
+    schema = config.model_json_schema()
+    for part in (config, *_parts(config)):
+        target = schema if part is config else schema.get("$defs", {}).get(part.__name__, {})
+        for name, text in _docstrings(part).items():
+            if name in target.get("properties", {}):
+                target["properties"][name]["description"] = text
+    return schema
+
+
+def _parts(config: type[Config]) -> Iterator[type[Config]]:
+    """Every settings class of the package: whichever is a part of `config` is in its `$defs`."""
+    for subclass in Config.__subclasses__():
+        yield from (found for found in _with_subclasses(subclass) if found is not config)
+
+
+def _with_subclasses(config: type[Config]) -> Iterator[type[Config]]:
+    yield config
+    for subclass in config.__subclasses__():
+        yield from _with_subclasses(subclass)
+
+
+def _docstrings(config: type[Config]) -> dict[str, str]:
+    """Field → the string literal below it in the source, of the class and those it inherits from."""
+    found: dict[str, str] = {}
+    for owner in reversed([owner for owner in config.__mro__ if issubclass(owner, Config)]):
+        body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for above, below in itertools.pairwise(body.body):
+            match above, below:
+                case ast.AnnAssign(target=ast.Name(id=field)), ast.Expr(value=ast.Constant(value=str(text))):
+                    found[field] = inspect.cleandoc(text)
+    return found
+
+
 def _variant() -> Schema:
-    of_variant = Variant.model_json_schema()["properties"]
+    of_variant = _explained(Variant)["properties"]
     return {
         "type": "object",
         "additionalProperties": False,

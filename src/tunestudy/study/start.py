@@ -1,9 +1,13 @@
 """How each stage of a variant starts: `init` made explicit, or refused with the choice explained."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 from tunestudy.config.adapter import LoraAdapter
 from tunestudy.config.stage import TrainStage
+
+Init = Literal["continue", "merge_then_new", "stack", "base"]
 
 _CHOICE = (
     "say how it starts: `continue` (train that adapter further), `merge_then_new` (fold it into the weights, start a "
@@ -12,41 +16,50 @@ _CHOICE = (
 _SAME = ("type", "lora_r", "lora_alpha", "use_rslora", "target_modules")
 
 
-def resolve_starts(stages: Mapping[str, TrainStage]) -> Iterator[tuple[str, TrainStage | str]]:
-    """Each stage with `init` and `train` explicit, or, in place of it, what is wrong with its `init`."""
+@dataclass(frozen=True)
+class Start:
+    """How one stage starts; `mistake` says what is wrong with it, empty when nothing is."""
+
+    init: Init
+    mistake: str = ""
+
+
+def resolve_starts(stages: Mapping[str, TrainStage]) -> dict[str, Start]:
+    """The start of each stage of a variant, given in order."""
+    starts: dict[str, Start] = {}
     before: tuple[str, TrainStage] | None = None
     for name, stage in stages.items():
-        start, mistake = _first(stage) if before is None else _after(stage, *before)
-        train = stage.train if stage.train is not None else ("none" if stage.adapter else "all")
-        resolved = stage.model_copy(update={"init": start, "train": train})
-        yield name, mistake or resolved
-        before = name, resolved
+        starts[name] = _first(stage) if before is None else _after(stage, *before)
+        before = name, stage
+    return starts
 
 
-def _first(stage: TrainStage) -> tuple[str, str]:
+def _first(stage: TrainStage) -> Start:
     if stage.init in (None, "base"):
-        return "base", ""
-    return "base", f"`{stage.init}` needs a stage before it, and this is the variant's first; it starts from `base`"
+        return Start("base")
+    return Start(
+        "base", f"`{stage.init}` needs a stage before it, and this is the variant's first: it starts from `base`"
+    )
 
 
-def _after(stage: TrainStage, name: str, parent: TrainStage) -> tuple[str, str]:
+def _after(stage: TrainStage, name: str, parent: TrainStage) -> Start:
     if parent.adapter is None:
-        if stage.init in ("merge_then_new", "stack"):
-            return (
-                "continue",
-                f"`{stage.init}` needs an adapter from the stage before, `{name}` has none; use `continue` or `base`",
-            )
-        return stage.init or "continue", ""
+        return _after_whole_model(stage, name)
     if stage.init is None:
-        return "base", f"`{name}` before it leaves an adapter; {_CHOICE}"
+        return Start("base", f"`{name}` before it leaves an adapter; {_CHOICE}")
     if stage.init in ("merge_then_new", "base"):
-        return stage.init, ""
+        return Start(stage.init)
     if stage.adapter is None:
-        return (
-            stage.init,
-            f"`{stage.init}` after `{name}` needs an `adapter:`; to train in full, use `merge_then_new`",
-        )
-    return stage.init, _adapter_change(name, parent.adapter, stage.adapter) if stage.init == "continue" else ""
+        cure = "to train in full, use `merge_then_new`"
+        return Start(stage.init, f"`{stage.init}` after `{name}` needs an `adapter:`; {cure}")
+    return Start(stage.init, _adapter_change(name, parent.adapter, stage.adapter) if stage.init == "continue" else "")
+
+
+def _after_whole_model(stage: TrainStage, name: str) -> Start:
+    if stage.init in ("merge_then_new", "stack"):
+        needs = f"`{stage.init}` needs an adapter from the stage before, `{name}` has none"
+        return Start("continue", f"{needs}; use `continue` or `base`")
+    return Start(stage.init or "continue")
 
 
 def _adapter_change(name: str, old: LoraAdapter, new: LoraAdapter) -> str:
