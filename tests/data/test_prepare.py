@@ -101,6 +101,11 @@ def test_a_record_keeps_its_own_id_if_all_have_one(prepared, write_jsonl):
     assert ids(prepared({"d": {"path": "d.jsonl"}}).train) == ["r0", "r1", "r2", "r3", "r4"]
 
 
+def test_the_id_can_have_another_column(prepared, write_jsonl):
+    write_jsonl("d.jsonl", [{**row, "uid": i} for i, row in enumerate(rows(3))])
+    assert ids(prepared({"d": {"path": "d.jsonl", "columns": {"id": "uid"}}}).train) == ["0", "1", "2"]
+
+
 @pytest.mark.parametrize("own", [["a", "b", "a"], ["a", "b", None]])
 def test_otherwise_ids_are_content_hashes(prepared, write_jsonl, own):
     write_jsonl("d.jsonl", [{**row, "id": value} for value, row in zip(own, rows(3), strict=True)])
@@ -155,7 +160,7 @@ def test_mixture_report(prepared, write_jsonl):
     assert a["tokens"] + b["tokens"] == data.train.num_tokens
 
 
-def test_bad_records_go_to_the_manifest(prepared, write_jsonl, stage):
+def test_bad_records_go_to_the_manifest(write_jsonl, stage, capsys):
     bad = ["{broken", {"prompt": "x"}, {"prompt": "x", "completion": ""}, {"prompt": "x" * 99, "completion": "y"}]
     write_jsonl("d.jsonl", [*rows(20), *bad])
     job, folder = stage({"d": {"path": "d.jsonl", "max_rejected": 0.5}}, max_length=64)
@@ -167,6 +172,7 @@ def test_bad_records_go_to_the_manifest(prepared, write_jsonl, stage):
     lines = [json.loads(line) for line in manifest.read_text().splitlines()]
     assert [line["line"] for line in lines] == ["d.jsonl:21", "d.jsonl:22", "d.jsonl:23", "d.jsonl:24"]
     assert lines[3]["reason"] == "too long: 101 tokens, max_length is 64" and lines[3]["source"] == "d"
+    assert "d: 4 of 24 records left out (not JSON 1, missing field 1, empty answer 1" in capsys.readouterr().out
 
 
 def test_too_many_bad_records_refuse_the_data_set(prepared, write_jsonl, tmp_path):

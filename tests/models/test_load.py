@@ -92,6 +92,40 @@ def test_a_new_adapter_on_an_adapter(lab, parent, disturb, logits, init):
     torch.testing.assert_close(logits(load_result(folder, "cpu").model), logits(model), atol=1e-5, rtol=1e-5)
 
 
+def adapter_and_head(lab, disturb):
+    """A published adapter with `lm_head` trained in full beside it, its model, and the settings of both."""
+    model = lab.job("x")[0].model.model_dump()
+    options = {
+        "model": {**model, "config": {**model["config"], "tie_word_embeddings": False}},
+        "settings": {"adapter": LORA, "train": ["lm_head"]},
+    }
+    job, folder = lab.job("adapt", **options)
+    loaded = load_start(job, folder, "cpu")
+    trained = attach(loaded.model, LoraAdapter.model_validate(LORA), ["lm_head"], seed=1)
+    disturb(trained)
+    lab.publish(folder, loaded, trained)
+    return job, folder, trained, options
+
+
+@pytest.mark.parametrize("init", ["continue", "merge_then_new"])
+def test_a_role_trained_beside_the_adapter_goes_on(lab, disturb, logits, init):
+    job, folder, trained, options = adapter_and_head(lab, disturb)
+    torch.testing.assert_close(logits(load_result(folder, "cpu").model), logits(trained))
+    settings = {**options["settings"], "init": init}
+    start = load_start(*lab.job("more", parents=(job.id,), model=options["model"], settings=settings), "cpu").model
+    torch.testing.assert_close(logits(start), logits(trained), atol=1e-5, rtol=1e-5)
+    if init == "continue":
+        assert any("lm_head" in name and p.requires_grad for name, p in start.named_parameters())
+
+
+def test_stack_on_a_role_trained_beside_an_adapter_is_refused(lab, disturb):
+    job, _, _, options = adapter_and_head(lab, disturb)
+    settings = {**options["settings"], "init": "stack"}
+    child = lab.job("more", parents=(job.id,), model=options["model"], settings=settings)
+    with pytest.raises(StudyError, match="stack cannot freeze the roles"):
+        load_start(*child, "cpu")
+
+
 def test_an_adapter_parent_needs_an_init(lab, parent, disturb):
     job, _, _ = adapter_job(lab, parent, disturb)
     child = lab.job("more", parents=(job.id,), settings={"adapter": LORA})

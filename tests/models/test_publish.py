@@ -14,8 +14,8 @@ from tunestudy.models.load import load_start
 LORA = {"type": "lora", "lora_r": 4, "lora_alpha": 8}
 
 
-def published_adapter(lab, disturb, *, parents=()):
-    job, folder = lab.job("adapt", parents=parents, settings={"adapter": LORA})
+def published_adapter(lab, disturb, *, parents=(), seed=1):
+    job, folder = lab.job("adapt", parents=parents, seed=seed, settings={"adapter": LORA})
     loaded = load_start(job, folder, "cpu")
     model = attach(loaded.model, LoraAdapter.model_validate(LORA), seed=1)
     disturb(model)
@@ -61,6 +61,9 @@ def test_a_moved_results_folder_still_works(lab, parent, disturb, logits, tmp_pa
 
 
 def test_no_absolute_path_is_published(lab, parent, disturb, tmp_path):
-    folder, _ = published_adapter(lab, disturb, parents=(parent[0].id,))
-    for path in [*folder.model.iterdir(), *parent[1].model.iterdir()]:
+    published_adapter(lab, disturb, parents=(parent[0].id,))
+    lone, _ = published_adapter(lab, disturb, seed=2)
+    files = [path for path in (tmp_path / "results").rglob("*") if path.is_file() and "leases" not in path.parts]
+    assert any("cache" in path.parts for path in files) and lone.model.is_dir()
+    for path in files:
         assert str(tmp_path).encode() not in path.read_bytes(), path.name

@@ -86,6 +86,10 @@ class RecordReader:
         self._format = FORMATS[self.format_name]
         self._columns = _columns(name, self.format_name, dataset.columns, first)
 
+    def id_of(self, record: Mapping[str, Any]) -> Any:
+        """The record's own id, None where it has none."""
+        return record.get(self._columns["id"])
+
     def example(self, record: Mapping[str, Any]) -> Example:
         """The canonical example of a record. Raises Rejected."""
         if any(record.get(column) for column in MEDIA_COLUMNS):

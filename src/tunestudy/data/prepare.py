@@ -66,7 +66,11 @@ def prepare(job: Job, folder: JobDir, tokenizer: Any, world: Ranks) -> PreparedD
         while problems(cache, hashes=False):  # a barrier would time out where tokenising takes hours
             time.sleep(POLL_S)
     world.barrier()
-    return _opened(cache, wanted, settings)
+    data = _opened(cache, wanted, settings)
+    if world.rank == 0:
+        for line in remarks(data.report):
+            print(line, flush=True)
+    return data
 
 
 def wanted_data(job: Job, settings: TrainStage, base_dir: Path) -> Wanted:
@@ -150,8 +154,6 @@ def _opened(cache: Path, wanted: Wanted, settings: TrainStage) -> PreparedData:
     if evaluation is not None:
         report["eval"] = _eval_report(evaluation)
         report["overlap"] = overlap(train, evaluation)
-        if rows := report["overlap"]["rows"]:
-            print(f"warning: {rows} of {len(evaluation)} evaluation rows also occur in the training data", flush=True)
     return PreparedData(train, evaluation, report)
 
 
@@ -192,3 +194,16 @@ def overlap(train: Corpus, evaluation: Corpus) -> dict[str, Any]:
     """How many evaluation rows have a twin of the same content in training, with the ids of the first."""
     twins = np.flatnonzero(np.isin(evaluation.content, train.content))
     return {"rows": len(twins), "examples": [evaluation.sample_ids[int(i)] for i in twins[:OVERLAP_EXAMPLES]]}
+
+
+def remarks(report: dict[str, Any]) -> list[str]:
+    """What a person should know of a stage's data: records left out, evaluation rows seen in training."""
+    lines = [
+        f"{name}: {sum(source['rejected'].values())} of {source['read']} records left out "
+        f"({', '.join(f'{reason} {count}' for reason, count in source['rejected'].items())})"
+        for name, source in report["sources"].items()
+        if source["rejected"]
+    ]
+    if twins := report.get("overlap", {}).get("rows"):
+        lines.append(f"warning: {twins} of {report['eval']['rows']} evaluation rows also occur in the training data")
+    return lines

@@ -93,13 +93,13 @@ class Survey:
         """The chosen records in their order."""
         seen: Counter[int] = Counter()
         index = -1
-        for raw, outcome in _examples(self.name, self.dataset, self.base_dir):
+        for raw, own_id, outcome in _examples(self.name, self.dataset, self.base_dir):
             if isinstance(outcome, Rejected):
                 continue
             index += 1
             digest = outcome.content_hash()
             content = int.from_bytes(digest[:8], "little")
-            record_id = split_id = str(raw.columns["id"]) if self.own_ids else digest.hex()
+            record_id = split_id = str(own_id) if self.own_ids else digest.hex()
             if not self.own_ids and content in self.repeated:
                 seen[content] += 1
                 record_id = f"{split_id}-{seen[content]}" if seen[content] > 1 else split_id
@@ -111,15 +111,14 @@ def survey(name: str, dataset: Dataset, base_dir: Path) -> Survey:
     """Read a data set once. Raises StudyError when it cannot be used."""
     tally, bad = Tally(), []
     contents, ids = array("Q"), _IdCheck()
-    for raw, outcome in _examples(name, dataset, base_dir):
+    for raw, own_id, outcome in _examples(name, dataset, base_dir):
         tally.read += 1
         if isinstance(outcome, Rejected):
             tally.reject(raw.place, outcome)
-            bad.append(
-                {"id": str(raw.columns.get("id", "")), "source": name, "line": raw.place, "reason": str(outcome)}
-            )
+            told_id = "" if own_id is None else str(own_id)
+            bad.append({"id": told_id, "source": name, "line": raw.place, "reason": str(outcome)})
             continue
-        ids.see(raw.columns.get("id"))
+        ids.see(own_id)
         contents.append(int.from_bytes(outcome.content_hash()[:8], "little"))
     tally.check(name, dataset)
     values, counts = np.unique(np.frombuffer(contents, np.uint64), return_counts=True)
@@ -148,14 +147,17 @@ class _IdCheck:
         return self._complete and len(hashes) > 0 and len(np.unique(hashes)) == len(hashes)
 
 
-def _examples(name: str, dataset: Dataset, base_dir: Path) -> Iterator[tuple[Raw, Example | Rejected]]:
+def _examples(name: str, dataset: Dataset, base_dir: Path) -> Iterator[tuple[Raw, Any, Example | Rejected]]:
+    """Every record with its own id and its example, or the reason against it."""
     reader: RecordReader | None = None
     for raw in source_of(dataset).read(dataset, base_dir):
         if raw.problem:
-            yield raw, Rejected(raw.problem)
+            yield raw, None, Rejected(raw.problem)
             continue
         reader = reader or RecordReader(name, dataset, raw.columns)
+        outcome: Example | Rejected
         try:
-            yield raw, reader.example(raw.columns)
+            outcome = reader.example(raw.columns)
         except Rejected as problem:
-            yield raw, problem
+            outcome = problem
+        yield raw, reader.id_of(raw.columns), outcome

@@ -16,6 +16,7 @@ from tunestudy.config.model import ModelConfig
 from tunestudy.models.identity import Identity, folder_identity, random_identity
 from tunestudy.models.origin import Origin, find_origin, load_tokenizer, pretrained, random_weights
 from tunestudy.models.publish import keep_base
+from tunestudy.models.roles import hold_trainable_in_float32
 from tunestudy.records.atomic import read_json
 from tunestudy.records.layout import JobDir
 from tunestudy.records.manifest import problems, read_manifest
@@ -92,7 +93,9 @@ def _on_adapter(
     base, identity = _base_of(parent, facts, job.model, device)
     if init == "continue" and job.settings.adapter is not None:
         _check_same_adapter(job, parent)
-        return LoadedModel(_with_adapter(base, parent, trainable=True), tokenizer, identity, continues_adapter=True)
+        model = _with_adapter(base, parent, trainable=True)
+        hold_trainable_in_float32(model)
+        return LoadedModel(model, tokenizer, identity, continues_adapter=True)
     if init not in ("merge_then_new", "stack"):
         raise StudyError(
             at(f"stages.{job.stage}.init"),
