@@ -99,6 +99,7 @@ CASES = {
         "rotatd",
         "there is no data set `rotatd`; did you mean `rotated`?",
     ),
+    "data set twice": ("data: rotated", "data: [rotated, rotated]", "adapt: {", "`rotated` stands twice"),
     "unknown data set of a benchmark": ("dataset: rotated@", "dataset: rotatet@", "rotatet", "did you mean `rotated`?"),
     "unknown type of benchmark": ("type: exact_match", "type: exact", "type: exact", "there is no type `exact`"),
     "unknown share": ("rotated@held_out", "rotated@test", "rotated@test", "`rotated@held_out` is its held-out share"),

@@ -1,6 +1,7 @@
 """Trials share what they have in common; the plan says so, and what an edit changes."""
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,8 @@ from tunestudy.launch.prepare import prepare
 from tunestudy.records.atomic import write_json
 from tunestudy.records.layout import StudyDir
 from tunestudy.study.clean import clean_lines
-from tunestudy.study.plan import BASE_MODEL, Plan
+from tunestudy.study.graph import BASE_MODEL
+from tunestudy.study.plan import Plan
 from tunestudy.study.show import plan_lines
 
 Folder = Any
@@ -239,6 +241,29 @@ class TestEstimates:
         assert base.steps == 3 + 3 + 2
         assert base.estimate.steps.exact is False
         assert base.job.stage == "base"
+
+    def test_digits_as_characters(self, folder: Folder) -> None:
+        base = folder.plan().jobs[0]
+        assert base.tokens == 300 * 32 * 75
+        assert str(base.estimate.tokens) == "≈720,000"
+
+    def test_packed_rows_are_full(self, folder: Folder, edited: Edit) -> None:
+        text = edited(("max_steps: 300", "packing: true, max_length: 750"))
+        samples = round(1797 * 0.8)
+        base = folder.plan(text).jobs[0]
+        assert base.steps == math.ceil(math.ceil(samples / 10) / 32)
+        assert base.tokens == base.steps * 32 * 750
+
+    def test_what_a_job_has_counted_wins(self, folder: Folder, edited: Edit) -> None:
+        text = edited(("max_steps: 300", "num_train_epochs: 2"))
+        job = next(one.job for one in folder.plan(text).jobs if one.job.stage == "base")
+        place = StudyDir(folder.results / "digits").job(job.id)
+        write_json(place.data_report, {"sources": {"upright": {"samples": 320, "tokens": 3200}}})
+        plans = {one.job.stage: one for one in folder.plan(text).jobs if one.job.seed == 3}
+        assert (str(plans["base"].estimate.steps), plans["base"].tokens) == ("20", 6400)
+        assert plans["adapt"].tokens == 200 * 32 * 75
+        other = folder.plan(text, "stages.base.max_length=70").jobs[0]
+        assert str(other.estimate.steps) == "≈90"
 
     def test_unknown_stays_unknown(self, folder: Folder, edited: Edit) -> None:
         text = edited(

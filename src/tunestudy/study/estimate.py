@@ -1,24 +1,27 @@
 """What a stage will cost in steps, tokens and checkpoints, as far as that is known before it runs.
 
-Nothing is invented: a number that cannot be derived is None. Counts from an earlier run's `data.json` are exact and
-win over what is counted here.
+Nothing is invented: a number that cannot be derived is None. What a job on the same data has counted (its data.json) is
+exact and wins over what is counted here.
 """
 
 import csv
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tunestudy.config.data import Dataset, DigitsDataset, FileDataset, MixturePart, samples_per_epoch
+from tunestudy.config.model import CharacterTokenizer
 from tunestudy.config.stage import TrainStage
 from tunestudy.config.study import Study
-from tunestudy.records.atomic import read_json
-from tunestudy.records.layout import StudyDir
 
 DIGITS = 1797
 """Records of scikit-learn's digits."""
+
+DIGITS_CHARACTERS = 8 * 8 + 8 + 1 + 1
+"""Of one of them as text: pixels, line ends, `=`, the answer; training adds a stop token."""
 
 COUNTED_UP_TO_BYTES = 2_000_000_000
 """Larger files are not read for a plan: their number of records stays unknown."""
@@ -45,84 +48,94 @@ class Estimate:
     """Written in all; retention keeps fewer."""
 
 
+Measured = Mapping[str, Mapping[str, Any]]
+"""`sources` of a data.json: name → {"samples", "tokens", …}."""
+
+
+@dataclass(frozen=True)
+class _Source:
+    samples: Amount
+    tokens_per_sample: float | None
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    """Rows (samples, or packs) of one epoch and their mean length; None: unknown."""
+
+    rows: Amount | None = None
+    tokens_per_sample: float | None = None
+
+
 NOTHING = Estimate(Amount(0, exact=True), Amount(0, exact=True), 0)
 
 
 class Estimator:
     """Estimates stages of one study; each data set is counted once."""
 
-    def __init__(self, study: Study, folder: Path, results: StudyDir) -> None:
-        self._datasets = study.datasets
+    def __init__(self, study: Study, folder: Path) -> None:
+        self._study = study
         self._folder = folder
-        self._counts: dict[str, Amount | None] = {}
-        self._measured = _measured_sources(results)
+        self._records: dict[str, Amount | None] = {}
 
-    def of(self, stage: TrainStage) -> Estimate:
-        """Steps, tokens and checkpoints of one job of this stage."""
-        per_epoch = self._samples_per_epoch(stage)
-        steps = self._steps(stage, per_epoch)
-        return Estimate(steps, self._tokens(stage, steps), _checkpoints(stage, steps, per_epoch))
+    def of(self, stage: TrainStage, measured: Measured) -> Estimate:
+        """Steps, tokens and checkpoints of one job; `measured`: `sources` of data.json of a job on the same data."""
+        sources = [self._source(part, measured) for part in stage.data]
+        epoch = _epoch(stage, [source for source in sources if source is not None]) if None not in sources else _Epoch()
+        steps = _steps(stage, epoch)
+        tokens = None
+        if steps is not None and stage.packing:
+            tokens = Amount(steps.value * (stage.effective_batch_size or 1) * stage.max_length)
+        elif steps is not None and epoch.tokens_per_sample is not None:
+            tokens = Amount(round(steps.value * (stage.effective_batch_size or 1) * epoch.tokens_per_sample))
+        return Estimate(steps, tokens, _checkpoints(stage, steps, epoch))
 
-    def _steps(self, stage: TrainStage, per_epoch: Amount | None) -> Amount | None:
-        """As `data.order.Schedule.total_steps` counts them: the last step of an epoch may be short."""
-        assert stage.effective_batch_size is not None
-        if stage.max_steps is not None:
-            return Amount(stage.max_steps, exact=True)
-        if stage.packing or per_epoch is None:
-            return None
-        in_epoch = -(-per_epoch.value // stage.effective_batch_size)
-        whole, part = int(stage.num_train_epochs), stage.num_train_epochs % 1
-        return Amount(whole * in_epoch + math.ceil(part * in_epoch - 1e-9), per_epoch.exact)
-
-    def _tokens(self, stage: TrainStage, steps: Amount | None) -> Amount | None:
-        """Packed rows are nearly full; unpacked ones are known by the mean length of an earlier run."""
-        if steps is None or stage.effective_batch_size is None:
-            return None
-        samples = steps.value * stage.effective_batch_size
-        if stage.packing:
-            return Amount(samples * stage.max_length)
-        lengths = [self._mean_length(part) for part in stage.data]
-        if not lengths or any(length is None for length in lengths):
-            return None
-        counts = [self._available(part) for part in stage.data]
-        if any(count is None for count in counts):
-            return None
-        shares = samples_per_epoch([count.value for count in counts if count], stage.data)
-        total = sum(share * length for share, length in zip(shares, lengths, strict=True) if length)
-        return Amount(round(samples * total / max(1, sum(shares))))
-
-    def _mean_length(self, part: MixturePart) -> float | None:
-        facts = self._measured.get(part.dataset, {})
-        tokens, samples = facts.get("tokens"), facts.get("samples")
-        return tokens / samples if isinstance(tokens, int) and isinstance(samples, int) and samples else None
-
-    def _samples_per_epoch(self, stage: TrainStage) -> Amount | None:
-        counts = [self._available(part) for part in stage.data]
-        known = [count for count in counts if count is not None]
-        if len(known) < len(counts) or not all(count.value for count in known):
-            return None
-        total = sum(samples_per_epoch([count.value for count in known], stage.data))
-        return Amount(total, all(count.exact for count in known))
-
-    def _available(self, part: MixturePart) -> Amount | None:
-        """Samples that a part of a mixture can draw from."""
-        measured = self._measured.get(part.dataset, {}).get("samples")
-        if isinstance(measured, int):
-            return Amount(measured, exact=True)
-        name, _, held_out = part.dataset.partition("@")
-        dataset = self._datasets[name]
-        records = self._records(name, dataset)
+    def _source(self, part: MixturePart, measured: Measured) -> _Source | None:
+        """What a part of a mixture can draw from; None when nothing is known."""
+        facts = measured.get(part.dataset, {})
+        samples, tokens = facts.get("samples"), facts.get("tokens")
+        if isinstance(samples, int) and isinstance(tokens, int) and samples:
+            return _Source(Amount(samples, exact=True), tokens / samples)
+        name, _, share = part.dataset.partition("@")
+        dataset = self._study.datasets[name]
+        if name not in self._records:
+            self._records[name] = _count(dataset, self._folder)
+        records = self._records[name]
         if records is None:
             return None
-        kept = dataset.held_out if held_out else 1 - dataset.held_out
-        return Amount(round(records.value * kept), records.exact and not dataset.held_out)
+        count = min(records.value, dataset.limit or records.value)
+        kept = dataset.held_out if share else 1 - dataset.held_out
+        return _Source(Amount(round(count * kept), records.exact and not dataset.held_out), self._length(dataset))
 
-    def _records(self, name: str, dataset: Dataset) -> Amount | None:
-        if name not in self._counts:
-            count = _count(dataset, self._folder)
-            limited = count and dataset.limit and Amount(min(count.value, dataset.limit), count.exact)
-            self._counts[name] = limited or count
-        return self._counts[name]
+    def _length(self, dataset: Dataset) -> float | None:
+        by_character = isinstance(self._study.model.tokenizer, CharacterTokenizer)
+        return DIGITS_CHARACTERS + 1 if isinstance(dataset, DigitsDataset) and by_character else None
+
+
+def _epoch(stage: TrainStage, sources: Sequence[_Source]) -> _Epoch:
+    if not all(source.samples.value for source in sources):
+        return _Epoch()
+    drawn = samples_per_epoch([source.samples.value for source in sources], stage.data)
+    lengths = [source.tokens_per_sample for source in sources]
+    known = [length for length in lengths if length is not None]
+    mean = None
+    if len(known) == len(lengths):
+        mean = sum(count * length for count, length in zip(drawn, known, strict=True)) / max(1, sum(drawn))
+    samples = Amount(sum(drawn), all(source.samples.exact for source in sources))
+    if not stage.packing:
+        return _Epoch(samples, mean)
+    packs = None if mean is None else Amount(math.ceil(samples.value * mean / stage.max_length))
+    return _Epoch(packs, float(stage.max_length))
+
+
+def _steps(stage: TrainStage, epoch: _Epoch) -> Amount | None:
+    """As `data.order.Schedule.total_steps` counts them: the last step of an epoch may be short."""
+    if stage.max_steps is not None:
+        return Amount(stage.max_steps, exact=True)
+    if epoch.rows is None:
+        return None
+    in_epoch = -(-epoch.rows.value // (stage.effective_batch_size or 1))
+    whole, part = int(stage.num_train_epochs), stage.num_train_epochs % 1
+    return Amount(whole * in_epoch + math.ceil(part * in_epoch - 1e-9), epoch.rows.exact)
 
 
 def _count(dataset: Dataset, folder: Path) -> Amount | None:
@@ -155,26 +168,11 @@ def _records_in(path: Path) -> int | None:
     return None
 
 
-def _checkpoints(stage: TrainStage, steps: Amount | None, per_epoch: Amount | None) -> int | None:
+def _checkpoints(stage: TrainStage, steps: Amount | None, epoch: _Epoch) -> int | None:
     """Distinct steps at which a lite or full checkpoint is written; the published result is not among them."""
-    if steps is None:
-        return None
     cadences = [cadence for cadence in (stage.save_steps, stage.full_save_steps) if cadence]
-    if stage.save_on_epoch_end:
-        if per_epoch is None or stage.packing:
-            return None
-        cadences.append(-(-per_epoch.value // (stage.effective_batch_size or 1)))
-    saved = {step for cadence in cadences for step in range(cadence, steps.value + 1, cadence)}
-    return len(saved | ({steps.value} if stage.save_on_epoch_end and not stage.max_steps else set()))
-
-
-def _measured_sources(results: StudyDir) -> dict[str, dict[str, Any]]:
-    """Counts per source of earlier runs, the newest winning."""
-    reports = sorted(results.data_cache.glob("*/data.json"), key=lambda path: path.stat().st_mtime)
-    sources: dict[str, dict[str, Any]] = {}
-    for path in reports:
-        report = read_json(path)
-        found = report.get("sources") if isinstance(report, dict) else None
-        for name, facts in found.items() if isinstance(found, dict) else ():
-            sources[str(name)] = facts if isinstance(facts, dict) else {}
-    return sources
+    if steps is None or (stage.save_on_epoch_end and epoch.rows is None):
+        return None
+    if stage.save_on_epoch_end and epoch.rows is not None:
+        cadences.append(-(-epoch.rows.value // (stage.effective_batch_size or 1)))
+    return len({step for cadence in cadences for step in range(cadence, steps.value + 1, cadence)})

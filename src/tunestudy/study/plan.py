@@ -15,29 +15,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tunestudy.config.benchmark import AnyBenchmark
-from tunestudy.config.job import Evaluation, Job
+from tunestudy.config.job import Job
 from tunestudy.config.stage import TrainStage
 from tunestudy.config.study import Study
 from tunestudy.records.layout import StudyDir
 from tunestudy.study.changes import Change, Orphan, explain_changes, find_orphans
-from tunestudy.study.estimate import NOTHING, Estimate, Estimator
-from tunestudy.study.fingerprint import (
-    SHOWN_DIGITS,
-    benchmark_digest,
-    datasets_of,
-    digest,
-    evaluation_fingerprint,
-    job_fingerprint,
-    significant,
-)
+from tunestudy.study.estimate import NOTHING, Estimate, Estimator, Measured
+from tunestudy.study.fingerprint import canonical
 from tunestudy.study.footing import footing_warnings
+from tunestudy.study.graph import Graph
 from tunestudy.study.identity import Identities
 from tunestudy.study.load import LoadedStudy
-from tunestudy.study.state import Status, folders_on_disk, job_status
-
-BASE_MODEL = "base_model"
-"""The stage name of a job that trains nothing: the study's model, only evaluated."""
+from tunestudy.study.state import Status, folders_on_disk, job_status, read_object
 
 
 @dataclass(frozen=True)
@@ -132,7 +121,7 @@ def make_plan(loaded: LoadedStudy, results: Path) -> Plan:
     study = loaded.study
     folder = StudyDir(results / study.study)
     identities = Identities(study, loaded.path.parent, folder)
-    graph = _Graph(study, identities, _relative(loaded.path.parent, folder))
+    graph = Graph(study, identities, _relative(loaded.path.parent, folder))
     for variant, seed in trials_in_order(study):
         graph.add_trial(variant, seed)
     jobs = graph.jobs()
@@ -148,144 +137,6 @@ def make_plan(loaded: LoadedStudy, results: Path) -> Plan:
     )
 
 
-@dataclass
-class _Draft:
-    """A job while trials are still joining it."""
-
-    id: str
-    stage: str
-    fingerprint: str
-    seed: int
-    parents: tuple[str, ...]
-    settings: TrainStage | None
-    variants: dict[str, None] = field(default_factory=dict)
-    """In the order of joining; a dict, because thousands may share a job."""
-    ends_a_variant: bool = False
-
-
-class _Graph:
-    """Jobs by id; trials that begin alike meet in the same ones."""
-
-    def __init__(self, study: Study, identities: Identities, base_dir: str) -> None:
-        self._study, self._identities = study, identities
-        self._template = Job(
-            id="",
-            stage="",
-            fingerprint="0" * 64,
-            seed=0,
-            variants=(),
-            model=study.model,
-            settings=None,
-            base_dir=base_dir,
-        )
-        self._drafts: dict[str, _Draft] = {}
-        self._known: dict[tuple[str, int, int, str], _Draft] = {}
-        self._facts: dict[int, _StageFacts] = {}
-        self._benchmarks = {name: self._benchmark(benchmark) for name, benchmark in study.benchmarks.items()}
-        """Each with its own digest in place of the fingerprint that a job's scores will have."""
-
-    def _benchmark(self, benchmark: AnyBenchmark) -> Evaluation:
-        data = self._identities.dataset_digests[_dataset_name(benchmark.dataset)]
-        return Evaluation(benchmark=benchmark, fingerprint=benchmark_digest(benchmark, data))
-
-    def add_trial(self, variant: str, seed: int) -> None:
-        """Join or make the job of each stage of one variant at one seed."""
-        stages = self._study.variants[variant].stages
-        job: _Draft | None = None
-        for stage, settings in stages.items():
-            job = self._training_job(stage, settings, seed, job)
-            job.variants[variant] = None
-        if job is None:
-            job = self._base_model_job(seed)
-            job.variants[variant] = None
-        job.ends_a_variant = True
-
-    def jobs(self) -> list[Job]:
-        """The finished jobs, parents before children."""
-        return [self._finished(draft) for draft in self._drafts.values()]
-
-    def _training_job(self, stage: str, settings: TrainStage, seed: int, previous: _Draft | None) -> _Draft:
-        known = (stage, id(settings), seed, previous.id if previous else "")
-        if known not in self._known:
-            self._known[known] = self._new_job(stage, settings, seed, previous)
-        return self._known[known]
-
-    def _new_job(self, stage: str, settings: TrainStage, seed: int, previous: _Draft | None) -> _Draft:
-        facts = self._facts_of(settings)
-        parents = _lineage(settings, previous)
-        fingerprint = job_fingerprint(
-            settings=facts.digest,
-            seed=seed,
-            data=facts.data,
-            model=self._identities.model_digest,
-            parents=[self._drafts[parent].fingerprint for parent in parents],
-        )
-        return self._joined(_Draft(_job_id(stage, fingerprint), stage, fingerprint, seed, parents, settings))
-
-    def _base_model_job(self, seed: int) -> _Draft:
-        """Pretrained weights are the same at every seed, so they are scored once; random ones are drawn by the seed."""
-        random = self._study.model.architecture is not None
-        fingerprint = job_fingerprint(
-            settings=None, seed=seed if random else None, data={}, model=self._identities.model_digest, parents=[]
-        )
-        return self._joined(_Draft(_job_id(BASE_MODEL, fingerprint), BASE_MODEL, fingerprint, seed, (), None))
-
-    def _joined(self, draft: _Draft) -> _Draft:
-        """The job of that id: an equal one of an earlier trial, or this."""
-        job = self._drafts.setdefault(draft.id, draft)
-        assert job.fingerprint == draft.fingerprint, "two jobs whose fingerprints share 12 digits"
-        return job
-
-    def _finished(self, draft: _Draft) -> Job:
-        """A copy of a job made once: its parts are validated, and doing so ten thousand times would take seconds."""
-        names = set(self._facts_of(draft.settings).data) if draft.settings else set()
-        if draft.ends_a_variant:
-            names |= {_dataset_name(benchmark.dataset) for benchmark in self._study.benchmarks.values()}
-        return self._template.model_copy(
-            update={
-                "id": draft.id,
-                "stage": draft.stage,
-                "fingerprint": draft.fingerprint,
-                "seed": draft.seed,
-                "variants": tuple(draft.variants),
-                "parents": draft.parents,
-                "settings": draft.settings,
-                "datasets": {name: dataset for name, dataset in self._study.datasets.items() if name in names},
-                "evaluations": self._evaluations(draft.fingerprint) if draft.ends_a_variant else {},
-            }
-        )
-
-    def _evaluations(self, job: str) -> dict[str, Evaluation]:
-        return {
-            name: evaluation.model_copy(update={"fingerprint": evaluation_fingerprint(job, evaluation.fingerprint)})
-            for name, evaluation in self._benchmarks.items()
-        }
-
-    def _facts_of(self, settings: TrainStage) -> "_StageFacts":
-        """Worked out once per object: trials share their settings' objects."""
-        if id(settings) not in self._facts:
-            data = {name: self._identities.dataset_digests[name] for name in datasets_of(settings)}
-            self._facts[id(settings)] = _StageFacts(digest(significant(settings)), data)
-        return self._facts[id(settings)]
-
-
-@dataclass(frozen=True)
-class _StageFacts:
-    """What a stage adds to a fingerprint: the digest of its settings, and of each data set that it reads."""
-
-    digest: str
-    data: dict[str, str]
-
-
-def _lineage(settings: TrainStage, previous: _Draft | None) -> tuple[str, ...]:
-    """Ids of the jobs whose results a stage starts from: back to the last one that left a whole model, nearest last."""
-    if previous is None or settings.init == "base":
-        return ()
-    assert previous.settings is not None
-    below = previous.parents if previous.settings.adapter is not None else ()
-    return (*below, previous.id)
-
-
 def trials_in_order(study: Study) -> list[tuple[str, int]]:
     """Variant and seed of every trial, in the order in which they should run."""
     by_priority: dict[int, list[str]] = {}
@@ -298,24 +149,34 @@ def trials_in_order(study: Study) -> list[tuple[str, int]]:
 
 def _with_status(jobs: Sequence[Job], study: Study, base: Path, folder: StudyDir) -> list[PlannedJob]:
     on_disk = folders_on_disk(folder)
-    estimator = Estimator(study, base, folder)
+    measured = _measured(jobs, on_disk, folder)
+    estimator = Estimator(study, base)
     estimates: dict[int, Estimate] = {}
     planned = []
     for job in jobs:
-        if id(job.settings) not in estimates:
-            estimates[id(job.settings)] = estimator.of(job.settings) if job.settings else NOTHING
+        known = id(job.settings)
+        if job.settings and known not in estimates:
+            estimates[known] = estimator.of(job.settings, measured.get(_data_key(job.settings), {}))
         status = job_status(folder.job(job.id), job) if job.id in on_disk else "pending"
-        planned.append(PlannedJob(job, status, estimates[id(job.settings)]))
+        planned.append(PlannedJob(job, status, estimates[known] if job.settings else NOTHING))
     return planned
 
 
-def _dataset_name(reference: str) -> str:
-    """`rotated@held_out` → `rotated`."""
-    return reference.partition("@")[0]
+def _measured(jobs: Sequence[Job], on_disk: set[str], folder: StudyDir) -> dict[str, Measured]:
+    """What jobs of this plan have counted in their data; one of them speaks for all that read the same."""
+    found: dict[str, Measured] = {}
+    for job in jobs:
+        if job.settings and job.id in on_disk and (key := _data_key(job.settings)) not in found:
+            report = read_object(folder.job(job.id).data_report)
+            if isinstance(report.get("sources"), dict):
+                found[key] = report["sources"]
+    return found
 
 
-def _job_id(stage: str, fingerprint: str) -> str:
-    return f"{stage}-{fingerprint[:SHOWN_DIGITS]}"
+def _data_key(settings: TrainStage) -> str:
+    """Equal for stages of one study that make the same samples."""
+    parts = [part.model_dump() for part in settings.data]
+    return canonical([parts, settings.max_length, settings.overlong, settings.loss_on])
 
 
 def _relative(base: Path, folder: StudyDir) -> str:

@@ -1,9 +1,9 @@
 """Names that refer to something: data sets, the baseline, benchmarks, files and folders."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from tunestudy.config.data import FileDataset
+from tunestudy.config.data import FileDataset, MixturePart
 from tunestudy.config.errors import Place, StudyError
 from tunestudy.config.stage import TrainStage
 from tunestudy.config.study import Study
@@ -70,6 +70,7 @@ def _file(path: Path, written: str, where: Place) -> Iterator[StudyError]:
 
 def _stage(study: Study, locate: Locate, stage: TrainStage, path: KeyPath) -> Iterator[StudyError]:
     for key, parts in (("data", stage.data), ("eval_data", stage.eval_data)):
+        yield from _twice(locate, key, parts, path)
         for index, part in enumerate(parts):
             yield from _dataset(study, locate, part.dataset, (*path, key, index))
     if stage.adapter is None and stage.train == "none":
@@ -84,6 +85,13 @@ def _stage(study: Study, locate: Locate, stage: TrainStage, path: KeyPath) -> It
             locate((*path, "load_best_model_at_end")),
             "needs rows to evaluate on: set `held_out` on a data set, or `eval_data`",
         )
+
+
+def _twice(locate: Locate, key: str, parts: Sequence[MixturePart], path: KeyPath) -> Iterator[StudyError]:
+    names = [part.dataset for part in parts]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            yield StudyError(locate((*path, key, index)), f"`{name}` stands twice; give it a larger `weight:` instead")
 
 
 def _dataset(study: Study, locate: Locate, reference: str, path: KeyPath) -> Iterator[StudyError]:

@@ -16,7 +16,7 @@ def job_status(folder: JobDir, job: Job) -> Status:
     """The state of `job` as its directory tells it; a directory that is not there is `pending`."""
     if not folder.root.is_dir():
         return "pending"
-    trained = _json(folder.result_json).get("fingerprint") == job.fingerprint
+    trained = read_object(folder.result_json).get("fingerprint") == job.fingerprint
     if trained and not any(missing_evaluations(folder, job)):
         return "done"
     if is_running(folder):
@@ -38,7 +38,7 @@ def is_running(folder: JobDir) -> bool:
 def missing_evaluations(folder: JobDir, job: Job) -> Iterator[str]:
     """Benchmarks without a score of today's definition."""
     for name, evaluation in job.evaluations.items():
-        score = _json(folder.eval_json(name))
+        score = read_object(folder.eval_json(name))
         if score.get("fingerprint") != evaluation.fingerprint:
             yield name
 
@@ -50,7 +50,8 @@ def folders_on_disk(study: StudyDir) -> set[str]:
     return {entry.name for entry in study.jobs.iterdir() if not entry.name.startswith(".")}
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty when there is none."""
     try:
         value = read_json(path)
     except (OSError, ValueError):
