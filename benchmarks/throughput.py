@@ -293,7 +293,7 @@ def run_ours(setting: Setting, folder: Path) -> Measured:
 
 
 def gemm_gflops(threads: int) -> float:
-    """fp32 products of 2048 × 2048, the best of five (taken before and after the sides), per second of process time times threads."""
+    """Best of five fp32 products of 2048 × 2048, by process time; taken before and after the sides."""
     import torch
 
     torch.set_num_threads(threads)

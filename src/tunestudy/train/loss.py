@@ -110,7 +110,9 @@ def token_losses(model: nn.Module, batch: Batch, *, label_smoothing: float = 0.0
 
 def _positions_of_targets(batch: Batch) -> Tensor:
     """(N,) flat indices of positions that have a target; their number is known, so a GPU is not waited for."""
-    return torch.nonzero_static(batch.targets.flatten() != IGNORED, size=batch.num_targets).squeeze(1)
+    wanted = batch.targets.flatten() != IGNORED
+    assert wanted.is_cuda or int(wanted.sum()) == batch.num_targets
+    return torch.nonzero_static(wanted, size=batch.num_targets).squeeze(1)
 
 
 def _by_source(losses_N: Tensor, sources_N: Tensor | None, num_sources: int) -> tuple[Tensor, Tensor]:
