@@ -19,7 +19,7 @@ from tunestudy.report.findings import broken_requirements
 from tunestudy.report.format import plural
 from tunestudy.report.notes import keep_notes
 from tunestudy.report.page import render_page
-from tunestudy.report.tables import explanation, to_csv, to_latex, to_markdown, to_terminal
+from tunestudy.report.tables import explanation, power_note, to_csv, to_latex, to_markdown, to_terminal
 
 _WIDTH_WITHOUT_TERMINAL = 120
 
@@ -75,7 +75,7 @@ def _print(study_dir: StudyDir, facts: StudyFacts, headline: Headline, broken: l
     for table in to_terminal(headline):
         console.print(table)
         console.print()
-    for sentence in explanation(headline):
+    for sentence in filter(None, [*explanation(headline), power_note(headline)]):
         console.print(sentence, style="dim", markup=False)
     left = len(facts.jobs) - facts.count("done")
     if left:

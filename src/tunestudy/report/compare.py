@@ -212,12 +212,10 @@ def _correct(cells: list[Cell], correction: Correction, alpha: float) -> list[Ce
 
 
 def _verdict(test: Comparison, p: float, smallest: float, alpha: float) -> str:
-    n = len(test.seeds)
     if all(value == 0 for value in (test.delta.mean, test.delta.std or 0.0)):
         return "identical to the baseline at every seed"
     if smallest > alpha:
-        seeds = "1 seed" if n == 1 else f"{n} seeds"
-        return f"cannot decide: with {seeds} the smallest reachable p is {smallest:.2g}, above {alpha:g}"
+        return f"cannot decide (smallest reachable p {smallest:.2g})"
     return f"differs at level {alpha:g}" if p <= alpha else f"no difference shown at level {alpha:g}"
 
 

@@ -10,6 +10,7 @@ from tunestudy.report.facts import JobFacts, StudyFacts
 from tunestudy.report.format import listing
 from tunestudy.report.overfit import finite_points
 
+NUM_COLOURS = 7
 MOST_POINTS = 300
 """Longer logs are thinned to this many points per line, first and last kept, so that the page stays small."""
 
@@ -41,7 +42,7 @@ class Line:
 
     label: str
     colour: int
-    """Place of the variant in the study; −1 for a stage that several share."""
+    """Place of the variant for its colour (`StudyFacts.places`); −1 for a stage that several share."""
     seeds: dict[int, Points]
     steps: list[float] = field(default_factory=list)
     mean: list[float] = field(default_factory=list)
@@ -67,7 +68,7 @@ class View:
 
 def make_views(facts: StudyFacts) -> list[View]:
     """The last stages first, then every stage by name when there is more than one. Empty without any curve."""
-    places = {variant: place for place, variant in enumerate(facts.variants)}
+    places = facts.places
     last = [(variant, places[variant], facts.last_jobs(variant)) for variant in facts.variants]
     views = [_view("last", "last stage of every variant", last)]
     stages = list(dict.fromkeys(job.stage for job in facts.jobs if job.train_log or job.eval_log))
@@ -137,7 +138,8 @@ def as_json(views: list[View]) -> dict[str, object]:
                 key: [
                     {
                         "label": line.label,
-                        "colour": line.colour,
+                        "colour": "x" if line.colour < 0 else str(colour_of(line.colour)),
+                        "dashed": line.colour > NUM_COLOURS,
                         "x": line.steps,
                         "mean": short(line.mean),
                         "low": short(line.low),
@@ -154,6 +156,11 @@ def as_json(views: list[View]) -> dict[str, object]:
             for view in views
         },
     }
+
+
+def colour_of(place: int) -> int:
+    """Number of the style sheet's colour: 0 is the baseline's alone, 1 to 7 repeat."""
+    return 0 if place == 0 else (place - 1) % NUM_COLOURS + 1
 
 
 def short(values: Sequence[float]) -> list[float]:

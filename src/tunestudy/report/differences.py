@@ -4,9 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
-from tunestudy.config.adapter import AnyAdapter
 from tunestudy.config.stage import TrainStage
 from tunestudy.report.facts import Settings, StudyFacts
 from tunestudy.report.format import MISSING, setting
@@ -31,7 +28,8 @@ class Setting:
 def differences(facts: StudyFacts) -> list[Setting]:
     """Settings in which at least one variant differs from the baseline.
 
-    Of stages that the baseline does not have, those that are not the default in some variant.
+    Of stages that the baseline does not have, those that are not the default in some variant; of adapters, all that are
+    not off.
     """
     baseline = facts.baseline
     if baseline is None or len(facts.variants) < 2:
@@ -80,9 +78,8 @@ def not_default(settings: Settings) -> Settings:
         for key, value in settings.items()
         if value not in _EMPTY and (key not in defaults or value != defaults[key])
     }
-    if isinstance(adapter := chosen.get("adapter"), dict):
-        usual = _adapter_defaults(adapter.get("type"))
-        chosen["adapter"] = {key: value for key, value in adapter.items() if key == "type" or value != usual.get(key)}
+    if isinstance(adapter := chosen.get("adapter"), dict):  # its rank and alpha matter, whoever chose them
+        chosen["adapter"] = {key: value for key, value in adapter.items() if value}
     return flat(chosen)
 
 
@@ -91,11 +88,3 @@ def _stage_defaults() -> Settings:
     required = {"data": "any", "learning_rate": 1.0}
     defaults = TrainStage.model_validate(required).model_dump(mode="json")
     return {key: value for key, value in defaults.items() if key not in required}
-
-
-def _adapter_defaults(kind: object) -> Settings:
-    """Defaults of an adapter of this type; empty where it cannot be made without choices, or is not known here."""
-    try:
-        return dict(TypeAdapter(AnyAdapter).validate_python({"type": kind}).model_dump(mode="json"))
-    except ValidationError:
-        return {}

@@ -200,6 +200,12 @@ class StudyFacts:
                     found.setdefault((variant, BASE_MODEL, seed), job)
         return found
 
+    @property
+    def places(self) -> dict[str, int]:
+        """Place of each variant for its colour: the baseline 0, the others from 1 in the study's order."""
+        others = [variant for variant in self.variants if variant != self.baseline]
+        return {variant: others.index(variant) + 1 if variant in others else 0 for variant in self.variants}
+
     def stages_of(self, variant: str) -> list[str]:
         """Stage names in order; the untouched model has the stage `base_model`."""
         return list(self.variants[variant].stages) or [BASE_MODEL]

@@ -10,11 +10,17 @@ def sig(value: float | None) -> str:
     """A measured value: three decimals below 10, fewer above, scientific when tiny or huge."""
     if value is None:
         return MISSING
+    value = to_ten_digits(value)
     size = abs(value)
     if size != 0 and (size < 5e-4 or size >= 1e6):
         return minus(f"{value:.2e}")
     digits = 3 if size < 10 else 2 if size < 100 else 1
     return minus(f"{value:.{digits}f}")
+
+
+def to_ten_digits(value: float) -> float:
+    """The value as results.csv holds it: rounding from there gives readers of both the same digits, 0.8375 or not."""
+    return float(f"{value:.10g}")
 
 
 def signed(value: float | None) -> str:

@@ -1,6 +1,5 @@
 """Sentences generated from facts: the head of the page and the summary of EXPERIMENT.md use the same ones."""
 
-import math
 from collections.abc import Iterator
 
 from tunestudy.report.compare import Headline
@@ -15,7 +14,6 @@ def observations(facts: StudyFacts, headline: Headline) -> list[str]:
     """What the numbers say, best result first."""
     return [
         *_best(facts, headline),
-        *filter(None, [power_note(headline)]),
         *_fits(facts),
         *_cheapest(facts),
         *_sharing(facts),
@@ -38,27 +36,6 @@ def _best(facts: StudyFacts, headline: Headline) -> Iterator[str]:
             if test.delta.ci_low is not None:
                 sentence += f" (95 % interval {signed(test.delta.ci_low)} to {signed(test.delta.ci_high)})"
         yield sentence + "."
-
-
-def power_note(headline: Headline) -> str:
-    """What to know when the test could not have decided, whatever the difference; empty when it could everywhere."""
-    powerless = [cell for cell in headline.cells if cell.comparison and cell.comparison.significant is None]
-    if not powerless:
-        return ""
-    pairs = max(len(cell.comparison.seeds) for cell in powerless if cell.comparison)
-    smallest = min(cell.comparison.p_smallest for cell in powerless if cell.comparison)
-    family = plural(headline.comparisons, "comparison")
-    return (
-        f"With {plural(pairs, 'seed')} and {family} the smallest p the sign-flip test can reach is {smallest:.2g}, "
-        f"above {headline.alpha:g}: it cannot call any difference significant, however large. It could with "
-        f"{seeds_needed(headline)} seeds; until then the intervals are what there is to judge by."
-    )
-
-
-def seeds_needed(headline: Headline) -> int:
-    """The least number of seeds at which a difference could be significant after correction."""
-    family = 1 if headline.correction == "none" else max(1, headline.comparisons)
-    return math.ceil(1 + math.log2(family / headline.alpha))
 
 
 def _fits(facts: StudyFacts) -> Iterator[str]:

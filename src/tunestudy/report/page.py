@@ -13,15 +13,15 @@ from markupsafe import Markup
 from tunestudy.report import format as words
 from tunestudy.report.compare import Headline
 from tunestudy.report.cost import costs, total
-from tunestudy.report.curves import CHARTS, as_json, make_views
+from tunestudy.report.curves import CHARTS, as_json, colour_of, make_views
 from tunestudy.report.differences import differences
 from tunestudy.report.facts import StudyFacts
 from tunestudy.report.findings import problems, warnings_of
 from tunestudy.report.machines import machines
-from tunestudy.report.observations import headline_sentence, observations, power_note
+from tunestudy.report.observations import headline_sentence, observations
 from tunestudy.report.overfit import RISE_FLAGGED, find_fits
 from tunestudy.report.strip import HEIGHT, WIDTH, scale_of, strip_of
-from tunestudy.report.tables import explanation, mean_and_std
+from tunestudy.report.tables import explanation, mean_and_std, power_note
 from tunestudy.report.values import mapping, number, numbers
 
 _HERE = Path(__file__).parent
@@ -41,7 +41,7 @@ def render_page(facts: StudyFacts, headline: Headline) -> str:
         headline=headline,
         sentence=sentence,
         power=power_note(headline),
-        observations=[line for line in observations(facts, headline) if line not in (sentence, power_note(headline))],
+        observations=[line for line in observations(facts, headline) if line != sentence],
         warnings=warnings_of(facts, headline),
         problems=problems(facts),
         benchmarks=[_benchmark(facts, headline, name) for name in facts.benchmarks],
@@ -55,7 +55,7 @@ def render_page(facts: StudyFacts, headline: Headline) -> str:
         differences=differences(facts),
         sources=_sources(facts),
         machines=machines(facts),
-        colours={variant: place for place, variant in enumerate(facts.variants)},
+        colours={variant: f"c{colour_of(place)}" for variant, place in facts.places.items()},
         style=Markup(style),
         scripts=[Markup(script) for script in scripts],
         data=embedded(as_json(views)),

@@ -2,12 +2,13 @@
 
 import csv
 import io
+import math
 
 from rich.table import Table
 from rich.text import Text
 
 from tunestudy.report.compare import Cell, Headline
-from tunestudy.report.format import MISSING, p_value, sig, signed
+from tunestudy.report.format import MISSING, p_value, plural, sig, signed, to_ten_digits
 from tunestudy.report.markdown import escape
 
 COLUMNS = ("variant", "benchmark", "metric", "mean", "std", "ci_low", "ci_high", "n_seeds", "delta", "p_value")
@@ -29,7 +30,7 @@ def to_csv(headline: Headline) -> str:
 
 
 def _digits(value: float | None) -> str:
-    return "" if value is None else f"{value:.10g}"
+    return "" if value is None else f"{to_ten_digits(value):.10g}"
 
 
 def to_markdown(headline: Headline) -> str:
@@ -42,7 +43,7 @@ def to_markdown(headline: Headline) -> str:
         parts.append("|:--|--:|--:|--:|--:|--:|:--|")
         parts += ["| " + " | ".join(escape(text) for text in _texts(cell)) + " |" for cell in rows]
         parts.append("")
-    parts += [escape(line) for line in explanation(headline)]
+    parts += [escape(line) for line in (*explanation(headline), power_note(headline)) if line]
     return "\n".join(parts) + "\n"
 
 
@@ -71,6 +72,27 @@ def explanation(headline: Headline) -> list[str]:
         f"Δ and p compare with {headline.baseline}, paired by seed: exact two-sided sign-flip test, "
         f"{corrected[headline.correction]} over {family}, level {headline.alpha:g}.",
     ]
+
+
+def power_note(headline: Headline) -> str:
+    """What to know when the test could not have decided, whatever the difference; empty when it could everywhere."""
+    powerless = [cell for cell in headline.cells if cell.comparison and cell.comparison.significant is None]
+    if not powerless:
+        return ""
+    pairs = max(len(cell.comparison.seeds) for cell in powerless if cell.comparison)
+    smallest = min(cell.comparison.p_smallest for cell in powerless if cell.comparison)
+    family = plural(headline.comparisons, "comparison")
+    return (
+        f"With {plural(pairs, 'seed')} and {family} the smallest p the sign-flip test can reach is {smallest:.2g}, "
+        f"above {headline.alpha:g}: it cannot call any difference significant, however large. It could with "
+        f"{seeds_needed(headline)} seeds; until then the intervals are what there is to judge by."
+    )
+
+
+def seeds_needed(headline: Headline) -> int:
+    """The least number of seeds at which a difference could be significant after correction."""
+    family = 1 if headline.correction == "none" else max(1, headline.comparisons)
+    return math.ceil(1 + math.log2(family / headline.alpha))
 
 
 def to_latex(headline: Headline) -> str:

@@ -7,8 +7,8 @@
   const plots = new Map(); // chart key → {plot, lines}
 
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const colourOf = (line) => css(line.colour < 0 ? "--soft" : `--c${line.colour % 8}`);
-  const dashOf = (line) => (line.colour >= 8 ? [6, 4] : undefined); // colours repeat after eight, dashes tell them apart
+  const colourOf = (line) => css(line.colour === "x" ? "--soft" : `--c${line.colour}`);
+  const dashOf = (line) => (line.dashed ? [6, 4] : undefined); // when colours repeat
   const faded = (colour, share) => `${colour}${Math.round(share * 255).toString(16).padStart(2, "0")}`;
 
   function number(value) {
@@ -78,7 +78,7 @@
 
   function mark(line) {
     const span = document.createElement("span");
-    span.className = `mark c${line.colour < 0 ? "x" : line.colour % 8}`;
+    span.className = `mark c${line.colour}`;
     return span;
   }
 
