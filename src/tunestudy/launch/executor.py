@@ -16,7 +16,15 @@ from tunestudy.config.errors import Exit
 from tunestudy.config.study import Resources
 from tunestudy.launch.local import Slot
 from tunestudy.launch.orphans import kill_orphan, orphan_of, stop_orphan
-from tunestudy.launch.outcome import Outcome, is_complete, is_trained, memory_kills, read_outcome, record_failure
+from tunestudy.launch.outcome import (
+    Outcome,
+    is_complete,
+    is_trained,
+    memory_kills,
+    read_object,
+    read_outcome,
+    record_failure,
+)
 from tunestudy.launch.task import Attempt, Task
 from tunestudy.launch.torchrun import Command, ask_to_stop, job_environment, kill, start
 from tunestudy.records.events import Journal, read_events
@@ -237,7 +245,10 @@ def look_elsewhere(tasks: Sequence[Task], launch: Launch) -> None:
         if is_complete(task.job, task.folder):
             task.state, task.note = "done", "done by another run"
         elif failure is None:
-            task.state, task.note = "waiting", "left unfinished by another run"
+            task.state, task.note = "waiting", "left unfinished"
+            attempt = (read_object(task.folder.progress_json) or {}).get("attempt")
+            reason = "its processes ended without finishing it"
+            launch.journal.write("job_retried", job=task.job.id, attempt=attempt, reason=reason)
         else:
             task.failures.append(failure)
             task.state, task.note = "failed", f"failed in another run: {failure.message}"

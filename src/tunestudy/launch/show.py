@@ -26,6 +26,9 @@ _COLOURS = {
     "running": "cyan",
     "interrupted": "yellow",
 }
+_WIDE = 100
+"""Columns of a terminal."""
+_MAX_NOTES = 3
 _ORDER = ("running", "elsewhere", "failed", "blocked", "interrupted", "evaluate", "pending", "waiting", "done")
 
 
@@ -98,35 +101,50 @@ class LineDisplay:
 
 
 class LiveDisplay:
-    """A table that is redrawn in place."""
+    """A table that is redrawn in place; the last state stays when it ends."""
 
-    def __init__(self) -> None:
-        self._console = Console()
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console()
         self._live = Live(console=self._console, auto_refresh=False)
+        self._rows: Sequence[Row] = ()
         self._next = 0.0
 
     def update(self, rows: Sequence[Row]) -> None:
+        self._rows = rows
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + REFRESH_S
-            self._live.update(render(rows, height=self._console.height - 6), refresh=True)
+            self._draw()
+
+    def _draw(self) -> None:
+        height = self._console.height - 3 - _MAX_NOTES
+        self._live.update(render(self._rows, height=height, width=self._console.width), refresh=True)
 
     def __enter__(self) -> Self:
         self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._draw()
         self._live.stop()
 
 
-def render(rows: Sequence[Row], *, height: int) -> Group:
-    """The table of the `height` most interesting jobs, and one line that counts them all."""
+def render(rows: Sequence[Row], *, height: int, width: int) -> Group:
+    """The table of the `height` most interesting jobs, what went wrong, and one line that counts all jobs.
+
+    Below 100 columns speed and completion time are left out: names must stay readable.
+    """
+    wide = width >= _WIDE
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("job", overflow="fold")
-    for column in ("state", "step", "loss", "tokens/s", "left", "done at"):
-        table.add_column(column, justify="left" if column == "state" else "right", no_wrap=True)
-    for row in sorted(rows, key=lambda row: _ORDER.index(row.state))[: max(5, height)]:
-        table.add_row(row.name, *_cells(row))
-    return Group(table, Text(summary(rows), style="dim"))
+    table.add_column("job", no_wrap=True, overflow="ellipsis")
+    table.add_column("state", no_wrap=True)
+    for column in ("step", "loss", "left", *(("done at", "tokens/s") if wide else ())):
+        table.add_column(column, justify="right", no_wrap=True)
+    chosen = sorted(rows, key=lambda row: _ORDER.index(row.state))[: max(5, height)]
+    for row in chosen:
+        cells = _cells(row)
+        table.add_row(row.name, *(cells if wide else cells[:4]))
+    notes = [Text(f"{row.id} {row.note}", style="red") for row in chosen if row.state == "failed" and row.note]
+    return Group(table, *notes[:_MAX_NOTES], Text(summary(rows), style="dim"))
 
 
 def summary(rows: Iterable[Row]) -> str:
@@ -136,14 +154,12 @@ def summary(rows: Iterable[Row]) -> str:
 
 
 def _cells(row: Row) -> list[str | Text]:
-    state = f"{row.state}: {row.phase}" if row.phase and row.state in ("running", "elsewhere") else row.state
-    if row.state in ("failed", "blocked", "interrupted"):
-        state = row.note or row.state
+    state = row.phase if row.phase and row.state == "running" else row.state
     step = "–" if row.step is None else f"{row.step}/{row.total_steps or '?'}"
     loss = "–" if row.loss is None else f"{row.loss:.4f}"
     speed = "–" if row.tokens_per_s is None else f"{row.tokens_per_s:,.0f}"
     ends = "–" if row.eta_s is None else time.strftime("%H:%M", time.localtime(time.time() + row.eta_s))
-    return [Text(state, style=_COLOURS.get(row.state, "")), step, loss, speed, duration_text(row.eta_s), ends]
+    return [Text(state, style=_COLOURS.get(row.state, "")), step, loss, duration_text(row.eta_s), ends, speed]
 
 
 def duration_text(seconds: float | None) -> str:
