@@ -1,0 +1,100 @@
+"""Two real ranks under torchrun with gloo: the same gradients, exact resume, one model."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from tinyjob import ADAPTER, facts_of, make_job, rows_of, run
+
+from tunestudy.launch.torchrun import ask_to_stop, kill, torchrun_command
+from tunestudy.records.layout import JobDir
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.slow
+def test_no_way_to_cut_a_step_changes_its_gradient(tmp_path: Path) -> None:
+    out = tmp_path / "cases.json"
+    script = BENCHMARKS / "gradient_equality.py"
+    subprocess.run([sys.executable, script, "--json", out], env=ENVIRONMENT, check=True, timeout=300)
+    cases = json.loads(out.read_text())
+    assert {(case["ranks"], case["accumulation"]) for case in cases} == {(r, a) for r in (1, 2) for a in (1, 2, 4, 8)}
+    assert max(case["error"] for case in cases) <= 1e-5
+    assert max(case["mean_of_means"] for case in cases) > 0.5
+
+
+def start(folder: JobDir) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(torchrun_command(folder, 2), env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+
+
+def wait_for_step(folder: JobDir, process: subprocess.Popen[bytes], step: int) -> None:
+    """Until the job has taken `step` steps in this attempt, or is over."""
+    while process.poll() is None:
+        told = json.loads(folder.progress_json.read_text()) if folder.progress_json.is_file() else {}
+        if told.get("phase") in ("train", "evaluate", "save") and (told.get("step") or 0) >= step:
+            return
+        time.sleep(0.05)
+
+
+SETTINGS = {
+    "adapter": {**ADAPTER, "lora_dropout": 0.2},
+    "per_device_train_batch_size": 2,
+    "neftune_noise_alpha": 3.0,
+    "two_sources": True,
+    "max_steps": 150,
+    "eval_steps": 20,
+    "logging_steps": 7,
+    "full_save_steps": 10,
+}
+
+
+@pytest.mark.slow
+def test_two_ranks_resume_exactly_after_a_stop_and_a_kill(tmp_path: Path) -> None:
+    (tmp_path / "quiet").mkdir()
+    (tmp_path / "hit").mkdir()
+    quiet, hit = make_job(tmp_path / "quiet", **SETTINGS), make_job(tmp_path / "hit", **SETTINGS)
+    assert start(quiet).wait(timeout=300) == 0
+
+    process = start(hit)
+    wait_for_step(hit, process, 5)
+    ask_to_stop(process.pid)
+    process.wait(timeout=120)
+    assert json.loads(hit.progress_json.read_text())["phase"] == "interrupted"
+    assert not hit.failure_json.exists()
+    stopped_at = json.loads(hit.progress_json.read_text())["step"]
+    assert (hit.checkpoint(stopped_at) / "resume").is_dir()
+
+    process = start(hit)
+    wait_for_step(hit, process, stopped_at + 5)
+    tree = psutil.Process(process.pid).children(recursive=True)
+    kill(process.pid)
+    process.wait(timeout=30)
+    psutil.wait_procs(tree, timeout=10)
+
+    assert start(hit).wait(timeout=300) == 0
+    result = json.loads(hit.result_json.read_text())
+    assert stopped_at in result["resumed_from"]
+    assert result["world_size"] == 2
+    assert facts_of(hit) == facts_of(quiet)
+
+
+@pytest.mark.slow
+def test_one_rank_goes_on_where_two_left_off(tmp_path: Path) -> None:
+    settings = {**SETTINGS, "adapter": ADAPTER, "max_steps": 40, "eval_steps": None, "logging_steps": 1}
+    whole = make_job(tmp_path, "whole", **settings)
+    assert run(whole)
+    folder = make_job(tmp_path, "handed-over", **settings)
+    process = start(folder)
+    wait_for_step(folder, process, 5)
+    ask_to_stop(process.pid)
+    process.wait(timeout=120)
+    assert run(folder)
+    for old, new in zip(rows_of(whole.loss_log), rows_of(folder.loss_log), strict=True):
+        assert (old["step"], old["tokens"], old["target_tokens"]) == (new["step"], new["tokens"], new["target_tokens"])
+        assert float(new["train_loss"]) == pytest.approx(float(old["train_loss"]), rel=1e-3)
