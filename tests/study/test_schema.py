@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from tunestudy.study.schema import study_schema
 from tunestudy.study.source import read_source
 
 Folder = Any
+the_schema = cache(study_schema)
 STUDIES = Path(__file__).parents[2] / "studies"
 
 
 def says_yes(path: Path) -> bool:
-    schema = study_schema()
+    schema = the_schema()
     return accepts(schema, read_source(path).values, schema)
 
 

@@ -7,8 +7,9 @@ cannot say (names that must exist, numbers that must divide) `tunestudy validate
 import ast
 import inspect
 import itertools
-import textwrap
+import sys
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from tunestudy.config.base import Config
@@ -60,18 +61,12 @@ def study_schema() -> Schema:
 def _explained(config: type[Config]) -> Schema:
     """Pydantic's schema of a class, with the docstring below each field as its description."""
     schema = config.model_json_schema()
-    for part in (config, *_parts(config)):
-        target = schema if part is config else schema.get("$defs", {}).get(part.__name__, {})
-        for name, text in _docstrings(part).items():
-            if name in target.get("properties", {}):
-                target["properties"][name]["description"] = text
+    targets = {config.__name__: schema, **schema.get("$defs", {})}
+    for part in _with_subclasses(Config):
+        properties = targets.get(part.__name__, {}).get("properties", {})
+        for name, text in _docstrings(part).items() if properties else ():
+            properties[name]["description"] = text
     return schema
-
-
-def _parts(config: type[Config]) -> Iterator[type[Config]]:
-    """Every settings class of the package: whichever is a part of `config` is in its `$defs`."""
-    for subclass in Config.__subclasses__():
-        yield from (found for found in _with_subclasses(subclass) if found is not config)
 
 
 def _with_subclasses(config: type[Config]) -> Iterator[type[Config]]:
@@ -84,13 +79,17 @@ def _docstrings(config: type[Config]) -> dict[str, str]:
     """Field → the string literal below it in the source, of the class and those it inherits from."""
     found: dict[str, str] = {}
     for owner in reversed([owner for owner in config.__mro__ if issubclass(owner, Config)]):
-        body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0]
-        assert isinstance(body, ast.ClassDef)
-        for above, below in itertools.pairwise(body.body):
+        for above, below in itertools.pairwise(_classes(owner.__module__)[owner.__name__].body):
             match above, below:
                 case ast.AnnAssign(target=ast.Name(id=field)), ast.Expr(value=ast.Constant(value=str(text))):
                     found[field] = inspect.cleandoc(text)
     return found
+
+
+@cache
+def _classes(module: str) -> dict[str, ast.ClassDef]:
+    tree = ast.parse(inspect.getsource(sys.modules[module]))
+    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
 
 
 def _variant() -> Schema:
