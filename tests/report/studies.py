@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from tunestudy.config.study import Study
 from tunestudy.records.layout import JobDir, StudyDir
 from tunestudy.records.lease import Lease
@@ -67,9 +65,7 @@ def make_study(results: Path, recipe: Recipe | None = None) -> StudyDir:
     study_dir = StudyDir(results / "study")
     study = _study(recipe)
     study_dir.root.mkdir(parents=True)
-    yaml = YAML()  # round-trip kind: the safe one sorts keys, and the order of stages means something
-    with open(study_dir.resolved_yaml, "w", encoding="utf-8") as file:
-        yaml.dump(study.model_dump(mode="json"), file)
+    _json(study_dir.resolved_yaml, study.model_dump(mode="json"))  # JSON is YAML, and written in no time
     study_dir.study_yaml.write_text(f"study: {recipe.name}\nseeds: {list(recipe.seeds)}\n", encoding="utf-8")
     jobs = _jobs(study, recipe)
     for job in jobs:

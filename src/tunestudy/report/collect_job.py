@@ -55,7 +55,7 @@ def read_job(folder: JobDir, planned: Settings, reader: Reader) -> JobFacts:
 
 def _unsettled(folder: JobDir, trained: bool, failure: Settings, progress: Settings) -> Status:
     """What a job that is not done is doing; the same judgement as `study.state.job_status`."""
-    if progress and _is_running(folder):
+    if _is_running(folder):
         return "running"
     if failure:
         return "failed"

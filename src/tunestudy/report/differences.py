@@ -21,6 +21,9 @@ class Setting:
     values: dict[str, str]
     """By variant, the baseline left out."""
 
+    tells_apart: bool
+    """False where only the baseline is different, because it lacks the stage: all variants that have it agree."""
+
     def differs(self, variant: str) -> bool:
         return self.values[variant] != self.baseline
 
@@ -46,7 +49,8 @@ def _of_stage(facts: StudyFacts, baseline: str, stage: str) -> Iterator[Setting]
         texts = {name: _text(facts, name, stage, key, chosen) for name in facts.variants}
         if len(set(texts.values())) > 1:
             base = texts.pop(baseline)
-            yield Setting(stage=stage, key=key, baseline=base, values=texts)
+            alike = baseline not in chosen and len({texts[name] for name in chosen}) == 1
+            yield Setting(stage=stage, key=key, baseline=base, values=texts, tells_apart=not alike)
 
 
 def _text(facts: StudyFacts, variant: str, stage: str, key: str, chosen: dict[str, Settings]) -> str:

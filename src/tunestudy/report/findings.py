@@ -102,8 +102,9 @@ def _unequal_rows(facts: StudyFacts) -> Iterator[str]:
 def _missing(headline: Headline, facts: StudyFacts) -> Iterator[str]:
     gaps: dict[tuple[str, tuple[int, ...]], list[str]] = defaultdict(list)
     for cell in headline.cells:
-        if cell.primary and cell.missing and cell.points:
-            gaps[cell.variant, cell.missing].append(cell.benchmark)
+        lost = tuple(seed for seed in cell.missing if not _is_coming(facts, cell.variant, seed))
+        if cell.primary and lost and cell.points:
+            gaps[cell.variant, lost].append(cell.benchmark)
     for (variant, seeds), benchmarks in gaps.items():
         where = f"seed {listing([str(seed) for seed in seeds])}"
         yield f"{variant} has no result at {where} ({listing(benchmarks)}): its means cover fewer seeds than others"
@@ -112,6 +113,11 @@ def _missing(headline: Headline, facts: StudyFacts) -> Iterator[str]:
     left = len(facts.jobs) - facts.count("done")
     if left and facts.count("done"):
         yield f"{plural(left, 'job')} of {len(facts.jobs)} not done: every number here may still change"
+
+
+def _is_coming(facts: StudyFacts, variant: str, seed: int) -> bool:
+    """Whether a missing result is only a matter of time: none of its jobs has failed, and the study goes on."""
+    return facts.state == "running" and not any(job.status == "failed" for job in facts.trial(variant, seed))
 
 
 def _overfits(facts: StudyFacts) -> Iterator[str]:
