@@ -1,6 +1,6 @@
 """Fails when a function passes 60 lines or a file 500: then its name is hiding two things.
 
-    python tools/size_watch.py
+Run it as `python tools/size_watch.py`; `make lint` does.
 """
 
 import ast
