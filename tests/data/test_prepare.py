@@ -1,7 +1,9 @@
 """A stage's data from files to a sealed cache: splits, limits, rejects, overlap, sharing, rebuilding."""
 
+import errno
 import json
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.job import Job
 from tunestudy.config.model import CharacterTokenizer
 from tunestudy.data import prepare as preparing
+from tunestudy.data.corpus import CorpusWriter
 from tunestudy.data.prepare import prepare
 from tunestudy.models.tokenizer import character_tokenizer
 from tunestudy.records.layout import JobDir
@@ -299,3 +302,21 @@ def test_several_processes_give_the_same_corpus(prepared, write_jsonl, stage):
     together = prepare(job2, folder2, TOKENIZER, OneRank()).train
     assert ids(alone) == ids(together) and np.array_equal(alone.ids, together.ids)
     assert np.array_equal(alone.is_target, together.is_target)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which this system lacks")
+def test_a_full_disk_is_told_with_the_cache(stage, write_jsonl, monkeypatch):
+    write_jsonl("d.jsonl", rows(2000))
+    job, folder = stage({"d": {"path": "d.jsonl"}})
+    real = CorpusWriter.__init__
+
+    def on_a_full_disk(self, place, sources):
+        real(self, place, sources)
+        self._files["ids"].close()
+        self._files["ids"] = open("/dev/full", "wb")  # noqa: SIM115 - closed by the writer
+
+    monkeypatch.setattr(CorpusWriter, "__init__", on_a_full_disk)
+    with pytest.raises(OSError, match="writing the data cache: No space left") as error:
+        prepare(job, folder, TOKENIZER, OneRank())
+    assert error.value.errno == errno.ENOSPC
+    assert not list(folder.study.data_cache.iterdir())

@@ -89,6 +89,8 @@ def test_a_new_adapter_on_an_adapter(lab, parent, disturb, logits, init):
     assert trainable == sum(p.numel() for n, p in model.named_parameters() if ".lora_" in n and ".default." in n)
     disturb(model, seed=2)
     lab.publish(folder, loaded, model)
+    named = json.loads((folder.model / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert named == f"../../../cache/models/merged-{job.id}"
     torch.testing.assert_close(logits(load_result(folder, "cpu").model), logits(model), atol=1e-5, rtol=1e-5)
 
 

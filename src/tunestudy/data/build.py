@@ -4,6 +4,7 @@ import json
 import multiprocessing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -38,24 +39,21 @@ def build(wanted: Wanted, tokenizer: Any, settings: DataSettings, folder: Path) 
     or with too many bad records.
     """
     surveys = [survey(name, dataset, wanted.base_dir) for name, dataset in wanted.datasets.items()]
-    writers = {"train": CorpusWriter(folder / "train", wanted.train)}
-    if wanted.evaluation:
-        writers["eval"] = CorpusWriter(folder / "eval", wanted.evaluation)
-    corpora = [(writers["train"], wanted.train), (writers.get("eval"), wanted.evaluation)]
-    routes = {
-        source: [(writer, sources.index(source)) for writer, sources in corpora if writer and source in sources]
-        for source in {*wanted.train, *wanted.evaluation}
-    }
-    report = {}
-    with (
-        open(folder / "rejected.jsonl", "w", encoding="utf-8") as rejected,
-        TokenizeInOrder(Tokenize(tokenizer, settings), settings.preprocessing_num_workers) as tokenised,
-    ):
-        for found in surveys:
-            report[found.name] = _write_dataset(found, routes, tokenised, rejected)
-    for writer in writers.values():
-        writer.close()
-    return report
+    with ExitStack() as open_files:
+        train = open_files.enter_context(CorpusWriter(folder / "train", wanted.train))
+        corpora = [(train, wanted.train)]
+        if wanted.evaluation:
+            evaluation = open_files.enter_context(CorpusWriter(folder / "eval", wanted.evaluation))
+            corpora.append((evaluation, wanted.evaluation))
+        routes = {
+            source: [(writer, sources.index(source)) for writer, sources in corpora if source in sources]
+            for source in {*wanted.train, *wanted.evaluation}
+        }
+        rejected = open_files.enter_context(open(folder / "rejected.jsonl", "w", encoding="utf-8"))
+        tokenised = open_files.enter_context(
+            TokenizeInOrder(Tokenize(tokenizer, settings), settings.preprocessing_num_workers)
+        )
+        return {found.name: _write_dataset(found, routes, tokenised, rejected) for found in surveys}
 
 
 Routes = Mapping[str, Sequence[tuple[CorpusWriter, int]]]

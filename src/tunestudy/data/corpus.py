@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,7 +135,7 @@ class CorpusWriter:
 
     def __init__(self, folder: Path, sources: tuple[str, ...]) -> None:
         folder.mkdir(parents=True)
-        self.folder, self.sources = folder, sources
+        (folder / "corpus.json").write_text(json.dumps({"sources": sources}), encoding="utf-8")
         names = [*_ARRAYS, "sample_ids", "sample_id_ends"]
         self._files = {name: open(folder / f"{name}.bin", "wb") for name in names}  # noqa: SIM115 - closed by close()
         self._tokens = self._id_bytes = 0
@@ -160,7 +160,12 @@ class CorpusWriter:
     def close(self) -> None:
         for file in self._files.values():
             file.close()
-        (self.folder / "corpus.json").write_text(json.dumps({"sources": self.sources}), encoding="utf-8")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _write(self, name: str, values: NDArray[Any]) -> None:
         self._files[name].write(values.tobytes())

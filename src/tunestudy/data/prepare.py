@@ -134,6 +134,9 @@ def _build_once(cache: Path, lease: Path, wanted: Wanted, tokenizer: Any, settin
             (prepared / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
             seal(prepared, cache, {"kind": "data", "version": DATA_VERSION})
         except OSError as error:
+            if error.filename is not None:
+                raise
+            # A full disk is told by write() without a name.
             raise OSError(
                 error.errno, f"writing the data cache: {os.strerror(error.errno or 0)}", str(cache)
             ) from error

@@ -32,7 +32,7 @@ def save_result(model: Any, tokenizer: Any, prepared: Path) -> dict[str, Any]:
 def _save_adapter(model: Any, prepared: Path) -> None:
     config = model.peft_config["default"]
     before = config.base_model_name_or_path
-    base = Path(before or "")
+    base = Path(before or model.get_base_model().name_or_path)  # PEFT fills in None only while it saves
     if base.is_absolute():
         config.base_model_name_or_path = os.path.relpath(base, prepared.resolve())
     try:
