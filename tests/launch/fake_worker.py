@@ -70,7 +70,7 @@ def act(action: str, folder: JobDir, step: int) -> None:
         (folder.root / "hangs").touch()
         time.sleep(600)
     elif action == "cry":
-        print("ModuleNotFoundError: no module named 'nonsense'")
+        os.write(1, f"ModuleNotFoundError: no module {os.environ.get('SAID')}\n".encode())  # as C libraries do
         sys.exit(3)
     else:
         kinds = {"raise": "error", "user": "user", "oom": "oom"}

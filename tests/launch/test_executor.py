@@ -164,3 +164,19 @@ def test_jobs_get_threads_devices_and_attempt(study, monkeypatch):
     environment = next((study.folder("base").root / "starts").iterdir()).read_text()
     assert '"OMP_NUM_THREADS": "1"' in environment and '"CUDA_VISIBLE_DEVICES": ""' in environment
     assert '"TOKENIZERS_PARALLELISM": "false"' in environment and '"TUNESTUDY_ATTEMPT": "1"' in environment
+
+
+def test_no_token_reaches_a_file_of_the_launcher(study, monkeypatch):
+    token, secret = "hf_" + "e" * 30, "correct horse " + "battery"
+    monkeypatch.setattr("platform.node", lambda: f"node-{token}")
+    monkeypatch.setenv("MY_SECRET", secret)
+    monkeypatch.setenv("SAID", f"{token} and {secret}")
+    study.keep("base")
+    study.behave(base={"action": "cry"})
+    code, output = study.run(max_retries=0)
+    assert code == 4 and "[hidden]" in output and token not in output and secret not in output
+    files = [path for path in study.dir.root.rglob("*") if path.is_file() and path.parent.name != "starts"]
+    assert len(files) > 5
+    for path in files:
+        assert token not in str(path), path
+        assert token.encode() not in path.read_bytes() and secret.encode() not in path.read_bytes(), path

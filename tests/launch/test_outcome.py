@@ -26,7 +26,7 @@ def ended(study):
         for path, facts in ((folder.failure_json, failure), (folder.progress_json, progress)):
             if facts:
                 write_json(path, facts)
-        start = len("  exitcode  : -11 (pid: 1)\n")
+        start = len("  exitcode  : -11 (pid: 1)\n"), 0
         return read_outcome(job, folder, attempt=2, exit_code=exit_code, log_start=start, out_of_memory=oom)
 
     return read

@@ -11,7 +11,6 @@ from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.job import Job
 from tunestudy.config.study import Study
 from tunestudy.launch.prepare import prepare
-from tunestudy.records import atomic
 from tunestudy.records.atomic import pointed_to, read_json
 from tunestudy.records.layout import StudyDir
 from tunestudy.study.load import load_study
@@ -80,23 +79,26 @@ def test_links_of_earlier_plans_go_and_text_files_serve_where_there_are_no_links
     assert not (folder.trials / "long" / "seed_1" / "adapt").exists()
 
 
-@pytest.mark.parametrize("nth", [1, 2, 4])
+@pytest.mark.parametrize("nth", [1, 2, 7])
 def test_no_space_left_writes_nothing_half(parts, monkeypatch, nth):
     study, jobs, plan, folder = parts
-    calls = 0
+    write, calls = Path.write_bytes, 0
 
-    def full(handle: int) -> None:
+    def until_full(path: Path, data: bytes) -> int:
         nonlocal calls
         calls += 1
         if calls >= nth:
-            raise OSError(errno.ENOSPC, "No space left on device")
+            write(path, data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return write(path, data)
 
-    monkeypatch.setattr(atomic.os, "fsync", full)
+    monkeypatch.setattr(Path, "write_bytes", until_full)
     with pytest.raises(StudyError, match="No space left on device") as caught:
         prepare(study, SOURCE, jobs, plan, folder)
     assert caught.value.exit_code == Exit.PREFLIGHT_REFUSED
     monkeypatch.undo()
     interrupted = tree(folder.root)
+    assert len([name for name in interrupted if not name.startswith("trials")]) == nth - 1
     prepare(study, SOURCE, jobs, plan, folder)
     assert {name: tree(folder.root)[name] for name in interrupted} == interrupted
 

@@ -20,6 +20,7 @@ from tunestudy.launch.outcome import (
     Outcome,
     is_complete,
     is_trained,
+    log_sizes,
     memory_kills,
     read_object,
     read_outcome,
@@ -137,12 +138,11 @@ def claim_task(task: Task) -> Lease | None:
 def start_attempt(task: Task, launch: Launch, slot: Slot, slot_lease: Lease, claim: Lease) -> None:
     """Start the job's processes on `slot`."""
     clean_logs(task)
-    log = task.folder.launch_log
-    log_start = log.stat().st_size if log.exists() else 0
+    log_start = log_sizes(task.folder)
     environment = job_environment(launch.env, slot.environment, claim.attempt)
     killed = memory_kills()
     task.folder.failure_json.unlink(missing_ok=True)
-    process = start(launch.command(task.folder, slot.ranks), environment, log)
+    process = start(launch.command(task.folder, slot.ranks), environment, task.folder.launch_log)
     claim.note(keeper=process.pid, slot=slot.name)
     slot_lease.note(keeper=process.pid, job=task.job.id)
     task.attempt = Attempt(process, claim, slot, slot_lease, time.monotonic(), log_start, killed)

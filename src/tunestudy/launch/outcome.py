@@ -52,18 +52,19 @@ def is_complete(job: Job, folder: JobDir) -> bool:
 
 
 def read_outcome(
-    job: Job, folder: JobDir, *, attempt: int, exit_code: int, log_start: int, out_of_memory: bool
+    job: Job, folder: JobDir, *, attempt: int, exit_code: int, log_start: tuple[int, int], out_of_memory: bool
 ) -> Outcome:
     """What became of `attempt`, whose processes are gone.
 
-    `log_start`: size of launch.log when it began; `out_of_memory`: whether the kernel killed anything since then.
+    `log_start`: sizes of launch.log and rank-0.log when it began (see `log_sizes`); `out_of_memory`: whether the kernel
+    killed anything since then.
     """
     if is_complete(job, folder):
         return Outcome(kind="done")
     progress, failure = read_object(folder.progress_json) or {}, read_object(folder.failure_json) or {}
     if failure.get("attempt") != attempt:
         failure = {}
-    tail = _tail(folder.launch_log, log_start)
+    tail = _tail(folder.launch_log, log_start[0])
     killed_by = _fatal_signal(exit_code, tail)
     step = failure.get("step") if failure.get("step") is not None else progress.get("step")
     if failure and (failure["kind"] == "user" or killed_by is None):
@@ -78,10 +79,17 @@ def read_outcome(
         if failure:
             message += f"; rank {failure['rank']} then said: {failure['message']}"
         return Outcome(kind=kind, message=message, signal=killed_by, exit_code=exit_code, step=step)
-    last = next((line.strip() for line in reversed(tail.splitlines()) if line.strip()), "it printed nothing")
+    words = _tail(folder.rank_log(0), log_start[1]) or tail
+    last = next((line.strip() for line in reversed(words.splitlines()) if line.strip()), "it printed nothing")
     return Outcome(
         kind="error", message=redact(f"ended with exit code {exit_code}: {last}"), exit_code=exit_code, step=step
     )
+
+
+def log_sizes(folder: JobDir) -> tuple[int, int]:
+    """Sizes of launch.log and rank-0.log now, to tell one attempt's output from that of those before."""
+    launch, rank = (log.stat().st_size if log.exists() else 0 for log in (folder.launch_log, folder.rank_log(0)))
+    return launch, rank
 
 
 def describe_signal(number: int, out_of_memory: bool) -> str:

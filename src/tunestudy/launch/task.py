@@ -23,8 +23,8 @@ class Attempt:
     slot_lease: Lease
     started: float
     """`time.monotonic()`."""
-    log_start: int
-    """Bytes that launch.log held before."""
+    log_start: tuple[int, int]
+    """Bytes that launch.log and rank-0.log held before."""
     memory_kills: int
     """The kernel's counter before."""
 
