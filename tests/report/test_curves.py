@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tunestudy.records.layout import StudyDir
 from tunestudy.report.collect import collect
-from tunestudy.report.curves import MOST_POINTS, common_grid, make_views, thin
+from tunestudy.report.curves import MOST_POINTS, common_grid, make_views, points_per_line, thin
 from tunestudy.report.strip import MARGIN, WIDTH, _rounded
 
 
@@ -27,6 +27,10 @@ def test_thinning_keeps_the_ends() -> None:
     thinned = thin(points)
     assert len(thinned) == MOST_POINTS and (thinned[0], thinned[-1]) == (points[0], points[-1])
     assert thin(points[:5]) == points[:5]
+
+
+def test_large_studies_get_fewer_points_and_never_too_few() -> None:
+    assert [points_per_line(jobs) for jobs in (0, 12, 500, 10_000)] == [300, 300, 75, 40]
 
 
 def test_views_hold_every_seed_and_a_band_around_the_mean(finished: StudyDir) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 HIDDEN = "[hidden]"
@@ -55,7 +55,13 @@ def redact_lines(lines: Iterable[str]) -> Iterator[str]:
 
 def redact_tree(value: Any) -> Any:
     """`redact` on every text inside dicts and lists, keys included."""
-    return _tree_without(value, _environment_secrets())  # asked for once: a plan holds a hundred thousand texts
+    return redactor()(value)
+
+
+def redactor() -> Callable[[Any], Any]:
+    """`redact_tree` for thousands of calls in a row: it looks for secrets in the environment now, and never again."""
+    secrets = _environment_secrets()
+    return lambda value: _tree_without(value, secrets)
 
 
 def _tree_without(value: Any, secrets: list[str]) -> Any:

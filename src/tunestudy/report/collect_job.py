@@ -7,7 +7,6 @@ from typing import Any
 from tunestudy.records.atomic import pointed_to
 from tunestudy.records.layout import JobDir
 from tunestudy.records.manifest import read_manifest
-from tunestudy.records.redact import redact, redact_tree
 from tunestudy.report.facts import Best, Checkpoint, Curve, Failure, GpuUse, JobFacts, Score, Settings, Status, Training
 from tunestudy.report.reader import Reader
 from tunestudy.report.values import mapping, number, numbers, texts, whole
@@ -29,7 +28,7 @@ def read_job(folder: JobDir, planned: Settings, reader: Reader) -> JobFacts:
     trained = bool(result) or (only_evaluated and bool(scores))
     settled = trained and len(scores) == len(wanted)
     return JobFacts(
-        id=redact(folder.root.name),
+        id=str(reader.redact(folder.root.name)),
         stage=str(job.get("stage") or planned.get("stage") or folder.root.name.rpartition("-")[0]),
         variants=tuple(texts(job.get("variants") or planned.get("variants"))),
         seed=whole(job.get("seed", planned.get("seed"))) or 0,
@@ -48,7 +47,7 @@ def read_job(folder: JobDir, planned: Settings, reader: Reader) -> JobFacts:
         train_log=read_curve(folder.loss_log, reader),
         eval_log=read_curve(folder.eval_log, reader),
         gpu=_gpu_use(reader.table(folder.gpu_log)),
-        checkpoints=_checkpoints(folder),
+        checkpoints=_checkpoints(folder, reader),
         has_model=folder.model.is_dir(),
     )
 
@@ -155,7 +154,7 @@ def _gpu_use(rows: list[dict[str, str]]) -> GpuUse | None:
     )
 
 
-def _checkpoints(folder: JobDir) -> list[Checkpoint]:
+def _checkpoints(folder: JobDir, reader: Reader) -> list[Checkpoint]:
     """Sealed checkpoints on disk by step; sizes come from the manifests, no tensor file is opened."""
     marks = {mark: target.name for mark in ("best", "last") if (target := pointed_to(folder.root / mark))}
     found = []
@@ -164,7 +163,7 @@ def _checkpoints(folder: JobDir) -> list[Checkpoint]:
         if manifest is None or not (match := re.fullmatch(r"checkpoint-(\d+)", path.name)):
             continue
         sizes = [number(mapping(entry).get("size")) or 0 for entry in manifest["files"].values()]
-        facts = mapping(redact_tree({key: manifest.get(key) for key in ("kind", "metrics")}))
+        facts = mapping(reader.redact({key: manifest.get(key) for key in ("kind", "metrics")}))
         found.append(
             Checkpoint(
                 name=path.name,

@@ -11,8 +11,9 @@ from tunestudy.report.format import listing
 from tunestudy.report.overfit import finite_points
 
 NUM_COLOURS = 7
-MOST_POINTS = 300
-"""Longer logs are thinned to this many points per line, first and last kept, so that the page stays small."""
+MOST_POINTS, LEAST_POINTS, PAGE_POINTS = 300, 40, 300_000
+"""Longer logs are thinned to this many points per line, first and last kept; to fewer when so many jobs are drawn that
+the page would hold more than `PAGE_POINTS`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +71,11 @@ def make_views(facts: StudyFacts) -> list[View]:
     """The last stages first, then every stage by name when there is more than one. Empty without any curve."""
     places = facts.places
     last = [(variant, places[variant], facts.last_jobs(variant)) for variant in facts.variants]
-    views = [_view("last", "last stage of every variant", last)]
+    most = points_per_line(len(facts.jobs))
+    views = [_view("last", "last stage of every variant", last, most)]
     stages = list(dict.fromkeys(job.stage for job in facts.jobs if job.train_log or job.eval_log))
     if len(stages) > 1:
-        views += [_view(f"stage:{stage}", f"stage {stage}", _groups(facts, stage, places)) for stage in stages]
+        views += [_view(f"stage:{stage}", f"stage {stage}", _groups(facts, stage, places), most) for stage in stages]
     return [view for view in views if any(view.lines.values())]
 
 
@@ -90,14 +92,19 @@ def _groups(facts: StudyFacts, stage: str, places: dict[str, int]) -> list[tuple
     ]
 
 
-def _view(key: str, label: str, groups: Sequence[tuple[str, int, list[JobFacts]]]) -> View:
-    lines = {chart.key: [line for group in groups if (line := _line(chart, *group))] for chart in CHARTS}
+def points_per_line(jobs: int) -> int:
+    """How many points a line may have when every job is drawn in all charts, and in two views."""
+    return min(MOST_POINTS, max(LEAST_POINTS, PAGE_POINTS // (2 * len(CHARTS) * max(1, jobs))))
+
+
+def _view(key: str, label: str, groups: Sequence[tuple[str, int, list[JobFacts]]], most: int) -> View:
+    lines = {chart.key: [line for group in groups if (line := _line(chart, *group, most))] for chart in CHARTS}
     return View(key=key, label=label, lines=lines)
 
 
-def _line(chart: Chart, label: str, colour: int, jobs: list[JobFacts]) -> Line | None:
+def _line(chart: Chart, label: str, colour: int, jobs: list[JobFacts], most: int) -> Line | None:
     seeds = {job.seed: list(finite_points(getattr(job, chart.log), chart.key)) for job in jobs}
-    seeds = {seed: thin(points) for seed, points in seeds.items() if points}
+    seeds = {seed: thin(points, most) for seed, points in seeds.items() if points}
     if not seeds:
         return None
     steps, values = common_grid(list(seeds.values()))
@@ -122,11 +129,11 @@ def common_grid(lines: list[Points]) -> tuple[np.ndarray, np.ndarray]:
     return within, np.array([np.interp(within, [x for x, _ in points], [y for _, y in points]) for points in lines])
 
 
-def thin(points: Points) -> Points:
-    """At most `MOST_POINTS` of them, evenly spaced."""
-    if len(points) <= MOST_POINTS:
+def thin(points: Points, most: int = MOST_POINTS) -> Points:
+    """At most `most` of them, evenly spaced, the ends kept."""
+    if len(points) <= most:
         return points
-    return [points[round(place)] for place in np.linspace(0, len(points) - 1, MOST_POINTS)]
+    return [points[round(place)] for place in np.linspace(0, len(points) - 1, most)]
 
 
 def as_json(views: list[View]) -> dict[str, object]:

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from tunestudy.report import format as words
 from tunestudy.report.compare import Headline
 from tunestudy.report.cost import costs, total
-from tunestudy.report.curves import CHARTS, as_json, colour_of, make_views
+from tunestudy.report.curves import CHARTS, as_json, colour_of, make_views, points_per_line
 from tunestudy.report.differences import differences
 from tunestudy.report.facts import StudyFacts
 from tunestudy.report.findings import problems, warnings_of
@@ -48,6 +48,7 @@ def render_page(facts: StudyFacts, headline: Headline) -> str:
         explanation=explanation(headline),
         views=views,
         charts=CHARTS,
+        points_per_line=points_per_line(len(facts.jobs)),
         fits=find_fits(facts),
         rise_flagged=RISE_FLAGGED,
         costs=costs(facts),

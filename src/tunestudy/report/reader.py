@@ -10,7 +10,7 @@ from ruamel.yaml.error import YAMLError
 
 from tunestudy.config.errors import StudyError
 from tunestudy.records.atomic import read_json
-from tunestudy.records.redact import redact, redact_tree
+from tunestudy.records.redact import redactor
 from tunestudy.records.tables import read_table
 from tunestudy.report.values import mapping
 from tunestudy.study.source import read_source
@@ -22,14 +22,15 @@ class Reader:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.unreadable: list[str] = []
+        self.redact: Callable[[Any], Any] = redactor()
 
     def guarded(self, path: Path, read: Callable[[Path], Any], fallback: Any, *, clean: bool = True) -> Any:
         """`read(path)` redacted, or `fallback` with a note when the file is broken."""
         try:
-            return redact_tree(read(path)) if clean else read(path)
+            return self.redact(read(path)) if clean else read(path)
         except (OSError, ValueError, KeyError, TypeError, YAMLError) as error:
             where = path.relative_to(self.root) if path.is_relative_to(self.root) else path.name
-            self.unreadable.append(redact(f"{where}: {type(error).__name__}"))
+            self.unreadable.append(self.redact(f"{where}: {type(error).__name__}"))
             return fallback
 
     def json(self, path: Path) -> dict[str, Any]:
@@ -47,7 +48,7 @@ class Reader:
     def table(self, path: Path) -> list[dict[str, str]]:
         """Rows of a CSV log. Only its header is redacted: no cell is ever used as anything but a number."""
         rows: list[dict[str, str]] = self.guarded(path, read_table, [], clean=False)
-        names = {name: redact(name) for name in (rows[0] if rows else {})}
+        names = {name: self.redact(name) for name in (rows[0] if rows else {})}
         return [{names[name]: value for name, value in row.items()} for row in rows]
 
 
