@@ -52,6 +52,7 @@ def test_retry_continues_and_succeeds(study):
 
 
 def test_crash_loop_stops_although_retries_are_left(study):
+    study.keep("base")
     study.behave(base={"action": "raise", "at": 2})
     code, output = study.run(max_retries=9)
     assert code == 4 and study.starts("base") == 2
@@ -59,12 +60,14 @@ def test_crash_loop_stops_although_retries_are_left(study):
 
 
 def test_user_mistake_is_never_retried(study):
+    study.keep("base")
     study.behave(base={"action": "user"})
     code, output = study.run(max_retries=9)
     assert code == 4 and study.starts("base") == 1 and "user at 1" in output
 
 
 def test_killed_job_names_the_signal_and_leaves_a_failure(study):
+    study.keep("base")
     study.behave(base={"action": "sigkill", "at": 2})
     code, output = study.run(max_retries=0)
     assert code == 4 and "killed by signal 9 (SIGKILL)" in output
@@ -75,6 +78,7 @@ def test_killed_job_names_the_signal_and_leaves_a_failure(study):
 
 @pytest.mark.slow
 def test_job_that_dies_without_a_word_is_told_by_its_last_line(study):
+    study.keep("base")
     study.behave(base={"action": "cry"})
     code, output = study.run(max_retries=0)
     assert code == 4 and "exit code 3" in output
@@ -83,6 +87,7 @@ def test_job_that_dies_without_a_word_is_told_by_its_last_line(study):
 
 
 def test_interrupt_lets_jobs_save_and_a_later_run_continues(study, until):
+    study.keep("base")
     study.behave(base={"steps": 200, "step_s": 0.02})
     process = study.launch()
     until(lambda: study.folder("base").root.joinpath("state.json").exists(), "the first step")
@@ -99,6 +104,7 @@ def test_interrupt_lets_jobs_save_and_a_later_run_continues(study, until):
 
 @pytest.mark.slow
 def test_hanging_job_is_killed_after_the_grace(study, until):
+    study.keep("base")
     study.behave(base={"action": "hang"})
     process = study.launch(stop_grace_s=0.3)
     until(lambda: study.folder("base").root.joinpath("hangs").exists(), "the hang")
@@ -129,6 +135,7 @@ def test_second_launcher_reports_the_firsts_failure_without_repeating_it(study, 
 
 
 def test_killed_launcher_leaves_jobs_running_and_the_next_run_waits_for_them(study, until):
+    study.keep("base")
     study.behave(base={"steps": 40, "step_s": 0.03})
     process = study.launch()
     until(lambda: study.starts("base"), "the job")
@@ -160,6 +167,7 @@ def test_torn_journal_line_harms_nothing(study):
 
 def test_jobs_get_threads_devices_and_attempt(study, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    study.keep("base")
     study.run()
     environment = next((study.folder("base").root / "starts").iterdir()).read_text()
     assert '"OMP_NUM_THREADS": "1"' in environment and '"CUDA_VISIBLE_DEVICES": ""' in environment

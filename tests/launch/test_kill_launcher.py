@@ -50,7 +50,7 @@ def undisturbed(fresh_study):
     return make
 
 
-@pytest.mark.parametrize("point", [3, 33])
+@pytest.mark.parametrize("point", [4, 33])
 def test_killed_while_preparing_and_while_running(fresh_study, undisturbed, point):
     assert check_survives(fresh_study("killed"), undisturbed, point)
 

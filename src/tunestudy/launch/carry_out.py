@@ -37,6 +37,9 @@ def carry_out(
         Journal(folder.events, writer_name()) as journal,
         open_display(quiet=quiet) as display,
     ):
+        if not quiet:
+            left = sum(task.state != "done" for task in tasks)
+            print(f"{left} of {len(tasks)} jobs to do, {len(slots)} at a time on {host_name()}", flush=True)
         journal.write("run_started", pid=os.getpid(), host=host_name())
         launch = Launch(
             study=folder,
