@@ -122,11 +122,11 @@ def watch(study: StudyArgument, overrides: Overrides = None, results: Results = 
 @app.command()
 def logs(
     study: StudyArgument,
-    job: Annotated[str, typer.Argument(help="A job's name or the beginning of it; default: the latest.")] = "",
+    job: Annotated[str, typer.Argument(help="A job's name or the beginning of it; default: all.")] = "",
     results: Results = DEFAULT_RESULTS,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing as the log grows.")] = False,
 ) -> None:
-    """Print a job's log."""
+    """Print the logs of jobs."""
     from tunestudy.launch.logs import show
 
     _leave(show(results / _load(study, None).study.study, job, follow))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tunestudy.config.data import Dataset, DigitsDataset, FileDataset, HubDataset
+from tunestudy.config.errors import StudyError
 from tunestudy.config.model import ModelConfig
 from tunestudy.config.study import Study
 from tunestudy.records.atomic import read_json, write_json
@@ -83,7 +84,10 @@ class Identities:
         stat = path.stat()
         key = f"{path.resolve().name}:{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}"
         if key not in self._hashes:
-            self._hashes[key] = sha256(path)
+            try:
+                self._hashes[key] = sha256(path)
+            except OSError as error:
+                raise StudyError(str(path), f"cannot be read: {error.strerror}") from None
             self._new = self._new or stat.st_size >= REMEMBERED_FROM_BYTES
         return self._hashes[key]
 

@@ -68,8 +68,14 @@ def _row(group: Group) -> list[str]:
 
 def _size(plan: Plan) -> str:
     study, totals = plan.study, plan.totals()
-    trials = f"{len(study.variants)} variants × {len(study.seeds)} seeds = {totals['trials']} trials"
-    return f"{trials}, {totals['jobs']} jobs ({totals['jobs_to_do']} to do)"
+    trials = (
+        f"{_of(len(study.variants), 'variant')} × {_of(len(study.seeds), 'seed')} = {_of(totals['trials'], 'trial')}"
+    )
+    return f"{trials}, {_of(totals['jobs'], 'job')} ({totals['jobs_to_do']} to do)"
+
+
+def _of(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _reuse(groups: Sequence[Group]) -> list[str]:
