@@ -42,7 +42,14 @@ class OptimiserSettings(Config):
     max_grad_norm: float | None = Field(1.0, gt=0)
     """Global norm; null switches clipping off."""
     lr_scheduler_type: Literal[
-        "linear", "cosine", "cosine_with_min_lr", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt", "warmup_stable_decay"
+        "linear",
+        "cosine",
+        "cosine_with_min_lr",
+        "constant",
+        "constant_with_warmup",
+        "polynomial",
+        "inverse_sqrt",
+        "warmup_stable_decay",
     ] = "linear"
     warmup_steps: float = Field(0.0, ge=0)
     """Steps, or a share of all steps when below 1."""
@@ -124,7 +131,13 @@ class LoggingSettings(Config):
 
 
 class TrainStage(
-    TrainableSettings, DataSettings, OptimiserSettings, BatchSettings, EvaluationSettings, CheckpointSettings, LoggingSettings
+    TrainableSettings,
+    DataSettings,
+    OptimiserSettings,
+    BatchSettings,
+    EvaluationSettings,
+    CheckpointSettings,
+    LoggingSettings,
 ):
     """A training stage, every default explicit."""
 
