@@ -99,7 +99,7 @@ POINTS = {
     "trainer: fsync of history": Point(process=WORKER, event="tunestudy.fsync", path="training_history", at=3),
     "trainer: manifest of result": Point(process=WORKER, event="tunestudy.manifest", path="/model"),
     "trainer: publish of result": Point(process=WORKER, event="tunestudy.publish", path="/model"),
-    "trainer: last prune": Point(process=WORKER, event="tunestudy.prune", path="checkpoint-", at=8),
+    "trainer: last prune": Point(process=WORKER, event="tunestudy.prune", path="checkpoint-", at=17),
     "trainer: rename of result.json": Point(process=WORKER, event="os.rename", path="result.json"),
     "trainer: rename of score": Point(process=WORKER, event="os.rename", path="eval/reversal.json"),
     "progress: rename": Point(process=WORKER, event="os.rename", path="progress.json", at=2),

@@ -29,6 +29,20 @@ def test_no_way_to_cut_a_step_changes_its_gradient(tmp_path: Path) -> None:
     assert max(case["mean_of_means"] for case in cases) > 0.5
 
 
+@pytest.mark.slow
+def test_a_tensor_that_one_rank_uses_trains_on_both_and_one_that_none_uses_is_named() -> None:
+    script = Path(__file__).parents[1] / "lab" / "uneven_ranks.py"
+    done = subprocess.run(
+        [sys.executable, script], env=ENVIRONMENT, check=True, timeout=300, capture_output=True, text=True
+    )
+    first, second = json.loads(done.stdout)
+    assert first == second
+    for step in first:
+        assert step["forgotten"] is None
+        assert step["shared_part"][0] != 0
+        assert step["message"].endswith("would never train: forgotten")
+
+
 def start(folder: JobDir) -> subprocess.Popen[bytes]:
     return subprocess.Popen(torchrun_command(folder, 2), env=ENVIRONMENT, stdout=subprocess.DEVNULL)
 
