@@ -19,7 +19,7 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _CREDENTIALS_IN_URL = re.compile(r"(?<=://)[^/\s:@]+(?::[^/\s@]*)?(?=@)")
-_SECRET_NAME = re.compile(r"(?i)(token|secret|password|passwd|api_?key|credential|private_?key)")
+_SECRET_NAME = re.compile(r"(?i)(token(?!iz)|secret|password|passwd|api_?key|credential|private_?key)")
 _HEX_40 = re.compile(r"^[0-9a-f]{40}$", re.IGNORECASE)
 
 
