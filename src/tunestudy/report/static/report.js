@@ -44,6 +44,8 @@
   function options(chart, lines, owners, width) {
     const ink = css("--soft"), grid = { stroke: css("--line"), width: 1 };
     const axis = { stroke: ink, grid, ticks: { ...grid, size: 4 }, font: `12px ${css("--sans")}` };
+    const onLog = state.log && chart.log;
+    const round = (value) => !onLog || Math.abs(value / Number(value.toPrecision(1)) - 1) < 1e-9; // its lowest tick is not
     const bands = [];
     owners.forEach((owner, place) => {
       if (owner && owner[1] === "low" && state.band && owner[0].seeds.length > 1)
@@ -52,8 +54,8 @@
     return {
       width, height: 220, bands,
       series: [{}, ...owners.slice(1).map(seriesOf)],
-      scales: { x: { time: false }, y: state.log && chart.log ? { distr: 3 } : {} },
-      axes: [{ ...axis, size: 32, values: (_, ticks) => ticks.map(number) }, { ...axis, size: 58, values: (_, ticks) => ticks.map((v) => (v === null ? "" : number(v))) }],
+      scales: { x: { time: false }, y: onLog ? { distr: 3, range: (_, low, high) => [low / 1.1, high * 1.1] } : {} },
+      axes: [{ ...axis, size: 32, values: (_, ticks) => ticks.map(number) }, { ...axis, size: 58, values: (_, ticks) => ticks.map((v) => (v === null || !round(v) ? "" : number(v))) }],
       cursor: { sync: { key: "curves", setSeries: false }, points: { show: false }, drag: { x: false, y: false } },
       hooks: { setCursor: [(plot) => tell(chart.key, plot)] },
     };
