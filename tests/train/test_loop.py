@@ -1,5 +1,6 @@
 """What a stage does and leaves, and how it fails."""
 
+import errno
 import json
 import math
 from pathlib import Path
@@ -13,7 +14,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP
 from tunestudy.config.errors import StudyError
 from tunestudy.records.manifest import problems, read_manifest
 from tunestudy.records.stop import StopRequest
-from tunestudy.train import stage
+from tunestudy.train import publish, stage
 from tunestudy.train.loop import LossNotFiniteError
 from tunestudy.train.loss import LossModel, LossSums
 from tunestudy.train.trainable import UntrainedError
@@ -184,6 +185,25 @@ def test_out_of_memory_comes_with_advice(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(stage, "train", too_much)
     with pytest.raises(torch.OutOfMemoryError, match=r"Tried to allocate 20 GiB\.; lower per_device_train_batch_size"):
         run(make_job(tmp_path))
+
+
+def test_a_disk_that_is_full_at_the_end_is_an_error_and_the_next_run_only_publishes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_job(tmp_path, full_save_steps=4)
+    with monkeypatch.context() as patch:
+
+        def full_disk(*_: object) -> None:
+            raise RuntimeError("I/O error: No space left on device (os error 28)")
+
+        patch.setattr(publish, "save_result", full_disk)
+        with pytest.raises(OSError, match="no space left to publish") as caught:
+            run(folder)
+        assert caught.value.errno == errno.ENOSPC
+    assert not folder.result_json.exists()
+    assert not [path for path in folder.root.iterdir() if path.name.startswith(".tmp")]
+    assert run(folder)
+    assert json.loads(folder.result_json.read_text())["resumed_from"] == [8]
 
 
 def test_a_job_without_a_stage_publishes_that_it_is_a_base(tmp_path: Path) -> None:

@@ -77,7 +77,13 @@ FEATURES = {
 }
 
 
-@pytest.mark.parametrize("settings", FEATURES.values(), ids=FEATURES.keys())
+CASES = [
+    pytest.param(settings, id=name, marks=[pytest.mark.slow] if number else [])
+    for number, (name, settings) in enumerate(FEATURES.items())
+]
+
+
+@pytest.mark.parametrize("settings", CASES)
 def test_killed_and_stopped_runs_end_bit_for_bit_like_undisturbed_ones(tmp_path: Path, settings: dict) -> None:
     undisturbed, disturbed = tmp_path / "a", tmp_path / "b"
     undisturbed.mkdir()

@@ -3,6 +3,7 @@
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, Self
 
 from tunestudy.records.layout import JobDir
@@ -52,7 +53,7 @@ def sample(nvml: Any, index: int) -> dict[str, float | int | None]:
     """One row of gpu.csv; a figure that the device does not give stays empty."""
     device = nvml.nvmlDeviceGetHandleByIndex(index)
     readings: dict[str, float | int | None] = {"t": round(time.time(), 3), "device": index}
-    queries = {
+    queries: dict[str, Callable[[], float | int]] = {
         "utilisation_percent": lambda: nvml.nvmlDeviceGetUtilizationRates(device).gpu,
         "memory_mb": lambda: round(nvml.nvmlDeviceGetMemoryInfo(device).used / MEBIBYTE, 1),
         "power_w": lambda: nvml.nvmlDeviceGetPowerUsage(device) / 1000,

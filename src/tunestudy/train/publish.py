@@ -1,5 +1,6 @@
 """Publishing a stage's result: the best or last weights as stock libraries load them, then result.json."""
 
+import errno
 import resource
 import shutil
 import sys
@@ -24,6 +25,7 @@ from tunestudy.train.retention import prune
 from tunestudy.train.run import Run
 from tunestudy.train.start import versions
 from tunestudy.train.world import World
+from tunestudy.train.writer import is_disk_full
 
 MEBIBYTE = 2**20
 
@@ -53,13 +55,17 @@ def load_best(run: Run) -> None:
 
 
 def publish_model(run: Run, loaded: LoadedModel) -> str:
-    """Seal `model/`; returns its kind, `adapter` or `full`."""
+    """Seal `model/`; returns its kind, `adapter` or `full`. OSError(ENOSPC) when the disk is full, whoever noticed."""
     final = run.task.folder.model
     prepared = temporary_beside(final)
     try:
         facts = save_result(run.learner.model, loaded.tokenizer, prepared)
         origin = {"fingerprint": run.task.job.fingerprint, "base": dict(loaded.identity), "versions": versions()}
         seal(prepared, final, {**facts, **origin, "step": run.state.step})
+    except Exception as error:
+        if is_disk_full(error):
+            raise OSError(errno.ENOSPC, f"no space left to publish the result: {error}", str(final)) from error
+        raise
     finally:
         shutil.rmtree(prepared, ignore_errors=True)
     return str(facts["kind"])

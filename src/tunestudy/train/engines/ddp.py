@@ -8,6 +8,7 @@ that the order of additions, hence every bit, is the same in a run that was resu
 
 import inspect
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -29,12 +30,13 @@ class DdpEngine:
 
     def __init__(self, loss_model: LossModel, world: World) -> None:
         self._size = world.size
+        options: dict[str, Any] = {SYNC_BUFFERS: False}
         self._module = DistributedDataParallel(
             loss_model,
             device_ids=[world.device] if world.device.type == "cuda" else None,
             find_unused_parameters=True,
             gradient_as_bucket_view=True,
-            **{SYNC_BUFFERS: False},
+            **options,
         )
 
     def losses(self, batch: Batch, *, label_smoothing: float, num_sources: int) -> LossSums:
