@@ -6,7 +6,6 @@ how it went: progress.json while it lives, result.json and eval/ when it is done
 
 import os
 import signal
-import socket
 import sys
 import time
 import traceback
@@ -16,8 +15,9 @@ from typing import TYPE_CHECKING
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.job import Job
 from tunestudy.records.atomic import read_json, sweep, write_json
+from tunestudy.records.host import host_name
 from tunestudy.records.layout import JobDir
-from tunestudy.records.lease import Lease
+from tunestudy.records.lease import Lease, LeaseHeldError
 from tunestudy.records.logs import scrub, write_output_to
 from tunestudy.records.redact import redact
 from tunestudy.records.snapshot import snapshot
@@ -39,6 +39,9 @@ def main(job_dir: str) -> int:
     stop = StopRequest.on_signals(signal.SIGTERM, signal.SIGINT)
     try:
         return run_job(folder, stop)
+    except LeaseHeldError as held:
+        print(f"not started: {held}", file=sys.stderr)  # its holder alone writes about this job
+        return UNEXPECTED
     except BaseException as error:  # noqa: BLE001 - the door: whatever it is goes into failure.json
         return report_failure(folder, rank, error)
     finally:
@@ -53,7 +56,7 @@ def run_job(folder: JobDir, stop: StopRequest) -> int:
     with open_world() as world:
         if world.rank > 0:
             return train_and_evaluate(job, folder, world, stop)
-        with Lease.acquire(folder.root / "lease", wait_s=0.0):
+        with Lease.acquire(folder.lease):
             sweep(folder.root)
             write_json(folder.env_json, snapshot(folder.root / job.base_dir))
             return train_and_evaluate(job, folder, world, stop)
@@ -128,8 +131,8 @@ def innermost_line(error: BaseException) -> str:
 def tell_phase(folder: JobDir, phase: str) -> None:
     """Replace the phase in progress.json and keep the rest of the last sign of life."""
     progress = read_json(folder.progress_json) or {}
-    host = redact(socket.gethostname())
-    write_json(folder.progress_json, {**progress, "t": time.time(), "phase": phase, "pid": os.getpid(), "host": host})
+    told = {"t": time.time(), "phase": phase, "pid": os.getpid(), "host": host_name()}
+    write_json(folder.progress_json, {**progress, **told})
 
 
 if __name__ == "__main__":
