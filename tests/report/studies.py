@@ -214,7 +214,7 @@ def _curves(
             value = floor + 0.05 + 2.1 * math.exp(-step / (steps / 6)) + rise + random_.gauss(0, 0.006)
             evaluations.append(
                 {"epoch": round(step / 45, 3), "step": step, "eval_loss": value, "perplexity": math.exp(value),
-                 "target_tokens": 720}
+                 "target_tokens": 720, "loss/upright": value + 0.1, "loss/rotated": value - 0.1}
             )  # fmt: skip
     return train, evaluations
 

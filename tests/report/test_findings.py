@@ -14,6 +14,7 @@ from tunestudy.report.cost import costs, total
 from tunestudy.report.differences import differences
 from tunestudy.report.findings import broken_requirements, problems, warnings_of
 from tunestudy.report.overfit import find_fits
+from tunestudy.report.sources import realised, source_losses
 
 
 def found(study_dir: StudyDir) -> str:
@@ -119,6 +120,20 @@ def test_shared_stages_count_once_in_the_total(finished: StudyDir) -> None:
 
 def test_a_half_finished_trial_has_no_cost_yet(half: StudyDir) -> None:
     assert {cost.variant: cost.seeds for cost in costs(collect(half))}["full"] == 2
+
+
+def test_sources_are_told_once_per_stage_with_their_losses(finished: StudyDir) -> None:
+    facts = collect(finished)
+    rows = realised(facts)
+    assert [(row.stage, row.source, row.samples) for row in rows] == [
+        ("base", "rotated", 1434),
+        ("adapt", "rotated", 1434),
+    ]
+    assert rows[0].rejected == (("longer than max_length", 3),)
+    last = [facts.last_job("full", seed).eval_log["eval_loss"][-1] for seed in facts.seeds]
+    losses = {row.variant: row.losses for row in source_losses(facts)}["full"]
+    assert losses["upright"] == pytest.approx(sum(last) / 3 + 0.1)
+    assert losses["rotated"] == pytest.approx(sum(last) / 3 - 0.1)
 
 
 def test_differences_are_those_of_the_study(finished: StudyDir) -> None:

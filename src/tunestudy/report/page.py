@@ -20,12 +20,11 @@ from tunestudy.report.findings import problems, warnings_of
 from tunestudy.report.machines import machines
 from tunestudy.report.observations import headline_sentence, observations
 from tunestudy.report.overfit import RISE_FLAGGED, find_fits
+from tunestudy.report.sources import realised, source_losses
 from tunestudy.report.strip import HEIGHT, WIDTH, scale_of, strip_of
 from tunestudy.report.tables import explanation, mean_and_std, power_note
-from tunestudy.report.values import mapping, number, numbers
 
 _HERE = Path(__file__).parent
-_COUNTS = ("read", "samples", "tokens", "target_tokens", "weight", "realised_share")
 _FILTERS = ("sig", "signed", "p_value", "count", "short_count", "duration", "moment", "memory_mb", "size", "percent")
 
 
@@ -54,7 +53,8 @@ def render_page(facts: StudyFacts, headline: Headline) -> str:
         costs=costs(facts),
         total=total(facts),
         differences=differences(facts),
-        sources=_sources(facts),
+        sources=realised(facts),
+        source_losses=source_losses(facts),
         machines=machines(facts),
         colours={variant: f"c{colour_of(place)}" for variant, place in facts.places.items()},
         style=Markup(style),
@@ -80,19 +80,6 @@ def _benchmark(facts: StudyFacts, headline: Headline, name: str) -> dict[str, An
         "settings": facts.benchmarks[name],
         "score": scores[0] if scores else None,
     }
-
-
-def _sources(facts: StudyFacts) -> list[dict[str, Any]]:
-    """Realised data per stage and source; jobs that prepared the same data say the same and appear once."""
-    found: dict[str, dict[str, Any]] = {}
-    for job in facts.jobs:
-        for name, told in mapping(job.data.get("sources")).items():
-            counts = {key: number(mapping(told).get(key)) for key in _COUNTS}
-            rejected = {reason: int(n) for reason, n in numbers(mapping(told).get("rejected")).items() if n}
-            language = str(mapping(told).get("language") or "")
-            row = {"stage": job.stage, "source": name, "language": language, "rejected": rejected, **counts}
-            found.setdefault(json.dumps(row, sort_keys=True), row)
-    return list(found.values())
 
 
 def _environment() -> Environment:
