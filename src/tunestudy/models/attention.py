@@ -96,20 +96,28 @@ def segment_attention(
         query.device, _compute_dtype(query), query.shape[3], query.shape[1] // key.shape[1]
     ):
         return _varlen(query, key, value, scaling, segments), None
-    return _one_by_one(query, key, value, dropout, scaling, segments), None
+    return _run_by_run(query, key, value, dropout, scaling, segments), None
 
 
-def _one_by_one(
+def _run_by_run(
     query: Tensor, key: Tensor, value: Tensor, dropout: float, scaling: float | None, segments: Segments
 ) -> Tensor:
-    """SDPA's causal kernel per segment. `split` keeps the backward pass to one concatenation per tensor."""
+    """SDPA's causal kernel per segment; neighbours of equal length go as one batch: (1, H, n·L, d) → (n, H, L, d).
+
+    `split` keeps the backward pass to one concatenation per tensor.
+    """
     grouped = query.shape[1] != key.shape[1]
-    queries, keys, values = (torch.split(tensor, segments.lengths, dim=2) for tensor in (query, key, value))
-    outputs = [
-        scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=grouped)
-        for q, k, v in zip(queries, keys, values, strict=True)
-    ]
-    return torch.cat([output.transpose(1, 2) for output in outputs], dim=1)
+    sizes = [number * length for number, length in segments.runs]
+    outputs = []
+    for (number, length), *parts in zip(
+        segments.runs, *(torch.split(tensor, sizes, dim=2) for tensor in (query, key, value)), strict=True
+    ):
+        q, k, v = (part.unflatten(2, (number, length))[0].transpose(0, 1) for part in parts)
+        out = scaled_dot_product_attention(
+            q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=grouped
+        )
+        outputs.append(out.transpose(1, 2).flatten(0, 1))
+    return torch.cat(outputs)[None]
 
 
 def _compute_dtype(query: Tensor) -> torch.dtype:
@@ -132,7 +140,7 @@ def _varlen_works(device: torch.device, dtype: torch.dtype, head_dim: int, group
     except (RuntimeError, TypeError, NotImplementedError) as error:
         warnings.warn(f"segments are attended one by one: no variable-length kernel ({error})", stacklevel=2)
         return False
-    return nearly_equal(got, _one_by_one(query, key, value, 0.0, None, segments))
+    return nearly_equal(got, _run_by_run(query, key, value, 0.0, None, segments))
 
 
 def _varlen(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, segments: Segments) -> Tensor:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -25,6 +26,11 @@ class Segments:
     def lengths(self) -> list[int]:
         """(S,) On a GPU, reading them waits for the device: the variable-length kernel does without."""
         return [int(length) for length in self.borders.diff().tolist()]
+
+    @cached_property
+    def runs(self) -> list[tuple[int, int]]:
+        """(number, length) of neighbours of equal length, which attention takes as one batch."""
+        return [(sum(1 for _ in same), length) for length, same in groupby(self.lengths)]
 
 
 def base_model_of(model: nn.Module) -> Any:
