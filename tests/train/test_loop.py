@@ -12,9 +12,10 @@ from tinyjob import ADAPTER, facts_of, make_job, rows_of, run
 from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP
 
 from tunestudy.config.errors import StudyError
+from tunestudy.data.batch import dummy_batch
 from tunestudy.records.manifest import problems, read_manifest
 from tunestudy.records.stop import StopRequest
-from tunestudy.train import publish, stage
+from tunestudy.train import loop, publish, stage
 from tunestudy.train.loop import LossNotFiniteError
 from tunestudy.train.loss import LossModel, LossSums
 from tunestudy.train.trainable import UntrainedError
@@ -137,6 +138,26 @@ def test_golden_losses(tmp_path: Path) -> None:
     assert run(folder)
     losses = [float(row["train_loss"]) for row in rows_of(folder.loss_log)]
     assert losses == pytest.approx(golden["train_loss"], rel=1e-5)
+
+
+def test_a_step_without_targets_moves_nothing_and_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = loop.cut
+    weights = []
+
+    def cut(run: loop.Run, rows: list) -> list:
+        weights.append(run.learner.trainables[0].parameter.detach().clone())
+        return [dummy_batch(run.material.corpus, run.material.layout)] if run.state.step == 2 else real(run, rows)
+
+    monkeypatch.setattr(loop, "cut", cut)
+    folder = make_job(tmp_path)
+    assert run(folder)
+    assert not torch.equal(weights[1], weights[2])
+    assert torch.equal(weights[2], weights[3])
+    third = rows_of(folder.loss_log)[2]
+    assert (third["train_loss"], third["grad_norm"]) == ("", "")
+    assert json.loads(folder.result_json.read_text())["steps"] == 8
 
 
 class Poisoned(LossModel):
