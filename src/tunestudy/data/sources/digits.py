@@ -4,34 +4,45 @@ A scan of 8×8 pixels with 17 grey values becomes 8 lines of `0`…`9`, `a`…`g
 Source: Alpaydin & Kaynak 1998, Optical Recognition of Handwritten Digits, UCI.
 """
 
+import gzip
 import hashlib
+import importlib.util
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tunestudy.config.data import DigitsDataset
+from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.data.sources import Raw
 
 GREY = np.array(list("0123456789abcdefg"))
+FILE = "datasets/data/digits.csv.gz"
+"""Within scikit-learn: 64 grey values and the digit a line."""
 
 
 def read(dataset: DigitsDataset, base_dir: Path) -> Iterator[Raw]:  # noqa: ARG001 - the data lie in scikit-learn
     """One prompt/completion record per scan; the scan's number is its id, whatever the rotation."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    for number, (image, digit) in enumerate(zip(digits.images.astype(int), digits.target, strict=True)):
-        turned = np.rot90(image, dataset.rotate // 90)
+    for number, scan in enumerate(_scans()):
+        turned = np.rot90(scan[:64].reshape(8, 8), dataset.rotate // 90)
         lines = ["".join(GREY[row]) for row in turned]
-        columns = {"id": str(number), "prompt": "\n".join(lines) + "\n=", "completion": str(digit)}
+        columns = {"id": str(number), "prompt": "\n".join(lines) + "\n=", "completion": str(scan[64])}
         yield Raw(f"digits:{number}", columns)
 
 
 def identity(dataset: DigitsDataset, base_dir: Path) -> str:  # noqa: ARG001
     """Hash of the scans and the rotation."""
-    from sklearn.datasets import load_digits
+    return f"digits {hashlib.sha256(_scans().tobytes()).hexdigest()} {dataset.rotate}"
 
-    digits = load_digits()
-    content = hashlib.sha256(digits.images.tobytes() + digits.target.tobytes()).hexdigest()
-    return f"digits {content} {dataset.rotate}"
+
+@lru_cache
+def _scans() -> NDArray[np.int64]:
+    """(1797, 65): read from scikit-learn's own file, because importing scikit-learn takes longer than training."""
+    package = importlib.util.find_spec("sklearn")
+    if package is None or package.origin is None:
+        cure = "pip install 'tunestudy[train]'"
+        raise StudyError(at("datasets"), f"the digits come with scikit-learn: {cure}", exit_code=Exit.PREFLIGHT_REFUSED)
+    with gzip.open(Path(package.origin).parent / FILE, "rt") as file:
+        return np.loadtxt(file, delimiter=",").astype(np.int64)
