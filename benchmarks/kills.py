@@ -1,6 +1,6 @@
 """Kill a study at random instants and at every kind of durable step, run it again, and compare with a quiet run.
 
-    OMP_NUM_THREADS=1 python benchmarks/kills.py [--random 20] [--points NAME … | all | none] [--steps 60]
+    OMP_NUM_THREADS=1 python benchmarks/kills.py [--random 20] [--points NAME … | all | none] [--random-steps 300]
 
 Random kills hit launcher, torchrun and ranks together (SIGKILL to the whole tree). A kill at a point hits one process
 just before its n-th fsync, manifest, rename, prune or append, found by `tests/lab/killpoints`. After every kill
@@ -61,6 +61,9 @@ variants:
 resources: {{slots: 1, ranks: {ranks}, max_retries: 0}}
 """
 
+POINT_STEPS = 60
+"""The n of each point below counts in a run of this length."""
+
 WORKER, LAUNCHER = "-u -m tunestudy.worker", "tunestudy run"
 
 
@@ -118,7 +121,9 @@ class Lab:
     def __init__(self, root: Path, *, steps: int, ranks: int) -> None:
         from tinyjob import records
 
+        root.mkdir()
         self._root = root
+        self.steps, self.ranks = steps, ranks
         self._text = STUDY.format(steps=steps, ranks=ranks)
         self._records = {name: records(60, number) for number, name in enumerate(("first", "second"))}
 
@@ -152,6 +157,18 @@ def start(folder: Path, extra: Mapping[str, str] | None = None) -> subprocess.Po
 def run_to_the_end(folder: Path) -> int:
     """Call `run` once more; its exit code."""
     return start(folder).wait(timeout=600)
+
+
+def quiet_run(lab: Lab) -> tuple[float, dict[str, Any]]:
+    """Seconds and outcome of a study that nobody disturbs."""
+    folder = lab.new("quiet")
+    began = time.monotonic()
+    if code := run_to_the_end(folder):
+        sys.exit(f"the quiet run failed with {code}:\n{(folder / 'output.txt').read_text(encoding='utf-8')}")
+    duration_s = time.monotonic() - began
+    print(f"quiet run: {duration_s:.1f} s, {lab.steps} steps on {lab.ranks} rank(s)")
+    print(f"{'killed at':<34} {'the job stood at':<28} after running again", flush=True)
+    return duration_s, outcome(folder)
 
 
 def kill_tree(process: subprocess.Popen[bytes]) -> None:
@@ -241,23 +258,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--random", type=int, default=20, help="kills at random instants")
     parser.add_argument("--points", nargs="*", default=["all"], help="names of points, `all` or `none`")
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=POINT_STEPS, help="of the studies that are killed at points")
+    parser.add_argument("--random-steps", type=int, default=300, help="of those killed at random: mostly in training")
     parser.add_argument("--ranks", type=int, default=1)
     arguments = parser.parse_args()
     chosen = {"all": list(POINTS), "none": []}.get(" ".join(arguments.points), arguments.points)
     with tempfile.TemporaryDirectory(prefix="kills-") as root:
-        lab = Lab(Path(root), steps=arguments.steps, ranks=arguments.ranks)
-        quiet = lab.new("quiet")
-        began = time.monotonic()
-        if code := run_to_the_end(quiet):
-            print((quiet / "output.txt").read_text(encoding="utf-8"))
-            return code
-        duration_s = time.monotonic() - began
-        expected = outcome(quiet)
-        print(f"quiet run: {duration_s:.1f} s, {arguments.steps} steps on {arguments.ranks} rank(s)")
-        print(f"{'killed at':<34} {'the job stood at':<28} after running again")
-        verdicts = kill_at_points(lab, chosen, expected)
-        verdicts += kill_at_random(lab, arguments.random, duration_s, expected)
+        verdicts: list[str] = []
+        if chosen:
+            lab = Lab(Path(root) / "points", steps=arguments.steps, ranks=arguments.ranks)
+            _, expected = quiet_run(lab)
+            verdicts += kill_at_points(lab, chosen, expected)
+        if arguments.random:
+            lab = Lab(Path(root) / "random", steps=arguments.random_steps, ranks=arguments.ranks)
+            duration_s, expected = quiet_run(lab)
+            verdicts += kill_at_random(lab, arguments.random, duration_s, expected)
     same = sum(verdict == "identical" for verdict in verdicts)
     print(f"{len(chosen) + arguments.random} kills, {len(verdicts)} comparisons, {same} identical")
     return int(same < len(verdicts))

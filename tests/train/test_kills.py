@@ -14,7 +14,7 @@ KILLS = Path(__file__).parents[2] / "benchmarks" / "kills.py"
 def test_killed_studies_end_like_undisturbed_ones() -> None:
     points = ["writer: publish", "launcher: append, job started"]
     done = subprocess.run(
-        [sys.executable, KILLS, "--steps", "24", "--random", "1", "--points", *points],
+        [sys.executable, KILLS, "--steps", "24", "--random-steps", "24", "--random", "1", "--points", *points],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
