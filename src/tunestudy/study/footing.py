@@ -47,6 +47,45 @@ def _stage_warnings(study: Study, stage: str) -> Iterator[str]:
             yield f"{words} of `{stage}` differs: {told}. If that is meant, say `intends: [{aspect}]` in the variant"
 
 
+def seen_rows_warnings(study: Study) -> list[str]:
+    """One line for each benchmark or evaluation that scores rows which a stage of the variant trains on.
+
+    `name` in `data:` trains on all but the held-out rows of a data set; scored by its plain name, those come back.
+    """
+    trained = {
+        name: {part.dataset for stage in variant.stages.values() for part in stage.data}
+        for name, variant in study.variants.items()
+    }
+    of_benchmarks = [
+        _seen_rows(f"benchmark `{name}`", scored.dataset, [v for v, data in trained.items() if scored.dataset in data])
+        for name, scored in study.benchmarks.items()
+    ]
+    of_stages = [
+        _seen_rows(f"eval_data of `{stage}`", dataset, [name for name, both in overlaps.items() if dataset in both])
+        for stage, overlaps in ((stage, _overlaps(study, stage)) for stage in _stage_names(study))
+        for dataset in sorted(set().union(*overlaps.values()))
+    ]
+    return [line for line in (*of_benchmarks, *of_stages) if line]
+
+
+def _overlaps(study: Study, stage: str) -> dict[str, set[str]]:
+    """For each variant that has the stage: the data sets that it both trains and evaluates on."""
+    settings = {name: variant.stages[stage] for name, variant in study.variants.items() if stage in variant.stages}
+    return {
+        name: {part.dataset for part in one.data} & {part.dataset for part in one.eval_data}
+        for name, one in settings.items()
+    }
+
+
+def _seen_rows(what: str, dataset: str, variants: list[str]) -> str:
+    if not variants:
+        return ""
+    return (
+        f"{what} scores `{dataset}`, rows that {_names(variants)} trained on: its scores will flatter. "
+        f"`{dataset}@held_out` scores rows kept from training"
+    )
+
+
 def _stage_names(study: Study) -> list[str]:
     return list(dict.fromkeys(stage for variant in study.variants.values() for stage in variant.stages))
 

@@ -22,7 +22,7 @@ from tunestudy.records.layout import StudyDir
 from tunestudy.study.changes import Change, Orphan, explain_changes, find_orphans
 from tunestudy.study.estimate import NOTHING, Estimate, Estimator, Measured
 from tunestudy.study.fingerprint import canonical
-from tunestudy.study.footing import footing_warnings
+from tunestudy.study.footing import footing_warnings, seen_rows_warnings
 from tunestudy.study.graph import Graph
 from tunestudy.study.identity import Identities
 from tunestudy.study.load import LoadedStudy
@@ -133,7 +133,7 @@ def make_plan(loaded: LoadedStudy, results: Path) -> Plan:
         inputs={"datasets": identities.datasets, "model": identities.model},
         changes=explain_changes(jobs, folder, identities),
         orphans=find_orphans(jobs, folder),
-        warnings=[*loaded.warnings, *footing_warnings(study), *_unpinned(identities)],
+        warnings=[*loaded.warnings, *footing_warnings(study), *seen_rows_warnings(study), *_unpinned(identities)],
     )
 
 
