@@ -21,7 +21,10 @@ SECTIONS = {
     "plan": ("Start of the command line and planning", [["plan_speed.py"]]),
     "throughput": (
         "Training throughput against TRL",
-        [["throughput.py"], ["throughput.py", "--vocabulary", "4000", "--width", "1024", "--samples", "64"]],
+        [
+            ["throughput.py", "--samples", "64"],
+            ["throughput.py", "--vocabulary", "4000", "--width", "1024", "--samples", "64"],
+        ],
     ),
     "gradients": ("Gradient equality", [["gradient_equality.py"]]),
     "kills": ("Exact resume after SIGKILL", [["kills.py"]]),
