@@ -11,7 +11,27 @@ from pydantic import Field, field_validator, model_validator
 from tunestudy.config.adapter import AnyAdapter
 from tunestudy.config.base import Config, neutral
 from tunestudy.config.data import DataSettings, MixturePart
-from tunestudy.config.model import Role
+from tunestudy.config.model import DType, Role
+
+
+class Quantization(Config):
+    """The base's linear layers in 4 or 8 bits through bitsandbytes (extra `quant`); an adapter learns on top.
+
+    Spellings are those of transformers' `BitsAndBytesConfig`. Source of NF4: Dettmers et al. 2023, arXiv:2305.14314.
+    """
+
+    load_in_4bit: bool = False
+    load_in_8bit: bool = False
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] = "nf4"
+    bnb_4bit_use_double_quant: bool = True
+    bnb_4bit_compute_dtype: DType = "float32"
+    bnb_4bit_quant_storage: Literal["uint8", "bfloat16", "float16", "float32"] = neutral("uint8")
+
+    @model_validator(mode="after")
+    def _one_width(self) -> "Quantization":
+        if self.load_in_4bit == self.load_in_8bit:
+            raise ValueError("give exactly one of load_in_4bit and load_in_8bit")
+        return self
 
 
 class TrainableSettings(Config):
@@ -23,6 +43,8 @@ class TrainableSettings(Config):
     train: tuple[Role, ...] | Literal["all", "none"] | None = None
     """Roles trained in full. Default: everything without an adapter, nothing beside one."""
     adapter: AnyAdapter | None = None
+    quantization: Quantization | None = None
+    """Load the base in few bits (QLoRA). Needs an adapter."""
     learning_rates: dict[Role, float] = {}
     """Learning rate per role; roles that are not named use `learning_rate`."""
 
@@ -30,7 +52,16 @@ class TrainableSettings(Config):
 class OptimiserSettings(Config):
     """Optimiser, schedule and regularisation."""
 
-    optim: Literal["adamw_torch_fused", "adamw_torch", "sgd", "adafactor"] = "adamw_torch_fused"
+    optim: Literal[
+        "adamw_torch_fused",
+        "adamw_torch",
+        "sgd",
+        "adafactor",
+        "adamw_8bit",
+        "paged_adamw_8bit",
+        "paged_adamw_32bit",
+    ] = "adamw_torch_fused"
+    """Those with `8bit` or `paged` come from bitsandbytes (extra `quant`)."""
     learning_rate: float = Field(gt=0)
     adam_beta1: float = Field(0.9, ge=0, lt=1)
     adam_beta2: float = Field(0.999, ge=0, lt=1)
@@ -58,6 +89,9 @@ class OptimiserSettings(Config):
     decay_steps: float = Field(0.1, ge=0)
     """Of `warmup_stable_decay`: the final decay, in steps or as a share."""
     label_smoothing_factor: float = Field(0.0, ge=0, lt=1)
+    layer_lr_decay: float | None = Field(None, gt=0, le=1)
+    """Each layer's rate is that of the layer above times this: the last layer learns at `learning_rate`, the embeddings
+    slowest of all."""
     neftune_noise_alpha: float | None = Field(None, gt=0)
     """Uniform noise on input embeddings. Source: arXiv:2310.05914."""
 
@@ -97,6 +131,10 @@ class EvaluationSettings(Config):
     """Rows, chosen by hash of id and `eval_subset_seed`; null means all."""
     eval_subset_seed: int = 0
     per_device_eval_batch_size: int | None = neutral(None, ge=1)
+    early_stopping_patience: int | None = Field(None, ge=1)
+    """End the stage after this many evaluations without a better `eval_loss`."""
+    early_stopping_threshold: float = Field(0.0, ge=0)
+    """By how much `eval_loss` must fall to count as better."""
 
 
 class CheckpointSettings(Config):
@@ -116,6 +154,10 @@ class CheckpointSettings(Config):
     metric_for_best_model: Literal["eval_loss", "train_loss"] = neutral("eval_loss")
     load_best_model_at_end: bool = False
     """Publish the best checkpoint's weights in place of the last step's."""
+    checkpoint_names: Literal["step", "epoch_step"] = neutral("step")
+    """`checkpoint-500`, or beside it links named `checkpoint-epoch1-step500` and, at an epoch's end, `checkpoint-epoch1`."""
+    save_merged: bool = neutral(False)
+    """Also publish the adapter folded into its base as `merged/`, a plain model in safetensors."""
     drop_intermediate: bool = neutral(True)
     """After the stage, keep only the last and the best checkpoints."""
 
@@ -158,6 +200,10 @@ class TrainStage(
     def _consistent(self) -> "TrainStage":
         if not self.data:
             raise ValueError("data: a training stage needs at least one data set")
+        if self.quantization and self.adapter is None:
+            raise ValueError("quantization: weights in few bits cannot be trained in full; add an adapter")
+        if self.early_stopping_patience and not self.eval_steps and not self.eval_on_epoch_end:
+            raise ValueError("early_stopping_patience counts evaluations; set eval_steps or eval_on_epoch_end")
         if self.bf16 and self.fp16:
             raise ValueError("bf16 and fp16 exclude each other")
         if self.order == "length_grouped" and self.packing:

@@ -37,7 +37,7 @@ def study_schema() -> Schema:
         "Variant": _variant(),
         "StageSettings": settings,
         "StageOverride": _override(settings),
-        "AdapterOverride": _override(definitions["LoraAdapter"]),
+        "AdapterOverride": _override(_all_adapters(definitions)),
     }
     definitions["StageOverride"]["properties"]["adapter"]["anyOf"].append(_ref("AdapterOverride"))
     definitions.pop("TrainStage", None)
@@ -136,6 +136,13 @@ def _settings(stage: Schema) -> Schema:
     return {"type": "object", "additionalProperties": False, "properties": properties}
 
 
+def _all_adapters(definitions: Schema) -> Schema:
+    """Options of all adapters together: an override need not repeat the type that tells them apart."""
+    kinds = [definitions[kind] for kind in ("SdoraAdapter", "SoraAdapter", "DoraAdapter", "LoraAdapter")]
+    properties = {name: schema for kind in kinds for name, schema in kind["properties"].items()}
+    return {"properties": {**properties, "type": {"enum": [kind["properties"]["type"]["const"] for kind in kinds]}}}
+
+
 def _override(settings: Schema) -> Schema:
     """Settings in which a placeholder of the matrix may stand for any value, and keys may be dotted."""
     properties = {
@@ -156,8 +163,8 @@ def _short_forms(name: str, schema: Schema) -> Schema:
 
 
 def _require_types(definitions: Schema) -> None:
-    """Pydantic fills in `type`; whoever writes a file must say it, except for files and hub data sets."""
-    for name in ("DigitsDataset", "ExactMatch", "MultipleChoice"):
+    """Pydantic fills in `type`; whoever writes a file must say it, except for files, hub data sets and LoRA."""
+    for name in ("DigitsDataset", "ExactMatch", "MultipleChoice", "DoraAdapter", "SoraAdapter", "SdoraAdapter"):
         definitions[name]["required"] = ["type", *definitions[name].get("required", [])]
 
 

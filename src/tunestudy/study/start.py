@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from tunestudy.config.adapter import LoraAdapter
+from tunestudy.config.adapter import AnyAdapter
 from tunestudy.config.stage import TrainStage
 
 Init = Literal["continue", "merge_then_new", "stack", "base"]
@@ -62,7 +62,7 @@ def _after_whole_model(stage: TrainStage, name: str) -> Start:
     return Start(stage.init or "continue")
 
 
-def _adapter_change(name: str, old: LoraAdapter, new: LoraAdapter) -> str:
+def _adapter_change(name: str, old: AnyAdapter, new: AnyAdapter) -> str:
     changed = [
         f"{key} {getattr(old, key)} → {getattr(new, key)}" for key in _SAME if getattr(old, key) != getattr(new, key)
     ]

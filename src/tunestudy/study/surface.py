@@ -7,11 +7,11 @@ The YAML form is the validated form of `config/` plus what saves typing: `defaul
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from tunestudy.config.adapter import LoraAdapter
+from tunestudy.config.adapter import DoraAdapter, LoraAdapter, SdoraAdapter, SoraAdapter
 from tunestudy.config.benchmark import ExactMatch, MultipleChoice
 from tunestudy.config.data import DigitsDataset, FileDataset, HubDataset, MixturePart
 from tunestudy.config.model import CharacterTokenizer, ModelConfig
-from tunestudy.config.stage import TrainStage
+from tunestudy.config.stage import Quantization, TrainStage
 from tunestudy.config.study import ReportSettings, Resources, Study, Variant
 from tunestudy.study.source import KeyPath
 
@@ -23,6 +23,7 @@ Level = Literal[
     "benchmark",
     "stage",
     "adapter",
+    "quantization",
     "mixture",
     "variant",
     "resources",
@@ -36,7 +37,8 @@ KEYS: dict[Level, frozenset[str]] = {
     "dataset": frozenset({*FileDataset.model_fields, *HubDataset.model_fields, *DigitsDataset.model_fields}),
     "benchmark": frozenset({*ExactMatch.model_fields, *MultipleChoice.model_fields}),
     "stage": frozenset(TrainStage.model_fields),
-    "adapter": frozenset(LoraAdapter.model_fields),
+    "adapter": frozenset().union(*(a.model_fields for a in (LoraAdapter, DoraAdapter, SoraAdapter, SdoraAdapter))),
+    "quantization": frozenset(Quantization.model_fields),
     "mixture": frozenset(MixturePart.model_fields),
     "variant": frozenset({*Variant.model_fields, "overrides", "from", "matrix", "exclude"}),
     "resources": frozenset(Resources.model_fields),
@@ -51,6 +53,7 @@ HOME: dict[Level, str] = {
     "benchmark": "in an entry of `benchmarks:`",
     "stage": "in a stage (`defaults:`, an entry of `stages:`, or a variant's `overrides:`)",
     "adapter": "under a stage's `adapter:`",
+    "quantization": "under a stage's `quantization:`",
     "mixture": "in an item of a stage's `data:`",
     "variant": "in an entry of `variants:`",
     "resources": "under `resources:`",
@@ -90,6 +93,8 @@ def stage_mappings(values: dict[str, Any]) -> Iterator[tuple[KeyPath, dict[str, 
 def _inside_stage(path: KeyPath, stage: dict[str, Any]) -> Iterator[tuple[Level, KeyPath, dict[str, Any]]]:
     if isinstance(stage.get("adapter"), dict):
         yield "adapter", (*path, "adapter"), stage["adapter"]
+    if isinstance(stage.get("quantization"), dict):
+        yield "quantization", (*path, "quantization"), stage["quantization"]
     for key in ("data", "eval_data"):
         parts = stage.get(key)
         if isinstance(parts, dict):
