@@ -54,8 +54,8 @@ class DoraAdapter(DoraOptions):
 class GateOptions(LowRankOptions):
     """A gate per rank, W x + s·B diag(g) A x, driven to exact zeros by a proximal step after each optimiser step.
 
-    Source: Ding et al., EMNLP 2023 (SoRA). `sparse_lambda` sets how far each step pulls gates to zero; `target_sparsity`
-    has a controller set it instead, so that the run ends with that share of gates at zero.
+    Source: Ding et al., EMNLP 2023 (SoRA). `sparse_lambda` sets how far each step pulls gates to zero; with
+    `target_sparsity` a controller sets it instead, so that the run ends with that share of gates at zero.
     """
 
     sparse_lambda: float | None = Field(None, ge=0)

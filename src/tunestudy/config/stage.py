@@ -155,7 +155,7 @@ class CheckpointSettings(Config):
     load_best_model_at_end: bool = False
     """Publish the best checkpoint's weights in place of the last step's."""
     checkpoint_names: Literal["step", "epoch_step"] = neutral("step")
-    """`checkpoint-500`, or beside it links named `checkpoint-epoch1-step500` and, at an epoch's end, `checkpoint-epoch1`."""
+    """`epoch_step`: beside `checkpoint-500` a link `checkpoint-epoch1-step500`, or `checkpoint-epoch1` at its end."""
     save_merged: bool = neutral(False)
     """Also publish the adapter folded into its base as `merged/`, a plain model in safetensors."""
     drop_intermediate: bool = neutral(True)
