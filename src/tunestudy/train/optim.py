@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from tunestudy.config.schedules import Multiplier
 from tunestudy.config.stage import OptimiserSettings
-from tunestudy.train.schedules import Multiplier
 from tunestudy.train.trainable import Trainable
 
 FUSED_DEVICES = {"cpu", "cuda", "mps", "xpu"}

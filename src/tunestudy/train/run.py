@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from tunestudy.config.job import Job
+from tunestudy.config.schedules import Multiplier
 from tunestudy.config.stage import TrainStage
 from tunestudy.data.batch import Layout
 from tunestudy.data.corpus import Corpus
@@ -22,7 +23,6 @@ from tunestudy.train.noise import EmbeddingNoise
 from tunestudy.train.precision import Precision
 from tunestudy.train.progress import Progress
 from tunestudy.train.saving import Saver
-from tunestudy.train.schedules import Multiplier
 from tunestudy.train.trainable import Trainable
 from tunestudy.train.world import World
 

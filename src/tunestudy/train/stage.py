@@ -7,6 +7,7 @@ import torch
 from tunestudy.adapters.attach import attach
 from tunestudy.config.errors import StudyError, at
 from tunestudy.config.job import Job
+from tunestudy.config.schedules import schedule_of
 from tunestudy.data.batch import Layout
 from tunestudy.data.corpus import Corpus
 from tunestudy.data.order import Schedule
@@ -30,7 +31,6 @@ from tunestudy.train.precision import Precision
 from tunestudy.train.progress import Progress
 from tunestudy.train.publish import publish_base, publish_result
 from tunestudy.train.run import Learner, Material, Task
-from tunestudy.train.schedules import schedule_of
 from tunestudy.train.start import start_run
 from tunestudy.train.trainable import as_text, find_trainables
 from tunestudy.train.world import World

@@ -1,6 +1,7 @@
 """Learning-rate schedules as pure functions of the step, so that resuming one needs nothing but the step.
 
-Values equal those of `transformers.get_scheduler` with the same settings; a test compares them step by step.
+They stand here because `plan` forecasts with the schedule that training will follow. Values equal those of
+`transformers.get_scheduler` with the same settings; a test compares them step by step.
 """
 
 import math

@@ -5,7 +5,7 @@ import torch
 from transformers import get_scheduler
 
 from tunestudy.config.stage import TrainStage
-from tunestudy.train.schedules import schedule_of, steps_of
+from tunestudy.config.schedules import schedule_of, steps_of
 
 TOTAL, PEAK = 50, 2e-3
 
