@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import get_scheduler
 
-from tunestudy.config.stage import TrainStage
 from tunestudy.config.schedules import schedule_of, steps_of
+from tunestudy.config.stage import TrainStage
 
 TOTAL, PEAK = 50, 2e-3
 
