@@ -47,6 +47,33 @@ STAGE = [
     ("sample_packing: true", "packing", True),
     ("train_on_inputs: true", "loss_on", "all"),
     ("group_by_length: true", "order", "length_grouped"),
+    ("{quantization_bit: 4, adapter: {lora_r: 4}}", "quantization.load_in_4bit", True),
+    ("{quant_bits: 8, adapter: {lora_r: 4}}", "quantization.load_in_8bit", True),
+    ("{load_in_4bit: true, adapter: {lora_r: 4}}", "quantization.load_in_4bit", True),
+    ("load_in_8bit: false", "quantization", None),
+    ("adapter: qlora", "quantization.load_in_4bit", True),
+    ("{adapter: qlora, load_in_4bit: true, bnb_4bit_quant_type: fp4}", "quantization.bnb_4bit_quant_type", "fp4"),
+    (
+        "{adapter: qlora, bnb_4bit_compute_dtype: torch.bfloat16}",
+        "quantization.bnb_4bit_compute_dtype",
+        "bfloat16",
+    ),
+    ("{adapter: qlora, double_quantization: false}", "quantization.bnb_4bit_use_double_quant", False),
+    ("{adapter: qlora, quantization_method: bnb}", "quantization.load_in_4bit", True),
+    ("{lora_rank: 4, init_lora_weights: true}", "adapter.init_lora_weights", "default"),
+    ("{lora_rank: 4, init_weights: gaussian}", "adapter.init_lora_weights", "gaussian"),
+    ("pissa_init: true", "adapter.init_lora_weights", "pissa"),
+    ("{lora_rank: 4, target_parameters: [experts.up]}", "adapter.target_parameters", ("experts.up",)),
+    ("early_stopping_steps: 3", "early_stopping_patience", 3),
+    ("early_stop_interval: 3", "early_stopping_patience", 3),
+    ("layerwise_lr_decay: 0.9", "layer_lr_decay", 0.9),
+    ("merge_lora: true", "save_merged", True),
+    ("save_only_model: true", "full_save_steps", None),
+    (
+        "adapter: {type: sora, rank: 4, sparse_lambda_2: 0.1, sparse_lr: 1e-4}",
+        "adapter.sparse_lambda",
+        0.1,
+    ),
 ]
 
 
@@ -105,6 +132,10 @@ def test_elsewhere(folder: Folder, edited: Edit, old: str, new: str, found: Call
         ("freeze_vit: true, train: all", "`train` already says which roles move"),
         ("finetuning_type: full, lora_rank: 4", "belongs under `adapter:`, which is switched off here"),
         ("cutof_len: 64", "did you mean `cutoff_len`?"),
+        ("quantization_bit: 3", "must be 4 or 8, got 3"),
+        ("quantization_method: hqq", "only bitsandbytes is supported, got hqq"),
+        ("lora_rank: 4, init_lora_weights: false", "changes the model before it has learnt anything"),
+        ("modules_to_save: [embed_tokens]", "is `train: [role, …]` beside the adapter"),
     ],
 )
 def test_what_has_no_counterpart_is_told(folder: Folder, edited: Edit, written: str, message: str) -> None:

@@ -24,9 +24,19 @@ def test_defaults_validate_once_the_data_are_there(tmp_path: Path, capsys: pytes
 @pytest.mark.parametrize(
     ("given", "variants", "ranks"),
     [
-        (["", "org/data", "none", "5", "2"], ["untouched", "full"], 2),
-        (["org/other", "org/data", "4", "1 2", ""], ["untouched", "full", "lora_r4"], 1),
-        (["org/x", "org/data", "", "", "8"], ["untouched", "full", "lora_r8", "lora_r32"], 8),
+        (["", "org/data", "", "none", "5", "2"], ["untouched", "full"], 2),
+        (["", "org/data", "none", "", "5", "2"], ["untouched", "full"], 2),
+        (["org/other", "org/data", "", "4", "1 2", ""], ["untouched", "full", "lora_r4"], 1),
+        (
+            ["org/x", "org/data", "lora, dora", "", "", "8"],
+            ["untouched", "full", "lora_r8", "lora_r32", "dora_r8", "dora_r32"],
+            8,
+        ),
+        (
+            ["org/x", "org/data", "SoRA dora", "4", "", ""],
+            ["untouched", "full", "dora_r4", "sora_r4_0.25", "sora_r4_0.5"],
+            1,
+        ),
     ],
 )
 def test_answers(tmp_path: Path, given: list[str], variants: list[str], ranks: int) -> None:
@@ -38,6 +48,11 @@ def test_answers(tmp_path: Path, given: list[str], variants: list[str], ranks: i
     assert list(study.variants) == variants
     assert study.resources.ranks == ranks
     assert study.datasets["train"].type == "hub"
+
+
+def test_an_adapter_that_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="there is no adapter `dorra`; did you mean `dora`"):
+        study_text("mine", Answers(adapters="lora, dorra"))
 
 
 def test_odd_names_are_quoted(tmp_path: Path) -> None:

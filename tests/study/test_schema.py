@@ -38,6 +38,13 @@ def test_accepts_the_studies_that_ship(name: str) -> None:
         ("adapt.adapter.lora_r:", "adapt: {learning_rate: '{r}', adapter: {lora_r: '{r}'}}  #"),
         ("defaults:\n", "defaults:\n  report_to: tensorboard\n  max_grad_norm: null\n"),
         ("  base: {data: upright, max_steps: 300}", "  base:"),
+        ("adapt.adapter.lora_r:", "adapt.adapter.type: '{r}'\n      adapt.adapter.target_sparsity:"),
+        ("data: rotated,", "data: rotated, adapter: {type: dora, dropout_on: adapter},"),
+        ("data: rotated,", "data: rotated, adapter: {type: sora, sparse_lambda_schedule: [0, 1, 2.5]},"),
+        ("data: rotated,", "data: rotated, adapter: {type: sdora, sparse_lambda: 0.3, target_sparsity: 0.5},"),
+        ("data: rotated,", "data: rotated, adapter: {target: language_model, rank_pattern: {q_proj: 4}},"),
+        ("data: rotated,", "data: rotated, adapter: {lora_r: 4}, quantization: {load_in_4bit: true},"),
+        ("data: rotated,", "data: rotated, layer_lr_decay: 0.9, early_stopping_patience: 3, save_merged: true,"),
     ],
 )
 def test_accepts_every_form(folder: Folder, edited: Callable[..., str], old: str, new: str) -> None:
@@ -59,6 +66,12 @@ def test_accepts_every_form(folder: Folder, edited: Callable[..., str], old: str
         ("matrix: {r: [4, 16]}", "matrix: {r: []}"),
         ("variants:", "variant:"),
         ("max_steps: 300", "max_steps: 1.5"),
+        ("data: rotated,", "data: rotated, adapter: {type: sora, target_sparsity: 1.5},"),
+        ("data: rotated,", "data: rotated, adapter: {type: dora, sparse_lambda: 0.1},"),
+        ("data: rotated,", "data: rotated, adapter: {type: sora, dropout_on: adapter, sparse_lambda: 1},"),
+        ("data: rotated,", "data: rotated, adapter: {prox: absolute, sparse_lambda: 1},"),
+        ("data: rotated,", "data: rotated, quantization: {load_in_4bit: maybe},"),
+        ("data: rotated,", "data: rotated, checkpoint_names: epoch,"),
     ],
 )
 def test_refuses_what_validation_refuses(folder: Folder, edited: Callable[..., str], old: str, new: str) -> None:

@@ -46,10 +46,15 @@ def _translate(source: Source, level: Level, path: KeyPath, mapping: dict[str, A
 
 
 def _adapter_word(source: Source, path: KeyPath, stage: dict[str, Any]) -> str:
-    """`adapter: lora`, as axolotl writes it."""
+    """`adapter: lora`, as axolotl writes it; its `qlora` is a LoRA on a base in 4 bits."""
     word = stage["adapter"]
-    stage["adapter"] = None if word in ("none", "full") else {"type": word}
-    meaning = "null" if stage["adapter"] is None else f"{{type: {word}}}"
+    kind = "lora" if word == "qlora" else word
+    stage["adapter"] = None if word in ("none", "full") else {"type": kind}
+    meaning = "null" if stage["adapter"] is None else f"{{type: {kind}}}"
+    if word == "qlora" and not any(key in stage for key in _FEW_BITS):
+        stage["quantization"] = {"load_in_4bit": True}
+        source.moved((*path, "adapter"), (*path, "quantization"))
+        meaning += ", quantization: {load_in_4bit: true}"
     return f"{source.place((*path, 'adapter'))}: {word} → {meaning}"
 
 
@@ -149,6 +154,33 @@ def _attention(value: Any) -> dict[str, Any]:
     return {"attn_implementation": names.get(value, value)}
 
 
+def _bits(value: Any) -> dict[str, Any]:
+    if value in (4, 8) and not isinstance(value, bool):
+        return {f"quantization.load_in_{value}bit": True}
+    raise ValueError(f"must be 4 or 8, got {_shown(value)}")
+
+
+def _method(value: Any) -> dict[str, Any]:
+    if value in ("bitsandbytes", "bnb"):
+        return {}
+    raise ValueError(f"only bitsandbytes is supported, got {_shown(value)}")
+
+
+def _compute_dtype(value: Any) -> dict[str, Any]:
+    names = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+    name = str(value).removeprefix("torch.")
+    return {"quantization.bnb_4bit_compute_dtype": names.get(name, name)}
+
+
+def _adapter_start(key: str) -> Convert:
+    def convert(value: Any) -> dict[str, Any]:
+        if value is False:
+            raise ValueError("an adapter that starts at random weights changes the model before it has learnt anything")
+        return {key: "default" if value is True else value}
+
+    return convert
+
+
 def _elsewhere(cure: str) -> Convert:
     def convert(_value: Any) -> dict[str, Any]:
         raise ValueError(cure)
@@ -169,6 +201,9 @@ _FREEZE = {
     "freeze_language_model": "language_model",
     "freeze_llm": "language_model",
 }
+
+_FEW_BITS = ("quantization", "quantization_bit", "quant_bits", "load_in_4bit", "load_in_8bit")
+"""Any of them already says that the base is in few bits."""
 
 _HELD_OUT = _elsewhere("is set per data set: `held_out: 0.1` in its entry of `datasets:`")
 _SEED = _elsewhere("is set for the whole study: `seeds: [1, 2, 3]` at the top of the file")
@@ -198,11 +233,31 @@ _STAGE: dict[str, Convert] = {
         adapter__lora_r="lora_rank lora_r",
         adapter__lora_alpha="lora_alpha",
         adapter__lora_dropout="lora_dropout",
-        adapter__use_rslora="use_rslora peft_use_rslora",
+        adapter__use_rslora="use_rslora peft_use_rslora rslora",
+        adapter__rank_pattern="rank_pattern",
+        adapter__alpha_pattern="alpha_pattern",
+        adapter__target_parameters="target_parameters lora_target_parameters",
+        early_stopping_patience="early_stopping_steps early_stop_interval patience",
+        layer_lr_decay="layerwise_lr_decay layer_decay llrd",
+        save_merged="merge_lora",
+        quantization__bnb_4bit_quant_type="bnb_4bit_quant_type quantization_type",
+        quantization__bnb_4bit_use_double_quant="bnb_4bit_use_double_quant double_quantization",
+        quantization__bnb_4bit_quant_storage="bnb_4bit_quant_storage",
     ),
     **dict.fromkeys(("lora_target", "lora_target_modules", "target_modules"), _targets("adapter.target_modules")),
     "lora_target_linear": _flag({"adapter.target_modules": "all-linear"}, {}),
     **dict.fromkeys(("use_dora", "peft_use_dora"), _flag({"adapter.type": "dora"}, {})),
+    **dict.fromkeys(("init_lora_weights", "init_weights"), _adapter_start("adapter.init_lora_weights")),
+    "pissa_init": _flag({"adapter.init_lora_weights": "pissa"}, {}),
+    **dict.fromkeys(("quantization_bit", "quant_bits"), _bits),
+    **dict.fromkeys(("quantization_method", "quant_method"), _method),
+    **{key: _flag({f"quantization.{key}": True}, {}) for key in ("load_in_4bit", "load_in_8bit")},
+    "bnb_4bit_compute_dtype": _compute_dtype,
+    "save_only_model": _flag({"full_save_steps": None}, {}),
+    **dict.fromkeys(
+        ("modules_to_save", "additional_target", "lora_modules_to_save"),
+        _elsewhere("is `train: [role, …]` beside the adapter: roles that are trained in full"),
+    ),
     **dict.fromkeys(("finetuning_type", "tuner_type", "train_type"), _tuner),
     "warmup_ratio": _warmup_share,
     **dict.fromkeys(("eval_strategy", "evaluation_strategy"), _cadence("eval_on_epoch_end", "eval_steps")),
@@ -237,6 +292,7 @@ ALIASES: dict[Level, dict[str, Convert]] = {
     "stage": _STAGE,
     "adapter": {
         **_renames(lora_r="lora_rank r rank", lora_alpha="alpha", lora_dropout="dropout", type="peft_type"),
+        **_renames(sparse_lambda="sparse_lambda_2", gate_learning_rate="sparse_lr", use_rslora="rslora"),
         **dict.fromkeys(("lora_target", "lora_target_modules"), _targets("target_modules")),
         "lora_target_linear": _flag({"target_modules": "all-linear"}, {}),
         **dict.fromkeys(("use_dora", "peft_use_dora"), _flag({"type": "dora"}, {})),

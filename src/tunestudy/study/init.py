@@ -7,7 +7,9 @@ from pathlib import Path
 
 from tunestudy.config.errors import StudyError, at
 from tunestudy.records.atomic import write_text
+from tunestudy.study.adapter_options import KINDS
 from tunestudy.study.load import load_study
+from tunestudy.study.nearest import did_you_mean
 from tunestudy.study.problems import CombinedError, raise_all
 
 Ask = Callable[[str, str], str]
@@ -20,8 +22,10 @@ class Answers:
 
     model: str = "Qwen/Qwen3-0.6B"
     data: str = "train.jsonl"
+    adapters: str = "lora"
+    """Kinds of adapters, each at every rank; none for full fine-tuning alone."""
     ranks: str = "8, 32"
-    """LoRA ranks; empty for full fine-tuning alone."""
+    """Ranks of the adapters; none for full fine-tuning alone."""
     seeds: str = "1, 2, 3"
     gpus: str = "1"
 
@@ -29,7 +33,8 @@ class Answers:
 _QUESTIONS = {
     "model": "Model to start from (a hub id or a folder)",
     "data": "Training data (json, jsonl, csv, parquet, or a hub id)",
-    "ranks": "LoRA ranks to compare with full fine-tuning (comma-separated, `none` for no LoRA)",
+    "adapters": f"Adapters to compare with full fine-tuning: any of {', '.join(KINDS)} (or `none`)",
+    "ranks": "Their ranks (comma-separated, or `none`)",
     "seeds": "Seeds (three or more let the report say how sure it is)",
     "gpus": "GPUs per training job",
 }
@@ -75,7 +80,8 @@ def ask_all(ask: Ask) -> Answers:
 
 def study_text(name: str, answers: Answers) -> str:
     """The study file for some answers."""
-    ranks = _numbers("LoRA ranks", answers.ranks) if answers.ranks.lower() not in ("none", "no", "-") else []
+    kinds = _kinds(answers.adapters)
+    ranks = _numbers("ranks", answers.ranks) if kinds and answers.ranks.lower() not in _NONE else []
     seeds = _numbers("seeds", answers.seeds)
     gpus = _numbers("GPUs", answers.gpus)
     return _TEMPLATE.format(
@@ -85,7 +91,7 @@ def study_text(name: str, answers: Answers) -> str:
         model=_quoted(answers.model),
         data_key="path" if _is_path(answers.data) else "name",
         data=_quoted(answers.data),
-        lora=_LORA.format(ranks=ranks) if ranks else "",
+        adapters=_adapter_variants(kinds, ranks) if ranks else "",
         gpus=gpus[0] if gpus else 1,
     )
 
@@ -102,6 +108,22 @@ def _is_path(data: str) -> bool:
     return data.count("/") != 1 or data.startswith((".", "/", "~")) or data.endswith(endings) or Path(data).exists()
 
 
+def _kinds(text: str) -> list[str]:
+    kinds = [] if text.lower() in _NONE else text.lower().replace(",", " ").split()
+    for kind in kinds:
+        if kind not in KINDS:
+            raise StudyError("adapters", f"there is no adapter `{kind}`; {did_you_mean(kind, KINDS)}")
+    return list(dict.fromkeys(kinds))
+
+
+def _adapter_variants(kinds: Sequence[str], ranks: Sequence[int]) -> str:
+    """One matrix for adapters without gates, one for those with: only they have a sparsity."""
+    gated = [kind for kind in kinds if "target_sparsity" in KINDS[kind].model_fields]
+    plain = [kind for kind in kinds if kind not in gated]
+    text = _PLAIN.format(kinds=", ".join(plain), ranks=ranks) if plain else ""
+    return text + (_GATED.format(kinds=", ".join(gated), ranks=ranks) if gated else "")
+
+
 def _numbers(what: str, text: str) -> list[int]:
     try:
         return [int(part) for part in text.replace(",", " ").split()]
@@ -115,14 +137,26 @@ def _quoted(text: str) -> str:
     return text if plain else json.dumps(text, ensure_ascii=False)
 
 
-_LORA = """\
-  "lora_r{{r}}":               # one variant for each rank in the matrix
-    matrix: {{r: {ranks}}}
+_NONE = ("none", "no", "-")
+
+_PLAIN = """\
+  "{{kind}}_r{{r}}":             # one variant for each combination in the matrix
+    matrix: {{kind: [{kinds}], r: {ranks}}}
     stages: [tune]
     overrides:
       tune:
         learning_rate: 2e-4    # adapters want a higher rate than all weights
-        adapter: {{type: lora, lora_r: "{{r}}", lora_alpha: 32, target_modules: all-linear}}
+        adapter: {{type: "{{kind}}", lora_r: "{{r}}", lora_alpha: 32, target_modules: all-linear}}
+"""
+
+_GATED = """\
+  "{{kind}}_r{{r}}_{{share}}":     # gates shut ranks until this share of them is gone
+    matrix: {{kind: [{kinds}], r: {ranks}, share: [0.25, 0.5]}}
+    stages: [tune]
+    overrides:
+      tune:
+        learning_rate: 2e-4
+        adapter: {{type: "{{kind}}", lora_r: "{{r}}", lora_alpha: 32, target_sparsity: "{{share}}"}}
 """
 
 _TEMPLATE = """\
@@ -164,7 +198,7 @@ variants:                      # rows of the final table
     stages: []
   full:
     stages: [tune]
-{lora}
+{adapters}
 resources:
   ranks: {gpus}                     # GPUs per job
 

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from tunestudy.config.errors import Place, StudyError
 from tunestudy.config.stage import TrainStage
 from tunestudy.config.study import Study, Variant
+from tunestudy.study.adapter_options import DEFAULT_KIND, KINDS, option_of_another
 from tunestudy.study.aliases import translate
 from tunestudy.study.batch import BatchError, solve_batch
 from tunestudy.study.keys import shape_mistakes, unknown_keys
@@ -152,7 +153,7 @@ class _Reader:
             return TrainStage.model_validate(frozen(settings), strict=True)
         except ValidationError as error:
             for inner, message in mistakes(error, settings):
-                self._wrong((*path, *inner), message)
+                self._wrong((*path, *inner), _about_an_adapter(inner, settings) or message)
             return None
 
     def _completed(self, path: KeyPath, stage: TrainStage, start: Start, ranks: int) -> TrainStage:
@@ -198,6 +199,15 @@ class _Reader:
 
     def _wrong(self, path: KeyPath, message: str) -> None:
         self.errors.append(StudyError(locate(self._source, self._raw, path), message))
+
+
+def _about_an_adapter(path: KeyPath, settings: Settings) -> str | None:
+    """What to say of an option that another kind of adapter has; None where that is not the mistake."""
+    if len(path) != 2 or path[0] != "adapter":
+        return None
+    kind = str(settings["adapter"].get("type", DEFAULT_KIND))
+    known = kind in KINDS and path[1] in KINDS[kind].model_fields
+    return None if known else option_of_another(kind, str(path[1]))
 
 
 def frozen(value: Any) -> Any:

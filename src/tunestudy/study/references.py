@@ -7,6 +7,7 @@ from tunestudy.config.data import FileDataset, MixturePart
 from tunestudy.config.errors import Place, StudyError
 from tunestudy.config.stage import TrainStage
 from tunestudy.config.study import Study
+from tunestudy.study.adapter_options import adapter_mistakes, model_sizes
 from tunestudy.study.nearest import did_you_mean
 from tunestudy.study.source import KeyPath
 
@@ -20,11 +21,16 @@ def reference_mistakes(study: Study, locate: Locate, folder: Path) -> Iterator[S
     for name, benchmark in study.benchmarks.items():
         yield from _dataset(study, locate, benchmark.dataset, ("benchmarks", name, "dataset"))
     checked: set[int] = set()
+    sizes = model_sizes(study.model, folder)
+    engine = "single" if study.resources.ranks == 1 else "ddp"
     for variant_name, variant in study.variants.items():
         for stage_name, stage in variant.stages.items():
             if id(stage) not in checked:
                 checked.add(id(stage))
-                yield from _stage(study, locate, stage, ("variants", variant_name, "stages", stage_name))
+                path = ("variants", variant_name, "stages", stage_name)
+                yield from _stage(study, locate, stage, path)
+                for inner, message in adapter_mistakes(stage, sizes, engine=engine):
+                    yield StudyError(locate((*path, *inner)), message)
     yield from _seeds(study, locate)
     yield from _report(study, locate)
 

@@ -13,7 +13,19 @@ _CHOICE = (
     "say how it starts: `continue` (train that adapter further), `merge_then_new` (fold it into the weights, start a "
     "new one), `stack` (freeze it, put a new one on top) or `base` (from the study's model, without it)"
 )
-_SAME = ("type", "lora_r", "lora_alpha", "use_rslora", "target_modules")
+_SAME = (
+    "type",
+    "lora_r",
+    "lora_alpha",
+    "use_rslora",
+    "rank_pattern",
+    "alpha_pattern",
+    "target_modules",
+    "target",
+    "target_parameters",
+)
+"""What decides which matrices an adapter has and how their product is scaled. Dropout and what shuts gates may change:
+they belong to the training, not to the weights."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +76,9 @@ def _after_whole_model(stage: TrainStage, name: str) -> Start:
 
 def _adapter_change(name: str, old: AnyAdapter, new: AnyAdapter) -> str:
     changed = [
-        f"{key} {getattr(old, key)} → {getattr(new, key)}" for key in _SAME if getattr(old, key) != getattr(new, key)
+        f"{key} {getattr(old, key)} → {getattr(new, key)}"
+        for key in _SAME
+        if hasattr(old, key) and hasattr(new, key) and getattr(old, key) != getattr(new, key)
     ]
     if not changed:
         return ""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunestudy.config.errors import StudyError
+from tunestudy.study.adapter_options import laid_over_kind
 from tunestudy.study.nearest import did_you_mean
 from tunestudy.study.source import KeyPath, Source
 
@@ -107,13 +108,10 @@ class Resolver:
 
 
 def laid_over(below: Settings, above: Settings) -> Settings:
-    """`above` over `below`; `adapter` and `learning_rates` are merged key by key, everything else is replaced.
-
-    An adapter of another type replaces the one below, since its options mean something else.
-    """
+    """`above` over `below`; `adapter`, `learning_rates` and `quantization` are merged, everything else is replaced."""
     result = {**below, **above}
-    for key in ("adapter", "learning_rates"):
+    for key in ("adapter", "learning_rates", "quantization"):
         old, new = below.get(key), above.get(key)
-        if isinstance(old, dict) and isinstance(new, dict) and new.get("type", old.get("type")) == old.get("type"):
-            result[key] = {**old, **new}
+        if isinstance(old, dict) and isinstance(new, dict):
+            result[key] = laid_over_kind(old, new) if key == "adapter" else {**old, **new}
     return result

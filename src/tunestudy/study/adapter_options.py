@@ -1,0 +1,139 @@
+"""Which option belongs to which kind of adapter, and what combinations no training can carry out."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tunestudy.config.adapter import AnyAdapter, DoraAdapter, LoraAdapter, SdoraAdapter, SoraAdapter
+from tunestudy.config.model import ModelConfig
+from tunestudy.config.stage import Quantization, TrainStage
+from tunestudy.study.nearest import nearest
+
+KINDS: dict[str, type[LoraAdapter] | type[DoraAdapter] | type[SoraAdapter] | type[SdoraAdapter]] = {
+    "lora": LoraAdapter,
+    "dora": DoraAdapter,
+    "sora": SoraAdapter,
+    "sdora": SdoraAdapter,
+}
+
+DEFAULT_KIND = "lora"
+"""Of an adapter that does not name its type."""
+
+Mistake = tuple[tuple[str, ...], str]
+"""(path inside the stage, message)."""
+
+
+def option_of_another(kind: str, option: str) -> str | None:
+    """What to say about an option that adapters of `kind` lack and others have; None when none has it."""
+    owners = [name for name, adapter in KINDS.items() if option in adapter.model_fields]
+    if not owners or kind not in KINDS:
+        return None
+    close = nearest(option, KINDS[kind].model_fields)
+    hint = f"; nearest here is `{close}`" if close else ""
+    verb = "belongs to" if len(owners) > 1 else "belongs only to"
+    return f"`{option}` {verb} {' and '.join(owners)}; this adapter is {kind}{hint}"
+
+
+def laid_over_kind(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """`above` over `below`, key by key; what only the kind below has is dropped when `above` names another kind.
+
+    So a stage says `lora_r` once, and variants choose the type.
+    """
+    kind = str(above.get("type", below.get("type", DEFAULT_KIND)))
+    if kind == below.get("type", DEFAULT_KIND) or kind not in KINDS:
+        return {**below, **above}
+    known = KINDS[kind].model_fields
+    return {**{key: value for key, value in below.items() if key in known or option_of_none(key)}, **above}
+
+
+def option_of_none(option: str) -> bool:
+    """Whether no adapter has it: a slip of the pen, kept so that it is told."""
+    return not any(option in adapter.model_fields for adapter in KINDS.values())
+
+
+def adapter_mistakes(stage: TrainStage, sizes: dict[str, Any], *, engine: str) -> Iterator[Mistake]:
+    """What is wrong with a stage's adapter and the base it sits on; `sizes` as of `model_sizes`."""
+    if stage.adapter is not None:
+        yield from rank_mistakes(stage.adapter, sizes)
+    if stage.quantization is not None:
+        yield from quantisation_mistakes(stage.quantization, stage.adapter, engine=engine)
+
+
+def quantisation_mistakes(
+    quantization: Quantization, adapter: AnyAdapter | None, *, engine: str
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Combinations of few-bit weights that run and train nothing, or something else than asked for.
+
+    `engine`: how ranks share a model: `single`, `ddp` or `fsdp2`.
+    Sources: accelerate's fsdp2_prepare_model, which leaves uint8 weights whole on every GPU, and its issue 3983.
+    """
+    if engine == "fsdp2" and quantization.load_in_8bit:
+        yield ("quantization", "load_in_8bit"), "8-bit weights cannot be sharded by fsdp2; use load_in_4bit, or ddp"
+    elif engine == "fsdp2" and quantization.bnb_4bit_quant_storage == "uint8":
+        yield (
+            ("quantization", "bnb_4bit_quant_storage"),
+            "fsdp2 cannot shard weights that are stored as uint8: every GPU would hold them all, and losses of 0 have "
+            "been seen; use bnb_4bit_quant_storage: bfloat16",
+        )
+    start = adapter.init_lora_weights if isinstance(adapter, LoraAdapter) else "default"
+    if start in ("pissa", "olora"):
+        yield (
+            ("adapter", "init_lora_weights"),
+            f"`{start}` takes its start out of the base weights and changes them, which weights in few bits cannot "
+            "hold; use default, gaussian or orthogonal",
+        )
+
+
+def rank_mistakes(adapter: AnyAdapter, sizes: dict[str, Any]) -> Iterator[Mistake]:
+    """Ranks above the smaller side of a matrix that they would stand for, as far as the sizes are known."""
+    sides = _smaller_sides(sizes)
+    named = adapter.target_modules if isinstance(adapter.target_modules, tuple) else None
+    matched = {name: side for name, side in sides.items() if named is None or name in named}
+    if named is None and adapter.target_modules != "all-linear":
+        matched = {}  # a regular expression: only the worker sees what it matches
+    if not adapter.rank_pattern:
+        yield from _too_large(("adapter", "lora_r"), adapter.lora_r, matched)
+    for pattern, rank in adapter.rank_pattern.items():
+        of_pattern = {name: side for name, side in matched.items() if pattern.endswith(name)}
+        yield from _too_large(("adapter", "rank_pattern", pattern), rank, of_pattern)
+
+
+def _too_large(path: tuple[str, ...], rank: int, sides: dict[str, int]) -> Iterator[Mistake]:
+    name = min(sides, key=lambda name: sides[name], default=None)
+    if name is not None and rank > sides[name]:
+        yield (
+            path,
+            f"rank {rank} is larger than the matrix: `{name}` of this model has rank {sides[name]} at most; "
+            f"use {sides[name]} or less, or leave `{name}` out of target_modules",
+        )
+
+
+def _smaller_sides(sizes: dict[str, Any]) -> dict[str, int]:
+    """Linear layer → its smaller side, for decoders with the usual names. Empty when sizes are not known."""
+    sizes = sizes.get("text_config") if isinstance(sizes.get("text_config"), dict) else sizes  # type: ignore[assignment]
+    hidden, inner, heads = (sizes.get(key) for key in ("hidden_size", "intermediate_size", "num_attention_heads"))
+    if not isinstance(hidden, int):
+        return {}
+    sides: dict[str, int] = {}
+    if isinstance(heads, int) and heads:
+        head = sizes.get("head_dim") or hidden // heads
+        sides |= dict.fromkeys(("q_proj", "o_proj"), min(hidden, heads * head))
+        kv_heads = sizes.get("num_key_value_heads")
+        if isinstance(kv_heads, int):
+            sides |= dict.fromkeys(("k_proj", "v_proj"), min(hidden, kv_heads * head))
+    if isinstance(inner, int):
+        sides |= dict.fromkeys(("gate_proj", "up_proj", "down_proj"), min(hidden, inner))
+    return sides
+
+
+def model_sizes(model: ModelConfig, folder: Path) -> dict[str, Any]:
+    """The configuration of the study's model where it is at hand: given, or in a local folder. Else empty."""
+    if model.architecture:
+        return model.config
+    path = folder / (model.model_name_or_path or "") / "config.json"
+    try:
+        sizes = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}  # a hub id, or a folder that the worker will judge
+    return sizes if isinstance(sizes, dict) else {}
