@@ -10,7 +10,7 @@ Making a plan writes nothing but a cache of file hashes, and never imports torch
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from tunestudy.study.footing import footing_warnings, seen_rows_warnings
 from tunestudy.study.graph import Graph
 from tunestudy.study.identity import Identities
 from tunestudy.study.load import LoadedStudy
+from tunestudy.study.shrink import Forecast, forecast
+from tunestudy.study.shrink import warnings as shrink_warnings
 from tunestudy.study.state import Status, folders_on_disk, job_status, read_object
 
 
@@ -71,6 +73,18 @@ class PlannedJob:
 
 
 @dataclass(frozen=True)
+class GatedStage:
+    """What the proximal steps of a stage will do to its gates, foreseen."""
+
+    stage: str
+    variants: tuple[str, ...]
+    forecast: Forecast
+
+    def as_json(self) -> dict[str, Any]:
+        return {"stage": self.stage, "variants": list(self.variants), **self.forecast.as_json()}
+
+
+@dataclass(frozen=True)
 class Plan:
     """Every job of a study in an order in which they can run, and what has changed since the last plan."""
 
@@ -79,6 +93,7 @@ class Plan:
     jobs: list[PlannedJob]
     inputs: dict[str, Any]
     """Identities of data sets and model, kept so that the next plan can name what changed."""
+    gates: list[GatedStage] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     orphans: list[Orphan] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -108,6 +123,7 @@ class Plan:
             "orphans": [orphan.as_json() for orphan in self.orphans],
             "changes": [change.as_json() for change in self.changes],
             "warnings": self.warnings,
+            "gates": [gated.as_json() for gated in self.gates],
             "inputs": self.inputs,
         }
 
@@ -126,14 +142,22 @@ def make_plan(loaded: LoadedStudy, results: Path) -> Plan:
         graph.add_trial(variant, seed)
     jobs = graph.jobs()
     identities.remember()
+    planned = _with_status(jobs, study, loaded.path.parent, folder)
     return Plan(
         study=study,
         folder=folder,
-        jobs=_with_status(jobs, study, loaded.path.parent, folder),
+        jobs=planned,
         inputs={"datasets": identities.datasets, "model": identities.model},
+        gates=list(_gated(planned)),
         changes=explain_changes(jobs, folder, identities),
         orphans=find_orphans(jobs, folder),
-        warnings=[*loaded.warnings, *footing_warnings(study), *seen_rows_warnings(study), *_unpinned(identities)],
+        warnings=[
+            *loaded.warnings,
+            *_gate_warnings(planned),
+            *footing_warnings(study),
+            *seen_rows_warnings(study),
+            *_unpinned(identities),
+        ],
     )
 
 
@@ -160,6 +184,27 @@ def _with_status(jobs: Sequence[Job], study: Study, base: Path, folder: StudyDir
         status = job_status(folder.job(job.id), job) if job.id in on_disk else "pending"
         planned.append(PlannedJob(job, status, estimates[known] if job.settings else NOTHING))
     return planned
+
+
+def _one_of_each(planned: Sequence[PlannedJob]) -> Iterator[tuple[PlannedJob, TrainStage]]:
+    """The first job of each different stage, and its settings: seeds do not change what is foreseen."""
+    seen: set[tuple[str, int]] = set()
+    for job in planned:
+        settings = job.job.settings
+        if settings is not None and settings.adapter and (key := (job.job.stage, id(settings))) not in seen:
+            seen.add(key)
+            yield job, settings
+
+
+def _gated(planned: Sequence[PlannedJob]) -> Iterator[GatedStage]:
+    for job, settings in _one_of_each(planned):
+        if seen := forecast(settings, job.steps):
+            yield GatedStage(job.job.stage, job.job.variants, seen)
+
+
+def _gate_warnings(planned: Sequence[PlannedJob]) -> Iterator[str]:
+    for job, settings in _one_of_each(planned):
+        yield from shrink_warnings(f"{job.job.stage} ({', '.join(job.job.variants)})", settings, job.steps)
 
 
 def _measured(jobs: Sequence[Job], on_disk: set[str], folder: StudyDir) -> dict[str, Measured]:
