@@ -143,6 +143,11 @@ class JobDir:
         return self.root / "gradient_log.csv"
 
     @property
+    def sparsity_log(self) -> Path:
+        """Of adapters with gates: epoch,step,overall + one column per gated module, each the share of gates at zero."""
+        return self.root / "sparsity_log.csv"
+
+    @property
     def gpu_log(self) -> Path:
         return self.root / "gpu.csv"
 
