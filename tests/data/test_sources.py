@@ -24,8 +24,16 @@ def test_digits_are_the_scans(tmp_path, rotate):
         assert records[i].columns["id"] == str(i)
 
 
-def test_digits_identity_knows_the_rotation(tmp_path):
-    assert digits.identity(DigitsDataset(), tmp_path) != digits.identity(DigitsDataset(rotate=90), tmp_path)
+@pytest.mark.parametrize("rotate", [0, 270])
+def test_trimmed_digits_lack_the_blank_columns(tmp_path, rotate):
+    records = list(digits.read(DigitsDataset(rotate=rotate, trim=True), tmp_path))
+    real = load_digits().images[7][:, 1:7]
+    assert np.array_equal(as_image(records[7].columns["prompt"]), np.rot90(real, rotate // 90))
+
+
+def test_digits_identity_knows_what_is_done_to_them(tmp_path):
+    kinds = [DigitsDataset(), DigitsDataset(rotate=90), DigitsDataset(trim=True)]
+    assert len({digits.identity(kind, tmp_path) for kind in kinds}) == 3
 
 
 def test_the_tag_finds_the_module():

@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 
 from tunestudy.config.errors import Exit
@@ -76,11 +77,21 @@ def execute(tasks: Sequence[Task], launch: Launch, stop: StopRequest) -> Exit:
 
 
 def start_ready(tasks: Sequence[Task], by_id: Mapping[str, Task], launch: Launch) -> None:
-    """Start waiting tasks whose parents are trained, in the plan's order, while this machine has a free slot."""
+    """Start waiting tasks whose parents are trained while this machine has a free slot.
+
+    They go in the plan's order until too few are ready to fill the slots twice; then those that most stages wait for
+    go first, or slots would idle at the end because a shared stage was left for last.
+    """
+    if sum(task.attempt is not None for task in tasks) >= len(launch.slots):
+        return
     ready = (task for task in tasks if task.state == "waiting" and parents_are_trained(task, by_id))
+    first = list(islice(ready, 2 * len(launch.slots) + 1))
+    if len(first) <= 2 * len(launch.slots):
+        chains = waiting_chains(tasks)
+        first.sort(key=lambda task: -chains[task.job.id])
     slots = free_slots(tasks, launch)
     place = None
-    for task in ready:
+    for task in chain(first, ready):
         place = place or next(slots, None)
         if place is None:
             return
@@ -90,6 +101,15 @@ def start_ready(tasks: Sequence[Task], by_id: Mapping[str, Task], launch: Launch
             place = None
     if place is not None:
         place[1].release()
+
+
+def waiting_chains(tasks: Sequence[Task]) -> dict[str, int]:
+    """Job id → how many jobs, one after the other, wait for it. `tasks` have parents before children."""
+    chains = {task.job.id: 0 for task in tasks}
+    for task in reversed(tasks):
+        for parent in task.job.parents if task.state == "waiting" else ():
+            chains[parent] = max(chains[parent], chains[task.job.id] + 1)
+    return chains
 
 
 def parents_are_trained(task: Task, by_id: Mapping[str, Task]) -> bool:

@@ -20,9 +20,6 @@ from tunestudy.config.study import Study
 DIGITS = 1797
 """Records of scikit-learn's digits."""
 
-DIGITS_CHARACTERS = 8 * 8 + 8 + 1 + 1
-"""Of one of them as text: pixels, line ends, `=`, the answer; training adds a stop token."""
-
 COUNTED_UP_TO_BYTES = 2_000_000_000
 """Larger files are not read for a plan: their number of records stays unknown."""
 
@@ -108,7 +105,14 @@ class Estimator:
 
     def _length(self, dataset: Dataset) -> float | None:
         by_character = isinstance(self._study.model.tokenizer, CharacterTokenizer)
-        return DIGITS_CHARACTERS + 1 if isinstance(dataset, DigitsDataset) and by_character else None
+        return _digit_tokens(dataset) if isinstance(dataset, DigitsDataset) and by_character else None
+
+
+def _digit_tokens(dataset: DigitsDataset) -> int:
+    """Of a scan as text: pixels, line ends, `=`, the answer, the stop token."""
+    width = 6 if dataset.trim else 8
+    lines = 8 if dataset.rotate in (0, 180) else width
+    return 8 * width + lines + 3
 
 
 def _epoch(stage: TrainStage, sources: Sequence[_Source]) -> _Epoch:

@@ -26,15 +26,17 @@ FILE = "datasets/data/digits.csv.gz"
 def read(dataset: DigitsDataset, base_dir: Path) -> Iterator[Raw]:  # noqa: ARG001 - the data lie in scikit-learn
     """One prompt/completion record per scan; the scan's number is its id, whatever the rotation."""
     for number, scan in enumerate(_scans()):
-        turned = np.rot90(scan[:64].reshape(8, 8), dataset.rotate // 90)
+        pixels = scan[:64].reshape(8, 8)
+        turned = np.rot90(pixels[:, 1:-1] if dataset.trim else pixels, dataset.rotate // 90)
         lines = ["".join(GREY[row]) for row in turned]
         columns = {"id": str(number), "prompt": "\n".join(lines) + "\n=", "completion": str(scan[64])}
         yield Raw(f"digits:{number}", columns)
 
 
 def identity(dataset: DigitsDataset, base_dir: Path) -> str:  # noqa: ARG001
-    """Hash of the scans and the rotation."""
-    return f"digits {hashlib.sha256(_scans().tobytes()).hexdigest()} {dataset.rotate}"
+    """Hash of the scans, and what is done to them."""
+    trimmed = " trimmed" if dataset.trim else ""
+    return f"digits {hashlib.sha256(_scans().tobytes()).hexdigest()} {dataset.rotate}{trimmed}"
 
 
 @lru_cache
