@@ -23,6 +23,32 @@ HALF = Recipe(
 )
 
 
+SPARSE = Recipe(
+    name="adapter_sparsity",
+    description="How much of an adapter can be pruned before it shows?",
+    accuracy={
+        "lora": 0.936,
+        "dora": 0.941,
+        "sora_lambda0.1": 0.934,
+        "sora_lambda0.3": 0.929,
+        "sora_lambda0.5": 0.902,
+        "sdora_lambda0.3": 0.938,
+    },
+    descriptions={},
+    gated={"sora_lambda0.1": 0.25, "sora_lambda0.3": 0.5, "sora_lambda0.5": 0.75, "sdora_lambda0.3": 0.5},
+    seeds=(1, 2, 3, 4, 5),
+    flat=True,
+)
+
+
+@pytest.fixture(scope="session")
+def sparse(tmp_path_factory: pytest.TempPathFactory) -> StudyDir:
+    """A finished study of adapters, four of them with gates; not to be changed."""
+    study_dir = make_study(tmp_path_factory.mktemp("sparse"), SPARSE)
+    build_report(study_dir)
+    return study_dir
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> StudyDir:
     """A finished study with its report; not to be changed."""

@@ -54,7 +54,11 @@ class Recipe:
     token_factor: dict[str, float] = field(default_factory=dict)
     benchmarks: tuple[str, ...] = ("digits",)
     report: dict[str, Any] = field(default_factory=dict)
+    gated: dict[str, float] = field(default_factory=dict)
+    """Variants with gates, and the share of them that ends at zero."""
     gpu: bool = True
+    flat: bool = False
+    """The first variant too has the second stage, as in a study that compares adapters alone."""
     pretrained_baseline: bool = False
     """The first variant is a pretrained model without stages, scored once for all seeds."""
 
@@ -81,8 +85,15 @@ def _study(recipe: Recipe) -> Study:
     variants: dict[str, Any] = {}
     for place, name in enumerate(recipe.accuracy):
         stages: dict[str, Any] = {} if recipe.pretrained_baseline else {"base": base}
-        if place:
-            adapter = {"type": "lora", "lora_r": 4 * 2**place} if "lora" in name else None
+        if place or recipe.flat:
+            adapter: dict[str, Any] | None = (
+                {"type": "lora", "lora_r": 16 if recipe.flat else 4 * 2**place} if "lora" in name else None
+            )
+            if name == "dora":
+                adapter = {"type": "dora", "lora_r": 16}
+            if name in recipe.gated:
+                kind = name.partition("_")[0]
+                adapter = {"type": kind, "lora_r": 16, "target_sparsity": recipe.gated[name], "sparse_lambda": 0.3}
             stages["adapt"] = {**adapt, "adapter": adapter, "learning_rate": 1e-2 if adapter else 3e-3}
         variants[name] = {"stages": stages, "description": recipe.descriptions.get(name, "")}
     return Study.model_validate(
@@ -109,6 +120,7 @@ def _fingerprint(*parts: object) -> str:
 def _jobs(study: Study, recipe: Recipe) -> list[dict[str, Any]]:
     """Job records: the shared base stage once per seed, then one `adapt` job per variant and seed."""
     first, *others = recipe.accuracy
+    others = [first, *others] if recipe.flat else others
     jobs = []
     if recipe.pretrained_baseline:
         jobs.append(_job(study, recipe, "base_model", first, (first,), recipe.seeds[0], _fingerprint("model"), ()))
@@ -170,6 +182,8 @@ def _write_job(folder: JobDir, job: dict[str, Any], recipe: Recipe) -> None:
     train, evaluations = _curves(of, job["stage"], steps, reached, random_, overfits=of in recipe.overfits)
     _csv(folder.loss_log, train)
     _csv(folder.eval_log, evaluations)
+    if of in recipe.gated:
+        _csv(folder.sparsity_log, _sparsity(recipe.gated[of], steps, reached, random_))
     _json(folder.data_report, _data(recipe))
     if recipe.gpu:
         _csv(folder.gpu_log, _gpu(random_))
@@ -236,14 +250,44 @@ def _result(
         "tokens": tokens, "target_tokens": train[-1]["target_tokens"], "samples": train[-1]["step"] * 32,
         "final_train_loss": train[-1]["train_loss"],
         "best": {"step": best["step"], "metric": "eval_loss", "value": best["eval_loss"]},
-        "trainable_params": trainable, "effective_params": trainable,
+        "trainable_params": trainable,
         "total_params": 152_640 + (trainable if adapter else 0),
         "peak_memory_mb": 412.0 + (0 if adapter else 120), "flops_per_token": 6.0 * 152_640, "world_size": 1,
         "micro_batch": 32, "accumulation": 1, "effective_batch_size": 32,
+        **_pruned(job, recipe, trainable, random_),
         "roles": [{"role": "language_model", "params": 151_000, "trainable": trainable, "learning_rate": 3e-3,
                    "adapter": "lora" if adapter else None}],
         "eval_ids_sha256": _fingerprint("ids"), "resumed_from": [], "model_kind": "adapter" if adapter else "full",
     }  # fmt: skip
+
+
+MODULES = [
+    f"layers.{layer}.{name}"
+    for layer in range(6)
+    for name in ("self_attn.q_proj", "self_attn.v_proj", "mlp.up_proj", "mlp.down_proj")
+]
+GATES = len(MODULES) * 16
+
+
+def _sparsity(target: float, steps: int, reached: int, random_: random.Random) -> list[dict[str, Any]]:
+    """Shares of 16 gates each: late layers and queries first, cubically to the target at 70 % of the steps."""
+    rows = []
+    pace = {name: 1.4 - 0.16 * (5 - int(name.split(".")[1])) + 0.3 * ("q_proj" in name) for name in MODULES}
+    jitter = {name: random_.uniform(-0.12, 0.12) for name in MODULES}
+    for step in range(10, reached + 1, 10):
+        wanted = target * (1 - (1 - min(1.0, step / (0.7 * steps))) ** 3)
+        shares = {name: round(16 * min(1.0, max(0.0, wanted * (pace[name] + jitter[name])))) / 16 for name in MODULES}
+        overall = sum(shares.values()) / len(shares)
+        rows.append({"epoch": round(step / 45, 3), "step": step, "overall": round(overall, 6), **shares})
+    return rows
+
+
+def _pruned(job: dict[str, Any], recipe: Recipe, trainable: int, random_: random.Random) -> dict[str, Any]:
+    target = recipe.gated.get(job["_of"]) if job["stage"] == "adapt" else None
+    if target is None:
+        return {"effective_params": trainable}
+    share = target + random_.uniform(-0.01, 0.01)
+    return {"effective_params": round(trainable * (1 - share)), "sparsity": share, "gates": GATES}
 
 
 def _score(folder: JobDir, benchmark: str, job: dict[str, Any], accuracy: float, random_: random.Random) -> None:

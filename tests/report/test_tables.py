@@ -18,7 +18,8 @@ HOSTILE = "a_b & 100% $x^2$ {c} | <b>#~\\"
 
 def test_csv_columns_and_values(finished: StudyDir) -> None:
     text = (finished.report / "results.csv").read_text()
-    assert text.splitlines()[0] == "variant,benchmark,metric,mean,std,ci_low,ci_high,n_seeds,delta,p_value"
+    columns = "variant,benchmark,metric,mean,std,ci_low,ci_high,n_seeds,delta,p_value,effective_params"
+    assert text.splitlines()[0] == columns
     rows = {row["variant"]: row for row in csv.DictReader(io.StringIO(text))}
     cells = {cell.variant: cell for cell in make_headline(collect(finished)).cells}
     assert rows.keys() == cells.keys()

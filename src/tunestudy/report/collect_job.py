@@ -46,6 +46,7 @@ def read_job(folder: JobDir, planned: Settings, reader: Reader) -> JobFacts:
         wanted=tuple(wanted),
         train_log=read_curve(folder.loss_log, reader),
         eval_log=read_curve(folder.eval_log, reader),
+        sparsity_log=read_curve(folder.sparsity_log, reader),
         gpu=_gpu_use(reader.table(folder.gpu_log)),
         checkpoints=_checkpoints(folder, reader),
         has_model=folder.model.is_dir(),
@@ -97,10 +98,20 @@ def _training(result: Settings) -> Training:
     best = mapping(result.get("best"))
     step, value = whole(best.get("step")), number(best.get("value"))
     known = step is not None and value is not None
-    real = ("started_at", "finished_at", "duration_s", "train_s", "eval_s", "save_s", "epochs", "final_train_loss")
-    counted = ("steps", "tokens", "target_tokens", "samples", "trainable_params", "effective_params", "total_params")
+    real = ["started_at", "finished_at", "duration_s", "train_s", "eval_s", "save_s", "epochs", "final_train_loss"]
+    real += ["peak_memory_mb", "flops_per_token", "sparsity"]
+    counted = [
+        "steps",
+        "tokens",
+        "target_tokens",
+        "samples",
+        "gates",
+        "trainable_params",
+        "effective_params",
+        "total_params",
+    ]
     batch = ("world_size", "micro_batch", "accumulation", "effective_batch_size")
-    facts: dict[str, Any] = {name: number(result.get(name)) for name in (*real, "peak_memory_mb", "flops_per_token")}
+    facts: dict[str, Any] = {name: number(result.get(name)) for name in real}
     facts |= {name: whole(result.get(name)) for name in (*counted, *batch)}
     return Training(
         **facts,

@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 
-from tunestudy.report.facts import Score, StudyFacts
+from tunestudy.report.facts import Score, StudyFacts, mean
 from tunestudy.report.statistics import (
     Correction,
     RowLevel,
@@ -81,6 +81,10 @@ class Headline:
     correction: Correction
     comparisons: int
     """Size of the family that p-values are corrected for: all tests on primary metrics."""
+    effective_params: dict[str, float | None] = field(default_factory=dict)
+    """By variant: parameters of the last stage that were trained and not pruned, mean over seeds."""
+    gated: bool = False
+    """Whether any variant prunes: where none does, effective parameters are the trainable ones."""
 
     def rows(self, benchmark: str) -> list[Cell]:
         """Primary cells of a benchmark in the order of the variants."""
@@ -96,8 +100,18 @@ def make_headline(facts: StudyFacts) -> Headline:
     cells = _mark_best(_correct(cells, cast(Correction, known), alpha))
     tests = sum(cell.comparison is not None for cell in cells)
     return Headline(
-        cells=cells, baseline=facts.baseline, alpha=alpha, correction=cast(Correction, known), comparisons=tests
+        cells=cells,
+        baseline=facts.baseline,
+        alpha=alpha,
+        correction=cast(Correction, known),
+        comparisons=tests,
+        effective_params={variant: _effective_params(facts, variant) for variant in facts.variants},
+        gated=any(facts.is_gated(variant) for variant in facts.variants),
     )
+
+
+def _effective_params(facts: StudyFacts, variant: str) -> float | None:
+    return mean([job.training.effective_params for job in facts.last_jobs(variant) if job.training])
 
 
 def _cells(facts: StudyFacts, benchmark: str) -> list[Cell]:

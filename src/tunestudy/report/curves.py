@@ -34,6 +34,9 @@ CHARTS = (
     Chart(key="grad_norm", log="train_log", title="Gradient norm", logarithmic=True),
 )
 
+SPARSITY = Chart(key="overall", log="sparsity_log", title="Gates at zero", logarithmic=False)
+"""Drawn beside the others' data, in the section of its own."""
+
 Points = list[tuple[float, float]]
 
 
@@ -67,15 +70,23 @@ class View:
     """By chart."""
 
 
+def charts_of(facts: StudyFacts) -> tuple[Chart, ...]:
+    """All charts that the study has data of a kind for: sparsity only where there are gates."""
+    return (*CHARTS, SPARSITY) if any(job.sparsity_log for job in facts.jobs) else CHARTS
+
+
 def make_views(facts: StudyFacts) -> list[View]:
     """The last stages first, then every stage by name when there is more than one. Empty without any curve."""
     places = facts.places
     last = [(variant, places[variant], facts.last_jobs(variant)) for variant in facts.variants]
     most = points_per_line(len(facts.jobs))
-    views = [_view("last", "last stage of every variant", last, most)]
+    charts = charts_of(facts)
+    views = [_view("last", "last stage of every variant", last, most, charts)]
     stages = list(dict.fromkeys(job.stage for job in facts.jobs if job.train_log or job.eval_log))
     if len(stages) > 1:
-        views += [_view(f"stage:{stage}", f"stage {stage}", _groups(facts, stage, places), most) for stage in stages]
+        views += [
+            _view(f"stage:{stage}", f"stage {stage}", _groups(facts, stage, places), most, charts) for stage in stages
+        ]
     return [view for view in views if any(view.lines.values())]
 
 
@@ -97,8 +108,10 @@ def points_per_line(jobs: int) -> int:
     return min(MOST_POINTS, max(LEAST_POINTS, PAGE_POINTS // (2 * len(CHARTS) * max(1, jobs))))
 
 
-def _view(key: str, label: str, groups: Sequence[tuple[str, int, list[JobFacts]]], most: int) -> View:
-    lines = {chart.key: [line for group in groups if (line := _line(chart, *group, most))] for chart in CHARTS}
+def _view(
+    key: str, label: str, groups: Sequence[tuple[str, int, list[JobFacts]]], most: int, charts: Sequence[Chart]
+) -> View:
+    lines = {chart.key: [line for group in groups if (line := _line(chart, *group, most))] for chart in charts}
     return View(key=key, label=label, lines=lines)
 
 
@@ -136,10 +149,10 @@ def thin(points: Points, most: int = MOST_POINTS) -> Points:
     return [points[round(place)] for place in np.linspace(0, len(points) - 1, most)]
 
 
-def as_json(views: list[View]) -> dict[str, object]:
+def as_json(views: list[View], charts: Sequence[Chart] = CHARTS) -> dict[str, object]:
     """What report.js draws."""
     return {
-        "charts": [{"key": chart.key, "title": chart.title, "log": chart.logarithmic} for chart in CHARTS],
+        "charts": [{"key": chart.key, "title": chart.title, "log": chart.logarithmic} for chart in charts],
         "views": {
             view.key: {
                 key: [

@@ -4,6 +4,7 @@ from tunestudy.report.compare import Headline
 from tunestudy.report.cost import total
 from tunestudy.report.differences import not_default
 from tunestudy.report.experiment_progress import training_progress
+from tunestudy.report.experiment_sparsity import sparsity_summary
 from tunestudy.report.facts import JobFacts, StudyFacts
 from tunestudy.report.findings import problems, warnings_of
 from tunestudy.report.format import MISSING, duration, listing, moment, plural, setting, short_count, size
@@ -154,6 +155,8 @@ def _outputs(facts: StudyFacts) -> str:
         ("`jobs/<job>/loss_log.csv`, `eval_log.csv`", "training and held-out loss by step"),
         ("`jobs/<job>/eval/`", "scores and every prediction"),
     ]
+    if any(map(facts.is_gated, facts.variants)):
+        files.append(("`jobs/<job>/sparsity_log.csv`", "share of gates at zero by step and module"))
     heads = ("variant", "seed", "model", "best checkpoint", "logs")
     results = table(heads, rows[:_MOST_JOBS], "Nothing was published yet.")
     return "\n\n".join(["## 6. Outputs", results, "### Files", table(("path", "holds"), files)])
@@ -168,6 +171,7 @@ def _summary(facts: StudyFacts, headline: Headline) -> str:
             _success(facts),
             "### Results",
             to_markdown(headline).strip().replace("### ", "#### ") or "This study has no benchmarks.",
+            *sparsity_summary(facts, headline),
             "### Observations",
             seen or "None yet.",
             block("observations"),

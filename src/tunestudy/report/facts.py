@@ -68,6 +68,9 @@ class Training:
     eval_ids_sha256: str | None
     resumed_from: list[int]
     model_kind: str | None
+    sparsity: float | None = None
+    """Share of gates at zero at the end; None without gates, as is the next."""
+    gates: int | None = None
 
     @property
     def tokens_per_s(self) -> float | None:
@@ -141,6 +144,8 @@ class JobFacts:
     """Benchmarks that this job is to be scored on."""
     train_log: Curve = field(default_factory=dict)
     eval_log: Curve = field(default_factory=dict)
+    sparsity_log: Curve = field(default_factory=dict)
+    """`overall` and a column per gated module; empty without gates."""
     gpu: GpuUse | None = None
     checkpoints: list[Checkpoint] = field(default_factory=list)
     has_model: bool = False
@@ -205,6 +210,16 @@ class StudyFacts:
         """Place of each variant for its colour: the baseline 0, the others from 1 in the study's order."""
         others = [variant for variant in self.variants if variant != self.baseline]
         return {variant: others.index(variant) + 1 if variant in others else 0 for variant in self.variants}
+
+    def adapter_of(self, variant: str) -> Settings:
+        """Settings of the last stage's adapter; empty without one."""
+        last = self.variants[variant].stages.get(self.stages_of(variant)[-1])
+        adapter = last.get("adapter") if isinstance(last, dict) else None
+        return adapter if isinstance(adapter, dict) else {}
+
+    def is_gated(self, variant: str) -> bool:
+        """Whether the variant's last stage has gates."""
+        return "target_sparsity" in self.adapter_of(variant)
 
     def stages_of(self, variant: str) -> list[str]:
         """Stage names in order; the untouched model has the stage `base_model`."""

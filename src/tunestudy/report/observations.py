@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from tunestudy.report.compare import Headline
 from tunestudy.report.cost import costs, total
 from tunestudy.report.facts import StudyFacts
-from tunestudy.report.format import duration, listing, plural, signed
+from tunestudy.report.format import duration, listing, plural, short_count, signed
 from tunestudy.report.overfit import find_fits
+from tunestudy.report.sparsity import efficiencies
 from tunestudy.report.tables import mean_and_std
 
 
@@ -14,6 +15,7 @@ def observations(facts: StudyFacts, headline: Headline) -> list[str]:
     """What the numbers say, best result first."""
     return [
         *_best(facts, headline),
+        *_front(facts, headline),
         *_fits(facts),
         *_cheapest(facts),
         *_sharing(facts),
@@ -36,6 +38,14 @@ def _best(facts: StudyFacts, headline: Headline) -> Iterator[str]:
             if test.delta.ci_low is not None:
                 sentence += f" (95 % interval {signed(test.delta.ci_low)} to {signed(test.delta.ci_high)})"
         yield sentence + "."
+
+
+def _front(facts: StudyFacts, headline: Headline) -> Iterator[str]:
+    rows = sorted(efficiencies(facts, headline), key=lambda row: row.effective or 0)
+    for benchmark in facts.benchmarks:
+        front = [f"{row.variant} ({short_count(row.effective)})" for row in rows if benchmark in row.on_front]
+        if front:
+            yield f"Best on {benchmark} for their effective parameters, fewest first: {listing(front)}."
 
 
 def _fits(facts: StudyFacts) -> Iterator[str]:

@@ -11,9 +11,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from tunestudy.report import format as words
+from tunestudy.report import plots
 from tunestudy.report.compare import Headline
 from tunestudy.report.cost import costs, total
-from tunestudy.report.curves import CHARTS, as_json, colour_of, make_views, points_per_line
+from tunestudy.report.curves import CHARTS, SPARSITY, as_json, charts_of, colour_of, make_views, points_per_line
 from tunestudy.report.differences import differences
 from tunestudy.report.facts import StudyFacts
 from tunestudy.report.findings import problems, warnings_of
@@ -21,6 +22,7 @@ from tunestudy.report.machines import machines
 from tunestudy.report.observations import headline_sentence, observations
 from tunestudy.report.overfit import RISE_FLAGGED, find_fits
 from tunestudy.report.sources import realised, source_losses
+from tunestudy.report.sparsity import FIRST, LAST, efficiencies, pictures, prunings
 from tunestudy.report.strip import HEIGHT, WIDTH, scale_of, strip_of
 from tunestudy.report.tables import explanation, mean_and_std, power_note
 
@@ -30,7 +32,8 @@ _FILTERS = ("sig", "signed", "p_value", "count", "short_count", "duration", "mom
 
 def render_page(facts: StudyFacts, headline: Headline) -> str:
     """The whole page as text. Everything that comes from files is escaped by jinja2 or by `embedded`."""
-    views = make_views(facts)
+    views, charts = make_views(facts), charts_of(facts)
+    compared = efficiencies(facts, headline)
     scripts = [_static("uPlot.iife.min.js"), _static("report.js")] if views else []
     style = _static("uPlot.min.css") + _static("report.css")
     sentence = headline_sentence(facts, headline)
@@ -59,7 +62,11 @@ def render_page(facts: StudyFacts, headline: Headline) -> str:
         colours={variant: f"c{colour_of(place)}" for variant, place in facts.places.items()},
         style=Markup(style),
         scripts=[Markup(script) for script in scripts],
-        data=embedded(as_json(views)),
+        compared=compared,
+        pictures=list(pictures(facts, compared)),
+        prunings=prunings(facts),
+        sparsity_chart=SPARSITY if SPARSITY in charts else None,
+        data=embedded(as_json(views, charts)),
         policy=_policy([style], scripts),
     )
 
@@ -93,6 +100,7 @@ def _environment() -> Environment:
     environment.filters.update({name: getattr(words, name) for name in _FILTERS})
     environment.filters.update(setting=words.setting, listing=_listing, mean_and_std=mean_and_std)
     environment.globals.update(plural=words.plural, strip_width=WIDTH, strip_height=HEIGHT)
+    environment.globals.update(frame=plots, first_pruned=FIRST, last_pruned=LAST)
     return environment
 
 

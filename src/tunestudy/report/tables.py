@@ -8,10 +8,22 @@ from rich.table import Table
 from rich.text import Text
 
 from tunestudy.report.compare import Cell, Headline
-from tunestudy.report.format import MISSING, p_value, plural, sig, signed, to_ten_digits
+from tunestudy.report.format import MISSING, count, p_value, plural, sig, signed, to_ten_digits
 from tunestudy.report.markdown import escape
 
-COLUMNS = ("variant", "benchmark", "metric", "mean", "std", "ci_low", "ci_high", "n_seeds", "delta", "p_value")
+COLUMNS = (
+    "variant",
+    "benchmark",
+    "metric",
+    "mean",
+    "std",
+    "ci_low",
+    "ci_high",
+    "n_seeds",
+    "delta",
+    "p_value",
+    "effective_params",
+)
 
 
 def to_csv(headline: Headline) -> str:
@@ -22,9 +34,12 @@ def to_csv(headline: Headline) -> str:
     for cell in headline.cells:
         summary, test = cell.summary, cell.comparison
         values = [summary.mean, summary.std, summary.ci_low, summary.ci_high]
-        tested = [test.delta.mean, test.p_corrected] if test else [None, None]
+        last = [
+            *((test.delta.mean, test.p_corrected) if test else (None, None)),
+            headline.effective_params[cell.variant],
+        ]
         writer.writerow(
-            [cell.variant, cell.benchmark, cell.metric, *map(_digits, values), summary.n, *map(_digits, tested)]
+            [cell.variant, cell.benchmark, cell.metric, *map(_digits, values), summary.n, *map(_digits, last)]
         )
     return out.getvalue()
 
@@ -39,9 +54,10 @@ def to_markdown(headline: Headline) -> str:
     for benchmark in dict.fromkeys(cell.benchmark for cell in headline.cells):
         rows = headline.rows(benchmark)
         parts.append(f"### {escape(benchmark)} — {escape(rows[0].metric)}\n")
-        parts.append("| variant | mean ± std | 95 % interval | n | Δ to baseline | p | |")
-        parts.append("|:--|--:|--:|--:|--:|--:|:--|")
-        parts += ["| " + " | ".join(escape(text) for text in _texts(cell)) + " |" for cell in rows]
+        sizes, rule = (" effective parameters |", "--:|") if headline.gated else ("", "")
+        parts.append(f"| variant | mean ± std | 95 % interval | n | Δ to baseline | p | |{sizes}")
+        parts.append(f"|:--|--:|--:|--:|--:|--:|:--|{rule}")
+        parts += ["| " + " | ".join(map(escape, [*_texts(cell), *_size(headline, cell)])) + " |" for cell in rows]
         parts.append("")
     parts += [escape(line) for line in (*explanation(headline), power_note(headline)) if line]
     return "\n".join(parts) + "\n"
@@ -53,6 +69,11 @@ def _texts(cell: Cell) -> list[str]:
     last = test.verdict if test else cell.why_no_comparison
     delta, p = (signed(test.delta.mean), p_value(test.p_corrected)) if test else (MISSING, MISSING)
     return [cell.variant, mean_and_std(cell), interval, str(summary.n), delta, p, last or summary.note]
+
+
+def _size(headline: Headline, cell: Cell) -> list[str]:
+    """Effective parameters, where some variant prunes."""
+    return [count(headline.effective_params[cell.variant])] if headline.gated else []
 
 
 def mean_and_std(cell: Cell) -> str:
@@ -100,17 +121,19 @@ def to_latex(headline: Headline) -> str:
     benchmarks = list(dict.fromkeys(cell.benchmark for cell in headline.cells))
     by_place = {(cell.variant, cell.benchmark): cell for cell in headline.cells if cell.primary}
     heads = [f"{_tex(name)} ({_tex(headline.rows(name)[0].metric)})" for name in benchmarks]
+    sizes = ["Effective parameters"] if headline.gated else []
     lines = [
         "% needs \\usepackage{booktabs}",
         "\\begin{table}",
         "  \\centering",
-        f"  \\begin{{tabular}}{{l{'r' * len(benchmarks)}}}",
+        f"  \\begin{{tabular}}{{l{'r' * (len(benchmarks) + len(sizes))}}}",
         "    \\toprule",
-        f"    {' & '.join(['Variant', *heads])} \\\\",
+        f"    {' & '.join(['Variant', *heads, *sizes])} \\\\",
         "    \\midrule",
     ]
     for variant in dict.fromkeys(cell.variant for cell in headline.cells):
         cells = [_tex_cell(by_place[variant, name]) for name in benchmarks]
+        cells += [_tex(count(headline.effective_params[variant]))] * len(sizes)
         lines.append(f"    {' & '.join([_tex(variant), *cells])} \\\\")
     caption = " ".join(_tex(sentence) for sentence in ["Mean ± standard deviation over seeds.", *explanation(headline)])
     lines += ["    \\bottomrule", "  \\end{tabular}", f"  \\caption{{{caption}}}", "\\end{table}"]
@@ -174,8 +197,11 @@ def to_terminal(headline: Headline) -> list[Table]:
         ):
             table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
         table.add_column("")
+        if headline.gated:
+            table.add_column("effective parameters", justify="right", no_wrap=True)
         for cell in rows:
             variant, mean, _, n, delta, p, note = (Text(text) for text in _texts(cell))
-            table.add_row(variant, mean, n, delta, p, note, style="bold" if cell.best else "")
+            last = [Text(text) for text in _size(headline, cell)]
+            table.add_row(variant, mean, n, delta, p, note, *last, style="bold" if cell.best else "")
         tables.append(table)
     return tables
