@@ -3,6 +3,7 @@
 import signal
 
 import pytest
+
 from tunestudy.launch.executor import waiting_chains
 from tunestudy.launch.task import Task
 
