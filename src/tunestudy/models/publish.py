@@ -18,15 +18,14 @@ def save_result(model: Any, tokenizer: Any, prepared: Path) -> dict[str, Any]:
     `PeftModel.from_pretrained(base, folder)` needs nothing more. Otherwise a full model in safetensors, tied weights
     once. The tokenizer and its chat template lie beside both.
     """
-    from peft import PeftModel
-
+    has_adapter = hasattr(model, "peft_config")  # importing PEFT to ask would take longer than saving
     prepared.mkdir(parents=True, exist_ok=True)
-    if isinstance(model, PeftModel):
+    if has_adapter:
         _save_adapter(model, prepared)
     else:
         model.save_pretrained(prepared, safe_serialization=True)
     tokenizer.save_pretrained(prepared)
-    return {"kind": "adapter" if isinstance(model, PeftModel) else "full"}
+    return {"kind": "adapter" if has_adapter else "full"}
 
 
 def _save_adapter(model: Any, prepared: Path) -> None:
