@@ -163,7 +163,14 @@ def test_run_hands_everything_over(study: Path, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("tunestudy.launch.run.run_study", run_study)
     words = ["run", str(study), "--only", "two@base", "--seeds", "2", "--results", str(tmp_path), "--detach"]
     assert run_main(monkeypatch, *words) == 4
-    assert seen == {"only": ["two@base"], "seeds": [2], "detach": True, "quiet": False, "results": tmp_path}
+    assert seen == {
+        "only": ["two@base"],
+        "seeds": [2],
+        "detach": True,
+        "quiet": False,
+        "estimate": False,
+        "results": tmp_path,
+    }
 
 
 def test_schema_is_json() -> None:
@@ -172,9 +179,9 @@ def test_schema_is_json() -> None:
 
 def test_init_asks(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
-    done = runner.invoke(cli.app, ["init", str(path)], input="\norg/data\n\n\n\n")
+    done = runner.invoke(cli.app, ["init", str(path)], input="\norg/data\n\n\n\n\n")
     assert done.exit_code == 0
-    assert "LoRA ranks" in done.output
+    assert "Adapters to compare" in done.output
     assert "is written and valid" in done.output
 
 

@@ -30,6 +30,9 @@ Only = Annotated[
     typer.Option("--only", metavar="VARIANT[@STAGE]", help="Only this variant (up to that stage); repeatable."),
 ]
 Seeds = Annotated[str | None, typer.Option("--seeds", metavar="1,2", help="Only these seeds of the study.")]
+Estimate = Annotated[
+    bool, typer.Option("--estimate", help="First time a few real steps of every stage that has no evidence yet.")
+]
 DEFAULT_RESULTS = Path("results")
 
 
@@ -66,13 +69,12 @@ def plan(
     overrides: Overrides = None,
     results: Results = DEFAULT_RESULTS,
     as_json: AsJson = False,
+    estimate: Estimate = False,
 ) -> None:
-    """Show the jobs of a study: what is shared, what is done, what an edit changed."""
-    from tunestudy.study.plan import make_plan
-    from tunestudy.study.show import plan_lines
+    """Show the jobs of a study: what is shared, what is done, what an edit changed, how long it takes."""
+    from tunestudy.launch.estimate import show_plan
 
-    made = make_plan(_load(study, overrides), results)
-    _print_json(made.as_json()) if as_json else _print(plan_lines(made))
+    show_plan(_load(study, overrides), results, estimate=estimate, as_json=as_json)
 
 
 @app.command()
@@ -84,12 +86,16 @@ def run(
     seeds: Seeds = None,
     detach: Annotated[bool, typer.Option("--detach", help="Go on in the background; `watch` shows it.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only what went wrong.")] = False,
+    estimate: Estimate = False,
 ) -> None:
     """Do what is missing and nothing twice: the first start and every resume."""
     from tunestudy.launch.run import run_study
 
     loaded = _load(study, overrides)
-    _leave(run_study(loaded, results, only=only or (), seeds=_seeds(seeds), detach=detach, quiet=quiet))
+    code = run_study(
+        loaded, results, only=only or (), seeds=_seeds(seeds), detach=detach, quiet=quiet, estimate=estimate
+    )
+    _leave(code)
 
 
 @app.command()

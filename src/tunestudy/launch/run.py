@@ -9,6 +9,7 @@ from pathlib import Path
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.launch.carry_out import carry_out
 from tunestudy.launch.detach import detach as go_on_detached
+from tunestudy.launch.estimate import tell_time
 from tunestudy.launch.local import find_slots
 from tunestudy.launch.prepare import prepare
 from tunestudy.launch.select import select
@@ -28,11 +29,13 @@ def run_study(
     seeds: Sequence[int] = (),
     detach: bool = False,
     quiet: bool = False,
+    estimate: bool = False,
     command: Command = torchrun_command,
 ) -> Exit:
-    """Carry out what is missing of a study and report it.
+    """Carry out what is missing of a study and report it, after saying how long that will take.
 
-    `only`: `VARIANT` or `VARIANT@STAGE`; `seeds`: a part of the study's. `command` starts one job (tests replace it).
+    `only`: `VARIANT` or `VARIANT@STAGE`; `seeds`: a part of the study's. `estimate`: first time some steps of what
+    nothing is known of. `command` starts one job (tests replace it).
     Raises StudyError when the study, the machine or the results folder cannot do it: nothing has been started then.
     """
     plan = make_plan(loaded, results)
@@ -42,6 +45,8 @@ def run_study(
     check(loaded, [planned.job for planned in plan.jobs if planned.status != "done"], study)
     source = loaded.path.read_bytes()
     prepare(loaded.study, source, [planned.job for planned in plan.jobs], plan.as_json(), study)
+
+    tell_time(plan, loaded, estimate=estimate, quiet=quiet)
 
     def work() -> Exit:
         try:

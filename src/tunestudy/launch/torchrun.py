@@ -16,14 +16,14 @@ Command = Callable[[JobDir, int], list[str]]
 """Job folder, ranks → the command that runs the job."""
 
 
-def torchrun_command(folder: JobDir, ranks: int) -> list[str]:
-    """torchrun for `ranks` processes on this host.
+def torchrun_command(folder: JobDir, ranks: int, module: str = "tunestudy.worker") -> list[str]:
+    """torchrun for `ranks` processes on this host, each of which runs `module` on the folder.
 
     `--standalone` lets the kernel choose the port, so jobs started together cannot collide; the loopback address is
     given because a machine's own name does not always resolve. The executor restarts jobs, torchrun never does.
     """
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
-    return [*torchrun, f"--nproc-per-node={ranks}", "--max-restarts=0", "-m", "tunestudy.worker", str(folder.root)]
+    return [*torchrun, f"--nproc-per-node={ranks}", "--max-restarts=0", "-m", module, str(folder.root)]
 
 
 def start(command: list[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:

@@ -54,6 +54,16 @@ class StudyDir:
         """Tokenised data sets, one folder per fingerprint, shared by all jobs of the study."""
         return self.root / "cache" / "data"
 
+    def probe(self, key: str) -> Path:
+        """Timed steps of one stage on one machine; its working folder, of the same name without ending, is a `JobDir`
+        as deep as those of jobs, so that it finds data, parents and the study's folder as they do."""
+        return self.root / "cache" / f"probe-{key}.json"
+
+    @property
+    def estimates(self) -> Path:
+        """What each job was expected to take before it began."""
+        return self.root / "estimates.json"
+
     @property
     def jobs(self) -> Path:
         return self.root / "jobs"

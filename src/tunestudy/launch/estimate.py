@@ -1,0 +1,240 @@
+"""How long a study will take on this machine: evidence gathered, and told before anything starts."""
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunestudy.config.errors import StudyError
+from tunestudy.config.job import Job
+from tunestudy.launch.local import Slot, find_slots
+from tunestudy.launch.torchrun import ask_to_stop, job_environment, kill, start, torchrun_command
+from tunestudy.records.atomic import remove_tree, write_json
+from tunestudy.records.host import host_name
+from tunestudy.records.layout import JobDir
+from tunestudy.records.redact import redact
+from tunestudy.report.format import duration
+from tunestudy.study.load import LoadedStudy
+from tunestudy.study.plan import Plan, PlannedJob, make_plan
+from tunestudy.study.show import MAX_ROWS, plan_lines
+from tunestudy.study.timing import JobTime, expected_times, finishing_time, remember_estimates, seconds_left, speed_key
+
+PROBE = "tunestudy.train.probe"
+_GRACE_S = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """What is known of a study's time before it goes on."""
+
+    times: Mapping[str, JobTime]
+    left: Mapping[str, float | None]
+    """Seconds that each job still takes."""
+    slots: int
+    wall_s: float | None
+    """Until everything is done; None when some job's time is unknown."""
+    experiments: Sequence["Experiment"]
+    now: float
+
+    @property
+    def done_at(self) -> float | None:
+        return None if self.wall_s is None else self.now + self.wall_s
+
+    @property
+    def without_benchmarks(self) -> bool:
+        """Whether a time lacks its benchmarks: none has been scored yet."""
+        return any(time.benchmark_s is None for name, time in self.times.items() if self.left[name])
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "jobs": {
+                name: {"expected_s": time.seconds, "left_s": self.left[name], "evidence": time.evidence}
+                for name, time in self.times.items()
+            },
+            "experiments": [experiment.as_json() for experiment in self.experiments],
+            "slots": self.slots,
+            "left_s": self.wall_s,
+            "done_at": self.done_at,
+            "benchmarks_included": not self.without_benchmarks,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A variant over all its seeds; shared stages count in each that uses them."""
+
+    variant: str
+    seeds: int
+    total_s: float | None
+    left_s: float | None
+    evidence: str
+
+    def as_json(self) -> dict[str, Any]:
+        return {"variant": self.variant, "expected_s": self.total_s, "left_s": self.left_s, "evidence": self.evidence}
+
+
+def show_plan(loaded: LoadedStudy, results: Path, *, estimate: bool, as_json: bool) -> None:
+    """What `tunestudy plan` prints: the plan, and how long it takes as far as that is known."""
+    plan = make_plan(loaded, results)
+    for line in probe_missing(plan) if estimate else ():
+        print(line, file=sys.stderr)
+    outlook = make_outlook(plan)
+    if as_json:
+        print(json.dumps({**plan.as_json(), "time": outlook.as_json()}, indent=1, ensure_ascii=False))
+    else:
+        print("\n".join([*plan_lines(plan), *outlook_lines(outlook, str(loaded.path))]))
+
+
+def tell_time(plan: Plan, loaded: LoadedStudy, *, estimate: bool, quiet: bool) -> None:
+    """Before a run: gather evidence when asked to, say what it means, and keep it for the report."""
+    for line in probe_missing(plan) if estimate else ():
+        print(line, file=sys.stderr)
+    outlook = make_outlook(plan)
+    remember_estimates(plan, outlook.times, now=outlook.now)
+    if not quiet and any(seconds is not None for seconds in outlook.left.values()) and any(outlook.left.values()):
+        print("\n".join(outlook_lines(outlook, str(loaded.path))).lstrip(), end="\n\n", flush=True)
+
+
+def make_outlook(plan: Plan) -> Outlook:
+    """What the evidence at hand says."""
+    resources = plan.study.resources
+    slots = _slots(plan)
+    times = expected_times(plan, ranks=resources.ranks, host=host_name())
+    left = {planned.job.id: seconds_left(planned, times[planned.job.id]) for planned in plan.jobs}
+    known = {name: seconds for name, seconds in left.items() if seconds is not None}
+    wall = finishing_time(plan.jobs, known, slots) if len(known) == len(left) else None
+    return Outlook(
+        times=times,
+        left=left,
+        slots=slots,
+        wall_s=wall,
+        experiments=[_experiment(plan, variant, times, left) for variant in plan.study.variants],
+        now=time.time(),
+    )
+
+
+def _slots(plan: Plan) -> int:
+    """How many jobs run at once here; 1 where none fits, so that a plan can be read on any machine."""
+    try:
+        return len(find_slots(plan.study.resources))
+    except StudyError:
+        return 1
+
+
+def _experiment(plan: Plan, variant: str, times: Mapping[str, JobTime], left: Mapping[str, float | None]) -> Experiment:
+    jobs = [planned.job for planned in plan.jobs if variant in planned.job.variants]
+    evidence = {times[job.id].evidence or "none" for job in jobs}
+    return Experiment(
+        variant=variant,
+        seeds=len({job.seed for job in jobs}),
+        total_s=_sum([times[job.id].seconds for job in jobs]),
+        left_s=_sum([left[job.id] for job in jobs]),
+        evidence=" and ".join(sorted(evidence)),
+    )
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    return None if None in values else sum(value for value in values if value)
+
+
+def outlook_lines(outlook: Outlook, study: str) -> list[str]:
+    """The lines that `plan` and `run` print."""
+    missing = [name for name, seconds in outlook.left.items() if seconds is None]
+    if len(missing) == len(outlook.left):
+        return [
+            "",
+            f"Time: unknown, nothing like it has run here; `tunestudy plan {study} --estimate` times a few steps",
+        ]
+    lines = ["", "Time on this machine (all seeds; shared stages count in each):"]
+    shown = outlook.experiments[:MAX_ROWS]
+    wide = max(len(experiment.variant) for experiment in shown)
+    for one in shown:
+        amount = "?" if one.total_s is None else duration(one.total_s)
+        left = "" if one.left_s in (one.total_s, None) else f", {duration(one.left_s)} left"
+        lines.append(f"  {one.variant.ljust(wide)}  {amount}{left}  (from {one.evidence})")
+    return [*lines, f"  {_together(outlook, missing)}"]
+
+
+def _together(outlook: Outlook, missing: Sequence[str]) -> str:
+    if outlook.done_at is None or outlook.wall_s is None:
+        return f"together: unknown, {len(missing)} jobs have no evidence yet"
+    slots = f"{outlook.slots} at a time" if outlook.slots > 1 else "one at a time"
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(outlook.done_at))
+    lacking = "; benchmarks come on top, none has been timed yet" if outlook.without_benchmarks else ""
+    return f"together: {duration(outlook.wall_s)} left with jobs {slots}, done about {when}{lacking}"
+
+
+def probe_missing(plan: Plan) -> list[str]:
+    """Time some steps of every stage that is still to do and has no evidence; returns what went wrong, in words.
+
+    Ctrl-C ends the probe that runs and leaves those that are done.
+    StudyError when this machine has no slot for the study's jobs.
+    """
+    resources = plan.study.resources
+    slot = find_slots(resources)[0]
+    host = host_name()
+    times = expected_times(plan, ranks=resources.ranks, host=host)
+    failed: list[str] = []
+    asked: set[str] = set()
+    for planned in plan.jobs:
+        job = planned.job
+        if job.settings is None or planned.status in ("done", "evaluate") or times[job.id].train_s is not None:
+            continue
+        key = speed_key(job, ranks=resources.ranks, host=host)
+        if key not in asked:
+            asked.add(key)
+            print(f"timing steps of {job.stage} ({', '.join(job.variants[:3])}) …", file=sys.stderr, flush=True)
+            failed += _probe(plan, planned, key, slot)
+    return failed
+
+
+def _probe(plan: Plan, planned: PlannedJob, key: str, slot: Slot) -> list[str]:
+    """Run one probe in a folder of its own, which is removed; its result stays."""
+    result = plan.folder.probe(key)
+    folder = JobDir(result.with_suffix(""))
+    remove_tree(folder.root)
+    try:
+        write_json(folder.job_json, _from_the_start(planned.job).model_dump(mode="json"))
+        process = start(
+            torchrun_command(folder, slot.ranks, PROBE),
+            job_environment(plan.study.env, slot.environment, attempt=1),
+            folder.launch_log,
+        )
+        code = _wait(process)
+        measured = folder.root / "probe.json"
+        if code == 0 and measured.exists():
+            measured.replace(result)
+            return []
+        return [f"{planned.job.stage} ({planned.job.variants[0]}) could not be timed: {_last_line(folder.launch_log)}"]
+    finally:
+        remove_tree(folder.root)
+
+
+def _from_the_start(job: Job) -> Job:
+    """The job as if its stage were the first: the weights before it do not change its speed."""
+    assert job.settings is not None, "only a training stage has steps"
+    settings = job.settings.model_copy(update={"init": "base"})
+    return job.model_copy(update={"id": f"probe-{job.id}", "parents": (), "settings": settings, "evaluations": {}})
+
+
+def _wait(process: "subprocess.Popen[bytes]") -> int:
+    try:
+        return process.wait()
+    except BaseException:
+        ask_to_stop(process.pid)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_GRACE_S)
+        kill(process.pid)
+        raise
+
+
+def _last_line(log: Path) -> str:
+    """The error that ended a rank, as far as its log tells: torchrun's own lines come after it."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+    told = [line for line in lines if "Error" in line and "ChildFailedError" not in line and "torch/" not in line]
+    return redact((told or lines or ["it left no message"])[-1].strip()[:300])

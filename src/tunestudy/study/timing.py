@@ -1,0 +1,166 @@
+"""How long jobs will take, from what has been seen: finished jobs like them, or a few timed steps.
+
+Nothing is guessed: a job without evidence has no time, and sums that contain one say so.
+"""
+
+import heapq
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tunestudy.config.adapter import GateOptions, LowRankOptions
+from tunestudy.config.job import Job
+from tunestudy.config.stage import CheckpointSettings, LoggingSettings, OptimiserSettings
+from tunestudy.records.atomic import write_json
+from tunestudy.records.layout import StudyDir
+from tunestudy.study.fingerprint import datasets_of, digest
+from tunestudy.study.plan import Plan, PlannedJob
+from tunestudy.study.state import folders_on_disk, read_object
+
+Evidence = Literal["finished jobs", "timed steps"]
+
+_NOT_SPEED = frozenset(
+    {*OptimiserSettings.model_fields, *CheckpointSettings.model_fields, *LoggingSettings.model_fields}
+    | {"init", "learning_rates", "early_stopping_patience", "early_stopping_threshold"}
+) - {"optim", "log_gradients"}
+_NOT_SPEED_OF_ADAPTER = frozenset(GateOptions.model_fields) - frozenset(LowRankOptions.model_fields) | {"lora_alpha"}
+"""Settings that change what a step computes, but not how long it takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobTime:
+    """What one job is expected to take. None: no evidence."""
+
+    train_s: float | None
+    evidence: Evidence | None
+    benchmark_s: float | None
+    """Of all its benchmarks, from scores of this study."""
+
+    @property
+    def seconds(self) -> float | None:
+        """Without benchmarks where none of them has been scored yet."""
+        return None if self.train_s is None else self.train_s + (self.benchmark_s or 0.0)
+
+
+def speed_key(job: Job, *, ranks: int, host: str) -> str:
+    """Names a probe: everything that a step's time depends on, and the machine."""
+    assert job.settings is not None, "a model that is only evaluated takes no steps"
+    stage = job.settings.model_dump(mode="json", exclude=set(_NOT_SPEED))
+    if stage["adapter"]:
+        stage["adapter"] = {key: value for key, value in stage["adapter"].items() if key not in _NOT_SPEED_OF_ADAPTER}
+    data = {name: job.datasets[name].model_dump(mode="json") for name in datasets_of(job.settings)}
+    model = job.model.model_dump(mode="json")
+    return digest({"stage": stage, "model": model, "data": data, "ranks": ranks, "host": host})[:12]
+
+
+def expected_times(plan: Plan, *, ranks: int, host: str) -> dict[str, JobTime]:
+    """By job id, for every job of the plan; finished jobs of the same stage win over timed steps."""
+    on_disk = folders_on_disk(plan.folder)
+    results = {
+        planned.job.id: read_object(plan.folder.job(planned.job.id).result_json)
+        for planned in plan.jobs
+        if planned.job.id in on_disk
+    }
+    training = _probed(plan, ranks, host) | {
+        key: (seconds, "finished jobs") for key, seconds in _by_stage(plan.jobs, results).items()
+    }
+    scored = _benchmark_seconds(plan.jobs, plan.folder, on_disk)
+    return {planned.job.id: _time_of(planned.job, training, scored) for planned in plan.jobs}
+
+
+Training = dict[int, tuple[float, Evidence]]
+"""Seconds of a stage and how they are known, by `id` of its settings: seeds and variants share the object."""
+
+
+def _time_of(job: Job, training: Training, scored: Mapping[str, float]) -> JobTime:
+    known = [scored[name] for name in job.evaluations if name in scored]
+    benchmark_s = sum(known) if len(known) == len(job.evaluations) else None
+    if job.settings is None:
+        evidence: Evidence | None = "finished jobs" if known else None
+        return JobTime(train_s=0.0 if known else None, evidence=evidence, benchmark_s=benchmark_s)
+    seconds, evidence = training.get(id(job.settings), (None, None))
+    return JobTime(train_s=seconds, evidence=evidence, benchmark_s=benchmark_s)
+
+
+def _probed(plan: Plan, ranks: int, host: str) -> Training:
+    if not any(plan.folder.probe("x").parent.glob("probe-*.json")):
+        return {}
+    stages = {id(planned.job.settings): planned.job for planned in plan.jobs if planned.job.settings}
+    probes = {
+        key: read_object(plan.folder.probe(speed_key(job, ranks=ranks, host=host))) for key, job in stages.items()
+    }
+    return {key: (seconds, "timed steps") for key, probe in probes.items() if (seconds := probe_seconds(probe))}
+
+
+def probe_seconds(probe: Mapping[str, Any]) -> float | None:
+    """Of a whole stage: its set-up, all its steps, all its evaluations. None without a probe."""
+    if not probe:
+        return None
+    evaluations = (probe["evaluation_s"] or 0.0) * probe["evaluations"]
+    return float(probe["setup_s"] + probe["total_steps"] * probe["step_s"] + evaluations)
+
+
+def _by_stage(jobs: Sequence[PlannedJob], results: Mapping[str, dict[str, Any]]) -> dict[int, float]:
+    """Mean duration of finished jobs by the settings that they share with other seeds."""
+    found: dict[int, list[float]] = {}
+    for planned in jobs:
+        result = results.get(planned.job.id, {})
+        duration = result.get("duration_s")
+        if result.get("fingerprint") == planned.job.fingerprint and isinstance(duration, int | float):
+            found.setdefault(id(planned.job.settings), []).append(float(duration))
+    return {key: sum(values) / len(values) for key, values in found.items()}
+
+
+def _benchmark_seconds(jobs: Sequence[PlannedJob], folder: StudyDir, on_disk: set[str]) -> dict[str, float]:
+    """Mean time of each benchmark over the jobs that it has scored."""
+    found: dict[str, list[float]] = {}
+    for planned in jobs:
+        for name in planned.job.evaluations if planned.job.id in on_disk else ():
+            duration = read_object(folder.job(planned.job.id).eval_json(name)).get("duration_s")
+            if isinstance(duration, int | float):
+                found.setdefault(name, []).append(float(duration))
+    return {name: sum(values) / len(values) for name, values in found.items()}
+
+
+def seconds_left(planned: PlannedJob, time: JobTime) -> float | None:
+    """What a job still takes: nothing when done, its benchmarks when trained."""
+    if planned.status == "done":
+        return 0.0
+    return (time.benchmark_s or 0.0) if planned.status == "evaluate" else time.seconds
+
+
+def finishing_time(jobs: Sequence[PlannedJob], left: Mapping[str, float], slots: int) -> float:
+    """Seconds until all are done when `slots` run at once: always the first of the plan whose parents are done."""
+    place = {planned.job.id: index for index, planned in enumerate(jobs)}
+    waiting = [sum(parent in place for parent in planned.job.parents) for planned in jobs]
+    children: dict[str, list[int]] = defaultdict(list)
+    for planned in jobs:
+        for parent in planned.job.parents:
+            children[parent].append(place[planned.job.id])
+    ready = [index for index, parents in enumerate(waiting) if not parents]
+    running: list[tuple[float, int]] = []
+    now = 0.0
+    while ready or running:
+        while ready and len(running) < slots:
+            index = heapq.heappop(ready)
+            heapq.heappush(running, (now + left[jobs[index].job.id], index))
+        now, index = heapq.heappop(running)
+        for child in children[jobs[index].job.id]:
+            waiting[child] -= 1
+            if not waiting[child]:
+                heapq.heappush(ready, child)
+    return now
+
+
+def remember_estimates(plan: Plan, times: Mapping[str, JobTime], *, now: float) -> None:
+    """Keep what is expected of jobs that have not begun, so that the report can hold it against the truth."""
+    known = read_object(plan.folder.estimates)
+    waiting = {planned.job.id for planned in plan.jobs if planned.status == "pending"}
+    new = {
+        name: {"train_s": round(time.train_s, 3), "evidence": time.evidence, "t": now}
+        for name, time in times.items()
+        if name in waiting and time.train_s is not None and time.evidence
+    }
+    if new:
+        write_json(plan.folder.estimates, {**known, **new})

@@ -1,0 +1,134 @@
+"""How long a step takes on this machine: a few real steps of a stage, timed, nothing of them kept.
+
+    torchrun … -m tunestudy.train.probe FOLDER        FOLDER holds job.json; probe.json is written into it
+
+The stage starts from the study's own model, whatever stages come before it: shapes are the same, weights do not
+matter for time, and nothing has to be trained first. Data are prepared as for the real run, into the same cache.
+"""
+
+import os
+import signal
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tunestudy.config.job import Job
+from tunestudy.config.stage import TrainStage
+from tunestudy.data.order import Schedule
+from tunestudy.data.prepare import prepare
+from tunestudy.models.load import load_start
+from tunestudy.records.atomic import read_json, write_json
+from tunestudy.records.layout import JobDir
+from tunestudy.records.stop import StopRequest
+from tunestudy.train.loop import accumulate_gradients, agree, count, cut, move_weights
+from tunestudy.train.optim import set_learning_rates
+from tunestudy.train.progress import Progress
+from tunestudy.train.run import Run, Task
+from tunestudy.train.stage import lay_out, make_learner, make_trainable
+from tunestudy.train.start import start_run
+from tunestudy.train.world import World, open_world
+
+WARM_UP, TIMED = 2, 5
+"""Steps: the first ones allocate memory and compile, and are not representative."""
+
+RESULT = "probe.json"
+
+
+def main(folder: str) -> None:
+    """Measure on this rank; rank 0 writes."""
+    job_dir = JobDir(Path(folder).resolve())
+    job = Job.model_validate(read_json(job_dir.job_json))
+    assert job.settings is not None, "only a training stage has steps"
+    stop = StopRequest.on_signals(signal.SIGTERM, signal.SIGINT)
+    began = time.perf_counter()
+    with open_world() as world:
+        progress = Progress(job_dir, writes=False)
+        try:
+            task = Task(job=job, settings=job.settings, folder=job_dir, world=world, stop=stop, progress=progress)
+            run = open_run(task)
+            try:
+                measured = measure(run, setup_s=time.perf_counter() - began)
+            finally:
+                run.close()
+        finally:
+            progress.close()
+        if world.rank == 0:
+            write_json(job_dir.root / RESULT, measured)
+
+
+def open_run(task: Task) -> Run:
+    """As `train.stage.train_and_publish` does it."""
+    loaded = load_start(task.job, task.folder, task.world.device)
+    model = make_trainable(loaded, task)
+    data = prepare(task.job, task.folder, loaded.tokenizer, task.world)
+    material = lay_out(task, model, data.train, data.eval)
+    return start_run(task, material, make_learner(task, model, material.total_steps), loaded.identity)
+
+
+def measure(run: Run, *, setup_s: float) -> dict[str, Any]:
+    """Seconds of a step (median) and of an evaluation, and how many of each the whole stage has."""
+    run.learner.loss_model.train()
+    seconds = [timed_step(run) for _ in range(min(WARM_UP + TIMED, run.material.total_steps))]
+    kept = seconds[WARM_UP:] or seconds[-1:]
+    evaluation_s, evaluation = None, run.material.evaluation
+    if evaluation is not None:
+        began = time.perf_counter()
+        evaluation.evaluate(run.learner.loss_model, run.learner.precision, run.world)
+        evaluation_s = time.perf_counter() - began
+    return {
+        "setup_s": round(setup_s, 3),
+        "step_s": round(statistics.median(kept), 6),
+        "timed_steps": len(kept),
+        "total_steps": run.material.total_steps,
+        "tokens_per_step": round(run.state.tokens / run.state.step, 1),
+        "evaluation_s": evaluation_s,
+        "evaluations": num_evaluations(run.settings, run.material.schedule, run.material.total_steps),
+        "world_size": run.world.size,
+        "device": device_name(run.world),
+        "threads": os.environ.get("OMP_NUM_THREADS"),
+    }
+
+
+def timed_step(run: Run) -> float:
+    """One optimiser step of the recipe in `loop.train`, without logs, evaluation and checkpoints."""
+    settle(run.world)
+    began = time.perf_counter()
+    rows = run.material.schedule.rows_of_step(run.state.step)
+    batches = cut(run, rows)
+    targets, leaving = agree(run, batches)
+    if leaving:
+        sys.exit("the probe was asked to stop")
+    set_learning_rates(run.learner.optimizer, run.learner.learning_rate, run.state.step)
+    sums = accumulate_gradients(run, batches, targets)
+    move_weights(run, targets)
+    settle(run.world)
+    seconds = time.perf_counter() - began
+    count(run, sums, rows, seconds)
+    return seconds
+
+
+def settle(world: World) -> None:
+    """Wait for the GPU: it works behind the caller's back."""
+    if world.device.type == "cuda":
+        torch.cuda.synchronize(world.device)
+
+
+def num_evaluations(settings: TrainStage, schedule: Schedule, total_steps: int) -> int:
+    """As `loop.is_evaluated` decides, and the one before the first step."""
+    steps = set(range(settings.eval_steps, total_steps + 1, settings.eval_steps)) if settings.eval_steps else set()
+    if settings.eval_on_epoch_end:
+        last = schedule.epoch_of_step(total_steps - 1)
+        steps |= {schedule.first_step_of_epoch(epoch) for epoch in range(1, last + 1)} | {total_steps}
+    return len(steps) + settings.eval_on_start
+
+
+def device_name(world: World) -> str:
+    return torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

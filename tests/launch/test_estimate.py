@@ -1,0 +1,140 @@
+"""`plan --estimate` and what `run` says before it starts."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tunestudy.launch import estimate
+from tunestudy.launch.estimate import make_outlook, outlook_lines, probe_missing, show_plan, tell_time
+from tunestudy.records.atomic import write_json
+from tunestudy.records.layout import JobDir
+from tunestudy.study.load import LoadedStudy, load_study
+from tunestudy.study.plan import Plan, make_plan
+
+STUDY = """\
+study: small
+seeds: [1, 2]
+model:
+  architecture: qwen3
+  config: {hidden_size: 16, intermediate_size: 32, num_hidden_layers: 1, num_attention_heads: 2, num_key_value_heads: 2}
+  tokenizer: {type: characters, alphabet: "0123456789abcdefg="}
+datasets:
+  d: {type: digits, trim: true, held_out: 0.2}
+defaults: {data: d, effective_batch_size: 4, eval_subset_size: 8, learning_rate: 1e-3}
+stages:
+  base: {max_steps: 30}
+  adapt: {max_steps: 20, adapter: {lora_r: 2}}
+variants:
+  start: {stages: [base]}
+  lora: {stages: [base, adapt]}
+resources: {slots: 1}
+"""
+
+
+@pytest.fixture
+def loaded(tmp_path: Path) -> LoadedStudy:
+    path = tmp_path / "small.yaml"
+    path.write_text(STUDY)
+    return load_study(path)
+
+
+@pytest.fixture
+def probes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Probes that take no time: each writes what a worker would, two seconds a step."""
+    told: list[str] = []
+
+    def command(folder: JobDir, ranks: int, module: str) -> list[str]:
+        assert (ranks, module) == (1, "tunestudy.train.probe")
+        job = json.loads(folder.job_json.read_text())
+        told.append(job["stage"])
+        assert job["parents"] == []
+        steps = job["settings"]["max_steps"]
+        write_json(
+            folder.root / "probe.json",
+            {"setup_s": 1.0, "step_s": 2.0, "total_steps": steps, "evaluation_s": None, "evaluations": 1},
+        )
+        return ["true"]
+
+    monkeypatch.setattr(estimate, "torchrun_command", command)
+    return told
+
+
+def planned(loaded: LoadedStudy, tmp_path: Path) -> Plan:
+    return make_plan(loaded, tmp_path / "results")
+
+
+def text_of(lines: Sequence[str]) -> str:
+    return "\n".join(lines)
+
+
+def test_without_evidence_it_says_how_to_get_some(loaded: LoadedStudy, tmp_path: Path) -> None:
+    lines = outlook_lines(make_outlook(planned(loaded, tmp_path)), "small.yaml")
+    assert text_of(lines) == (
+        "\nTime: unknown, nothing like it has run here; `tunestudy plan small.yaml --estimate` times a few steps"
+    )
+
+
+def test_probes_are_made_once_and_remembered(loaded: LoadedStudy, tmp_path: Path, probes: list[str]) -> None:
+    plan = planned(loaded, tmp_path)
+    assert probe_missing(plan) == []
+    assert probes == ["base", "adapt"], "one for each stage, not for each seed"
+    assert probe_missing(plan) == []
+    assert len(probes) == 2
+    assert sorted(path.suffix for path in (plan.folder.root / "cache").glob("probe-*")) == [".json", ".json"]
+    outlook = make_outlook(plan)
+    assert outlook.wall_s == 2 * (61 + 41)
+    assert outlook.done_at == pytest.approx(time.time() + 204, abs=5)
+    told = text_of(outlook_lines(outlook, "small.yaml"))
+    assert "  start  2 min 02 s  (from timed steps)" in told
+    assert "  lora   3 min 24 s  (from timed steps)" in told
+    assert "together: 3 min 24 s left with jobs one at a time" in told
+
+
+def test_json_holds_every_job(
+    loaded: LoadedStudy, tmp_path: Path, probes: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    show_plan(loaded, tmp_path / "results", estimate=True, as_json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert set(told["time"]["jobs"]) == {job["id"] for job in told["jobs"]}
+    assert told["time"]["left_s"] == 204
+    assert [one["variant"] for one in told["time"]["experiments"]] == ["start", "lora"]
+    assert probes
+
+
+def test_run_keeps_what_it_expected(
+    loaded: LoadedStudy, tmp_path: Path, probes: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = planned(loaded, tmp_path)
+    tell_time(plan, loaded, estimate=False, quiet=False)
+    assert capsys.readouterr().out == "", "nothing known, nothing said"
+    tell_time(plan, loaded, estimate=True, quiet=False)
+    assert "together: 3 min 24 s left" in capsys.readouterr().out
+    kept = json.loads(plan.folder.estimates.read_text())
+    assert {entry["train_s"] for entry in kept.values()} == {61.0, 41.0}
+    assert len(probes) == 2
+
+
+def test_a_probe_that_fails_is_told_and_leaves_nothing(
+    loaded: LoadedStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = "echo 'ValueError: no such layer'; exit 3"
+    monkeypatch.setattr(estimate, "torchrun_command", lambda *_: ["sh", "-c", script])
+    plan = planned(loaded, tmp_path)
+    failed = probe_missing(plan)
+    assert failed[0] == "base (start) could not be timed: ValueError: no such layer"
+    assert len(failed) == 2
+    assert list((plan.folder.root / "cache").glob("probe-*")) == []
+
+
+@pytest.mark.slow
+def test_a_real_probe(loaded: LoadedStudy, tmp_path: Path) -> None:
+    plan = planned(loaded, tmp_path)
+    assert probe_missing(plan) == []
+    outlook = make_outlook(plan)
+    assert outlook.wall_s is not None
+    assert outlook.wall_s > 0
+    assert {one.evidence for one in outlook.experiments} == {"timed steps"}
+    assert not plan.folder.jobs.exists()
