@@ -38,6 +38,8 @@ SPARSE = Recipe(
     gated={"sora_lambda0.1": 0.25, "sora_lambda0.3": 0.5, "sora_lambda0.5": 0.75, "sdora_lambda0.3": 0.5},
     seeds=(1, 2, 3, 4, 5),
     flat=True,
+    expected_s=13.0,
+    unforeseen=("dora",),
 )
 
 

@@ -56,6 +56,9 @@ class Recipe:
     report: dict[str, Any] = field(default_factory=dict)
     gated: dict[str, float] = field(default_factory=dict)
     """Variants with gates, and the share of them that ends at zero."""
+    expected_s: float | None = None
+    """What every job was expected to take, apart from those of variants in `unforeseen`."""
+    unforeseen: tuple[str, ...] = ()
     gpu: bool = True
     flat: bool = False
     """The first variant too has the second stage, as in a study that compares adapters alone."""
@@ -76,6 +79,9 @@ def make_study(results: Path, recipe: Recipe | None = None) -> StudyDir:
         _write_job(study_dir.job(job["id"]), job, recipe)
     _write_plan(study_dir, jobs, recipe)
     _write_events(study_dir, jobs, recipe)
+    if recipe.expected_s:
+        told = {"train_s": recipe.expected_s, "evidence": "timed steps", "t": STARTED - 60}
+        _json(study_dir.estimates, {job["id"]: told for job in jobs if job["_of"] not in recipe.unforeseen})
     return study_dir
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 
 from tunestudy.records.events import read_events
 from tunestudy.records.layout import JobDir, StudyDir
@@ -9,7 +10,7 @@ from tunestudy.records.redact import redact
 from tunestudy.report.collect_job import read_job
 from tunestudy.report.facts import JobFacts, Settings, StudyFacts, VariantFacts
 from tunestudy.report.reader import Reader
-from tunestudy.report.values import mapping, texts
+from tunestudy.report.values import mapping, number, texts
 
 
 def collect(study_dir: StudyDir) -> StudyFacts:
@@ -21,7 +22,14 @@ def collect(study_dir: StudyDir) -> StudyFacts:
     on_disk = _job_folders(study_dir)
     names = [str(entry["id"]) for entry in planned] or on_disk
     by_id = {str(entry["id"]): entry for entry in planned}
-    jobs = [read_job(JobDir(study_dir.jobs / name), by_id.get(name, {}), reader) for name in names]
+    expected = reader.json(study_dir.estimates)
+    jobs = [
+        replace(
+            read_job(JobDir(study_dir.jobs / name), by_id.get(name, {}), reader),
+            expected_s=number(mapping(expected.get(name)).get("train_s")),
+        )
+        for name in names
+    ]
     return StudyFacts(
         name=str(resolved.get("study") or plan.get("study") or redact(study_dir.root.name)),
         description=str(resolved.get("description") or ""),

@@ -14,6 +14,7 @@ from tunestudy.report.notes import block
 from tunestudy.report.observations import observations
 from tunestudy.report.readiness import checklist
 from tunestudy.report.tables import to_markdown
+from tunestudy.report.tracking import tracking_table
 
 _MOST_JOBS = 200
 """Rows of a table of jobs; a larger study's plan is in plan.json and in the page."""
@@ -108,7 +109,8 @@ def _plan(facts: StudyFacts) -> str:
     orphans = [f"No longer part of the plan: {escape(listing(facts.orphans))}."] if facts.orphans else []
     ready = "\n".join(f"- [{'x' if done else ' '}] {escape(what)}" for done, what in checklist(facts))
     parts = ["## 3. Execution plan", table(heads, rows, "No job is planned yet."), *more, *orphans]
-    return "\n\n".join([*parts, "### Readiness", ready, block("plan")])
+    tracked = ["### Experiments", tracking_table(facts)]
+    return "\n\n".join([*parts, *tracked, "### Readiness", ready, block("plan")])
 
 
 def _plan_row(number: int, job: JobFacts, facts: StudyFacts) -> tuple[object, ...]:

@@ -132,6 +132,8 @@ class JobFacts:
     status: Status
     planned_steps: int | None = None
     planned_tokens: int | None = None
+    expected_s: float | None = None
+    """What its training was expected to take before it began."""
     settings: Settings | None = None
     """None: the model is only evaluated."""
     training: Training | None = None

@@ -25,6 +25,7 @@ from tunestudy.report.sources import realised, source_losses
 from tunestudy.report.sparsity import FIRST, LAST, efficiencies, pictures, prunings
 from tunestudy.report.strip import HEIGHT, WIDTH, scale_of, strip_of
 from tunestudy.report.tables import explanation, mean_and_std, power_note
+from tunestudy.report.tracking import experiments, whole_study
 
 _HERE = Path(__file__).parent
 _FILTERS = ("sig", "signed", "p_value", "count", "short_count", "duration", "moment", "memory_mb", "size", "percent")
@@ -55,6 +56,7 @@ def render_page(facts: StudyFacts, headline: Headline) -> str:
         rise_flagged=RISE_FLAGGED,
         costs=costs(facts),
         total=total(facts),
+        experiments=[*experiments(facts), whole_study(facts)],
         differences=differences(facts),
         sources=realised(facts),
         source_losses=source_losses(facts),
