@@ -77,6 +77,11 @@ def test_a_matrix_over_the_type_keeps_what_the_kinds_share(folder: Folder, edite
         ("{lora_r: 4}", "{lora_r: 4, target_parameters: [up]}", "target_parameters () → ('up',)"),
         ("{lora_r: 4, use_rslora: true}", "{lora_r: 4}", "use_rslora True → False"),
         ("{type: dora, lora_r: 4}", "{type: dora, lora_r: 4, dropout_on: adapter}", ""),
+        (
+            "{type: sora, lora_r: 4, target_sparsity: 0.5}",
+            "{type: sora, lora_r: 4, target_sparsity: 0.5}",
+            "would train the adapter of `base` without its gates",
+        ),
     ],
 )
 def test_continue_compares_what_decides_the_weights(

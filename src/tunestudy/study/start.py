@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from tunestudy.config.adapter import AnyAdapter
+from tunestudy.config.adapter import AnyAdapter, GateOptions
 from tunestudy.config.stage import TrainStage
 
 Init = Literal["continue", "merge_then_new", "stack", "base"]
@@ -67,6 +67,13 @@ def _after(stage: TrainStage, name: str, parent: TrainStage) -> Start:
     return Start(stage.init, _adapter_change(name, parent.adapter, stage.adapter) if stage.init == "continue" else "")
 
 
+def _gates_are_gone(name: str) -> str:
+    return (
+        f"`continue` would train the adapter of `{name}` without its gates: a published adapter has its shut ranks cut "
+        "out and the gates multiplied in; use `merge_then_new` or `stack`"
+    )
+
+
 def _after_whole_model(stage: TrainStage, name: str) -> Start:
     if stage.init in ("merge_then_new", "stack"):
         needs = f"`{stage.init}` needs an adapter from the stage before, `{name}` has none"
@@ -75,6 +82,8 @@ def _after_whole_model(stage: TrainStage, name: str) -> Start:
 
 
 def _adapter_change(name: str, old: AnyAdapter, new: AnyAdapter) -> str:
+    if isinstance(old, GateOptions):
+        return _gates_are_gone(name)
     changed = [
         f"{key} {getattr(old, key)} → {getattr(new, key)}"
         for key in _SAME

@@ -1,0 +1,49 @@
+"""The adapter study that ships is the one that was asked for, and its small sibling differs in size alone."""
+
+from pathlib import Path
+
+import pytest
+
+from tunestudy.study.load import load_study
+from tunestudy.study.plan import make_plan
+
+STUDIES = Path(__file__).parents[2] / "studies"
+WANTED = {
+    "lora": ("lora", None, None),
+    "dora": ("dora", None, None),
+    "sora_lambda0.1": ("sora", 0.1, 0.25),
+    "sora_lambda0.3": ("sora", 0.3, 0.50),
+    "sora_lambda0.5": ("sora", 0.5, 0.75),
+    "sdora_lambda0.3": ("sdora", 0.3, 0.50),
+}
+
+
+@pytest.mark.parametrize(("name", "seeds"), [("adapter_sparsity", 3), ("adapters_digits", 5)])
+def test_six_experiments(name: str, seeds: int, tmp_path: Path) -> None:
+    loaded = load_study(STUDIES / f"{name}.yaml")
+    found = {
+        variant: (a.type, getattr(a, "sparse_lambda", None), getattr(a, "target_sparsity", None))
+        for variant, of in loaded.study.variants.items()
+        if (a := of.stages["adapt"].adapter)
+    }
+    assert found == WANTED
+    assert len(loaded.study.seeds) >= seeds
+    plan = make_plan(loaded, tmp_path)
+    assert [gated.forecast.target for gated in plan.gates] == [0.25, 0.5, 0.75, 0.5]
+    assert not [line for line in plan.warnings if "pinned" not in line]
+
+
+def test_the_numbers_of_the_first_runs(tmp_path: Path) -> None:
+    variants = load_study(STUDIES / "adapter_sparsity.yaml").study.variants
+    stages = {name: variant.stages["adapt"] for name, variant in variants.items()}
+    assert {stage.adapter.lora_r for stage in stages.values() if stage.adapter} == {16}
+    assert {stage.adapter.lora_alpha for stage in stages.values() if stage.adapter} == {32}
+    assert {name: stage.learning_rate for name, stage in stages.items()} == {
+        **dict.fromkeys(WANTED, 1e-4),
+        "lora": 3e-4,
+    }
+    assert {(s.effective_batch_size, s.per_device_train_batch_size, s.num_train_epochs) for s in stages.values()} == {
+        (32, 8, 3)
+    }
+    assert {(s.save_steps, s.logging_steps, s.checkpoint_names) for s in stages.values()} == {(500, 100, "epoch_step")}
+    assert all(stage.save_on_epoch_end and stage.save_merged for stage in stages.values())
