@@ -1,0 +1,221 @@
+"""The direction of a weight-decomposed adapter: row norms without a dense ΔW, and a product as lean as LoRA's.
+
+y = m·(W + s·B diag(g) A) x / n + bias, n_i = ‖W_i + s·(B diag(g) A)_i‖, held constant in the backward pass as the
+paper advises (Liu et al. 2024, arXiv:2402.09353, section 4.3). DoRA has no gate g; SDoRA has SoRA's.
+Dimensions in names: O outputs, I inputs, R ranks, T tokens.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CHUNK = 1 << 20
+"""Numbers of a weight that are cast at a time."""
+PRODUCT_CHUNK = 1 << 16
+"""Numbers of two activations that are multiplied at a time on a CPU, so that the product stays in its cache."""
+SMALLEST_STRETCH = 1e-3
+"""Below this m/n the product cannot be had back from the output."""
+CANCELLED = 1e-2
+"""A row whose squared norm is below this share of its terms lost digits to cancellation; it is summed up directly."""
+
+
+def row_squares(weight_OI: Tensor) -> Tensor:
+    """(O,) fp32: Σ_i W². No temporary of the weight's size."""
+    if weight_OI.dtype == torch.float32:
+        norms: Tensor = torch.linalg.vector_norm(weight_OI, dim=1)
+        return norms.square_()
+    return torch.cat([rows.float().square_().sum(1) for rows in _row_chunks(weight_OI)])
+
+
+def row_norms(
+    weight_OI: Tensor,
+    down_RI: Tensor,
+    up_OR: Tensor,
+    *,
+    scale: float,
+    gate_R: Tensor | None = None,
+    squares_O: Tensor | None = None,
+) -> Tensor:
+    """(O,) fp32: row norms of W + s·B diag(g) A, without forming the product.
+
+    Source: ‖W_i + s·b_i A‖² = ‖W_i‖² + 2s⟨(W Aᵀ)_i, b_i⟩ + s²·b_i (A Aᵀ) b_iᵀ; accumulated in fp32. `squares_O` are
+    `row_squares(weight_OI)`, for those who keep them.
+    """
+    with torch.no_grad(), torch.autocast(weight_OI.device.type, enabled=False):
+        down, up = down_RI.float(), up_OR.float()
+        if gate_R is not None:
+            up = up * gate_R.float()
+        fixed = row_squares(weight_OI) if squares_O is None else squares_O
+        crossed = (_down_products(weight_OI, down) * up).sum(1).mul_(2 * scale)
+        added = ((up @ (down @ down.T)) * up).sum(1).mul_(scale * scale)
+        terms = fixed + added
+        squares = (terms + crossed).clamp_min_(0)
+        _sum_cancelled(squares, terms, weight_OI, down, up, scale)
+        return squares.sqrt_()
+
+
+def _sum_cancelled(squares: Tensor, terms: Tensor, weight: Tensor, down: Tensor, up: Tensor, scale: float) -> None:
+    """Overwrite the squares that are differences of much larger numbers: ΔW_i ≈ -W_i."""
+    rows = ((squares < CANCELLED * terms) & (terms > 0)).nonzero().squeeze(1)
+    for part in torch.split(rows, max(1, CHUNK // weight.shape[1])) if len(rows) else ():
+        squares[part] = torch.addmm(weight[part].float(), up[part], down, alpha=scale).square_().sum(1)
+
+
+def _down_products(weight_OI: Tensor, down_RI: Tensor) -> Tensor:
+    """(O, R) fp32: W Aᵀ."""
+    if weight_OI.dtype == torch.float32:
+        return weight_OI @ down_RI.T
+    return torch.cat([rows.float() @ down_RI.T for rows in _row_chunks(weight_OI)])
+
+
+def _row_chunks(weight: Tensor) -> Iterator[Tensor]:
+    """Parts of at most CHUNK numbers and an eighth of the weight."""
+    rows = max(1, min(CHUNK // weight.shape[1], weight.shape[0] // 8))
+    return iter(torch.split(weight, rows))
+
+
+def recoverable(magnitude_O: Tensor, norm_O: Tensor) -> bool:
+    """Whether every row's product can be had back from its output. On an accelerator this waits for its queue."""
+    return not bool(((magnitude_O.float().abs() <= SMALLEST_STRETCH * norm_O) & (norm_O > 0)).any())
+
+
+def directed(
+    result: Tensor,
+    x: Tensor,
+    *,
+    bias_O: Tensor | None,
+    down_RI: Tensor,
+    up_OR: Tensor,
+    magnitude_O: Tensor,
+    gate_R: Tensor | None,
+    norm_O: Tensor,
+    scale: float,
+    keep_output: bool,
+) -> Tensor:
+    """m/n·(result - bias + s·B diag(g) A x) + bias, where `result` is W x + bias.
+
+    Shapes: result (…, O), x (…, I) → (…, O) in result's dtype. A row with n = 0 is zero but for its bias, and so are
+    its gradients. Half precision: products in the wider of x's and A's dtype, or autocast's; the rest in fp32.
+    `keep_output` (only if `recoverable`) lets the backward pass share the output with whoever consumes it.
+    """
+    keeps = keep_output and result.dtype == torch.float32  # in half precision the output is rounded once more
+    apply: Any = _Directed.apply
+    out: Tensor = apply(result, x, bias_O, down_RI, up_OR, magnitude_O, gate_R, norm_O, float(scale), keeps)
+    return out
+
+
+class _Directed(torch.autograd.Function):
+    """Keeps what LoRA keeps (x, A x, A, B) and one tensor of the result's size: the output, which most consumers keep
+    anyway and which m's gradient divides by m again, or else `result`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        result: Tensor,
+        x: Tensor,
+        bias: Tensor | None,
+        down: Tensor,
+        up: Tensor,
+        magnitude: Tensor,
+        gate: Tensor | None,
+        norm: Tensor,
+        scale: float,
+        keeps_output: bool,
+    ) -> Tensor:
+        device = result.device.type
+        half = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        dtype = half or torch.promote_types(x.dtype, down.dtype)
+        with torch.autocast(device, enabled=False):
+            stretch = _per_row(magnitude, norm, norm)
+            inner = _rows(x).to(dtype) @ down.to(dtype).T
+            out = _compose(_rows(result), bias, inner, _gated(up, gate) * (stretch * scale).unsqueeze(1), stretch)
+            out = out.view(result.shape)
+        ctx.dtype, ctx.scale, ctx.keeps_output = dtype, scale, keeps_output
+        ctx.save_for_backward(out if keeps_output else result, x, inner, bias, down, up, magnitude, gate, norm)
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
+        kept, x, inner, bias, down, up, magnitude, gate, norm = ctx.saved_tensors
+        wants_result, wants_x, wants_bias, wants_down, wants_up, wants_magnitude, wants_gate, *_ = ctx.needs_input_grad
+        d_bias = d_up = d_magnitude = d_gate = None
+        with torch.autocast(d_out.device.type, enabled=False):
+            dy = _rows(d_out)
+            dy_cast = dy.to(ctx.dtype)
+            stretch = _per_row(magnitude, norm, norm)
+            d_x, d_down = _input_grads(
+                dy_cast, x, down, _gated(up, gate) * (stretch * ctx.scale).unsqueeze(1), wants_x, wants_down
+            )
+            crossed = (dy_cast.T @ inner).float() if wants_up or wants_gate or wants_magnitude else None
+            if crossed is not None:
+                d_up, d_gate = _up_grads(crossed * (stretch * ctx.scale).unsqueeze(1), up, gate)
+            summed = dy.sum(0, dtype=torch.float32) if bias is not None and (wants_bias or wants_magnitude) else None
+            if summed is not None:
+                d_bias = ((1 - stretch) * summed).to(bias.dtype)
+            if wants_magnitude and crossed is not None:
+                d_stretch = _summed_product(dy, _rows(kept))
+                if bias is not None and summed is not None:
+                    d_stretch -= bias * summed
+                if not ctx.keeps_output:
+                    d_stretch += (_gated(up, gate) * crossed).sum(1) * ctx.scale
+                d_magnitude = _per_row(d_stretch, magnitude if ctx.keeps_output else norm, norm).to(magnitude.dtype)
+            d_result = _times(d_out, stretch) if wants_result else None
+        return d_result, d_x, d_bias, d_down, d_up, d_magnitude, d_gate, None, None, None
+
+
+def _compose(result: Tensor, bias: Tensor | None, inner: Tensor, up: Tensor, stretch: Tensor) -> Tensor:
+    """stretch·(result - bias) + bias + inner·upᵀ, (T, O) in result's dtype; `up` (O, R) is stretched and scaled."""
+    if result.dtype == inner.dtype == torch.float32:
+        out = result * stretch if bias is None else torch.addcmul(bias * (1 - stretch), result, stretch)
+        return out.addmm_(inner, up.T)
+    out = (inner @ up.to(inner.dtype).T).float().addcmul_(result.float(), stretch)
+    return (out if bias is None else out.add_(bias * (1 - stretch))).to(result.dtype)
+
+
+def _input_grads(
+    dy: Tensor, x: Tensor, down: Tensor, up: Tensor, wants_x: bool, wants_down: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of x through the adapter's branch and of A; `up` is stretched and scaled."""
+    if not (wants_x or wants_down):
+        return None, None
+    d_inner = dy @ up.to(dy.dtype)
+    d_x = (d_inner @ down.to(dy.dtype)).view(x.shape).to(x.dtype) if wants_x else None
+    d_down = (d_inner.T @ _rows(x).to(dy.dtype)).to(down.dtype) if wants_down else None
+    return d_x, d_down
+
+
+def _up_grads(d_gated: Tensor, up: Tensor, gate: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Gradients of B and g from that of B diag(g), (O, R)."""
+    if gate is None:
+        return d_gated.to(up.dtype), None
+    return (d_gated * gate).to(up.dtype), (d_gated * up).sum(0).to(gate.dtype)
+
+
+def _summed_product(a: Tensor, b: Tensor) -> Tensor:
+    """(O,) fp32: Σ_t a·b for two (T, O)."""
+    rows = max(1, PRODUCT_CHUNK // a.shape[1]) if a.device.type == "cpu" else len(a)
+    total = torch.zeros(a.shape[1], device=a.device)
+    for part, other in zip(torch.split(a, max(1, rows)), torch.split(b, max(1, rows)), strict=True):
+        total += (part.float() * other.float()).sum(0)
+    return total
+
+
+def _times(d_out: Tensor, stretch: Tensor) -> Tensor:
+    return (d_out * stretch).to(d_out.dtype)
+
+
+def _per_row(values: Tensor, divisor: Tensor, norm: Tensor) -> Tensor:
+    """(O,) fp32: values ÷ divisor, 0 where the row's norm is 0."""
+    return (values.float() / divisor).masked_fill_(norm == 0, 0)
+
+
+def _gated(up: Tensor, gate: Tensor | None) -> Tensor:
+    return up.float() if gate is None else up.float() * gate.float()
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """(T, last): all dimensions but the last as one."""
+    return tensor.reshape(-1, tensor.shape[-1])

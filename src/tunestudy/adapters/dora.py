@@ -1,0 +1,250 @@
+"""DoRA, y = m·(W + s·B A)x/‖W + s·B A‖ by rows, as fast as LoRA. Source: Liu et al. 2024, arXiv:2402.09353.
+
+Parameters, names and files are those of PEFT's DoRA (`use_dora`): only the way to compute is ours, put on a model by
+`quicken`, three lines outside of our trainer:
+
+    model = get_peft_model(model, LoraConfig(use_dora=True, target_modules="all-linear"))   # or from_pretrained
+    from tunestudy.adapters.dora import quicken
+    quicken(model)
+
+A layer with a `lora_gate` (ParameterDict, adapter → (R,)) gets it inside the direction: that is SDoRA.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.dora import DoraLinearLayer
+from peft.tuners.lora.layer import Embedding, _ConvNd
+from peft.tuners.lora.variants import DoraLinearVariant
+from peft.utils.integrations import dequantize_module_weight
+from torch import Tensor, nn
+
+from tunestudy.adapters import lora
+from tunestudy.adapters.direction import directed, row_norms
+from tunestudy.adapters.norm_cache import NormCache, Norms
+from tunestudy.config.adapter import DoraAdapter, DoraOptions
+from tunestudy.config.errors import StudyError, at
+
+DropoutOn = Literal["input", "adapter"]
+
+
+def peft_config(adapter: DoraOptions, *, target_modules: list[str], modules_to_save: list[str] | None) -> Any:
+    """PEFT's configuration of the same adapter; `dropout_on` rides along unsaved, for `initialise`."""
+    from peft import LoraConfig
+
+    config = LoraConfig(
+        r=adapter.lora_r,
+        lora_alpha=adapter.lora_alpha,
+        lora_dropout=adapter.lora_dropout,
+        use_rslora=adapter.use_rslora,
+        rank_pattern=dict(adapter.rank_pattern),
+        alpha_pattern=dict(adapter.alpha_pattern),
+        use_dora=True,
+        target_modules=target_modules,
+        modules_to_save=modules_to_save,
+        task_type="CAUSAL_LM",
+    )
+    config.dropout_on = adapter.dropout_on
+    return config
+
+
+def initialise(model: Any, adapter_name: str, seed: int) -> None:
+    """A and B as LoRA's, m the norms of W: the model is unchanged at first."""
+    lora.initialise(model, adapter_name, seed)
+    quicken(model, adapter_name, dropout_on=getattr(model.peft_config[adapter_name], "dropout_on", "input"))
+    for layer in direction_layers(model, adapter_name):
+        magnitude = layer.lora_magnitude_vector[adapter_name].weight
+        magnitude.data.copy_(current_norms(layer, adapter_name).norm)
+
+
+def num_parameters(adapter: DoraAdapter, inputs: int, outputs: int) -> int:
+    """Numbers that learn on one linear module: A, B and a magnitude per output."""
+    return adapter.lora_r * (inputs + outputs) + outputs
+
+
+def quicken(model: Any, adapter_name: str | None = None, *, dropout_on: DropoutOn = "input") -> None:
+    """Let the DoRA adapters (or one of them) on `model`'s linear layers compute our way.
+
+    Embeddings and convolutions keep PEFT's. Combining DoRA adapters with `add_weighted_adapter` raises from now on:
+    PEFT would combine A and B and start the magnitudes anew. `dropout_on`: see config/adapter.py.
+    """
+    for layer in model.modules():
+        if not isinstance(layer, LoraLayer) or isinstance(layer, Embedding | _ConvNd):
+            continue
+        for name, variant in layer.lora_variant.items():
+            if adapter_name in (None, name) and isinstance(variant, DoraLinearVariant):
+                layer.lora_variant[name] = DirectionVariant(dropout_on)
+        if layer.lora_variant and set(layer.lora_A) == set(direction_names(layer)):
+            layer.cast_input_dtype_enabled = False  # PEFT would keep an fp32 copy of x per layer
+    _refuse_weighted(model)
+
+
+def direction_names(layer: Any) -> list[str]:
+    """The adapters of a layer that compute our way."""
+    return [name for name, variant in layer.lora_variant.items() if isinstance(variant, DirectionVariant)]
+
+
+def direction_layers(model: Any, adapter_name: str) -> list[Any]:
+    """The layers on which the adapter computes our way, in the model's order."""
+    layers = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
+    return [layer for layer in layers if adapter_name in direction_names(layer)]
+
+
+def forget(model: Any) -> None:
+    """Drop cached norms: for whoever writes to parameters on an accelerator through `.data`."""
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            for name in direction_names(layer):
+                layer._caches.pop(_cache_key(name), None)
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A base layer's weight as (O, I): `stored` is what may change, `dense()` its values."""
+
+    layer: nn.Module
+    transposed: bool
+
+    @property
+    def stored(self) -> Tensor:
+        assert isinstance(self.layer.weight, Tensor)
+        return self.layer.weight
+
+    def dense(self) -> Tensor:
+        weight: Tensor = dequantize_module_weight(self.layer).detach()
+        return weight.T if self.transposed else weight
+
+
+def gate_of(layer: Any, adapter_name: str) -> Tensor | None:
+    """(R,) the gate of an SDoRA adapter, None for DoRA."""
+    gates = getattr(layer, "lora_gate", None)
+    return gates[adapter_name] if gates is not None and adapter_name in gates else None
+
+
+def current_norms(layer: Any, adapter_name: str) -> Norms:
+    """Row norms of W + s·B diag(g) A as they are now."""
+    cache: NormCache = layer._caches.setdefault(_cache_key(adapter_name), NormCache())
+    return cache.norms(
+        Weight(layer.get_base_layer(), layer.fan_in_fan_out),
+        layer.lora_A[adapter_name].weight,
+        layer.lora_B[adapter_name].weight,
+        layer.lora_magnitude_vector[adapter_name].weight,
+        gate_of(layer, adapter_name),
+        layer.scaling[adapter_name],
+    )
+
+
+def _cache_key(adapter_name: str) -> str:
+    return f"{adapter_name}-direction"
+
+
+class DirectionVariant(DoraLinearVariant):  # type: ignore[misc]
+    """PEFT's DoRA on a linear layer, plain or few-bit, computed from `direction.py`; with a gate it is SDoRA."""
+
+    def __init__(self, dropout_on: DropoutOn = "input") -> None:
+        self.dropout_on = dropout_on
+
+    @staticmethod
+    def init(module: Any, adapter_name: str, **_: Any) -> None:
+        """Add the magnitude, ‖W‖ by rows (B is zero at first), without PEFT's dense temporaries."""
+        if not module.lora_magnitude_vector:
+            module.adapter_layer_names = (*module.adapter_layer_names, "lora_magnitude_vector")
+        down, up = (factors[adapter_name].weight.detach() for factors in (module.lora_A, module.lora_B))
+        weight = Weight(module.get_base_layer(), module.fan_in_fan_out).dense()
+        norm = row_norms(weight, down, up, scale=module.scaling[adapter_name], gate_R=gate_of(module, adapter_name))
+        magnitude = DoraLinearLayer(fan_in_fan_out=module.fan_in_fan_out)
+        magnitude.weight = nn.Parameter(norm.to(up.dtype))
+        module.lora_magnitude_vector[adapter_name] = magnitude
+
+    def forward(self, module: Any, active_adapter: str, x: Tensor, result: Tensor, **_: Any) -> Tensor:
+        dropout = module.lora_dropout[active_adapter]
+        if isinstance(dropout, nn.Identity) or not module.training:
+            return _directed(module, active_adapter, x, result)
+        dropped = dropout(x)
+        if self.dropout_on == "adapter":
+            return _directed(module, active_adapter, dropped, result)
+        base_layer = module.get_base_layer()
+        dropped_result: Tensor = base_layer(dropped.to(result.dtype))
+        return result + (_directed(module, active_adapter, dropped, dropped_result) - dropped_result)
+
+    @staticmethod
+    def merge_safe(module: Any, active_adapter: str, orig_weight: Tensor) -> Tensor:
+        """m/n·(W + s·B diag(g) A) in the weight's dtype."""
+        with module._unmerged_base_weight(safe_merge=True) as base_weight:
+            factor = _merge_factor(module, active_adapter, base_weight)
+        weight: Tensor = dequantize_module_weight(module.get_base_layer()).detach()  # rebuilt when the context ended
+        lost = factor.flatten() == 0
+        kept = (weight.T if module.fan_in_fan_out else weight)[lost].clone()
+        module._cache_store(f"{active_adapter}-merged", (factor, lost, kept))
+        return (factor * (weight + _delta(module, active_adapter))).to(orig_weight.dtype)
+
+    @staticmethod
+    def merge_unsafe(module: Any, active_adapter: str, orig_weight: Tensor) -> None:
+        orig_weight.data = DirectionVariant.merge_safe(module, active_adapter, orig_weight)
+
+    @staticmethod
+    def unmerge(module: Any, active_adapter: str, orig_weight: Tensor) -> Tensor:
+        """Divide by the factor and take ΔW out; rows that the factor made zero were kept."""
+        factor: Tensor
+        factor, lost, kept = module._cache_pop(f"{active_adapter}-merged")
+        weight = orig_weight.detach() / factor - _delta(module, active_adapter)
+        rows = weight.T if module.fan_in_fan_out else weight
+        rows[lost] = kept.to(rows.dtype)
+        return weight.to(orig_weight.dtype)
+
+
+def _directed(layer: Any, adapter_name: str, x: Tensor, result: Tensor) -> Tensor:
+    norms = current_norms(layer, adapter_name)
+    return directed(
+        result,
+        x,
+        bias_O=getattr(layer.get_base_layer(), "bias", None),
+        down_RI=layer.lora_A[adapter_name].weight,
+        up_OR=layer.lora_B[adapter_name].weight,
+        magnitude_O=layer.lora_magnitude_vector[adapter_name].weight,
+        gate_R=gate_of(layer, adapter_name),
+        norm_O=norms.norm,
+        scale=layer.scaling[adapter_name],
+        keep_output=norms.recoverable,
+    )
+
+
+def _delta(layer: Any, adapter_name: str) -> Tensor:
+    """s·B diag(g) A in fp32, laid out as the base weight."""
+    up, gate = layer.lora_B[adapter_name].weight.detach().float(), gate_of(layer, adapter_name)
+    gated = up if gate is None else up * gate.detach().float()
+    delta: Tensor = gated @ layer.lora_A[adapter_name].weight.detach().float() * layer.scaling[adapter_name]
+    return delta.T if layer.fan_in_fan_out else delta
+
+
+def _merge_factor(layer: Any, adapter_name: str, base_weight: Tensor) -> Tensor:
+    """m/n as a column, or as a row for a transposed weight; 0 where n = 0."""
+    norm = row_norms(
+        base_weight.T if layer.fan_in_fan_out else base_weight,
+        layer.lora_A[adapter_name].weight,
+        layer.lora_B[adapter_name].weight,
+        scale=layer.scaling[adapter_name],
+        gate_R=gate_of(layer, adapter_name),
+    )
+    magnitude = layer.lora_magnitude_vector[adapter_name].weight.detach().float()
+    factor: Tensor = (magnitude / norm).masked_fill_(norm == 0, 0)
+    return factor.unsqueeze(0 if layer.fan_in_fan_out else 1)
+
+
+def _refuse_weighted(model: Any) -> None:
+    """Make PEFT's `add_weighted_adapter` refuse DoRA adapters on this model."""
+    tuner: Any = getattr(model, "base_model", None)
+    if hasattr(tuner, "add_weighted_adapter") and not isinstance(vars(tuner).get("add_weighted_adapter"), partial):
+        tuner.add_weighted_adapter = partial(_checked_combination, tuner)
+
+
+def _checked_combination(tuner: Any, adapters: list[str], *args: Any, **kwargs: Any) -> None:
+    if kinds := [name for name in adapters if name in tuner.peft_config and tuner.peft_config[name].use_dora]:
+        raise StudyError(
+            at("add_weighted_adapter"),
+            f"{', '.join(kinds)} is DoRA: PEFT would combine A and B only and start the magnitudes anew, so the result "
+            "would be silently wrong; merge each adapter into its base and combine the full weights",
+        )
+    type(tuner).add_weighted_adapter(tuner, adapters, *args, **kwargs)
