@@ -56,10 +56,16 @@ def run_job(folder: JobDir, stop: StopRequest) -> int:
     with open_world() as world:
         if world.rank > 0:
             return train_and_evaluate(job, folder, world, stop)
-        with Lease.acquire(folder.lease):
+        with Lease.acquire(folder.lease, on_lost=end_at_once):
             sweep(folder.root)
             write_json(folder.env_json, snapshot(folder.root / job.base_dir))
             return train_and_evaluate(job, folder, world, stop)
+
+
+def end_at_once() -> None:
+    """This process was suspended for so long that another took the job over: it must not write another byte."""
+    print("ended: another process has taken this job over", file=sys.stderr, flush=True)
+    os._exit(UNEXPECTED)
 
 
 def train_and_evaluate(job: Job, folder: JobDir, world: "World", stop: StopRequest) -> int:

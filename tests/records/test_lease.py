@@ -112,6 +112,14 @@ def test_replaced_holder_knows_it(tmp_path):
         assert successor.still_mine() and Lease.holder(path) is not None
 
 
+def test_replaced_holder_is_told_by_its_heartbeat(tmp_path):
+    told = threading.Event()
+    with Lease.acquire(tmp_path / "job", heartbeat_s=0.01, on_lost=told.set):
+        assert not told.wait(0.1)
+        (tmp_path / "job" / "000002.json").write_text("{}")
+        assert told.wait(10)
+
+
 def test_heartbeat_touches_the_file(tmp_path):
     with Lease.acquire(tmp_path / "job", heartbeat_s=0.02):
         file = max((tmp_path / "job").glob("*.json"))

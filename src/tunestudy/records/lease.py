@@ -2,8 +2,8 @@
 
 A lease is a folder of numbered files, one per attempt: `<path>/000001.json`, `000002.json`, … Whoever creates the
 next number holds it. Numbers only grow, so a holder that was believed dead and wakes up later can see that it was
-replaced (`still_mine`) and must not publish. Nothing is ever deleted, hence there is no moment at which two takers
-of a stale lease could delete each other's.
+replaced (`still_mine`), and is told at its next heartbeat (`on_lost`). Nothing is ever deleted, hence there is no
+moment at which two takers of a stale lease could delete each other's.
 
 - Creation is `link(2)` of a unique file, judged by its link count: on NFS a lost reply makes the call itself lie.
 - A holder shows life by touching its file. A reader judges its age against a probe file it has just written beside
@@ -17,6 +17,7 @@ import json
 import os
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -72,23 +73,38 @@ class LeaseHeldError(Exception):
 class Lease:
     """A held lease. Made by `acquire`; use as a context manager or `release()` it."""
 
-    def __init__(self, path: Path, file: Path, record: dict[str, Any], heartbeat_s: float) -> None:
+    def __init__(
+        self,
+        path: Path,
+        file: Path,
+        record: dict[str, Any],
+        heartbeat_s: float,
+        on_lost: Callable[[], None] | None = None,
+    ) -> None:
         self.path = path
         self.attempt: int = record["attempt"]
         """The fencing number: higher than that of every holder before."""
         self._file = file
         self._record = record
         self._heartbeat_s = heartbeat_s
+        self._on_lost = on_lost
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name=f"lease {path.name}", daemon=True)
         self._thread.start()
 
     @classmethod
     def acquire(
-        cls, path: Path, *, wait_s: float = 0.0, heartbeat_s: float = HEARTBEAT_S, stale_s: float = STALE_S
+        cls,
+        path: Path,
+        *,
+        wait_s: float = 0.0,
+        heartbeat_s: float = HEARTBEAT_S,
+        stale_s: float = STALE_S,
+        on_lost: Callable[[], None] | None = None,
     ) -> "Lease":
         """Take the lease, waiting for its holder up to `wait_s` (`math.inf`: for as long as it takes).
 
+        `on_lost` is called once, from the heartbeat's thread, when someone else has taken the lease over.
         Raises LeaseHeldError with the holder when it stays held, OSError when the folder cannot be written.
         """
         path.mkdir(parents=True, exist_ok=True)
@@ -97,7 +113,7 @@ class Lease:
             newest = _newest(path)
             holder = _judge(path, newest, stale_s)
             if holder is None and (taken := _take(path, newest + 1)):
-                return cls(path, *taken, heartbeat_s)
+                return cls(path, *taken, heartbeat_s, on_lost)
             if holder is not None and time.monotonic() >= give_up:
                 raise LeaseHeldError(path, holder)
             time.sleep(0.01 if holder is None else min(0.2, max(0.02, give_up - time.monotonic())))
@@ -129,7 +145,7 @@ class Lease:
             self.release()
             return Lease.acquire(self.path)
         self.release()
-        return Lease(self.path, *taken, self._heartbeat_s)
+        return Lease(self.path, *taken, self._heartbeat_s, self._on_lost)
 
     def release(self) -> None:
         """Give the lease back; a second call does nothing."""
@@ -145,6 +161,9 @@ class Lease:
         while not self._stop.wait(self._heartbeat_s):
             with contextlib.suppress(OSError):  # a file server that is away now is asked again at the next beat
                 os.utime(self._file)
+                if self._on_lost and not self.still_mine():
+                    self._on_lost()
+                    return
 
     def __enter__(self) -> Self:
         return self
