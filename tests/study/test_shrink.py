@@ -100,7 +100,8 @@ def test_a_target_is_held_and_steps_may_be_unknown() -> None:
     unknown = forecast(stage(sparse_lambda=0.3), None)
     assert str(held) == "held at 50 % by target_sparsity"
     assert "not known before the data are read" in str(unknown)
-    assert list(warnings("adapt", stage(sparse_lambda=0.3), None)) == []
+    assert unknown is not None
+    assert list(warnings("adapt", stage(sparse_lambda=0.3), unknown)) == []
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,10 @@ def test_a_target_is_held_and_steps_may_be_unknown() -> None:
     ],
 )
 def test_warnings(adapter: dict[str, Any], said: list[str]) -> None:
-    told = list(warnings("adapt (sora)", stage(**adapter), STEPS))
+    settings = stage(**adapter)
+    seen = forecast(settings, STEPS)
+    assert seen is not None
+    told = list(warnings("adapt (sora)", settings, seen))
     assert len(told) == bool(said)
     assert all(piece in told[0] for piece in said)
 

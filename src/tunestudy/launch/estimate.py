@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,7 @@ def make_outlook(plan: Plan) -> Outlook:
         left=left,
         slots=slots,
         wall_s=wall,
-        experiments=[_experiment(plan, variant, times, left) for variant in plan.study.variants],
+        experiments=list(_experiments(plan, times, left)),
         now=time.time(),
     )
 
@@ -126,16 +126,19 @@ def _slots(plan: Plan) -> int:
         return 1
 
 
-def _experiment(plan: Plan, variant: str, times: Mapping[str, JobTime], left: Mapping[str, float | None]) -> Experiment:
-    jobs = [planned.job for planned in plan.jobs if variant in planned.job.variants]
-    evidence = {times[job.id].evidence or "none" for job in jobs}
-    return Experiment(
-        variant=variant,
-        seeds=len({job.seed for job in jobs}),
-        total_s=_sum([times[job.id].seconds for job in jobs]),
-        left_s=_sum([left[job.id] for job in jobs]),
-        evidence=" and ".join(sorted(evidence)),
-    )
+def _experiments(plan: Plan, times: Mapping[str, JobTime], left: Mapping[str, float | None]) -> Iterator[Experiment]:
+    jobs: dict[str, list[Job]] = {variant: [] for variant in plan.study.variants}
+    for planned in plan.jobs:
+        for variant in planned.job.variants:
+            jobs[variant].append(planned.job)
+    for variant, own in jobs.items():
+        yield Experiment(
+            variant=variant,
+            seeds=len({job.seed for job in own}),
+            total_s=_sum([times[job.id].seconds for job in own]),
+            left_s=_sum([left[job.id] for job in own]),
+            evidence=" and ".join(sorted({times[job.id].evidence or "none" for job in own})),
+        )
 
 
 def _sum(values: Sequence[float | None]) -> float | None:

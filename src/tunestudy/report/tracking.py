@@ -38,12 +38,11 @@ class Experiment:
 
 def experiments(facts: StudyFacts) -> list[Experiment]:
     """One per variant, in the study's order."""
-    return [_experiment(facts, variant) for variant in facts.variants]
-
-
-def _experiment(facts: StudyFacts, variant: str) -> Experiment:
-    jobs = [job for job in facts.jobs if variant in job.variants]
-    return _over(variant, jobs, folder=f"trials/{variant}")
+    jobs: dict[str, list[JobFacts]] = {variant: [] for variant in facts.variants}
+    for job in facts.jobs:
+        for variant in job.variants:
+            jobs.get(variant, []).append(job)
+    return [_over(variant, own, folder=f"trials/{variant}") for variant, own in jobs.items()]
 
 
 def whole_study(facts: StudyFacts) -> Experiment:

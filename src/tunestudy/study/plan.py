@@ -10,7 +10,7 @@ Making a plan writes nothing but a cache of file hashes, and never imports torch
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -143,17 +143,18 @@ def make_plan(loaded: LoadedStudy, results: Path) -> Plan:
     jobs = graph.jobs()
     identities.remember()
     planned = _with_status(jobs, study, loaded.path.parent, folder)
+    gates, gate_warnings = _foresee_gates(planned)
     return Plan(
         study=study,
         folder=folder,
         jobs=planned,
         inputs={"datasets": identities.datasets, "model": identities.model},
-        gates=list(_gated(planned)),
+        gates=gates,
         changes=explain_changes(jobs, folder, identities),
         orphans=find_orphans(jobs, folder),
         warnings=[
             *loaded.warnings,
-            *_gate_warnings(planned),
+            *gate_warnings,
             *footing_warnings(study),
             *seen_rows_warnings(study),
             *_unpinned(identities),
@@ -186,25 +187,20 @@ def _with_status(jobs: Sequence[Job], study: Study, base: Path, folder: StudyDir
     return planned
 
 
-def _one_of_each(planned: Sequence[PlannedJob]) -> Iterator[tuple[PlannedJob, TrainStage]]:
-    """The first job of each different stage, and its settings: seeds do not change what is foreseen."""
-    seen: set[tuple[str, int]] = set()
+def _foresee_gates(planned: Sequence[PlannedJob]) -> tuple[list[GatedStage], list[str]]:
+    """Forecast and warnings of each different gated stage: seeds do not change what is foreseen."""
+    gates: list[GatedStage] = []
+    warned: list[str] = []
+    seen: set[int] = set()
     for job in planned:
         settings = job.job.settings
-        if settings is not None and settings.adapter and (key := (job.job.stage, id(settings))) not in seen:
-            seen.add(key)
-            yield job, settings
-
-
-def _gated(planned: Sequence[PlannedJob]) -> Iterator[GatedStage]:
-    for job, settings in _one_of_each(planned):
-        if seen := forecast(settings, job.steps):
-            yield GatedStage(job.job.stage, job.job.variants, seen)
-
-
-def _gate_warnings(planned: Sequence[PlannedJob]) -> Iterator[str]:
-    for job, settings in _one_of_each(planned):
-        yield from shrink_warnings(f"{job.job.stage} ({', '.join(job.job.variants)})", settings, job.steps)
+        if settings is None or settings.adapter is None or id(settings) in seen:
+            continue
+        seen.add(id(settings))
+        if found := forecast(settings, job.steps):
+            gates.append(GatedStage(job.job.stage, job.job.variants, found))
+            warned += shrink_warnings(f"{job.job.stage} ({', '.join(job.job.variants)})", settings, found)
+    return gates, warned
 
 
 def _measured(jobs: Sequence[Job], on_disk: set[str], folder: StudyDir) -> dict[str, Measured]:

@@ -74,17 +74,16 @@ def forecast(stage: TrainStage, steps: int | None) -> Forecast | None:
     return Forecast(steps=steps, budget=pulled, share=_share_below(adapter, reach), dead_by=dead_by, target=None)
 
 
-def warnings(what: str, stage: TrainStage, steps: int | None) -> Iterator[str]:
+def warnings(what: str, stage: TrainStage, seen: Forecast) -> Iterator[str]:
     """Strengths that cannot be meant, and options without effect; `what` names the stage and its variants."""
-    adapter, seen = stage.adapter, forecast(stage, steps)
-    if seen is None or not isinstance(adapter, SoraAdapter | SdoraAdapter):
-        return
+    adapter = stage.adapter
+    assert isinstance(adapter, GateOptions), "a forecast is of gates"
     if seen.target is not None:
         idle = [name for name in ("prox", "threshold") if getattr(adapter, name) != _default(name)]
         if idle:
             yield f"{what}: {' and '.join(idle)} have no effect where target_sparsity sets each step's threshold"
     elif seen.share is not None and seen.share >= DEAD:
-        by = f" by step {seen.dead_by:,} of {steps:,}" if seen.dead_by else ""
+        by = f" by step {seen.dead_by:,} of {seen.steps:,}" if seen.dead_by else ""
         yield f"{what}: {_strength(adapter)} shuts every gate{by}, the adapter is dead; {_cure(adapter, seen)}"
     elif seen.share is not None and seen.share < UNTOUCHED:
         few = f"{_percent(seen.share)} of the gates, next to none"
