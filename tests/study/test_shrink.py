@@ -125,6 +125,21 @@ def test_warnings(adapter: dict[str, Any], said: list[str]) -> None:
     assert all(piece in told[0] for piece in said)
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"early_stopping_patience": 2}, "early_stopping_patience may end the stage before target_sparsity is reached"),
+        ({"load_best_model_at_end": True}, "may publish weights from before target_sparsity was reached"),
+    ],
+)
+def test_a_target_needs_the_whole_run(settings: dict[str, Any], said: str) -> None:
+    wanted = stage(target_sparsity=0.5).model_copy(update=settings)
+    seen = forecast(wanted, STEPS)
+    assert seen is not None
+    (told,) = warnings("adapt (sora)", wanted, seen)
+    assert said in told
+
+
 def test_a_plan_prints_it_and_warns(folder: Folder, edited: Any) -> None:
     from tunestudy.study.show import plan_lines
 

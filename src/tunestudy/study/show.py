@@ -37,7 +37,8 @@ def plan_lines(plan: Plan) -> list[str]:
     if len(groups) > MAX_ROWS:
         lines.append(f"… and {len(groups) - MAX_ROWS} more rows; --json lists every job")
     lines += ["", *_reuse(groups), *_totals(plan)]
-    gated = [f"{gated.stage} ({_names(gated.variants)}): {gated.forecast}" for gated in plan.gates]
+    gated = [f"{gated.stage} ({_names(gated.variants)}): {gated.forecast}" for gated in plan.gates[:MAX_ROWS]]
+    gated += [f"… and {len(plan.gates) - MAX_ROWS} more"] * (len(plan.gates) > MAX_ROWS)
     lines += _section("Gates, were nothing but the proximal step to move them", gated)
     lines += _section("Changes since the last plan", [str(change) for change in plan.changes])
     left = [f"{orphan.id} ({bytes_text(orphan.size_bytes)})" for orphan in plan.orphans]

@@ -82,6 +82,10 @@ def warnings(what: str, stage: TrainStage, seen: Forecast) -> Iterator[str]:
         idle = [name for name in ("prox", "threshold") if getattr(adapter, name) != _default(name)]
         if idle:
             yield f"{what}: {' and '.join(idle)} have no effect where target_sparsity sets each step's threshold"
+        if stage.early_stopping_patience:
+            yield f"{what}: early_stopping_patience may end the stage before target_sparsity is reached"
+        if stage.load_best_model_at_end:
+            yield f"{what}: load_best_model_at_end may publish weights from before target_sparsity was reached"
     elif seen.share is not None and seen.share >= DEAD:
         by = f" by step {seen.dead_by:,} of {seen.steps:,}" if seen.dead_by else ""
         yield f"{what}: {_strength(adapter)} shuts every gate{by}, the adapter is dead; {_cure(adapter, seen)}"
