@@ -54,7 +54,14 @@ def probes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         steps = job["settings"]["max_steps"]
         write_json(
             folder.root / "probe.json",
-            {"setup_s": 1.0, "step_s": 2.0, "total_steps": steps, "evaluation_s": None, "evaluations": 1},
+            {
+                "setup_s": 1.0,
+                "step_s": 2.0,
+                "total_steps": steps,
+                "evaluation_s": None,
+                "evaluations": 1,
+                "inside_s": 9e9,
+            },
         )
         return ["true"]
 

@@ -30,7 +30,15 @@ def finish(plan: Plan, stage: str, seed: int, duration: float, score: float | No
 
 def probe(plan: Plan, stage: str, **facts: Any) -> None:
     job = next(p.job for p in plan.jobs if p.job.stage == stage)
-    measured = {"setup_s": 10, "step_s": 0.5, "total_steps": 300, "evaluation_s": 2.0, "evaluations": 3, **facts}
+    measured = {
+        "setup_s": 10,
+        "step_s": 0.5,
+        "total_steps": 300,
+        "evaluation_s": 2.0,
+        "evaluations": 3,
+        "start_s": 4.0,
+        **facts,
+    }
     write_json(plan.folder.probe(speed_key(job, ranks=1, host=HOST)), measured)
 
 
@@ -65,6 +73,7 @@ def test_timed_steps_count_setup_steps_and_evaluations(folder: Folder) -> None:
     probe(plan, "base")
     times = {key: time for key, time in times_of(plan).items() if key[0] == "base"}
     assert {time.train_s for time in times.values()} == {10 + 150 + 6}
+    assert {time.seconds for time in times.values()} == {10 + 150 + 6 + 4}, "processes take time to start"
     assert {time.evidence for time in times.values()} == {"timed steps"}
     finish(plan, "base", 1, 100.0)
     assert {time.train_s for (stage, *_), time in times_of(folder.plan()).items() if stage == "base"} == {100.0}

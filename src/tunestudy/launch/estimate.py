@@ -14,7 +14,7 @@ from tunestudy.config.errors import StudyError
 from tunestudy.config.job import Job
 from tunestudy.launch.local import Slot, find_slots
 from tunestudy.launch.torchrun import ask_to_stop, job_environment, kill, start, torchrun_command
-from tunestudy.records.atomic import remove_tree, write_json
+from tunestudy.records.atomic import read_json, remove_tree, write_json
 from tunestudy.records.host import host_name
 from tunestudy.records.layout import JobDir
 from tunestudy.records.redact import redact
@@ -203,6 +203,7 @@ def _probe(plan: Plan, planned: PlannedJob, key: str, slot: Slot) -> list[str]:
     remove_tree(folder.root)
     try:
         write_json(folder.job_json, _from_the_start(planned.job).model_dump(mode="json"))
+        began = time.monotonic()
         process = start(
             torchrun_command(folder, slot.ranks, PROBE),
             job_environment(plan.study.env, slot.environment, attempt=1),
@@ -211,7 +212,8 @@ def _probe(plan: Plan, planned: PlannedJob, key: str, slot: Slot) -> list[str]:
         code = _wait(process)
         measured = folder.root / "probe.json"
         if code == 0 and measured.exists():
-            measured.replace(result)
+            told = read_json(measured)
+            write_json(result, {**told, "start_s": round(max(0.0, time.monotonic() - began - told["inside_s"]), 3)})
             return []
         return [f"{planned.job.stage} ({planned.job.variants[0]}) could not be timed: {_last_line(folder.launch_log)}"]
     finally:

@@ -36,11 +36,13 @@ class JobTime:
     evidence: Evidence | None
     benchmark_s: float | None
     """Of all its benchmarks, from scores of this study."""
+    start_s: float = 0.0
+    """Until its processes have imported all they need; 0 where no probe has measured it."""
 
     @property
     def seconds(self) -> float | None:
         """Without benchmarks where none of them has been scored yet."""
-        return None if self.train_s is None else self.train_s + (self.benchmark_s or 0.0)
+        return None if self.train_s is None else self.train_s + self.start_s + (self.benchmark_s or 0.0)
 
 
 def speed_key(job: Job, *, ranks: int, host: str) -> str:
@@ -62,41 +64,39 @@ def expected_times(plan: Plan, *, ranks: int, host: str) -> dict[str, JobTime]:
         for planned in plan.jobs
         if planned.job.id in on_disk
     }
-    training = _probed(plan, ranks, host) | {
-        key: (seconds, "finished jobs") for key, seconds in _by_stage(plan.jobs, results).items()
-    }
+    probes = _probes(plan, ranks, host)
+    training: Training = {key: (probe_seconds(probe), "timed steps") for key, probe in probes.items()}
+    training |= {key: (seconds, "finished jobs") for key, seconds in _by_stage(plan.jobs, results).items()}
     scored = _benchmark_seconds(plan.jobs, plan.folder, on_disk)
-    return {planned.job.id: _time_of(planned.job, training, scored) for planned in plan.jobs}
+    start_s = max((probe["start_s"] for probe in probes.values()), default=0.0)
+    return {planned.job.id: _time_of(planned.job, training, scored, start_s) for planned in plan.jobs}
 
 
 Training = dict[int, tuple[float, Evidence]]
 """Seconds of a stage and how they are known, by `id` of its settings: seeds and variants share the object."""
 
 
-def _time_of(job: Job, training: Training, scored: Mapping[str, float]) -> JobTime:
+def _time_of(job: Job, training: Training, scored: Mapping[str, float], start_s: float) -> JobTime:
     known = [scored[name] for name in job.evaluations if name in scored]
     benchmark_s = sum(known) if len(known) == len(job.evaluations) else None
     if job.settings is None:
         evidence: Evidence | None = "finished jobs" if known else None
-        return JobTime(train_s=0.0 if known else None, evidence=evidence, benchmark_s=benchmark_s)
+        return JobTime(train_s=0.0 if known else None, evidence=evidence, benchmark_s=benchmark_s, start_s=start_s)
     seconds, evidence = training.get(id(job.settings), (None, None))
-    return JobTime(train_s=seconds, evidence=evidence, benchmark_s=benchmark_s)
+    return JobTime(train_s=seconds, evidence=evidence, benchmark_s=benchmark_s, start_s=start_s)
 
 
-def _probed(plan: Plan, ranks: int, host: str) -> Training:
+def _probes(plan: Plan, ranks: int, host: str) -> dict[int, dict[str, Any]]:
+    """What is remembered of each stage, by `id` of its settings."""
     if not any(plan.folder.probe("x").parent.glob("probe-*.json")):
         return {}
     stages = {id(planned.job.settings): planned.job for planned in plan.jobs if planned.job.settings}
-    probes = {
-        key: read_object(plan.folder.probe(speed_key(job, ranks=ranks, host=host))) for key, job in stages.items()
-    }
-    return {key: (seconds, "timed steps") for key, probe in probes.items() if (seconds := probe_seconds(probe))}
+    found = {key: read_object(plan.folder.probe(speed_key(job, ranks=ranks, host=host))) for key, job in stages.items()}
+    return {key: probe for key, probe in found.items() if probe}
 
 
-def probe_seconds(probe: Mapping[str, Any]) -> float | None:
-    """Of a whole stage: its set-up, all its steps, all its evaluations. None without a probe."""
-    if not probe:
-        return None
+def probe_seconds(probe: Mapping[str, Any]) -> float:
+    """Of a whole stage: its set-up, all its steps, all its evaluations."""
     evaluations = (probe["evaluation_s"] or 0.0) * probe["evaluations"]
     return float(probe["setup_s"] + probe["total_steps"] * probe["step_s"] + evaluations)
 

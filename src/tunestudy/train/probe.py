@@ -57,7 +57,7 @@ def main(folder: str) -> None:
         finally:
             progress.close()
         if world.rank == 0:
-            write_json(job_dir.root / RESULT, measured)
+            write_json(job_dir.root / RESULT, {**measured, "inside_s": round(time.perf_counter() - began, 3)})
 
 
 def open_run(task: Task) -> Run:
