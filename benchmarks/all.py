@@ -26,6 +26,7 @@ SECTIONS = {
             ["throughput.py", "--vocabulary", "4000", "--width", "1024", "--samples", "64"],
         ],
     ),
+    "adapters": ("Cost of the adapters against PEFT's LoRA", [["adapters.py"]]),
     "gradients": ("Gradient equality", [["gradient_equality.py"]]),
     "kills": ("Exact resume after SIGKILL", [["kills.py"]]),
     "checkpoints": ("Cost of checkpoints", [["checkpoints.py"]]),

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, Qwen3Config
 
-from tunestudy.adapters.attach import attach
+from tunestudy.adapters.attach import attach, go_on
 from tunestudy.adapters.dora import current_norms, direction_layers, forget, quicken
 from tunestudy.config.adapter import DoraAdapter
 from tunestudy.config.errors import StudyError
@@ -329,6 +329,31 @@ def test_stock_peft_and_ours_read_each_others_files(tmp_path):
     quicken(again)
     assert len(direction_layers(again, "default")) == 14
     assert torch.equal(logits(again), logits(ours))
+
+
+def test_a_loaded_adapter_that_is_trained_on_computes_our_way(tmp_path):
+    attach(language_model(), DoraAdapter(lora_r=RANK), seed=1).save_pretrained(tmp_path)
+    model = PeftModel.from_pretrained(language_model(), tmp_path, is_trainable=True)
+    go_on(model, DoraAdapter(lora_r=RANK, dropout_on="adapter"))
+    layers = direction_layers(model, "default")
+    assert len(layers) == 14 and {layer.lora_variant["default"].dropout_on for layer in layers} == {"adapter"}
+
+
+def test_under_ddp(tmp_path):
+    """Its reducer sees every parameter's gradient, and they are the plain ones."""
+    torch.distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        ours = ours_of(two_layers())
+        plain = copy.deepcopy(ours)
+        wrapped = nn.parallel.DistributedDataParallel(ours)
+        with wrapped.no_sync():
+            wrapped(x_of()).sum().backward()
+        wrapped(x_of(9)).sum().backward()
+        (plain(x_of()).sum() + plain(x_of(9)).sum()).backward()
+        for (name, mine), other in zip(learning(ours).items(), learning(plain).values(), strict=True):
+            torch.testing.assert_close(mine.grad, other.grad, msg=name)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_names_and_keys_are_pefts():

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tunestudy.adapters.targets import shortest, target_names
-from tunestudy.config.adapter import AnyAdapter
+from tunestudy.config.adapter import AnyAdapter, DoraOptions
 from tunestudy.config.errors import StudyError, at
 from tunestudy.config.model import Role
 from tunestudy.models.roles import check_roles, hold_trainable_in_float32, modules_of
@@ -61,6 +61,13 @@ def attach(
     kind.initialise(attached, NAME, torch.initial_seed() if seed is None else seed)
     hold_trainable_in_float32(attached)
     return attached
+
+
+def go_on(model: Any, adapter: AnyAdapter) -> None:
+    """Let a loaded adapter that is trained on (`init: continue`) compute as a new one would; PEFT loads its DoRA."""
+    if isinstance(adapter, DoraOptions):
+        kind: Any = import_module("tunestudy.adapters.dora")
+        kind.quicken(model, NAME, dropout_on=adapter.dropout_on)
 
 
 def _roles_beside(model: Any, train: Sequence[Role] | Literal["all", "none"]) -> list[Role]:

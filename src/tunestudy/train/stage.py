@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from tunestudy.adapters.attach import attach
+from tunestudy.adapters.attach import attach, go_on
 from tunestudy.config.errors import StudyError, at
 from tunestudy.config.job import Job
 from tunestudy.config.schedules import schedule_of
@@ -90,6 +90,8 @@ def make_trainable(loaded: LoadedModel, task: Task) -> Any:
         set_trainable(model, settings.train or "all", key=f"stages.{job.stage}.train")
     elif not loaded.continues_adapter:
         model = attach(model, settings.adapter, settings.train or "none", seed=job.seed)
+    else:
+        go_on(model, settings.adapter)
     if settings.activation_checkpointing:
         checkpoint_activations(base_model_of(model))
     return model
