@@ -124,6 +124,17 @@ def test_run_keeps_what_it_expected(
     assert len(probes) == 2
 
 
+def test_what_is_not_known_is_counted(loaded: LoadedStudy, tmp_path: Path, probes: list[str]) -> None:
+    plan = planned(loaded, tmp_path)
+    probe_missing(plan)
+    job = next(p.job for p in plan.jobs if p.job.stage == "adapt")
+    plan.folder.probe(estimate.speed_key(job, ranks=1, host=estimate.host_name())).unlink()
+    told = text_of(outlook_lines(make_outlook(plan), "small.yaml"))
+    assert "  lora   ?  (from timed steps; nothing is known of 2 of its 4 jobs)" in told
+    assert "together: unknown, 2 jobs have no evidence yet" in told
+    assert probes
+
+
 def test_a_probe_that_fails_is_told_and_leaves_nothing(
     loaded: LoadedStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,6 +142,8 @@ def test_a_probe_that_fails_is_told_and_leaves_nothing(
     monkeypatch.setattr(estimate, "torchrun_command", lambda *_: ["sh", "-c", script])
     plan = planned(loaded, tmp_path)
     failed = probe_missing(plan)
+    told = text_of(outlook_lines(make_outlook(plan), "small.yaml"))
+    assert told.startswith("\nTime: unknown")
     assert failed[0] == "base (start) could not be timed: ValueError: no such layer"
     assert len(failed) == 2
     assert list((plan.folder.root / "cache").glob("probe-*")) == []
@@ -143,5 +156,5 @@ def test_a_real_probe(loaded: LoadedStudy, tmp_path: Path) -> None:
     outlook = make_outlook(plan)
     assert outlook.wall_s is not None
     assert outlook.wall_s > 0
-    assert {one.evidence for one in outlook.experiments} == {"timed steps"}
+    assert {one.evidence for one in outlook.experiments} == {"from timed steps"}
     assert not plan.folder.jobs.exists()

@@ -137,8 +137,14 @@ def _experiments(plan: Plan, times: Mapping[str, JobTime], left: Mapping[str, fl
             seeds=len({job.seed for job in own}),
             total_s=_sum([times[job.id].seconds for job in own]),
             left_s=_sum([left[job.id] for job in own]),
-            evidence=" and ".join(sorted({times[job.id].evidence or "none" for job in own})),
+            evidence=_evidence([times[job.id].evidence for job in own]),
         )
+
+
+def _evidence(kinds: Sequence[str | None]) -> str:
+    known = sorted({kind for kind in kinds if kind})
+    lacking = f"; nothing is known of {kinds.count(None)} of its {len(kinds)} jobs" if None in kinds else ""
+    return (f"from {' and '.join(known)}" if known else "") + (lacking if known else lacking.removeprefix("; "))
 
 
 def _sum(values: Sequence[float | None]) -> float | None:
@@ -159,7 +165,7 @@ def outlook_lines(outlook: Outlook, study: str) -> list[str]:
     for one in shown:
         amount = "?" if one.total_s is None else duration(one.total_s)
         left = "" if one.left_s in (one.total_s, None) else f", {duration(one.left_s)} left"
-        lines.append(f"  {one.variant.ljust(wide)}  {amount}{left}  (from {one.evidence})")
+        lines.append(f"  {one.variant.ljust(wide)}  {amount}{left}  ({one.evidence})")
     return [*lines, f"  {_together(outlook, missing)}"]
 
 
