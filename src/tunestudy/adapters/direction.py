@@ -13,12 +13,12 @@ from torch import Tensor
 
 CHUNK = 1 << 20
 """Numbers of a weight that are cast at a time."""
-PRODUCT_CHUNK = 1 << 16
-"""Numbers of two activations that are multiplied at a time on a CPU, so that the product stays in its cache."""
+PRODUCT_CHUNK = 1 << 22
+"""Numbers of two activations in half precision that are cast and multiplied at a time."""
 SMALLEST_STRETCH = 1e-3
 """Below this m/n the product cannot be had back from the output."""
 CANCELLED = 1e-2
-"""A row whose squared norm is below this share of its terms lost digits to cancellation; it is summed up directly."""
+"""A row whose squared norm is below this share of ‖W_i‖² lost digits to cancellation; it is summed up directly."""
 
 
 def row_squares(weight_OI: Tensor) -> Tensor:
@@ -48,17 +48,15 @@ def row_norms(
         if gate_R is not None:
             up = up * gate_R.float()
         fixed = row_squares(weight_OI) if squares_O is None else squares_O
-        crossed = (_down_products(weight_OI, down) * up).sum(1).mul_(2 * scale)
-        added = ((up @ (down @ down.T)) * up).sum(1).mul_(scale * scale)
-        terms = fixed + added
-        squares = (terms + crossed).clamp_min_(0)
-        _sum_cancelled(squares, terms, weight_OI, down, up, scale)
+        inner = torch.addmm(_down_products(weight_OI, down), up, down @ down.T, beta=2 * scale, alpha=scale * scale)
+        squares = (fixed + (inner * up).sum(1)).clamp_min_(0)
+        _sum_cancelled(squares, fixed, weight_OI, down, up, scale)
         return squares.sqrt_()
 
 
-def _sum_cancelled(squares: Tensor, terms: Tensor, weight: Tensor, down: Tensor, up: Tensor, scale: float) -> None:
+def _sum_cancelled(squares: Tensor, fixed: Tensor, weight: Tensor, down: Tensor, up: Tensor, scale: float) -> None:
     """Overwrite the squares that are differences of much larger numbers: ΔW_i ≈ -W_i."""
-    rows = ((squares < CANCELLED * terms) & (terms > 0)).nonzero().squeeze(1)
+    rows = (squares < CANCELLED * fixed).nonzero().squeeze(1)
     for part in torch.split(rows, max(1, CHUNK // weight.shape[1])) if len(rows) else ():
         squares[part] = torch.addmm(weight[part].float(), up[part], down, alpha=scale).square_().sum(1)
 
@@ -93,16 +91,20 @@ def directed(
     norm_O: Tensor,
     scale: float,
     keep_output: bool,
+    overwrite: bool = False,
 ) -> Tensor:
     """m/n·(result - bias + s·B diag(g) A x) + bias, where `result` is W x + bias.
 
     Shapes: result (…, O), x (…, I) → (…, O) in result's dtype. A row with n = 0 is zero but for its bias, and so are
     its gradients. Half precision: products in the wider of x's and A's dtype, or autocast's; the rest in fp32.
-    `keep_output` (only if `recoverable`) lets the backward pass share the output with whoever consumes it.
+    `keep_output` (only if `recoverable`) lets the backward pass share the output with whoever consumes it;
+    `overwrite` lets it take the place of `result`, which nobody else may hold.
     """
     keeps = keep_output and result.dtype == torch.float32  # in half precision the output is rounded once more
     apply: Any = _Directed.apply
-    out: Tensor = apply(result, x, bias_O, down_RI, up_OR, magnitude_O, gate_R, norm_O, float(scale), keeps)
+    out: Tensor = apply(
+        result, x, bias_O, down_RI, up_OR, magnitude_O, gate_R, norm_O, float(scale), keeps, overwrite and keeps
+    )
     return out
 
 
@@ -123,15 +125,20 @@ class _Directed(torch.autograd.Function):
         norm: Tensor,
         scale: float,
         keeps_output: bool,
+        overwrites: bool,
     ) -> Tensor:
         device = result.device.type
         half = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         dtype = half or torch.promote_types(x.dtype, down.dtype)
+        overwrites = overwrites and dtype == torch.float32
         with torch.autocast(device, enabled=False):
             stretch = _per_row(magnitude, norm, norm)
             inner = _rows(x).to(dtype) @ down.to(dtype).T
-            out = _compose(_rows(result), bias, inner, _gated(up, gate) * (stretch * scale).unsqueeze(1), stretch)
-            out = out.view(result.shape)
+            stretched_up = _gated(up, gate) * (stretch * scale).unsqueeze(1)
+            out = _compose(_rows(result), bias, inner, stretched_up, stretch, overwrites).view(result.shape)
+        if overwrites:
+            ctx.mark_dirty(result)
+            out = result
         ctx.dtype, ctx.scale, ctx.keeps_output = dtype, scale, keeps_output
         ctx.save_for_backward(out if keeps_output else result, x, inner, bias, down, up, magnitude, gate, norm)
         return out
@@ -149,28 +156,33 @@ class _Directed(torch.autograd.Function):
             d_x, d_down = _input_grads(
                 dy_cast, x, down, _gated(up, gate) * (stretch * ctx.scale).unsqueeze(1), wants_x, wants_down
             )
-            crossed = (dy_cast.T @ inner).float() if wants_up or wants_gate or wants_magnitude else None
+            crossed = (inner.T @ dy_cast).float().T if wants_up or wants_gate or wants_magnitude else None
             if crossed is not None:
                 d_up, d_gate = _up_grads(crossed * (stretch * ctx.scale).unsqueeze(1), up, gate)
             summed = dy.sum(0, dtype=torch.float32) if bias is not None and (wants_bias or wants_magnitude) else None
             if summed is not None:
                 d_bias = ((1 - stretch) * summed).to(bias.dtype)
-            if wants_magnitude and crossed is not None:
-                d_stretch = _summed_product(dy, _rows(kept))
+            buffer, d_stretch = _summed_product(dy, _rows(kept)) if wants_magnitude else (None, None)
+            if d_stretch is not None:
                 if bias is not None and summed is not None:
                     d_stretch -= bias * summed
-                if not ctx.keeps_output:
+                if not ctx.keeps_output and crossed is not None:
                     d_stretch += (_gated(up, gate) * crossed).sum(1) * ctx.scale
                 d_magnitude = _per_row(d_stretch, magnitude if ctx.keeps_output else norm, norm).to(magnitude.dtype)
-            d_result = _times(d_out, stretch) if wants_result else None
-        return d_result, d_x, d_bias, d_down, d_up, d_magnitude, d_gate, None, None, None
+            d_result = _times(dy, stretch, buffer).view(d_out.shape) if wants_result else None
+        return d_result, d_x, d_bias, d_down, d_up, d_magnitude, d_gate, None, None, None, None
 
 
-def _compose(result: Tensor, bias: Tensor | None, inner: Tensor, up: Tensor, stretch: Tensor) -> Tensor:
+def _compose(
+    result: Tensor, bias: Tensor | None, inner: Tensor, up: Tensor, stretch: Tensor, overwrites: bool
+) -> Tensor:
     """stretch·(result - bias) + bias + inner·upᵀ, (T, O) in result's dtype; `up` (O, R) is stretched and scaled."""
     if result.dtype == inner.dtype == torch.float32:
-        out = result * stretch if bias is None else torch.addcmul(bias * (1 - stretch), result, stretch)
+        out = torch.mul(result, stretch, out=result if overwrites else None)
+        if bias is not None:
+            out += bias * (1 - stretch)
         return out.addmm_(inner, up.T)
+    assert not overwrites
     out = (inner @ up.to(inner.dtype).T).float().addcmul_(result.float(), stretch)
     return (out if bias is None else out.add_(bias * (1 - stretch))).to(result.dtype)
 
@@ -194,17 +206,20 @@ def _up_grads(d_gated: Tensor, up: Tensor, gate: Tensor | None) -> tuple[Tensor,
     return (d_gated * gate).to(up.dtype), (d_gated * up).sum(0).to(gate.dtype)
 
 
-def _summed_product(a: Tensor, b: Tensor) -> Tensor:
-    """(O,) fp32: Σ_t a·b for two (T, O)."""
-    rows = max(1, PRODUCT_CHUNK // a.shape[1]) if a.device.type == "cpu" else len(a)
+def _summed_product(a: Tensor, b: Tensor) -> tuple[Tensor | None, Tensor]:
+    """(O,) fp32: Σ_t a·b for two (T, O), and in fp32 the product's memory, to be used again."""
+    if a.dtype == b.dtype == torch.float32:
+        product = a * b
+        return product, product.sum(0)
+    rows = max(1, PRODUCT_CHUNK // a.shape[1])
     total = torch.zeros(a.shape[1], device=a.device)
-    for part, other in zip(torch.split(a, max(1, rows)), torch.split(b, max(1, rows)), strict=True):
+    for part, other in zip(torch.split(a, rows), torch.split(b, rows), strict=True):
         total += (part.float() * other.float()).sum(0)
-    return total
+    return None, total
 
 
-def _times(d_out: Tensor, stretch: Tensor) -> Tensor:
-    return (d_out * stretch).to(d_out.dtype)
+def _times(dy: Tensor, stretch: Tensor, buffer: Tensor | None) -> Tensor:
+    return torch.mul(dy, stretch, out=buffer).to(dy.dtype)
 
 
 def _per_row(values: Tensor, divisor: Tensor, norm: Tensor) -> Tensor:

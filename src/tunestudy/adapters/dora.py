@@ -160,11 +160,10 @@ class DirectionVariant(DoraLinearVariant):  # type: ignore[misc]
 
     def forward(self, module: Any, active_adapter: str, x: Tensor, result: Tensor, **_: Any) -> Tensor:
         dropout = module.lora_dropout[active_adapter]
-        if isinstance(dropout, nn.Identity) or not module.training:
-            return _directed(module, active_adapter, x, result)
-        dropped = dropout(x)
-        if self.dropout_on == "adapter":
-            return _directed(module, active_adapter, dropped, result)
+        drops = module.training and not isinstance(dropout, nn.Identity)
+        dropped = dropout(x) if drops else x
+        if not drops or self.dropout_on == "adapter":
+            return _directed(module, active_adapter, dropped, result, overwrite=_is_only_ours(module))
         base_layer = module.get_base_layer()
         dropped_result: Tensor = base_layer(dropped.to(result.dtype))
         return result + (_directed(module, active_adapter, dropped, dropped_result) - dropped_result)
@@ -195,7 +194,13 @@ class DirectionVariant(DoraLinearVariant):  # type: ignore[misc]
         return weight.to(orig_weight.dtype)
 
 
-def _directed(layer: Any, adapter_name: str, x: Tensor, result: Tensor) -> Tensor:
+def _is_only_ours(layer: Any) -> bool:
+    """Whether nobody but the layer has seen the base layer's result."""
+    base_layer = layer.get_base_layer()
+    return type(base_layer) is nn.Linear and not base_layer._forward_hooks and len(layer.active_adapters) == 1
+
+
+def _directed(layer: Any, adapter_name: str, x: Tensor, result: Tensor, *, overwrite: bool = False) -> Tensor:
     norms = current_norms(layer, adapter_name)
     return directed(
         result,
@@ -208,6 +213,7 @@ def _directed(layer: Any, adapter_name: str, x: Tensor, result: Tensor) -> Tenso
         norm_O=norms.norm,
         scale=layer.scaling[adapter_name],
         keep_output=norms.recoverable,
+        overwrite=overwrite,
     )
 
 
