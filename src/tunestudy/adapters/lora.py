@@ -35,9 +35,9 @@ def initialise(model: Any, adapter_name: str, seed: int) -> None:
             continue
         if ".lora_A." in name:
             bound = 1 / math.sqrt(parameter.shape[1])  # Kaiming uniform with a = √5, as torch's own Linear
-            _fill(parameter, torch.empty(parameter.shape).uniform_(-bound, bound, generator=_generator(name, seed)))
+            _fill(parameter, torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator_of(name, seed)))
         elif ".lora_embedding_B." in name:
-            _fill(parameter, torch.empty(parameter.shape).normal_(generator=_generator(name, seed)))
+            _fill(parameter, torch.empty(parameter.shape).normal_(generator=generator_of(name, seed)))
         elif ".lora_B." in name or ".lora_embedding_A." in name:
             parameter.data.zero_()
 
@@ -47,7 +47,7 @@ def num_parameters(adapter: LoraAdapter, inputs: int, outputs: int) -> int:
     return adapter.lora_r * (inputs + outputs)
 
 
-def _generator(name: str, seed: int) -> torch.Generator:
+def generator_of(name: str, seed: int) -> torch.Generator:
     digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from tunestudy.models.fold import RAW, fold, is_gated, write_raw
 from tunestudy.records.atomic import temporary_beside
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.lease import Lease, LeaseHeldError
@@ -21,24 +22,39 @@ def save_result(model: Any, tokenizer: Any, prepared: Path) -> dict[str, Any]:
     has_adapter = hasattr(model, "peft_config")  # importing PEFT to ask would take longer than saving
     prepared.mkdir(parents=True, exist_ok=True)
     if has_adapter:
-        _save_adapter(model, prepared)
+        save_adapter(model, prepared)
     else:
         model.save_pretrained(prepared, safe_serialization=True)
     tokenizer.save_pretrained(prepared)
     return {"kind": "adapter" if has_adapter else "full"}
 
 
-def _save_adapter(model: Any, prepared: Path) -> None:
+def save_adapter(model: Any, prepared: Path) -> None:
+    """PEFT's files of the adapter `default`. One with gates is folded, its raw form laid into a folder beside."""
     config = model.peft_config["default"]
     before = config.base_model_name_or_path
     base = Path(before or model.get_base_model().name_or_path)  # PEFT fills in None only while it saves
-    if base.is_absolute():
-        config.base_model_name_or_path = os.path.relpath(base, prepared.resolve())
+    config.base_model_name_or_path = os.path.relpath(base, prepared.resolve()) if base.is_absolute() else str(base)
     try:
-        model.save_pretrained(prepared, selected_adapters=["default"], save_embedding_layers=False)
+        if is_gated(dict(model.named_parameters())):
+            _save_gated(model, config, prepared)
+        else:
+            model.save_pretrained(prepared, selected_adapters=["default"], save_embedding_layers=False)
     finally:
         config.base_model_name_or_path = before
     (prepared / "README.md").unlink(missing_ok=True)  # PEFT's model card template with nothing filled in
+
+
+def _save_gated(model: Any, config: Any, prepared: Path) -> None:
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    state = get_peft_model_state_dict(model, adapter_name="default", save_embedding_layers=False)
+    write_raw(state, config, prepared / RAW)
+    tensors, options = fold(state, config)
+    options.inference_mode = True
+    save_file({name: tensor.detach().cpu() for name, tensor in tensors.items()}, prepared / "adapter_model.safetensors")
+    options.save_pretrained(prepared)
 
 
 def keep_base(model: Any, tokenizer: Any, study: StudyDir, name: str) -> Path:

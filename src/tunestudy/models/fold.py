@@ -1,0 +1,84 @@
+"""An adapter with gates as one without: shut ranks left out, open gates multiplied into B; and its raw form.
+
+Works on tensors by PEFT's names, so that what is published is an ordinary LoRA or DoRA whose modules differ in rank.
+The raw form, with gates, lies in files of other names: stock PEFT would drop the gates without a word.
+"""
+
+import copy
+import json
+import math
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+GATED_WEIGHTS = "gated_adapter.safetensors"
+GATED_CONFIG = "gated_adapter_config.json"
+RAW = "gated"
+"""Folder of the raw form, within a published model."""
+
+GATE = ".lora_gate"
+ROOT = "base_model.model."
+
+
+def is_gated(state: Mapping[str, Tensor]) -> bool:
+    """Whether tensors by PEFT's names, or by the model's, have gates among them."""
+    return any(name.endswith(GATE) or f"{GATE}." in name for name in state)
+
+
+def fold(state: Mapping[str, Tensor], config: Any) -> tuple[dict[str, Tensor], Any]:
+    """The tensors without gates, and a copy of PEFT's configuration with each module's own rank and alpha.
+
+    PEFT knows no rank of zero: a module whose gates are all shut keeps one rank with a column of zeros in B.
+    """
+    folded = dict(state)
+    config = copy.deepcopy(config)
+    ranks, alphas = {}, {}
+    for key in [key for key in state if key.endswith(GATE)]:
+        module = key.removesuffix(GATE)
+        scale = scale_of(config, module.removeprefix(ROOT))
+        gate = folded.pop(key)
+        keep = (gate != 0).nonzero().squeeze(1)
+        if len(keep) == 0:
+            keep = gate.new_zeros(1, dtype=keep.dtype)
+        down, up = f"{module}.lora_A.weight", f"{module}.lora_B.weight"
+        folded[down] = state[down][keep].contiguous()
+        folded[up] = (state[up].float() * gate)[:, keep].to(state[up].dtype).contiguous()
+        rank = len(keep)
+        ranks[module.removeprefix(ROOT)] = rank
+        alphas[module.removeprefix(ROOT)] = scale * (math.sqrt(rank) if config.use_rslora else rank)
+    config.rank_pattern, config.alpha_pattern = ranks, alphas
+    return folded, config
+
+
+def scale_of(config: Any, module: str) -> float:
+    """s of one module: alpha/r, or alpha/√r, after the configuration's patterns."""
+    from peft.utils.other import get_pattern_key
+
+    rank = config.rank_pattern.get(get_pattern_key(config.rank_pattern.keys(), module), config.r)
+    alpha = config.alpha_pattern.get(get_pattern_key(config.alpha_pattern.keys(), module), config.lora_alpha)
+    return float(alpha / math.sqrt(rank) if config.use_rslora else alpha / rank)
+
+
+def raw_config_text(values: Mapping[str, Any], *, use_dora: bool) -> str:
+    """gated_adapter_config.json: PEFT's options under a type that stock PEFT does not know, so that it refuses."""
+    return json.dumps({**values, "peft_type": "SDORA" if use_dora else "SORA"}, indent=2, sort_keys=True) + "\n"
+
+
+def write_raw(state: Mapping[str, Tensor], config: Any, folder: Path) -> None:
+    """The adapter with its gates, to train on from; no file in it has a name that stock PEFT looks for."""
+    from safetensors.torch import save_file
+
+    folder.mkdir()
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    save_file(tensors, folder / GATED_WEIGHTS, metadata={"format": "pt"})
+    text = raw_config_text(plain_config(config), use_dora=config.use_dora)
+    (folder / GATED_CONFIG).write_text(text, encoding="utf-8")
+
+
+def plain_config(config: Any) -> dict[str, Any]:
+    """PEFT's options as JSON holds them; sets in sorted order, so that equal options give equal bytes."""
+    values = {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
+    return {key: value.value if isinstance(value, Enum) else value for key, value in values.items()}
