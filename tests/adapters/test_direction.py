@@ -1,13 +1,13 @@
 """The factored norm and the product: against dense fp64, without dense temporaries, safe on rows of zeros."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tunestudy.adapters import direction
-from tunestudy.adapters.direction import directed, row_norms, row_squares
+from tunestudy.adapters.direction import directed, direction_of, row_norms, row_squares
 
 OUT, IN, RANK, TOKENS = 96, 80, 4, 10
 SCALE = 2.0
@@ -98,18 +98,21 @@ def test_no_temporary_of_the_weights_size(dtype):
 
 
 def output(p: dict[str, Any], result: torch.Tensor, norm: torch.Tensor, *, keep_output: bool) -> torch.Tensor:
+    found = direction_of(norm, up_OR=p["up"], magnitude_O=p["magnitude"], gate_R=p["gate"], scale=SCALE)
     return directed(
         result,
         p["x"],
+        found if keep_output else replace(found, recoverable=False),
         bias_O=p["bias"],
         down_RI=p["down"],
         up_OR=p["up"],
         magnitude_O=p["magnitude"],
         gate_R=p["gate"],
-        norm_O=norm,
-        scale=SCALE,
-        keep_output=keep_output,
     )
+
+
+def recoverable(p: dict[str, Any], norm: torch.Tensor) -> bool:
+    return direction_of(norm, up_OR=p["up"], magnitude_O=p["magnitude"], gate_R=p["gate"], scale=SCALE).recoverable
 
 
 def dense_output(p: dict[str, Any], norm: torch.Tensor) -> torch.Tensor:
@@ -142,7 +145,7 @@ def test_a_row_of_zeros_is_its_bias_and_has_finite_gradients(keep_output):
     p["weight"][3], p["up"][3], p["magnitude"][3] = 0, 0, 0
     leaves = [p[name].requires_grad_() for name in ("x", "bias", "down", "up", "magnitude", "gate")]
     norm = row_norms(p["weight"], p["down"], p["up"], scale=SCALE, gate_R=p["gate"])
-    assert direction.recoverable(p["magnitude"], norm)
+    assert recoverable(p, norm)
     result = torch.nn.functional.linear(p["x"], p["weight"], p["bias"])
     out = output(p, result, norm, keep_output=keep_output)
     assert torch.equal(out[..., 3], p["bias"][3].expand(out.shape[:-1]))
@@ -156,10 +159,10 @@ def test_a_magnitude_of_zero_still_gets_its_gradient():
     p = parts()
     p["magnitude"][5] = 0
     norm = row_norms(p["weight"], p["down"], p["up"], scale=SCALE, gate_R=p["gate"])
-    assert not direction.recoverable(p["magnitude"], norm)
+    assert not recoverable(p, norm)
     p["magnitude"].requires_grad_()
     result = torch.nn.functional.linear(p["x"], p["weight"], p["bias"])
-    output(p, result, norm, keep_output=False).sum().backward()
+    output(p, result, norm, keep_output=True).sum().backward()  # as far as it can
     reference = p["magnitude"].detach().clone().requires_grad_()
     dense_output({**p, "magnitude": reference}, norm).sum().backward()
     assert reference.grad[5] != 0

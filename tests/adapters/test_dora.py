@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, Qwen3Config
 
 from tunestudy.adapters.attach import attach, go_on
-from tunestudy.adapters.dora import current_norms, direction_layers, forget, quicken
+from tunestudy.adapters.dora import current_direction, direction_layers, forget, quicken
 from tunestudy.config.adapter import DoraAdapter
 from tunestudy.config.errors import StudyError
 
@@ -236,9 +236,9 @@ def test_any_change_is_noticed(change, mode):
     with mode():
         after = ours(x_of())
         layer = only_layer(ours)
-        cached = current_norms(layer, "default").norm
+        cached = current_direction(layer, "default").norm
         forget(ours)
-        assert torch.equal(cached, current_norms(layer, "default").norm)
+        assert torch.equal(cached, current_direction(layer, "default").norm)
         assert torch.equal(after, ours(x_of()))
     if change is not merge_and_back:
         assert not torch.equal(before, after)

@@ -6,6 +6,8 @@ Dimensions in names: O outputs, I inputs, R ranks, T tokens.
 """
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -43,7 +45,7 @@ def row_norms(
     Source: ‖W_i + s·b_i A‖² = ‖W_i‖² + 2s⟨(W Aᵀ)_i, b_i⟩ + s²·b_i (A Aᵀ) b_iᵀ; accumulated in fp32. `squares_O` are
     `row_squares(weight_OI)`, for those who keep them.
     """
-    with torch.no_grad(), torch.autocast(weight_OI.device.type, enabled=False):
+    with torch.no_grad(), _without_autocast(weight_OI.device):
         down, up = down_RI.float(), up_OR.float()
         if gate_R is not None:
             up = up * gate_R.float()
@@ -74,43 +76,66 @@ def _row_chunks(weight: Tensor) -> Iterator[Tensor]:
     return iter(torch.split(weight, rows))
 
 
-def recoverable(magnitude_O: Tensor, norm_O: Tensor) -> bool:
-    """Whether every row's product can be had back from its output. On an accelerator this waits for its queue."""
-    return not bool(((magnitude_O.float().abs() <= SMALLEST_STRETCH * norm_O) & (norm_O > 0)).any())
+@dataclass(frozen=True)
+class Direction:
+    """What depends on parameters alone, in fp32 and without gradients: once per optimiser step is enough.
+
+    norm (O,) n; stretch (O,) m/n; reach (O, 1) s·m/n; up (O, R) s·m/n·B diag(g); per_magnitude, per_norm (O,) 1/m and
+    1/n; all 0 where n = 0. `recoverable`: every row's product can be had back from its output.
+    """
+
+    norm: Tensor
+    stretch: Tensor
+    reach: Tensor
+    up: Tensor
+    per_magnitude: Tensor
+    per_norm: Tensor
+    scale: float
+    recoverable: bool
+
+
+def direction_of(
+    norm_O: Tensor, *, up_OR: Tensor, magnitude_O: Tensor, gate_R: Tensor | None, scale: float
+) -> Direction:
+    """The direction of B, m and g for these row norms. On an accelerator this waits for its queue."""
+    with torch.no_grad(), _without_autocast(norm_O.device):
+        zero = norm_O == 0
+        magnitude = magnitude_O.float()
+        per_norm, per_magnitude = (t.reciprocal().masked_fill_(zero, 0) for t in (norm_O, magnitude))
+        stretch = (magnitude / norm_O).masked_fill_(zero, 0)  # m = n must give exactly 1
+        reach = (stretch * scale).unsqueeze(1)
+        recoverable = bool((stretch.abs() > SMALLEST_STRETCH).logical_or_(zero).all())
+        up = _gated(up_OR, gate_R) * reach
+    return Direction(norm_O, stretch, reach, up, per_magnitude, per_norm, float(scale), recoverable)
 
 
 def directed(
     result: Tensor,
     x: Tensor,
+    direction: Direction,
     *,
     bias_O: Tensor | None,
     down_RI: Tensor,
     up_OR: Tensor,
     magnitude_O: Tensor,
     gate_R: Tensor | None,
-    norm_O: Tensor,
-    scale: float,
-    keep_output: bool,
     overwrite: bool = False,
 ) -> Tensor:
-    """m/n·(result - bias + s·B diag(g) A x) + bias, where `result` is W x + bias.
+    """m/n·(result - bias + s·B diag(g) A x) + bias, where `result` is W x + bias and `direction` that of B, m and g.
 
     Shapes: result (…, O), x (…, I) → (…, O) in result's dtype. A row with n = 0 is zero but for its bias, and so are
     its gradients. Half precision: products in the wider of x's and A's dtype, or autocast's; the rest in fp32.
-    `keep_output` (only if `recoverable`) lets the backward pass share the output with whoever consumes it;
-    `overwrite` lets it take the place of `result`, which nobody else may hold.
+    `overwrite` lets the output take the place of `result`, which nobody else may hold.
     """
-    keeps = keep_output and result.dtype == torch.float32  # in half precision the output is rounded once more
     apply: Any = _Directed.apply
-    out: Tensor = apply(
-        result, x, bias_O, down_RI, up_OR, magnitude_O, gate_R, norm_O, float(scale), keeps, overwrite and keeps
-    )
+    out: Tensor = apply(result, x, bias_O, down_RI, up_OR, magnitude_O, gate_R, direction, overwrite)
     return out
 
 
 class _Directed(torch.autograd.Function):
-    """Keeps what LoRA keeps (x, A x, A, B) and one tensor of the result's size: the output, which most consumers keep
-    anyway and which m's gradient divides by m again, or else `result`."""
+    """Keeps what LoRA keeps (x, A x, A, B) and one tensor of the result's size: in fp32 the output, which most
+    consumers keep anyway and which m's gradient divides by m again. In half precision the output is rounded once more,
+    so there, and where m/n is too small, it is `result`."""
 
     @staticmethod
     def forward(
@@ -122,67 +147,62 @@ class _Directed(torch.autograd.Function):
         up: Tensor,
         magnitude: Tensor,
         gate: Tensor | None,
-        norm: Tensor,
-        scale: float,
-        keeps_output: bool,
-        overwrites: bool,
+        direction: Direction,
+        overwrite: bool,
     ) -> Tensor:
         device = result.device.type
         half = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        dtype = half or torch.promote_types(x.dtype, down.dtype)
-        overwrites = overwrites and dtype == torch.float32
-        with torch.autocast(device, enabled=False):
-            stretch = _per_row(magnitude, norm, norm)
-            inner = _rows(x).to(dtype) @ down.to(dtype).T
-            stretched_up = _gated(up, gate) * (stretch * scale).unsqueeze(1)
-            out = _compose(_rows(result), bias, inner, stretched_up, stretch, overwrites).view(result.shape)
-        if overwrites:
+        ctx.dtype = half or torch.promote_types(x.dtype, down.dtype)
+        ctx.keeps_output = direction.recoverable and result.dtype == torch.float32
+        overwrite = overwrite and ctx.keeps_output and ctx.dtype == torch.float32
+        with _without_autocast(result.device):
+            inner = _rows(x).to(ctx.dtype) @ down.to(ctx.dtype).T
+            out = _compose(_rows(result), bias, inner, direction, overwrite).view(result.shape)
+        if overwrite:
             ctx.mark_dirty(result)
             out = result
-        ctx.dtype, ctx.scale, ctx.keeps_output = dtype, scale, keeps_output
-        ctx.save_for_backward(out if keeps_output else result, x, inner, bias, down, up, magnitude, gate, norm)
+        ctx.direction = direction
+        ctx.save_for_backward(out if ctx.keeps_output else result, x, inner, bias, down, up, gate)
+        ctx.magnitude_dtype = magnitude.dtype
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
-        kept, x, inner, bias, down, up, magnitude, gate, norm = ctx.saved_tensors
+        kept, x, inner, bias, down, up, gate = ctx.saved_tensors
+        direction: Direction = ctx.direction
         wants_result, wants_x, wants_bias, wants_down, wants_up, wants_magnitude, wants_gate, *_ = ctx.needs_input_grad
         d_bias = d_up = d_magnitude = d_gate = None
-        with torch.autocast(d_out.device.type, enabled=False):
+        with _without_autocast(d_out.device):
             dy = _rows(d_out)
             dy_cast = dy.to(ctx.dtype)
-            stretch = _per_row(magnitude, norm, norm)
-            d_x, d_down = _input_grads(
-                dy_cast, x, down, _gated(up, gate) * (stretch * ctx.scale).unsqueeze(1), wants_x, wants_down
-            )
+            d_x, d_down = _input_grads(dy_cast, x, down, direction.up, wants_x, wants_down)
             crossed = (inner.T @ dy_cast).float().T if wants_up or wants_gate or wants_magnitude else None
             if crossed is not None:
-                d_up, d_gate = _up_grads(crossed * (stretch * ctx.scale).unsqueeze(1), up, gate)
+                d_up, d_gate = _up_grads(crossed * direction.reach, up, gate)
             summed = dy.sum(0, dtype=torch.float32) if bias is not None and (wants_bias or wants_magnitude) else None
             if summed is not None:
-                d_bias = ((1 - stretch) * summed).to(bias.dtype)
+                d_bias = ((1 - direction.stretch) * summed).to(bias.dtype)
             buffer, d_stretch = _summed_product(dy, _rows(kept)) if wants_magnitude else (None, None)
             if d_stretch is not None:
-                if bias is not None and summed is not None:
+                if summed is not None:
                     d_stretch -= bias * summed
                 if not ctx.keeps_output and crossed is not None:
-                    d_stretch += (_gated(up, gate) * crossed).sum(1) * ctx.scale
-                d_magnitude = _per_row(d_stretch, magnitude if ctx.keeps_output else norm, norm).to(magnitude.dtype)
-            d_result = _times(dy, stretch, buffer).view(d_out.shape) if wants_result else None
-        return d_result, d_x, d_bias, d_down, d_up, d_magnitude, d_gate, None, None, None, None
+                    d_stretch += (_gated(up, gate) * crossed).sum(1) * direction.scale
+                d_stretch *= direction.per_magnitude if ctx.keeps_output else direction.per_norm
+                d_magnitude = d_stretch.to(ctx.magnitude_dtype)
+            d_result = _times(dy, direction.stretch, buffer).view(d_out.shape) if wants_result else None
+        return d_result, d_x, d_bias, d_down, d_up, d_magnitude, d_gate, None, None
 
 
-def _compose(
-    result: Tensor, bias: Tensor | None, inner: Tensor, up: Tensor, stretch: Tensor, overwrites: bool
-) -> Tensor:
-    """stretch·(result - bias) + bias + inner·upᵀ, (T, O) in result's dtype; `up` (O, R) is stretched and scaled."""
+def _compose(result: Tensor, bias: Tensor | None, inner: Tensor, direction: Direction, overwrite: bool) -> Tensor:
+    """stretch·(result - bias) + bias + inner·upᵀ, (T, O) in result's dtype."""
+    stretch, up = direction.stretch, direction.up
     if result.dtype == inner.dtype == torch.float32:
-        out = torch.mul(result, stretch, out=result if overwrites else None)
+        out = torch.mul(result, stretch, out=result if overwrite else None)
         if bias is not None:
             out += bias * (1 - stretch)
         return out.addmm_(inner, up.T)
-    assert not overwrites
     out = (inner @ up.to(inner.dtype).T).float().addcmul_(result.float(), stretch)
     return (out if bias is None else out.add_(bias * (1 - stretch))).to(result.dtype)
 
@@ -222,9 +242,8 @@ def _times(dy: Tensor, stretch: Tensor, buffer: Tensor | None) -> Tensor:
     return torch.mul(dy, stretch, out=buffer).to(dy.dtype)
 
 
-def _per_row(values: Tensor, divisor: Tensor, norm: Tensor) -> Tensor:
-    """(O,) fp32: values ÷ divisor, 0 where the row's norm is 0."""
-    return (values.float() / divisor).masked_fill_(norm == 0, 0)
+def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    return torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext()
 
 
 def _gated(up: Tensor, gate: Tensor | None) -> Tensor:

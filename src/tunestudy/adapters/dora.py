@@ -22,8 +22,8 @@ from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 
 from tunestudy.adapters import lora
-from tunestudy.adapters.direction import directed, row_norms
-from tunestudy.adapters.norm_cache import NormCache, Norms
+from tunestudy.adapters.direction import Direction, directed, row_norms
+from tunestudy.adapters.direction_cache import DirectionCache
 from tunestudy.config.adapter import DoraAdapter, DoraOptions
 from tunestudy.config.errors import StudyError, at
 
@@ -56,7 +56,7 @@ def initialise(model: Any, adapter_name: str, seed: int) -> None:
     quicken(model, adapter_name, dropout_on=getattr(model.peft_config[adapter_name], "dropout_on", "input"))
     for layer in direction_layers(model, adapter_name):
         magnitude = layer.lora_magnitude_vector[adapter_name].weight
-        magnitude.data.copy_(current_norms(layer, adapter_name).norm)
+        magnitude.data.copy_(current_direction(layer, adapter_name).norm)
 
 
 def num_parameters(adapter: DoraAdapter, inputs: int, outputs: int) -> int:
@@ -93,7 +93,7 @@ def direction_layers(model: Any, adapter_name: str) -> list[Any]:
 
 
 def forget(model: Any) -> None:
-    """Drop cached norms: for whoever writes to parameters on an accelerator through `.data`."""
+    """Drop cached directions: for whoever writes to parameters on an accelerator through `.data`."""
     for layer in model.modules():
         if isinstance(layer, LoraLayer):
             for name in direction_names(layer):
@@ -123,17 +123,31 @@ def gate_of(layer: Any, adapter_name: str) -> Tensor | None:
     return gates[adapter_name] if gates is not None and adapter_name in gates else None
 
 
-def current_norms(layer: Any, adapter_name: str) -> Norms:
-    """Row norms of W + s·B diag(g) A as they are now."""
-    cache: NormCache = layer._caches.setdefault(_cache_key(adapter_name), NormCache())
-    return cache.norms(
-        Weight(layer.get_base_layer(), layer.fan_in_fan_out),
-        layer.lora_A[adapter_name].weight,
-        layer.lora_B[adapter_name].weight,
-        layer.lora_magnitude_vector[adapter_name].weight,
-        gate_of(layer, adapter_name),
-        layer.scaling[adapter_name],
-    )
+def current_direction(layer: Any, adapter_name: str) -> Direction:
+    """Row norms of W + s·B diag(g) A, and what follows from them, as they are now."""
+    parts = _Parts.of(layer, adapter_name)
+    return _direction(layer, adapter_name, parts)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """An adapter's tensors on one layer."""
+
+    down: Tensor
+    up: Tensor
+    magnitude: Tensor
+    gate: Tensor | None
+
+    @staticmethod
+    def of(layer: Any, name: str) -> "_Parts":
+        magnitude = layer.lora_magnitude_vector[name].weight
+        return _Parts(layer.lora_A[name].weight, layer.lora_B[name].weight, magnitude, gate_of(layer, name))
+
+
+def _direction(layer: Any, adapter_name: str, parts: _Parts) -> Direction:
+    cache: DirectionCache = layer._caches.setdefault(_cache_key(adapter_name), DirectionCache())
+    weight = Weight(layer.get_base_layer(), layer.fan_in_fan_out)
+    return cache.direction(weight, parts.down, parts.up, parts.magnitude, parts.gate, layer.scaling[adapter_name])
 
 
 def _cache_key(adapter_name: str) -> str:
@@ -201,18 +215,16 @@ def _is_only_ours(layer: Any) -> bool:
 
 
 def _directed(layer: Any, adapter_name: str, x: Tensor, result: Tensor, *, overwrite: bool = False) -> Tensor:
-    norms = current_norms(layer, adapter_name)
+    parts = _Parts.of(layer, adapter_name)
     return directed(
         result,
         x,
+        _direction(layer, adapter_name, parts),
         bias_O=getattr(layer.get_base_layer(), "bias", None),
-        down_RI=layer.lora_A[adapter_name].weight,
-        up_OR=layer.lora_B[adapter_name].weight,
-        magnitude_O=layer.lora_magnitude_vector[adapter_name].weight,
-        gate_R=gate_of(layer, adapter_name),
-        norm_O=norms.norm,
-        scale=layer.scaling[adapter_name],
-        keep_output=norms.recoverable,
+        down_RI=parts.down,
+        up_OR=parts.up,
+        magnitude_O=parts.magnitude,
+        gate_R=parts.gate,
         overwrite=overwrite,
     )
 

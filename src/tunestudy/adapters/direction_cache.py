@@ -1,6 +1,5 @@
-"""Row norms that are computed once per optimiser step and shared by every forward pass until a tensor changes."""
+"""Directions that are computed once per optimiser step and shared by every forward pass until a tensor changes."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -8,7 +7,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from tunestudy.adapters.direction import recoverable, row_norms, row_squares
+from tunestudy.adapters.direction import Direction, direction_of, row_norms, row_squares
 
 SAMPLE = 16
 """Rows and columns of a large frozen tensor that are compared; of others everything is."""
@@ -63,43 +62,33 @@ def _values(tensor: Tensor) -> Tensor:
     return tensor.detach()[::rows, ::columns]
 
 
-@dataclass
-class Norms:
-    """(O,) fp32 norms, and whether products can be had back from outputs (`direction.recoverable`)."""
-
-    norm: Tensor
-    recoverable: bool
-
-
-class NormCache:
-    """The norms of one adapter on one layer. `computed` counts how often they were."""
+class DirectionCache:
+    """The direction of one adapter on one layer. `computed` counts how often it was."""
 
     def __init__(self) -> None:
         self.computed = 0
         self._squares: tuple[Stamp, Tensor] | None = None
-        self._norms: tuple[list[Stamp], float, Norms] | None = None
+        self._direction: tuple[list[Stamp], Direction] | None = None
 
-    def norms(
+    def direction(
         self, weight: Any, down: Tensor, up: Tensor, magnitude: Tensor, gate: Tensor | None, scale: float
-    ) -> Norms:
-        """Norms of W + scale·B diag(g) A. `weight` is a `Weight`: it is only read when something changed."""
+    ) -> Direction:
+        """The direction of W + scale·B diag(g) A. `weight` is a `dora.Weight`: read only when something changed."""
         parts = [weight.stored, down, up, magnitude, *([] if gate is None else [gate])]
-        if self._norms is not None:
-            stamps, old_scale, norms = self._norms
-            same = old_scale == scale and len(stamps) == len(parts)
+        if self._direction is not None:
+            stamps, direction = self._direction
+            same = direction.scale == scale and len(stamps) == len(parts)
             if same and all(stamp.holds(part) for stamp, part in zip(stamps, parts, strict=True)):
-                return norms
+                return direction
         with torch.inference_mode(False), torch.no_grad():
-            norms = self._compute(weight, down, up, magnitude, gate, scale)
-        self._norms = [Stamp(part) for part in parts], scale, norms
-        return norms
+            norm = self._norm(weight, down, up, gate, scale)
+            direction = direction_of(norm, up_OR=up, magnitude_O=magnitude, gate_R=gate, scale=scale)
+        self._direction = [Stamp(part) for part in parts], direction
+        return direction
 
-    def _compute(
-        self, weight: Any, down: Tensor, up: Tensor, magnitude: Tensor, gate: Tensor | None, scale: float
-    ) -> Norms:
+    def _norm(self, weight: Any, down: Tensor, up: Tensor, gate: Tensor | None, scale: float) -> Tensor:
         self.computed += 1
         dense = weight.dense()
         if self._squares is None or not self._squares[0].holds(weight.stored):
             self._squares = Stamp(weight.stored), row_squares(dense)
-        norm = row_norms(dense, down, up, scale=scale, gate_R=gate, squares_O=self._squares[1])
-        return Norms(norm, recoverable(magnitude, norm))
+        return row_norms(dense, down, up, scale=scale, gate_R=gate, squares_O=self._squares[1])
