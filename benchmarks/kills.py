@@ -106,7 +106,7 @@ POINTS = {
     "trainer: rename of result.json": Point(process=WORKER, event="os.rename", path="result.json"),
     "trainer: rename of score": Point(process=WORKER, event="os.rename", path="eval/reversal.json"),
     "progress: rename": Point(process=WORKER, event="os.rename", path="progress.json", at=2),
-    "launcher: fsync of plan": Point(process=LAUNCHER, event="tunestudy.fsync", path="plan.json"),
+    "launcher: rename of plan": Point(process=LAUNCHER, event="os.rename", path="plan.json"),
     "launcher: rename of job.json": Point(process=LAUNCHER, event="os.rename", path="job.json"),
     "launcher: link of claim": Point(process=LAUNCHER, event="os.link", path="claim"),
     "launcher: append, run started": Point(process=LAUNCHER, event="tunestudy.append", path="events", at=1),

@@ -34,7 +34,7 @@ def gates_of(model: nn.Module, adapter_name: str = "default") -> dict[str, Gated
     for name, layer in model.named_modules():
         gates = getattr(layer, GATE, None)
         if isinstance(gates, nn.ParameterDict) and adapter_name in gates:
-            down, up = layer.lora_A[adapter_name].weight, layer.lora_B[adapter_name].weight  # type: ignore[index, union-attr]
+            down, up = layer.lora_A[adapter_name].weight, layer.lora_B[adapter_name].weight
             per_rank = down.shape[1] + up.shape[0] + 1
             found[name.removeprefix("base_model.model.")] = Gated(gates[adapter_name], per_rank)
     return found
@@ -47,13 +47,13 @@ def add_gates(model: nn.Module, adapter_name: str, *, start: Literal["normal", "
             raise StudyError(at("adapter.target_modules"), f"{name} is an embedding, which cannot have gates here")
         if adapter_name not in getattr(layer, "lora_A", {}):
             continue
-        down = layer.lora_A[adapter_name].weight  # type: ignore[index, union-attr]
+        down = layer.lora_A[adapter_name].weight
         values = torch.ones(down.shape[0])
         if start == "normal":
             values.normal_(generator=generator_of(f"{name}.{GATE}.{adapter_name}", seed))
         if not hasattr(layer, GATE):
             setattr(layer, GATE, nn.ParameterDict())
-            layer.adapter_layer_names = (*layer.adapter_layer_names, GATE)  # type: ignore[misc]
+            layer.adapter_layer_names = (*layer.adapter_layer_names, GATE)
         getattr(layer, GATE)[adapter_name] = nn.Parameter(values.to(down.device))
 
 
@@ -71,7 +71,8 @@ def delta(layer: Any, adapter_name: str) -> Tensor:
 def soft_threshold(gates: Mapping[str, Gated], threshold: Tensor | float) -> None:
     """Every gate closer to zero by `threshold`, and exactly zero from there: the proximal step of threshold·|g|."""
     for gated in gates.values():
-        gated.gate.sub_(gated.gate.clamp(-threshold, threshold))
+        limit = torch.as_tensor(threshold, device=gated.gate.device)
+        gated.gate.sub_(gated.gate.clamp(-limit, limit))
 
 
 @torch.no_grad()

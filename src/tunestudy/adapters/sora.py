@@ -10,7 +10,6 @@ Three lines outside of our trainer:
 `load` reads to train on.
 """
 
-from pathlib import Path
 from typing import Any, Literal
 
 from peft.tuners.lora.layer import LoraVariant
@@ -18,10 +17,10 @@ from torch import Tensor
 
 from tunestudy.adapters import lora
 from tunestudy.adapters.gates import add_gates, delta, gates_of, official_threshold, soft_threshold
-from tunestudy.adapters.raw import refuse_plain_saving
-from tunestudy.adapters.raw import load as load
-from tunestudy.adapters.raw import save as save
+from tunestudy.adapters.raw import load, refuse_plain_saving, save
 from tunestudy.config.adapter import SoraAdapter
+
+__all__ = ["gate", "initialise", "load", "num_parameters", "peft_config", "save", "shrink"]
 
 
 def peft_config(adapter: SoraAdapter, *, target_modules: list[str], modules_to_save: list[str] | None) -> Any:

@@ -12,7 +12,6 @@ import re
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tunestudy.models.fold import GATED_CONFIG, GATED_WEIGHTS, is_gated, plain_config, raw_config_text
 from tunestudy.models.roles import is_adapter_parameter
 from tunestudy.records.atomic import temporary_beside
 from tunestudy.records.manifest import seal
@@ -89,10 +89,12 @@ def stored_as(name: str) -> tuple[str, str]:
 
 
 def by_file(tensors: Mapping[str, Tensor]) -> dict[str, Tensors]:
-    """Trainable tensors by file and stored key."""
+    """Trainable tensors by file and stored key. An adapter with gates has a file that stock PEFT does not look for."""
     files: dict[str, Tensors] = {}
+    gated = is_gated(tensors)
     for name, tensor in tensors.items():
         file, key = stored_as(name)
+        file = GATED_WEIGHTS if gated and file == ADAPTER_WEIGHTS else file
         files.setdefault(file, {})[key] = tensor
     return files
 
@@ -121,24 +123,23 @@ def tensor_facts(files: Mapping[str, Tensors]) -> dict[str, list[Any]]:
     }
 
 
-def adapter_config_text(model: Any, root: Path) -> str | None:
-    """PEFT's adapter_config.json for a checkpoint in `root`, the job's folder; None for a model without an adapter.
+def adapter_config_text(model: Any, root: Path) -> dict[str, str]:
+    """adapter_config.json, or that of the raw form with gates, for a checkpoint in `root`; {} without an adapter.
 
     Sets are written in sorted order, so that the same adapter gives the same bytes in every process, and a base on this
     machine by its path from the checkpoint, so that results can be moved.
     """
     config = getattr(model, "peft_config", {}).get("default")
     if config is None:
-        return None
-    values = {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
+        return {}
+    values = plain_config(config)
     base = Path(str(values["base_model_name_or_path"] or ""))
     if base.is_absolute():
         values["base_model_name_or_path"] = os.path.relpath(base, root.resolve() / "checkpoint")
-    return json.dumps({**values, "inference_mode": True}, indent=2, sort_keys=True, default=_plain) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    return value.value if isinstance(value, Enum) else str(value)
+    values["inference_mode"] = True
+    if is_gated(dict(model.named_parameters())):
+        return {GATED_CONFIG: raw_config_text(values, use_dora=config.use_dora)}
+    return {ADAPTER_CONFIG: json.dumps(values, indent=2, sort_keys=True, default=str) + "\n"}
 
 
 def write_checkpoint(snapshot: Snapshot, final: Path) -> None:

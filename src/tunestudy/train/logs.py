@@ -12,6 +12,7 @@ from tunestudy.config.stage import LoggingSettings
 from tunestudy.records.atomic import point_to, write_json
 from tunestudy.records.layout import JobDir
 from tunestudy.records.tables import TableLog, Value, read_table
+from tunestudy.train.gates import GateDrive
 from tunestudy.train.metrics import Sums
 
 LOSS_COLUMNS = (
@@ -26,12 +27,13 @@ LOSS_COLUMNS = (
     "target_tokens",
     "tokens_per_s",
 )
+SPARSITY_COLUMNS = ("epoch", "step", "overall")
 EVAL_COLUMNS = ("epoch", "step", "eval_loss", "perplexity", "target_tokens")
 GRADIENT_COLUMNS = ("step", "role", "grad_norm", "grad_max", "param_norm", "update_ratio")
 
 
 class Logs:
-    """loss_log.csv, eval_log.csv, gradient_log.csv, training_history.json and TensorBoard."""
+    """loss_log.csv, eval_log.csv, gradient_log.csv, sparsity_log.csv, training_history.json and TensorBoard."""
 
     def __init__(
         self,
@@ -42,6 +44,7 @@ class Logs:
         keep_through_step: int,
         sources: Sequence[str],
         eval_sources: Sequence[str],
+        gated_modules: Sequence[str] = (),
     ) -> None:
         """keep_through_step: rows of later steps are cut away; -1 for a run from the beginning."""
         self._folder = folder
@@ -52,6 +55,9 @@ class Logs:
             return
         self._loss = self._open(folder.loss_log, [*LOSS_COLUMNS, *_source_columns(sources)], keep_through_step)
         self._eval = self._open(folder.eval_log, [*EVAL_COLUMNS, *_source_columns(eval_sources)], keep_through_step)
+        if gated_modules:
+            columns = [*SPARSITY_COLUMNS, *gated_modules]
+            self._sparsity = self._open(folder.sparsity_log, columns, keep_through_step)
         if settings.log_gradients:
             self._gradients = self._open(folder.gradient_log, GRADIENT_COLUMNS, keep_through_step)
         if "tensorboard" in settings.report_to:
@@ -78,6 +84,11 @@ class Logs:
         if self._writes:
             self._eval.append(row)
             self._to_board("eval", row)
+
+    def sparsity(self, *, epoch: float, step: int, gates: GateDrive) -> None:
+        """One row of sparsity_log.csv; nothing without gates."""
+        if self._writes and gates.total:
+            self._sparsity.append({"epoch": epoch, "step": step, "overall": gates.sparsity(), **gates.by_module()})
 
     def gradients(self, step: int, rows: Sequence[Mapping[str, Value]]) -> None:
         """One row per role of gradient_log.csv."""

@@ -114,9 +114,11 @@ def move_weights(run: Run, targets: int) -> float | None:
         require_gradients(run.learner.trainables, run.world)
         run.gradients_proven = True
     run.learner.precision.unscale(run.learner.optimizer)
+    run.learner.gates.before_step()
     grad_norm = clip(run.learner.trainables, run.settings.max_grad_norm)
     statistics = GradientStatistics(run.learner.trainables) if has_gradient_rows(run) else None
-    run.learner.precision.step(run.learner.optimizer)
+    if run.learner.precision.step(run.learner.optimizer):
+        run.learner.gates.after_step(run.state.step)
     if statistics is not None:
         run.logs.gradients(run.state.step + 1, statistics.rows())
     return grad_norm
@@ -150,7 +152,7 @@ def log_training(run: Run, learning_rate: float, grad_norm: float | None) -> Non
             "train_loss": state.window.loss,
             "learning_rate": learning_rate,
             "gpu_memory_mb": gpu_memory_mb(run.world),
-            "sparsity": 0.0,  # no adapter here has gates; those that do report how many are shut
+            "sparsity": run.learner.gates.sparsity(),
             "grad_norm": grad_norm,
             "tokens": state.tokens,
             "target_tokens": state.target_tokens,
@@ -158,6 +160,7 @@ def log_training(run: Run, learning_rate: float, grad_norm: float | None) -> Non
             **state.window.loss_by_source(run.material.corpus.sources),
         }
     )
+    run.logs.sparsity(epoch=epoch_of(run), step=state.step, gates=run.learner.gates)
     if state.window.loss is not None:
         state.last_train_loss = state.window.loss
     state.window, state.window_s = Sums.zero(len(run.material.corpus.sources)), 0.0
@@ -202,8 +205,8 @@ def close_epoch(run: Run, evaluated: Sums | None) -> None:
         "epoch_time": round(state.epoch_s, 3),
         "gpu_memory_mb": gpu_memory_mb(run.world),
         "trainable_params": run.learner.num_trainable,
-        "effective_params": run.learner.num_trainable,
-        "sparsity": 0.0,
+        "effective_params": run.learner.num_effective,
+        "sparsity": run.learner.gates.sparsity(),
         "tokens": state.tokens,
     }
     for name, value in values.items():
@@ -253,6 +256,7 @@ def tell_progress(run: Run, learning_rate: float) -> None:
         tokens_per_s=round(state.tokens / state.train_s, 1),
         eta_s=round((run.material.total_steps - state.step) * seconds_a_step, 1),
         memory_mb=gpu_memory_mb(run.world),
+        sparsity=run.learner.gates.sparsity() if run.learner.gates.total else None,
     )
 
 

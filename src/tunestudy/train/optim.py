@@ -32,17 +32,18 @@ def make_optimizer(trainables: Sequence[Trainable], settings: OptimiserSettings)
 
 
 def parameter_groups(trainables: Sequence[Trainable], settings: OptimiserSettings) -> list[dict[str, object]]:
-    """Groups of equal learning rate and weight decay, in order of first appearance.
+    """Groups of equal learning rate and weight decay, gates apart, in order of first appearance.
 
     Each group remembers its peak rate as `peak_lr` and the role it was made for as `role`.
     """
-    groups: dict[tuple[str, float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[str, float, float, bool], list[nn.Parameter]] = {}
     for trainable in trainables:
         decay = settings.weight_decay if trainable.decays else 0.0
-        groups.setdefault((trainable.role, trainable.learning_rate, decay), []).append(trainable.parameter)
+        key = trainable.role, trainable.learning_rate, decay, trainable.is_gate
+        groups.setdefault(key, []).append(trainable.parameter)
     return [
         {"params": params, "lr": rate, "peak_lr": rate, "weight_decay": decay, "role": role}
-        for (role, rate, decay), params in groups.items()
+        for (role, rate, decay, _), params in groups.items()
     ]
 
 

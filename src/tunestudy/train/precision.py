@@ -40,13 +40,18 @@ class Precision:
         if self._scaler is not None:
             self._scaler.unscale_(optimizer)
 
-    def step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Move the weights, except where a scaled gradient overflowed: then the scale falls and the step is lost."""
+    def step(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Move the weights, except where a scaled gradient overflowed: then the scale falls and the step is lost.
+
+        Returns whether they moved.
+        """
         if self._scaler is None:
             optimizer.step()
-        else:
-            self._scaler.step(optimizer)
-            self._scaler.update()
+            return True
+        before = self._scaler.get_scale()
+        self._scaler.step(optimizer)
+        self._scaler.update()
+        return self._scaler.get_scale() >= before
 
     def state(self) -> dict[str, Any] | None:
         """The scaler's state for a full checkpoint."""

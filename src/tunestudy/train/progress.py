@@ -23,6 +23,7 @@ FIELDS = (
     "tokens_per_s",
     "eta_s",
     "memory_mb",
+    "sparsity",
 )
 
 T = TypeVar("T")
@@ -106,6 +107,7 @@ def _bar() -> Callable[[dict[str, Any]], None]:
             "lr": facts["learning_rate"],
             "MB": facts["memory_mb"],
             "tok/s": facts["tokens_per_s"],
+            "sparsity": facts["sparsity"],
         }
         bar.set_postfix({name: f"{value:.4g}" for name, value in shown.items() if value is not None}, refresh=False)
         bar.update(0)

@@ -92,7 +92,9 @@ def result_of(run: Run, roles: Sequence[Mapping[str, Any]], kind: str) -> dict[s
         "final_train_loss": state.last_train_loss,
         "best": None if state.best is None else dict(vars(state.best)),
         "trainable_params": run.learner.num_trainable,
-        "effective_params": run.learner.num_trainable,
+        "effective_params": run.learner.num_effective,
+        "sparsity": run.learner.gates.sparsity() if run.learner.gates.total else None,
+        "gates": run.learner.gates.total,
         "total_params": num_parameters(run.learner.model),
         "peak_memory_mb": peak_memory_mb(run.world),
         "flops_per_token": flops_per_token(
@@ -113,11 +115,11 @@ def publish_base(job: Job, folder: JobDir, world: World, progress: Progress) -> 
     """The result of a job that only evaluates: its start model loads, nothing was trained."""
     loaded = load_start(job, folder, world.device)
     if world.rank == 0:
-        nothing = dict.fromkeys(("final_train_loss", "best", "flops_per_token", "eval_ids_sha256"))
+        nothing = dict.fromkeys(("final_train_loss", "best", "flops_per_token", "eval_ids_sha256", "sparsity"))
         zeros = dict.fromkeys(
             ("train_s", "eval_s", "save_s", "steps", "epochs", "tokens", "target_tokens", "samples"), 0
         )
-        counts = dict.fromkeys(("trainable_params", "effective_params"), 0)
+        counts = dict.fromkeys(("trainable_params", "effective_params", "gates"), 0)
         write_json(
             folder.result_json,
             {

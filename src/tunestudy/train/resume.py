@@ -13,7 +13,7 @@ from torch import Tensor
 from tunestudy.records.atomic import remove_tree
 from tunestudy.records.layout import JobDir
 from tunestudy.records.manifest import problems, read_manifest
-from tunestudy.train.checkpoint import OPTIMIZER, STATE, by_file, stored_as, weights_of
+from tunestudy.train.checkpoint import OPTIMIZER, STATE, by_file, weights_of
 from tunestudy.train.trainable import Trainable
 
 UNREADABLE = (OSError, ValueError, RuntimeError, KeyError)
@@ -97,11 +97,11 @@ def drop_newer(folder: JobDir, step: int) -> None:
 
 def load_weights(path: Path, trainables: Sequence[Trainable]) -> None:
     """Copy a checkpoint's tensors into the model."""
-    files = {file: load_file(path / file) for file in {stored_as(t.name)[0] for t in trainables}}
     with torch.no_grad():
-        for trainable in trainables:
-            file, key = stored_as(trainable.name)
-            trainable.parameter.copy_(files[file][key])
+        for file, tensors in by_file(weights_of(trainables)).items():
+            stored = load_file(path / file)
+            for key, tensor in tensors.items():
+                tensor.copy_(stored[key])
 
 
 def load_optimizer(path: Path, optimizer: torch.optim.Optimizer, trainables: Sequence[Trainable]) -> None:

@@ -16,6 +16,7 @@ from tunestudy.records.stop import StopRequest
 from tunestudy.train.batching import BatchPlan
 from tunestudy.train.engines import Engine
 from tunestudy.train.evaluate import EvaluationSet
+from tunestudy.train.gates import GateDrive
 from tunestudy.train.logs import Logs
 from tunestudy.train.loss import LossModel
 from tunestudy.train.metrics import TrainState
@@ -63,11 +64,17 @@ class Learner:
     learning_rate: Multiplier
     precision: Precision
     noise: EmbeddingNoise
+    gates: GateDrive
 
     @property
     def num_trainable(self) -> int:
         """Numbers that learn."""
         return sum(trainable.parameter.numel() for trainable in self.trainables)
+
+    @property
+    def num_effective(self) -> int:
+        """Of those, the ones that no shut gate takes out."""
+        return self.num_trainable - self.gates.taken_out()
 
 
 @dataclass(kw_only=True)

@@ -12,7 +12,6 @@ from tunestudy.config.stage import CheckpointSettings
 from tunestudy.records.layout import JobDir
 from tunestudy.records.tables import TableLog
 from tunestudy.train.checkpoint import (
-    ADAPTER_CONFIG,
     OPTIMIZER,
     STATE,
     FlatCopy,
@@ -85,8 +84,7 @@ class Saver:
         self._precision = precision
         self._facts = facts
         self._cut = cut
-        config = adapter_config_text(model, folder.root)
-        self._texts = {} if config is None else {ADAPTER_CONFIG: config}
+        self._texts = adapter_config_text(model, folder.root)
         self._weights = FlatCopy(weights_of(trainables))
         self._optimizer_copy: FlatCopy | None = None
         self._writer = CheckpointWriter(folder, settings, pinned, logs) if writes else None

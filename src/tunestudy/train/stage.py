@@ -22,6 +22,7 @@ from tunestudy.records.stop import StopRequest
 from tunestudy.train.batching import plan_batches
 from tunestudy.train.engines import open_engine
 from tunestudy.train.evaluate import EvaluationSet
+from tunestudy.train.gates import GateDrive
 from tunestudy.train.gpu import GpuSampler
 from tunestudy.train.loop import train
 from tunestudy.train.loss import LossModel
@@ -169,15 +170,17 @@ def make_learner(task: Task, model: Any, total_steps: int) -> Learner:
     if not trainables:
         raise StudyError(at(f"stages.{job.stage}.train"), "nothing is trainable: name a role, or give an adapter")
     loss_model = LossModel(model)
+    optimizer = make_optimizer(trainables, settings)
     return Learner(
         model=model,
         loss_model=loss_model,
         engine=open_engine(loss_model, task.world),
         trainables=trainables,
-        optimizer=make_optimizer(trainables, settings),
+        optimizer=optimizer,
         learning_rate=schedule_of(settings, total_steps),
         precision=Precision(settings, job.model, task.world.device),
         noise=EmbeddingNoise(model.get_input_embeddings(), settings.neftune_noise_alpha, seed=job.seed),
+        gates=GateDrive(model, settings, optimizer, total_steps),
     )
 
 

@@ -28,6 +28,7 @@ def start_run(task: Task, material: Material, learner: Learner, base: Mapping[st
         keep_through_step=step if step > 0 else -1,
         sources=material.corpus.sources,
         eval_sources=material.evaluation.sources if material.evaluation else (),
+        gated_modules=list(learner.gates.by_module()),
     )
     saver = Saver(
         task.folder,

@@ -26,6 +26,11 @@ class Trainable:
     """Peak."""
     decays: bool
 
+    @property
+    def is_gate(self) -> bool:
+        """Whether it is the gates of a sparse adapter."""
+        return ".lora_gate." in self.name
+
 
 class UntrainedError(RuntimeError):
     """Tensors are marked trainable but nothing in the model's forward pass uses them."""
@@ -39,6 +44,8 @@ def find_trainables(model: nn.Module, settings: TrainStage) -> list[Trainable]:
             assert parameter.dtype is torch.float32, f"{name} trains in {parameter.dtype}"
             role = role_of(name)
             rate = settings.learning_rates.get(role, settings.learning_rate)
+            if ".lora_gate." in name:
+                rate = getattr(settings.adapter, "gate_learning_rate", None) or rate
             found.append(
                 Trainable(name=name, parameter=parameter, role=role, learning_rate=rate, decays=decays(parameter))
             )
