@@ -127,8 +127,9 @@ def facts_of(folder: JobDir) -> dict[str, Any]:
     ):
         result.pop(clock)
     history.pop("epoch_time")
-    tables = {p.name: rows_of(p) for p in (folder.loss_log, folder.eval_log, folder.gradient_log) if p.is_file()}
+    logs = (folder.loss_log, folder.eval_log, folder.gradient_log, folder.sparsity_log)
+    tables = {p.name: rows_of(p) for p in logs if p.is_file()}
     weights = {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.model.glob("*.safetensors"))
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.model.rglob("*.safetensors"))
     }
     return {"history": history, "result": result, "weights": weights, **tables}

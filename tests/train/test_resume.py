@@ -39,6 +39,14 @@ class StopAt(CrashAt):
 DROPOUT = {**ADAPTER, "lora_dropout": 0.3}
 
 FEATURES = {
+    "gates held at a target, accumulation": {
+        "adapter": {"type": "sora", "lora_r": 4, "target_sparsity": 0.5, "l1_lambda": 0.1, "lora_dropout": 0.2},
+        "per_device_train_batch_size": 2,
+        "logging_steps": 2,
+    },
+    "gates in a direction, published rule": {
+        "adapter": {"type": "sdora", "lora_r": 4, "sparse_lambda": 20.0, "threshold": "official"},
+    },
     "full fine-tuning, epoch-boundary saves, gradient statistics": {
         "log_gradients": True,
         "save_steps": 4,

@@ -34,7 +34,8 @@ def save_adapter(model: Any, prepared: Path) -> None:
     config = model.peft_config["default"]
     before = config.base_model_name_or_path
     base = Path(before or model.get_base_model().name_or_path)  # PEFT fills in None only while it saves
-    config.base_model_name_or_path = os.path.relpath(base, prepared.resolve()) if base.is_absolute() else str(base)
+    if base.is_absolute():
+        config.base_model_name_or_path = os.path.relpath(base, prepared.resolve())
     try:
         if is_gated(dict(model.named_parameters())):
             _save_gated(model, config, prepared)

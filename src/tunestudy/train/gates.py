@@ -6,7 +6,7 @@ the step was cut into micro-batches, and after a resume.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -41,7 +41,7 @@ class GateDrive:
         assert self.gates, "an adapter with gates was attached without any"
         self._options = settings.adapter
         self._optimizer = optimizer
-        self._groups = groups_of_gates(optimizer, self.gates)
+        self._grouped = gates_by_group(optimizer, self.gates)
         self._total_steps = total_steps
         warmup = steps_of(settings.warmup_steps, total_steps)
         self._ramp = max(warmup, round(RAMP_FROM * total_steps)), max(round(RAMP_TO * total_steps), 1)
@@ -60,7 +60,7 @@ class GateDrive:
             for gated in self.gates.values():
                 if gated.gate.grad is not None:
                     gated.gate.grad.add_(gated.gate.sign(), alpha=self._options.l1_lambda / self.total)
-        for group, _ in self._groups if self._options.threshold == "official" else ():
+        for group, _ in self._groups() if self._options.threshold == "official" else ():
             if "betas" in group:
                 done = float(self._optimizer.state[group["params"][0]].get("step", 0))
                 group["eps"] = OFFICIAL_EPSILON / math.sqrt(1 - group["betas"][1] ** (done + 1))
@@ -73,7 +73,7 @@ class GateDrive:
             self._hold_target(step)
             return
         rule = official_threshold if self._options.threshold == "official" else soft_threshold
-        for group, gates in self._groups:
+        for group, gates in self._groups():
             rate = float(group["lr"]) if self._options.prox == "lr_scaled" else 1.0
             rule(gates, self._strength(step) * rate)
 
@@ -88,6 +88,12 @@ class GateDrive:
     def taken_out(self) -> int:
         """Trainable numbers that shut gates make ineffective."""
         return sum(self._shut(gated) * gated.params_per_rank for gated in self.gates.values())
+
+    def _groups(self) -> Iterator[tuple[dict[str, Any], dict[str, Gated]]]:
+        """The optimiser's groups of gates as they are now: loading its state replaces them."""
+        for group in self._optimizer.param_groups:
+            if id(group["params"][0]) in self._grouped:
+                yield group, self._grouped[id(group["params"][0])]
 
     def _shut(self, gated: Gated) -> int:
         return num_shut(gated, self._options.gate_zero_tol)
@@ -128,17 +134,15 @@ def share_at(done: int, first: int, last: int, target: float) -> float:
     return target * (1 - (1 - part) ** 3)
 
 
-def groups_of_gates(
-    optimizer: torch.optim.Optimizer, gates: Mapping[str, Gated]
-) -> list[tuple[dict[str, Any], dict[str, Gated]]]:
-    """The optimiser's groups that hold gates, and nothing else, each with its gates."""
+def gates_by_group(optimizer: torch.optim.Optimizer, gates: Mapping[str, Gated]) -> dict[int, dict[str, Gated]]:
+    """The optimiser's groups of gates, which hold nothing else, each by the id of its first parameter."""
     by_id = {id(gated.gate): (name, gated) for name, gated in gates.items()}
-    found = []
+    found = {}
     for group in optimizer.param_groups:
         members = [by_id[id(parameter)] for parameter in group["params"] if id(parameter) in by_id]
         assert len(members) in (0, len(group["params"])), "a group of gates holds other parameters"
         if members:
-            found.append((group, dict(members)))
+            found[id(group["params"][0])] = dict(members)
     return found
 
 
