@@ -28,7 +28,7 @@ def adapt(edited: Edit, settings: str) -> str:
             "`dropout_on` belongs to dora and sdora; this adapter is sora",
         ),
         (
-            "{type: dora, init_lora_weights: pissa}",
+            "{type: dora, init_lora_weights: gaussian}",
             "`init_lora_weights` belongs only to lora; this adapter is dora",
         ),
         ("{type: sora, sparse_lamda: 0.1}", "did you mean `sparse_lambda`?"),
@@ -135,15 +135,8 @@ def test_a_rank_too_large_is_told_at_its_line(folder: Folder, edited: Edit) -> N
     ],
 )
 def test_few_bits_and_sharding(engine: str, options: dict[str, Any], wrong: str | None) -> None:
-    found = list(quantisation_mistakes(Quantization(**options), LoraAdapter(), engine=engine))
+    found = list(quantisation_mistakes(Quantization(**options), engine=engine))
     assert [path[-1] for path, _ in found] == ([wrong] if wrong else [])
-
-
-def test_a_start_that_changes_weights_in_few_bits_is_refused(folder: Folder, edited: Edit) -> None:
-    told = folder.error(
-        adapt(edited, "adapter: {lora_r: 4, init_lora_weights: pissa}, quantization: {load_in_4bit: true}")
-    )
-    assert "`pissa` takes its start out of the base weights" in told
 
 
 def test_every_kind_is_known() -> None:

@@ -62,7 +62,6 @@ STAGE = [
     ("{adapter: qlora, quantization_method: bnb}", "quantization.load_in_4bit", True),
     ("{lora_rank: 4, init_lora_weights: true}", "adapter.init_lora_weights", "default"),
     ("{lora_rank: 4, init_weights: gaussian}", "adapter.init_lora_weights", "gaussian"),
-    ("pissa_init: true", "adapter.init_lora_weights", "pissa"),
     ("{lora_rank: 4, target_parameters: [experts.up]}", "adapter.target_parameters", ("experts.up",)),
     ("early_stopping_steps: 3", "early_stopping_patience", 3),
     ("early_stop_interval: 3", "early_stopping_patience", 3),

@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol, cast
 import torch
 from torch import nn
 
-from tunestudy.adapters.targets import shortest, target_names
+from tunestudy.adapters.targets import check_parameters, check_patterns, check_ranks, shortest, target_names
 from tunestudy.config.adapter import AnyAdapter, DoraOptions
 from tunestudy.config.errors import StudyError, at
 from tunestudy.config.model import Role
@@ -44,7 +44,11 @@ def attach(
     from peft import PeftModel, get_peft_model
 
     roles = _roles_beside(model, train)
-    names = target_names(model, adapter.target_modules, without=roles)
+    wished: list[Role] = [adapter.target] if isinstance(adapter.target, str) else list(adapter.target or ())
+    check_roles(model, wished, "adapter.target")
+    names = target_names(model, adapter.target_modules, without=roles, only=wished)
+    check_patterns(names, adapter)
+    check_parameters(model, getattr(adapter, "target_parameters", ()))
     kind = kind_of(adapter)
     config = kind.peft_config(
         adapter, target_modules=shortest(names, model), modules_to_save=_modules_of_roles(model, roles) or None
@@ -57,7 +61,8 @@ def attach(
         attached: Any = model
     else:
         attached = get_peft_model(model, config, adapter_name=NAME)
-    _check_attached(attached, names)
+    _check_attached(attached, names, getattr(adapter, "target_parameters", ()))
+    check_ranks(attached)
     kind.initialise(attached, NAME, torch.initial_seed() if seed is None else seed)
     hold_trainable_in_float32(attached)
     return attached
@@ -93,12 +98,15 @@ def _without_containers(model: Any, name: str) -> list[str]:
     return [inner for child, _ in module.named_children() for inner in _without_containers(model, f"{name}.{child}")]
 
 
-def _check_attached(model: Any, names: Sequence[str]) -> None:
+def _check_attached(model: Any, names: Sequence[str], parameters: Sequence[str]) -> None:
     """Refuse an adapter that sits elsewhere than asked: PEFT moves names like gate_proj to a MoE's fused experts."""
+    from peft.tuners.lora.layer import ParamWrapper
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     layers = {
-        name.removeprefix("base_model.model.") for name, m in model.named_modules() if isinstance(m, BaseTunerLayer)
+        name.removeprefix("base_model.model.")
+        for name, m in model.named_modules()
+        if isinstance(m, BaseTunerLayer) and not (parameters and isinstance(m, ParamWrapper))
     }
     absent, extra = sorted(set(names) - layers), sorted(layers - set(names))
     if absent or extra:

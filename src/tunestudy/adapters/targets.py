@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from tunestudy.config.adapter import LowRankOptions
 from tunestudy.config.errors import StudyError, at
 from tunestudy.config.model import Role
 from tunestudy.models.roles import role_of
@@ -14,14 +15,19 @@ from tunestudy.models.roles import role_of
 Targets = Literal["all-linear"] | Sequence[str] | str
 
 
-def target_names(model: Any, wanted: Targets, *, without: Iterable[Role] = ()) -> list[str]:
+def target_names(model: Any, wanted: Targets, *, without: Iterable[Role] = (), only: Iterable[Role] = ()) -> list[str]:
     """Full names of the modules that get an adapter, in the model's order.
 
-    Modules of the roles in `without` are trained in full and get none. `all-linear` leaves the output head out.
+    Modules of the roles in `without` are trained in full and get none; if `only` names roles, no others do.
+    `all-linear` leaves the output head out.
     Raises StudyError, with the nearest names, for an ending that no module has.
     """
-    trained = set(without)
-    modules = {name: m for name, m in adaptable_modules(model).items() if role_of(name) not in trained}
+    trained, wished = set(without), set(only)
+    modules = {
+        name: module
+        for name, module in adaptable_modules(model).items()
+        if role_of(name) not in trained and (not wished or role_of(name) in wished)
+    }
     if wanted == "all-linear":
         head = model.get_output_embeddings()
         names = [name for name, m in modules.items() if m is not head and not isinstance(m, nn.Embedding)]
@@ -34,8 +40,47 @@ def target_names(model: Any, wanted: Targets, *, without: Iterable[Role] = ()) -
         names = [name for name in modules if any(_ends(name, ending) for ending in wanted)]
     if not names:
         beside = f" outside of {', '.join(sorted(trained))}, which is trained in full" if trained else ""
+        beside += f" in {', '.join(sorted(wished))}" if wished else ""
         raise _no_match(f"{wanted!r} names no module{beside}", str(wanted), modules)
     return names
+
+
+def check_patterns(names: Sequence[str], adapter: LowRankOptions) -> None:
+    """A key of `rank_pattern` or `alpha_pattern` that fits no adapted module is a mistake."""
+    for option in ("rank_pattern", "alpha_pattern"):
+        for pattern in getattr(adapter, option):
+            if not any(re.match(rf"(.*\.)?({pattern})$", name) for name in names):
+                endings = sorted({name.rpartition(".")[2] for name in names})
+                near = get_close_matches(pattern, endings, 3) or endings
+                raise StudyError(
+                    at(f"adapter.{option}.{pattern}"), f"fits no adapted module; there are: {', '.join(near)}"
+                )
+
+
+def check_parameters(model: Any, endings: Sequence[str]) -> None:
+    """An item of `target_parameters` that no parameter's name ends with is a mistake."""
+    names = [name for name, parameter in model.named_parameters() if parameter.ndim == 3 and ".lora_" not in name]
+    for ending in endings:
+        if not any(_ends(name, ending) for name in names):
+            fused = sorted({".".join(name.split(".")[-3:]) for name in names})
+            known = f"; there are: {', '.join(fused)}" if fused else "; this model has no fused experts"
+            raise StudyError(at("adapter.target_parameters"), f"no parameter ends with {ending!r}{known}")
+
+
+def check_ranks(model: Any) -> None:
+    """A rank above a matrix's own rank adds nothing but parameters."""
+    for name, layer in model.named_modules():
+        for adapter_name, rank in getattr(layer, "r", {}).items() if hasattr(layer, "lora_A") else ():
+            if adapter_name not in layer.lora_A or not isinstance(layer.get_base_layer(), nn.Linear):
+                continue
+            base = layer.get_base_layer()
+            smaller = min(base.in_features, base.out_features)
+            if rank > smaller:
+                raise StudyError(
+                    at("adapter.lora_r"),
+                    f"rank {rank} is larger than {name.removeprefix('base_model.model.')} allows, a matrix of "
+                    f"{base.out_features} × {base.in_features}: at most {smaller}; lower it there with rank_pattern",
+                )
 
 
 def adaptable_modules(model: Any) -> dict[str, nn.Module]:

@@ -30,9 +30,9 @@ class LoraAdapter(LowRankOptions):
     """Low-rank adaptation. Source: Hu et al. 2021, arXiv:2106.09685."""
 
     type: Literal["lora"] = "lora"
-    init_lora_weights: Literal["default", "gaussian", "pissa", "olora", "orthogonal"] = "default"
-    """How A and B start. `default`: A uniform, B zero; `gaussian`: A normal with deviation 1/r, B zero; `pissa` and
-    `olora` start from the base weights' principal parts (arXiv:2404.02948, 2406.01775); `orthogonal` as in PEFT."""
+    init_lora_weights: Literal["default", "gaussian", "orthogonal"] = "default"
+    """How A and B start. `default`: A uniform, B zero; `gaussian`: A normal with deviation 1/r, B zero; `orthogonal`:
+    both from one orthogonal matrix such that B A = 0, as in PEFT."""
     target_parameters: tuple[str, ...] = ()
     """Endings of raw parameters to adapt beside the modules: a MoE's fused experts (`mlp.experts.gate_up_proj`)."""
 

@@ -196,6 +196,11 @@ class JobDir:
         return self.root / "model"
 
     @property
+    def merged(self) -> Path:
+        """With `save_merged`: the adapter folded into its base."""
+        return self.root / "merged"
+
+    @property
     def eval(self) -> Path:
         return self.root / "eval"
 

@@ -57,12 +57,10 @@ def adapter_mistakes(stage: TrainStage, sizes: dict[str, Any], *, engine: str) -
     if stage.adapter is not None:
         yield from rank_mistakes(stage.adapter, sizes)
     if stage.quantization is not None:
-        yield from quantisation_mistakes(stage.quantization, stage.adapter, engine=engine)
+        yield from quantisation_mistakes(stage.quantization, engine=engine)
 
 
-def quantisation_mistakes(
-    quantization: Quantization, adapter: AnyAdapter | None, *, engine: str
-) -> Iterator[tuple[tuple[str, ...], str]]:
+def quantisation_mistakes(quantization: Quantization, *, engine: str) -> Iterator[tuple[tuple[str, ...], str]]:
     """Combinations of few-bit weights that run and train nothing, or something else than asked for.
 
     `engine`: how ranks share a model: `single`, `ddp` or `fsdp2`.
@@ -75,13 +73,6 @@ def quantisation_mistakes(
             ("quantization", "bnb_4bit_quant_storage"),
             "fsdp2 cannot shard weights that are stored as uint8: every GPU would hold them all, and losses of 0 have "
             "been seen; use bnb_4bit_quant_storage: bfloat16",
-        )
-    start = adapter.init_lora_weights if isinstance(adapter, LoraAdapter) else "default"
-    if start in ("pissa", "olora"):
-        yield (
-            ("adapter", "init_lora_weights"),
-            f"`{start}` takes its start out of the base weights and changes them, which weights in few bits cannot "
-            "hold; use default, gaussian or orthogonal",
         )
 
 

@@ -248,7 +248,6 @@ _STAGE: dict[str, Convert] = {
     "lora_target_linear": _flag({"adapter.target_modules": "all-linear"}, {}),
     **dict.fromkeys(("use_dora", "peft_use_dora"), _flag({"adapter.type": "dora"}, {})),
     **dict.fromkeys(("init_lora_weights", "init_weights"), _adapter_start("adapter.init_lora_weights")),
-    "pissa_init": _flag({"adapter.init_lora_weights": "pissa"}, {}),
     **dict.fromkeys(("quantization_bit", "quant_bits"), _bits),
     **dict.fromkeys(("quantization_method", "quant_method"), _method),
     **{key: _flag({f"quantization.{key}": True}, {}) for key in ("load_in_4bit", "load_in_8bit")},

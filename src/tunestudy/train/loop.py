@@ -1,7 +1,7 @@
 """The recipe. `train` is the whole of it; every step it names stands below it, in the order of the call.
 
 One optimiser step: cut its rows into micro-batches → agree on the target tokens → gradients → clip → move the weights →
-count → log → evaluate → save. Everything random or ordered is a pure function of the step, so the loop can start
+count → evaluate → log → save. Everything random or ordered is a pure function of the step, so the loop can start
 anywhere.
 """
 
@@ -33,7 +33,7 @@ def train(run: Run) -> bool:
     run.learner.loss_model.train()
     if run.settings.eval_on_start and run.state.step == 0:
         evaluate(run)
-    while run.state.step < run.material.total_steps:
+    while run.state.step < run.total_steps:
         began = time.perf_counter()
         rows = run.material.schedule.rows_of_step(run.state.step)
         batches = cut(run, rows)
@@ -45,9 +45,10 @@ def train(run: Run) -> bool:
         sums = accumulate_gradients(run, batches, targets)
         grad_norm = move_weights(run, targets)
         count(run, sums, rows, time.perf_counter() - began)
+        evaluated = evaluate(run) if is_evaluated(run) else None
+        lose_patience(run, evaluated)
         if is_logged(run):
             log_training(run, learning_rate, grad_norm)
-        evaluated = evaluate(run) if is_evaluated(run) else None
         if epoch_ends(run):
             close_epoch(run, evaluated)
         save_if_due(run, evaluated)
@@ -126,9 +127,7 @@ def move_weights(run: Run, targets: int) -> float | None:
 
 def has_gradient_rows(run: Run) -> bool:
     """Whether gradient statistics belong to the step that is under way."""
-    return run.settings.log_gradients and _is_beat(
-        run.state.step + 1, run.settings.logging_steps, run.material.total_steps
-    )
+    return run.settings.log_gradients and _is_beat(run.state.step + 1, run.settings.logging_steps, run.total_steps)
 
 
 def count(run: Run, sums: Sums, rows: list[Row], seconds: float) -> None:
@@ -139,7 +138,7 @@ def count(run: Run, sums: Sums, rows: list[Row], seconds: float) -> None:
 
 
 def is_logged(run: Run) -> bool:
-    return _is_beat(run.state.step, run.settings.logging_steps, run.material.total_steps)
+    return _is_beat(run.state.step, run.settings.logging_steps, run.total_steps)
 
 
 def log_training(run: Run, learning_rate: float, grad_norm: float | None) -> None:
@@ -186,12 +185,26 @@ def evaluate(run: Run) -> Sums | None:
     return sums
 
 
+def lose_patience(run: Run, evaluated: Sums | None) -> None:
+    """End the stage with this step when too many evaluations in a row brought no lower loss. Alike on all ranks."""
+    patience, state = run.settings.early_stopping_patience, run.state
+    loss = None if evaluated is None else evaluated.loss
+    if patience is None or loss is None:
+        return
+    if state.lowest_eval_loss is None or loss < state.lowest_eval_loss - run.settings.early_stopping_threshold:
+        state.lowest_eval_loss, state.evaluations_without_gain = loss, 0
+        return
+    state.evaluations_without_gain += 1
+    if state.evaluations_without_gain >= patience:
+        state.stopped_at = state.step
+
+
 def epoch_ends(run: Run) -> bool:
     """Whether the step just taken was its epoch's last, or the stage's."""
     step = run.state.step
-    return step == run.material.total_steps or run.material.schedule.epoch_of_step(
-        step
-    ) != run.material.schedule.epoch_of_step(step - 1)
+    return step == run.total_steps or run.material.schedule.epoch_of_step(step) != run.material.schedule.epoch_of_step(
+        step - 1
+    )
 
 
 def close_epoch(run: Run, evaluated: Sums | None) -> None:
@@ -228,7 +241,7 @@ def save_if_due(run: Run, evaluated: Sums | None) -> None:
     if improved and value is not None:
         run.state.best = Best(step=run.state.step, metric=metric, value=value)
     known = {name: value for name, value in metrics.items() if value is not None}
-    run.task.progress.during("save", lambda: run.saver.save(kind, run.state, metrics=known))
+    run.task.progress.during("save", lambda: run.saver.save(kind, run.state, metrics=known, label=label_of(run)))
 
 
 def save_before_leaving(run: Run) -> None:
@@ -239,8 +252,14 @@ def save_before_leaving(run: Run) -> None:
     newest = run.saver.newest
     if run.state.step > 0 and (newest is None or (newest.step, newest.kind) != (run.state.step, "full")):
         metrics = newest.metrics if newest is not None and newest.step == run.state.step else {}
-        run.saver.save("full", run.state, metrics=metrics)
+        run.saver.save("full", run.state, metrics=metrics, label=label_of(run))
     run.saver.finish()
+
+
+def label_of(run: Run) -> str:
+    """What a checkpoint of this step is called beside its step: `epoch1-step500`, or `epoch1` at the epoch's end."""
+    epoch = run.material.schedule.epoch_of_step(run.state.step - 1) + 1
+    return f"epoch{epoch}" if epoch_ends(run) else f"epoch{epoch}-step{run.state.step}"
 
 
 def tell_progress(run: Run, learning_rate: float) -> None:
@@ -249,12 +268,12 @@ def tell_progress(run: Run, learning_rate: float) -> None:
     seconds_a_step = state.train_s / state.step
     run.task.progress.tell(
         step=state.step,
-        total_steps=run.material.total_steps,
+        total_steps=run.total_steps,
         epoch=epoch_of(run),
         loss=state.window.loss if state.window.loss is not None else state.last_train_loss,
         learning_rate=learning_rate,
         tokens_per_s=round(state.tokens / state.train_s, 1),
-        eta_s=round((run.material.total_steps - state.step) * seconds_a_step, 1),
+        eta_s=round((run.total_steps - state.step) * seconds_a_step, 1),
         memory_mb=gpu_memory_mb(run.world),
         sparsity=run.learner.gates.sparsity() if run.learner.gates.total else None,
     )

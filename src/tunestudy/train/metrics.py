@@ -84,6 +84,10 @@ class TrainState:
     eval_s: float = 0.0
     save_s: float = 0.0
     resumed_from: list[int] = field(default_factory=list)
+    lowest_eval_loss: float | None = None
+    evaluations_without_gain: int = 0
+    stopped_at: int | None = None
+    """The step after which patience ran out."""
 
     @classmethod
     def begin(cls, num_sources: int) -> Self:

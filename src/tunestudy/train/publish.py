@@ -39,7 +39,10 @@ def publish_result(run: Run, loaded: LoadedModel, roles: Sequence[Mapping[str, A
         kind = publish_model(run, loaded)
         prune(run.task.folder, run.settings, run.task.job.keep_checkpoints, finished=True)
         run.logs.trainer_state(step=run.state.step, epoch=epoch_of(run), best=run.state.best)
-        write_json(run.task.folder.result_json, result_of(run, roles, kind))
+        result = result_of(run, roles, kind)
+        if run.settings.save_merged and kind == "adapter":
+            publish_merged(run, loaded)
+        write_json(run.task.folder.result_json, result)
     run.world.barrier()
 
 
@@ -69,6 +72,17 @@ def publish_model(run: Run, loaded: LoadedModel) -> str:
     finally:
         shutil.rmtree(prepared, ignore_errors=True)
     return str(facts["kind"])
+
+
+def publish_merged(run: Run, loaded: LoadedModel) -> None:
+    """Seal `merged/`, the adapter folded into its base as a plain model. The run's model is used up by it."""
+    final = run.task.folder.merged
+    prepared = temporary_beside(final)
+    try:
+        save_result(run.learner.model.merge_and_unload(), loaded.tokenizer, prepared)
+        seal(prepared, final, {"kind": "full", "fingerprint": run.task.job.fingerprint, "versions": versions()})
+    finally:
+        shutil.rmtree(prepared, ignore_errors=True)
 
 
 def result_of(run: Run, roles: Sequence[Mapping[str, Any]], kind: str) -> dict[str, Any]:
@@ -107,6 +121,7 @@ def result_of(run: Run, roles: Sequence[Mapping[str, Any]], kind: str) -> dict[s
         "roles": list(roles),
         "eval_ids_sha256": material.evaluation.ids_sha256 if material.evaluation else None,
         "resumed_from": state.resumed_from,
+        "stopped_early": state.stopped_at is not None,
         "model_kind": kind,
     }
 

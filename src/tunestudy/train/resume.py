@@ -25,7 +25,7 @@ def find_start(
 ) -> tuple[int, list[str]]:
     """The step of the newest full checkpoint that holds, or 0, and a message for every one that was passed over."""
     messages: list[str] = []
-    for path in sorted(folder.root.glob("checkpoint-*"), key=_step_in_name, reverse=True):
+    for path in sorted(_checkpoints(folder), key=_step_in_name, reverse=True):
         manifest = read_manifest(path)
         if manifest is not None and manifest.get("kind") != "full":
             continue  # lite: meant for use, not for resuming
@@ -90,9 +90,12 @@ def _opened(path: Path) -> dict[str, Tensor]:
 
 def drop_newer(folder: JobDir, step: int) -> None:
     """Delete checkpoints of steps after `step`: the run makes them again, bit for bit."""
-    for path in folder.root.glob("checkpoint-*"):
+    for path in _checkpoints(folder):
         if _step_in_name(path) > step:
             remove_tree(path)
+    for link in folder.root.glob("checkpoint-epoch*"):
+        if link.is_symlink() and not link.exists():
+            link.unlink()
 
 
 def load_weights(path: Path, trainables: Sequence[Trainable]) -> None:
@@ -120,6 +123,11 @@ def load_state(path: Path) -> dict[str, Any]:
     """resume/state.json."""
     values: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
     return values
+
+
+def _checkpoints(folder: JobDir) -> list[Path]:
+    """Not the links that name them by epoch."""
+    return [path for path in folder.root.glob("checkpoint-*") if not path.is_symlink()]
 
 
 def _step_in_name(path: Path) -> int:

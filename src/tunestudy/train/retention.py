@@ -18,16 +18,19 @@ class Found:
     step: int
     kind: str
     metrics: Mapping[str, float]
+    label: str = ""
+    """Its name by epoch."""
 
 
 def find_checkpoints(root: Path) -> list[Found]:
     """All checkpoints with a readable manifest, by step. Whether their content holds is another question."""
     found = []
     for path in root.glob("checkpoint-*"):
-        manifest = read_manifest(path)
+        manifest = None if path.is_symlink() else read_manifest(path)
         if manifest is not None and isinstance(manifest.get("step"), int):
             metrics = manifest.get("metrics") or {}
-            found.append(Found(name=path.name, step=manifest["step"], kind=str(manifest.get("kind")), metrics=metrics))
+            kind, label = str(manifest.get("kind")), str(manifest.get("label") or "")
+            found.append(Found(name=path.name, step=manifest["step"], kind=kind, metrics=metrics, label=label))
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 
 
@@ -62,6 +65,18 @@ def prune(folder: JobDir, settings: CheckpointSettings, pinned: Collection[str],
     if best := ranked(found, settings.metric_for_best_model):
         point_to(folder.best, best[0].name)
     keep = to_keep(found, settings, pinned, finished=finished)
+    if settings.checkpoint_names == "epoch_step":
+        name_by_epoch(folder.root, [checkpoint for checkpoint in found if checkpoint.name in keep])
     for checkpoint in found:
         if checkpoint.name not in keep:
             remove_tree(folder.root / checkpoint.name)
+
+
+def name_by_epoch(root: Path, kept: Sequence[Found]) -> None:
+    """Links `checkpoint-epoch1-step500` to the checkpoints that stay; those to others go first, so none dangles."""
+    wanted = {f"checkpoint-{checkpoint.label}": checkpoint.name for checkpoint in kept if checkpoint.label}
+    for link in root.glob("checkpoint-epoch*"):
+        if link.is_symlink() and link.name not in wanted:
+            link.unlink()
+    for name, target in wanted.items():
+        point_to(root / name, target)

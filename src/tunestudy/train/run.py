@@ -94,6 +94,11 @@ class Run:
         return self.task.settings
 
     @property
+    def total_steps(self) -> int:
+        """Steps of the stage: fewer than were planned once patience ran out."""
+        return self.material.total_steps if self.state.stopped_at is None else self.state.stopped_at
+
+    @property
     def world(self) -> World:
         return self.task.world
 

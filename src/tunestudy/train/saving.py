@@ -91,7 +91,7 @@ class Saver:
         self.newest: Taken | None = None
         """The checkpoint that was taken last, or that the run was resumed from."""
 
-    def save(self, kind: Kind, state: TrainState, *, metrics: Mapping[str, float]) -> None:
+    def save(self, kind: Kind, state: TrainState, *, metrics: Mapping[str, float], label: str) -> None:
         """Take a checkpoint after `state.step`; raises what went wrong with the one before."""
         self.newest = Taken(step=state.step, kind=kind, metrics=metrics)
         if self._writer is None:
@@ -99,7 +99,8 @@ class Saver:
         began = time.perf_counter()
         self._writer.wait()
         files = by_file(self._weights.take(weights_of(self._trainables)))
-        facts = {**self._facts, "kind": kind, "step": state.step, "metrics": metrics, "tensors": tensor_facts(files)}
+        facts = {**self._facts, "kind": kind, "step": state.step, "metrics": metrics, "label": label}
+        facts["tensors"] = tensor_facts(files)
         texts = dict(self._texts)
         if kind == "full":
             files[OPTIMIZER] = self._copy_of_optimizer()

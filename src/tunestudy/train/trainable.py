@@ -1,5 +1,6 @@
 """Which tensors train, at which rate, in which role; and the proof after the first step that they do."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,9 @@ from torch import nn
 from tunestudy.config.stage import TrainStage
 from tunestudy.models.roles import decays, role_of
 from tunestudy.train.world import World
+
+_LAYER = re.compile(r"\.(?:layers|layer|h|blocks)\.(\d+)\.")
+"""Where parameter names count a stack's blocks."""
 
 NAMED = 8
 """Tensors that an error names; the rest is counted."""
@@ -39,6 +43,7 @@ class UntrainedError(RuntimeError):
 def find_trainables(model: nn.Module, settings: TrainStage) -> list[Trainable]:
     """Every tensor that requires a gradient, in the model's order."""
     found = []
+    decay, depth = settings.layer_lr_decay or 1.0, num_layers(model)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             assert parameter.dtype is torch.float32, f"{name} trains in {parameter.dtype}"
@@ -46,10 +51,25 @@ def find_trainables(model: nn.Module, settings: TrainStage) -> list[Trainable]:
             rate = settings.learning_rates.get(role, settings.learning_rate)
             if ".lora_gate." in name:
                 rate = getattr(settings.adapter, "gate_learning_rate", None) or rate
+            rate *= decay ** layers_above(name, depth)
             found.append(
                 Trainable(name=name, parameter=parameter, role=role, learning_rate=rate, decays=decays(parameter))
             )
     return found
+
+
+def num_layers(model: nn.Module) -> int:
+    """Blocks of the deepest stack."""
+    found = (_LAYER.search(name) for name, _ in model.named_parameters())
+    return 1 + max((int(match[1]) for match in found if match), default=-1)
+
+
+def layers_above(name: str, depth: int) -> int:
+    """How many blocks lie above a parameter: none for the last one, the final norm and the head, all for embeddings."""
+    match = _LAYER.search(name)
+    if match:
+        return depth - 1 - int(match[1])
+    return depth if "embed" in name else 0
 
 
 def as_text(table: Sequence[Mapping[str, Any]]) -> str:
