@@ -256,6 +256,14 @@ def test_unknown_architecture_names_the_nearest(lab):
         load_start(*lab.job("a", model=model), "cpu")
 
 
+def test_a_misspelt_key_of_the_configuration_is_not_kept_in_silence(lab):
+    before = lab.job("x")[0].model.model_dump()
+    model = {**before, "config": {**before["config"], "hiden_size": 8}}
+    with pytest.raises(StudyError, match=r"qwen3 has no such option; did you mean hidden_size\?") as caught:
+        load_start(*lab.job("a", model=model), "cpu")
+    assert caught.value.place.key == "model.config.hiden_size"
+
+
 def test_a_vocabulary_too_small_for_the_tokenizer(lab):
     given = lab.job("x")[0].model.model_dump()
     model = {**given, "config": {**given["config"], "vocab_size": 5}}

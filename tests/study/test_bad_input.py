@@ -328,3 +328,15 @@ class TestTokens:
         told = folder.error(edited(), f"env.A={self.HUGGING_FACE}")
         assert "this looks like an access token" in told
         assert self.HUGGING_FACE not in told
+
+
+@pytest.mark.parametrize("name", ["../../../elsewhere", "a/b", "a\\b", ".hidden", "-r", "x" * 101])
+def test_names_that_lead_out_of_their_folder(folder: Folder, edited: Edit, name: str) -> None:
+    quoted = name.replace("\\", "\\\\")
+    told = folder.error(edited(("variants:\n", f'variants:\n  "{quoted}": {{stages: [base]}}\n')))
+    assert "becomes the name of a file or folder" in told
+
+
+def test_ordinary_names_are_fine(folder: Folder, edited: Edit) -> None:
+    for name in ("LoRA r=4, α=8", "r16@lr1e-4", "v1.2"):
+        folder.load(edited(("variants:\n", f'variants:\n  "{name}": {{stages: [base]}}\n')))

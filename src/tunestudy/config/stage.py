@@ -52,16 +52,7 @@ class TrainableSettings(Config):
 class OptimiserSettings(Config):
     """Optimiser, schedule and regularisation."""
 
-    optim: Literal[
-        "adamw_torch_fused",
-        "adamw_torch",
-        "sgd",
-        "adafactor",
-        "adamw_8bit",
-        "paged_adamw_8bit",
-        "paged_adamw_32bit",
-    ] = "adamw_torch_fused"
-    """Those with `8bit` or `paged` come from bitsandbytes (extra `quant`)."""
+    optim: Literal["adamw_torch_fused", "adamw_torch", "sgd", "adafactor"] = "adamw_torch_fused"
     learning_rate: float = Field(gt=0)
     adam_beta1: float = Field(0.9, ge=0, lt=1)
     adam_beta2: float = Field(0.999, ge=0, lt=1)

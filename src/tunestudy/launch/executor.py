@@ -55,7 +55,10 @@ class Launch:
 
 
 def execute(tasks: Sequence[Task], launch: Launch, stop: StopRequest) -> Exit:
-    """Run every task that is not done, parents before children, until nothing more can run or `stop` is wanted."""
+    """Run every task that is not done, parents before children, until nothing more can run or `stop` is wanted.
+
+    Jobs that failed by nothing but mistakes in the study or its data make it a wrong study, though it shows late.
+    """
     by_id = {task.job.id: task for task in tasks}
     while True:
         collect_ended(tasks, launch, stopping=bool(stop))
@@ -73,7 +76,10 @@ def execute(tasks: Sequence[Task], launch: Launch, stop: StopRequest) -> Exit:
     launch.show(tasks)
     if all(task.state == "done" for task in tasks):
         return Exit.DONE
-    return Exit.INTERRUPTED if stop else Exit.JOBS_FAILED
+    if stop:
+        return Exit.INTERRUPTED
+    causes = {task.failures[-1].kind for task in tasks if task.state == "failed" and task.failures}
+    return Exit.STUDY_WRONG if causes == {"user"} else Exit.JOBS_FAILED
 
 
 def start_ready(tasks: Sequence[Task], by_id: Mapping[str, Task], launch: Launch) -> None:

@@ -13,6 +13,7 @@ import torch
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.job import Job
 from tunestudy.config.model import ModelConfig
+from tunestudy.config.stage import Quantization
 from tunestudy.models.identity import Identity, folder_identity, random_identity
 from tunestudy.models.origin import Origin, find_origin, load_tokenizer, pretrained, random_weights
 from tunestudy.models.publish import keep_base
@@ -46,18 +47,22 @@ def load_start(job: Job, folder: JobDir, device: torch.device | str) -> LoadedMo
     """
     tokenizer = load_tokenizer(job.model, folder.root / job.base_dir)
     init = job.settings.init if job.settings else None
+    bits = job.settings.quantization if job.settings else None
     if not job.parents or init == "base":
         return _study_model(job, folder, tokenizer, device)
     parent = folder.study.job(job.parents[-1])
     facts = _checked(parent)
     if facts["kind"] != "adapter":
-        model = pretrained(Origin(str(parent.model), local=True), job.model, device)
+        model = pretrained(Origin(str(parent.model), local=True), job.model, device, bits)
         return LoadedModel(model, tokenizer, folder_identity(parent.model))
     return _on_adapter(job, parent, facts, tokenizer, device)
 
 
 def load_result(folder: JobDir, device: torch.device | str) -> LoadedModel:
-    """The published model of a job, for inference; the start model itself for a job that only evaluates."""
+    """The published model of a job, for inference; the start model itself for a job that only evaluates.
+
+    An adapter that learnt on a base in few bits is put on the same again, so that what was trained is what is scored.
+    """
     job = Job.model_validate(read_json(folder.job_json))
     if job.settings is None:
         return load_start(job, folder, device)
@@ -66,20 +71,30 @@ def load_result(folder: JobDir, device: torch.device | str) -> LoadedModel:
     if facts["kind"] != "adapter":
         model = pretrained(Origin(str(folder.model), local=True), job.model, device)
         return LoadedModel(model, tokenizer, folder_identity(folder.model))
-    base, identity = _base_of(folder, facts, job.model, device)
+    base, identity = _base_of(folder, facts, job.model, device, job.settings.quantization)
     return LoadedModel(_with_adapter(base, folder, trainable=False), tokenizer, identity)
+
+
+def load_merged(folder: JobDir, device: torch.device | str) -> Any:
+    """A job's published adapter folded into its base, which is not in few bits here: those cannot hold the sum."""
+    job = Job.model_validate(read_json(folder.job_json))
+    base, _ = _base_of(folder, _checked(folder), job.model, device)
+    return _with_adapter(base, folder, trainable=False).merge_and_unload()
 
 
 def _study_model(job: Job, folder: JobDir, tokenizer: Any, device: torch.device | str) -> LoadedModel:
     """The study's own model; random weights are kept on disk when an adapter will need them as its base."""
+    bits = job.settings.quantization if job.settings else None
     if job.model.architecture:
         model = random_weights(job.model, tokenizer, seed=job.seed, device=device)
         identity = random_identity(job.model, job.seed, model.config)
         if job.settings is not None and job.settings.adapter is not None:
-            keep_base(model, tokenizer, folder.study, f"random-{identity['sha256'][:12]}")
+            kept = keep_base(model, tokenizer, folder.study, f"random-{identity['sha256'][:12]}")
+            if bits is not None:
+                model = pretrained(Origin(str(kept)), job.model, device, bits)
         return LoadedModel(model, tokenizer, identity)
     origin = find_origin(job.model, folder.root / job.base_dir)
-    model = pretrained(origin, job.model, device)
+    model = pretrained(origin, job.model, device, bits)
     identity = folder_identity(Path(origin.name)) if origin.local else _hub_identity(origin.name, model)
     return LoadedModel(model, tokenizer, identity)
 
@@ -89,10 +104,10 @@ def _on_adapter(
 ) -> LoadedModel:
     """Start from a parent that is an adapter, the way `init` says."""
     assert job.settings is not None
-    init = job.settings.init
-    base, identity = _base_of(parent, facts, job.model, device)
+    init, bits = job.settings.init, job.settings.quantization
     if init == "continue" and job.settings.adapter is not None:
         _check_same_adapter(job, parent)
+        base, identity = _base_of(parent, facts, job.model, device, bits)
         model = _with_adapter(base, parent, trainable=True)
         hold_trainable_in_float32(model)
         return LoadedModel(model, tokenizer, identity, continues_adapter=True)
@@ -107,12 +122,14 @@ def _on_adapter(
             at(f"stages.{job.stage}.init"),
             f"stack cannot freeze the roles that {parent.root.name} trained beside its adapter; use merge_then_new",
         )
+    base, _ = _base_of(parent, facts, job.model, device)  # in full: few bits cannot hold a merged weight
     merged = _with_adapter(base, parent, trainable=False).merge_and_unload()
     kept = keep_base(merged, tokenizer, parent.study, f"merged-{parent.root.name}")
     identity = folder_identity(kept)
     if init == "merge_then_new":
-        return LoadedModel(merged, tokenizer, identity)
-    base, _ = _base_of(parent, facts, job.model, device)
+        model = merged if bits is None else pretrained(Origin(str(kept)), job.model, device, bits)
+        return LoadedModel(model, tokenizer, identity)
+    base, _ = _base_of(parent, facts, job.model, device, bits)
     stacked = _with_adapter(base, parent, trainable=False, name=PARENT_ADAPTER)
     for module in (stacked, base):
         module.name_or_path = str(kept)  # what a published adapter names as its base
@@ -133,7 +150,11 @@ def _check_same_adapter(job: Job, parent: JobDir) -> None:
 
 
 def _base_of(
-    owner: JobDir, facts: dict[str, Any], settings: ModelConfig, device: torch.device | str
+    owner: JobDir,
+    facts: dict[str, Any],
+    settings: ModelConfig,
+    device: torch.device | str,
+    bits: Quantization | None = None,
 ) -> tuple[Any, Identity]:
     """The base of a published adapter: a folder relative to the adapter's, or a hub id; it must be the very same."""
     config = _json(owner.model / "adapter_config.json")
@@ -142,7 +163,7 @@ def _base_of(
     if name.startswith(".") and not folder.is_dir():
         raise _broken(owner, f"adapter_config.json names {name} as its base, and that folder is gone")
     origin = Origin(str(folder), local=True) if folder.is_dir() else Origin(name, config.get("revision"), local=False)
-    base = pretrained(origin, settings, device)
+    base = pretrained(origin, settings, device, bits)
     identity = folder_identity(folder) if origin.local else _hub_identity(name, base)
     expected = facts.get("base")
     if expected and expected.get("kind") == identity["kind"] and expected != identity:

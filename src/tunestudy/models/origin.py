@@ -8,6 +8,8 @@ import torch
 
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.model import CharacterTokenizer, ModelConfig
+from tunestudy.config.stage import Quantization
+from tunestudy.models.quantize import check_quantised, loading_options
 from tunestudy.models.tokenizer import character_tokenizer
 from tunestudy.records.atomic import read_json
 
@@ -51,8 +53,11 @@ def load_tokenizer(settings: ModelConfig, base_dir: Path) -> Any:
     return tokenizer
 
 
-def pretrained(origin: Origin, settings: ModelConfig, device: torch.device | str) -> Any:
-    """A model from a folder or the hub; one that lacks a tensor, or has one of another shape, is refused."""
+def pretrained(
+    origin: Origin, settings: ModelConfig, device: torch.device | str, quantization: Quantization | None = None
+) -> Any:
+    """A model from a folder or the hub, in few bits if asked; one that lacks a tensor, or has one of another shape, is
+    refused."""
     from safetensors import SafetensorError
     from transformers import AutoConfig
 
@@ -68,6 +73,7 @@ def pretrained(origin: Origin, settings: ModelConfig, device: torch.device | str
             attn_implementation=settings.attn_implementation,
             use_safetensors=True,
             output_loading_info=True,
+            **loading_options(quantization, device),
             **common,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -79,6 +85,9 @@ def pretrained(origin: Origin, settings: ModelConfig, device: torch.device | str
             f"another shape: {', '.join(absent[:NAMED])}{', …' if len(absent) > NAMED else ''}"
         )
     model.name_or_path = origin.name
+    if quantization is not None:
+        check_quantised(model, origin.name)
+        return model
     return model.to(device)
 
 
@@ -99,6 +108,7 @@ def architecture_config(settings: ModelConfig, tokenizer: Any) -> Any:
 
     if settings.architecture not in CONFIG_MAPPING:
         raise StudyError(at("model.architecture"), _unknown_architecture(str(settings.architecture), CONFIG_MAPPING))
+    _check_config_keys(settings)
     derived = {"vocab_size": len(tokenizer)}
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
         derived[name] = getattr(tokenizer, name)
@@ -112,6 +122,20 @@ def architecture_config(settings: ModelConfig, tokenizer: Any) -> Any:
             at("model.config.vocab_size"), f"{vocabulary} is less than the tokenizer's {len(tokenizer)} tokens"
         )
     return config
+
+
+def _check_config_keys(settings: ModelConfig) -> None:
+    """transformers keeps any keyword of a configuration as an attribute that nobody reads."""
+    from difflib import get_close_matches
+
+    from transformers import CONFIG_MAPPING
+
+    known = [name for name in dir(CONFIG_MAPPING[str(settings.architecture)]()) if not name.startswith("_")]
+    for key in settings.config:
+        if key not in known:
+            near = get_close_matches(key, known, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise StudyError(at(f"model.config.{key}"), f"{settings.architecture} has no such option{hint}")
 
 
 def check_model_folder(folder: Path) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 
 from tunestudy.config.errors import StudyError, at
 from tunestudy.config.model import Role
+from tunestudy.models.quantize import num_values
 
 MARKS: dict[Role, frozenset[str]] = {
     "world_encoder": frozenset({"world_encoder"}),
@@ -117,10 +118,10 @@ def trainable_table(
             role, {"role": role, "params": 0, "trainable": 0, "learning_rate": None, "adapter": None}
         )
         if parameter.requires_grad:
-            row["trainable"] += parameter.numel()
+            row["trainable"] += num_values(parameter)
             row["learning_rate"] = learning_rates.get(role, learning_rate)
         if is_adapter_parameter(name):
             row["adapter"] = adapter
         elif ".original_module." not in name:  # its copy in modules_to_save is counted
-            row["params"] += parameter.numel()
+            row["params"] += num_values(parameter)
     return list(table.values())

@@ -1,5 +1,6 @@
 """Names that refer to something: data sets, the baseline, benchmarks, files and folders."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -11,11 +12,15 @@ from tunestudy.study.adapter_options import adapter_mistakes, model_sizes
 from tunestudy.study.nearest import did_you_mean
 from tunestudy.study.source import KeyPath
 
+LONGEST_NAME = 100
+_SAFE_NAME = re.compile(rf"[^./\\\s-][^/\\\n\r\t\0]{{0,{LONGEST_NAME - 1}}}")
+
 Locate = Callable[[KeyPath], Place]
 
 
 def reference_mistakes(study: Study, locate: Locate, folder: Path) -> Iterator[StudyError]:
     """Every name that refers to nothing; `folder` is where relative paths start."""
+    yield from _names(study, locate)
     yield from _model(study, locate, folder)
     yield from _files(study, locate, folder)
     for name, benchmark in study.benchmarks.items():
@@ -33,6 +38,25 @@ def reference_mistakes(study: Study, locate: Locate, folder: Path) -> Iterator[S
                     yield StudyError(locate((*path, *inner)), message)
     yield from _seeds(study, locate)
     yield from _report(study, locate)
+
+
+def _names(study: Study, locate: Locate) -> Iterator[StudyError]:
+    """Names become files and folders below the results, so they must not lead anywhere else."""
+    named: list[KeyPath] = [("datasets", name) for name in study.datasets]
+    named += [("benchmarks", name) for name in study.benchmarks]
+    for variant_name, variant in study.variants.items():
+        named.append(("variants", variant_name))
+        named += [("variants", variant_name, "stages", stage_name) for stage_name in variant.stages]
+    told = set()
+    for path in named:
+        name = str(path[-1])
+        if not _SAFE_NAME.fullmatch(name) and (kind := (path[-2], name)) not in told:
+            told.add(kind)
+            yield StudyError(
+                locate(path),
+                f"`{name}` becomes the name of a file or folder: it may not hold `/`, `\\` or line breaks, not begin "
+                f"with `.` or `-`, and not be longer than {LONGEST_NAME} characters",
+            )
 
 
 def _model(study: Study, locate: Locate, folder: Path) -> Iterator[StudyError]:

@@ -4,6 +4,8 @@ from typing import Any
 
 from torch import nn
 
+from tunestudy.models.quantize import num_values
+
 MULTIPLY_ADD = 2
 """Operations per weight and token in a matrix product."""
 
@@ -22,7 +24,7 @@ def flops_per_token(model: Any, *, context: float, target_share: float = 1.0) ->
         for parameter in _matrices(module):
             share = target_share if module is head else _active_share(model, name)
             passes = 3 if parameter.requires_grad else 2
-            total += MULTIPLY_ADD * passes * parameter.numel() * share
+            total += MULTIPLY_ADD * passes * num_values(parameter) * share
     return round(total + 3 * _attention(model, context))
 
 

@@ -12,8 +12,9 @@ import torch
 
 from tunestudy.config.job import Job
 from tunestudy.models.decoder import base_model_of
-from tunestudy.models.load import LoadedModel, load_start
+from tunestudy.models.load import LoadedModel, load_merged, load_start
 from tunestudy.models.publish import save_result
+from tunestudy.models.quantize import num_values
 from tunestudy.records.atomic import temporary_beside, write_json
 from tunestudy.records.layout import JobDir
 from tunestudy.records.manifest import problems, seal
@@ -63,7 +64,13 @@ def publish_model(run: Run, loaded: LoadedModel) -> str:
     prepared = temporary_beside(final)
     try:
         facts = save_result(run.learner.model, loaded.tokenizer, prepared)
-        origin = {"fingerprint": run.task.job.fingerprint, "base": dict(loaded.identity), "versions": versions()}
+        bits = run.settings.quantization
+        origin = {
+            "fingerprint": run.task.job.fingerprint,
+            "base": dict(loaded.identity),
+            "quantization": None if bits is None else bits.model_dump(),
+            "versions": versions(),
+        }
         seal(prepared, final, {**facts, **origin, "step": run.state.step})
     except Exception as error:
         if is_disk_full(error):
@@ -75,11 +82,11 @@ def publish_model(run: Run, loaded: LoadedModel) -> str:
 
 
 def publish_merged(run: Run, loaded: LoadedModel) -> None:
-    """Seal `merged/`, the adapter folded into its base as a plain model. The run's model is used up by it."""
+    """Seal `merged/`: the published adapter folded into its base, in full precision, as a plain model."""
     final = run.task.folder.merged
     prepared = temporary_beside(final)
     try:
-        save_result(run.learner.model.merge_and_unload(), loaded.tokenizer, prepared)
+        save_result(load_merged(run.task.folder, run.world.device), loaded.tokenizer, prepared)
         seal(prepared, final, {"kind": "full", "fingerprint": run.task.job.fingerprint, "versions": versions()})
     finally:
         shutil.rmtree(prepared, ignore_errors=True)
@@ -162,7 +169,7 @@ def publish_base(job: Job, folder: JobDir, world: World, progress: Progress) -> 
 
 def num_parameters(model: Any) -> int:
     """Of model and adapters; the untrained twin that PEFT keeps of a module trained in full does not count."""
-    return sum(parameter.numel() for name, parameter in model.named_parameters() if ".original_module." not in name)
+    return sum(num_values(parameter) for name, parameter in model.named_parameters() if ".original_module." not in name)
 
 
 def peak_memory_mb(world: World) -> float:

@@ -1,0 +1,45 @@
+"""Bases in few bits, through bitsandbytes: what to ask transformers for, and what such weights count as."""
+
+import importlib.util
+from typing import Any
+
+import torch
+from torch import nn
+
+from tunestudy.config.errors import Exit, StudyError, at
+from tunestudy.config.stage import Quantization
+
+
+def loading_options(quantization: Quantization | None, device: torch.device | str) -> dict[str, Any]:
+    """What `from_pretrained` needs to put linear layers into few bits on `device`; the head and embeddings stay."""
+    if quantization is None:
+        return {}
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise StudyError(
+            at("quantization"), "needs bitsandbytes: pip install 'tunestudy[quant]'", exit_code=Exit.PREFLIGHT_REFUSED
+        )
+    from transformers import BitsAndBytesConfig
+
+    options = quantization.model_dump()
+    for key in ("bnb_4bit_compute_dtype", "bnb_4bit_quant_storage"):
+        options[key] = getattr(torch, options[key])
+    return {"quantization_config": BitsAndBytesConfig(**options), "device_map": {"": device}}
+
+
+def check_quantised(model: nn.Module, origin: str) -> None:
+    """A model without one few-bit layer was not quantised, whatever was asked for."""
+    if not any(isinstance(module, few_bit_layers()) for module in model.modules()):
+        raise StudyError(at("quantization"), f"{origin} has no linear layer that bitsandbytes put into few bits")
+
+
+def few_bit_layers() -> tuple[type[nn.Module], ...]:
+    """bitsandbytes' layers."""
+    from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
+
+    return Linear4bit, Linear8bitLt
+
+
+def num_values(parameter: nn.Parameter) -> int:
+    """Numbers that a parameter stands for: packed ones hold two in a byte."""
+    state = getattr(parameter, "quant_state", None)
+    return int(state.shape.numel()) if state is not None else parameter.numel()
