@@ -1,6 +1,7 @@
 """The command line as users meet it: whole processes, exit codes, plain messages."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,14 @@ def tunestudy(*words: object) -> subprocess.CompletedProcess[str]:
     """A whole process."""
     command = [sys.executable, "-m", "tunestudy.cli", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_a_terminal_that_knows_ascii_alone(study: Path) -> None:
+    command = [sys.executable, "-m", "tunestudy.cli", "plan", str(study)]
+    poor = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=poor, cwd=study.parent)
+    assert done.returncode == 0, done.stderr
+    assert "2 variants ? 2 seeds" in done.stdout
 
 
 def test_help_names_every_command_and_imports_no_room() -> None:

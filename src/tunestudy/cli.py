@@ -1,5 +1,6 @@
 """The command line. No logic here: each command is one call into a room, imported only when it is used."""
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -188,6 +189,9 @@ def _options(
 
 def main() -> None:
     """The console script: StudyErrors are told in words, anything else is a bug and says so."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without × or – shows ? in their place
     debug = "--debug" in sys.argv[1:]
     if debug:
         sys.argv.remove("--debug")

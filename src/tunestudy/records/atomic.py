@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tunestudy.config.errors import Exit, StudyError
+
 TEMPORARY = ".tmp-"
 TRASH = ".trash-"
 
@@ -19,6 +21,15 @@ TRASH = ".trash-"
 def temporary_beside(path: Path) -> Path:
     """A fresh hidden name in the same folder, so that the final rename stays on one file system."""
     return path.parent / f"{TEMPORARY}{path.name}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+class DamagedFileError(StudyError, ValueError):
+    """A file of ours that is not as it was written: written whole or not at all, it was changed by someone else."""
+
+    def __init__(self, path: Path, error: ValueError) -> None:
+        where = "/".join(path.parts[-3:])
+        cure = "delete it and run again: what it told is found or made anew"
+        super().__init__(where, f"is damaged, no JSON any more ({error}); {cure}", exit_code=Exit.PREFLIGHT_REFUSED)
 
 
 def fsync_file(path: Path) -> None:
@@ -59,11 +70,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The value in `path`, or None when there is no such file."""
+    """The value in `path`, or None when there is no such file. DamagedFileError for one that holds something else."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except ValueError as error:
+        raise DamagedFileError(path, error) from None
 
 
 def publish(prepared: Path, final: Path) -> None:
