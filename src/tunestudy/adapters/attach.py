@@ -69,7 +69,7 @@ def attach(
 
 
 def go_on(model: Any, adapter: AnyAdapter) -> None:
-    """Let a loaded adapter that is trained on (`init: continue`) compute as a new one would; PEFT loads its DoRA."""
+    """Let a loaded adapter, to be trained on or scored, compute as a new one would; PEFT loads its own, slow DoRA."""
     if isinstance(adapter, DoraOptions):
         kind: Any = import_module("tunestudy.adapters.dora")
         kind.quicken(model, NAME, dropout_on=adapter.dropout_on)

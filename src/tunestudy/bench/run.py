@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from tunestudy.adapters.attach import go_on
 from tunestudy.bench.metrics.accuracy import accuracy
 from tunestudy.bench.rows import read_rows
 from tunestudy.bench.scorer import Scorer
@@ -27,6 +28,8 @@ def run_benchmarks(job: Job, folder: JobDir, world: "World", stop: StopRequest) 
     if not missing:
         return True
     loaded = load_result(folder, world.device)
+    if job.settings is not None and job.settings.adapter is not None:
+        go_on(loaded.model, job.settings.adapter)
     for name in missing:
         if world.any(bool(stop)):
             return False
