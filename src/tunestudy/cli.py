@@ -99,6 +99,23 @@ def run(
     _leave(code)
 
 
+@app.command("lr-find")
+def lr_find(
+    study: StudyArgument,
+    overrides: Overrides = None,
+    results: Results = DEFAULT_RESULTS,
+    variant: Annotated[str, typer.Option(help="Default: the first that trains.")] = "",
+    stage: Annotated[str, typer.Option(help="Default: the variant's last.")] = "",
+    low: Annotated[float, typer.Option("--from", help="First learning rate.")] = 1e-7,
+    high: Annotated[float, typer.Option("--to", help="Last learning rate.")] = 1.0,
+    steps: Annotated[int, typer.Option(help="Steps of the sweep.")] = 100,
+) -> None:
+    """Sweep the learning rate of one stage and suggest one; nothing of the study is touched."""
+    from tunestudy.launch.lr_find import find_rate
+
+    _print(find_rate(_load(study, overrides), results, variant=variant, stage=stage, low=low, high=high, steps=steps))
+
+
 @app.command()
 def stop(study: StudyArgument, overrides: Overrides = None, results: Results = DEFAULT_RESULTS) -> None:
     """Let running jobs save and leave; `run` continues them."""

@@ -215,13 +215,13 @@ def _probe(plan: Plan, planned: PlannedJob, key: str, slot: Slot) -> list[str]:
             job_environment(plan.study.env, slot.environment, attempt=1),
             folder.launch_log,
         )
-        code = _wait(process)
+        code = wait_for(process)
         measured = folder.root / "probe.json"
         if code == 0 and measured.exists():
             told = read_json(measured)
             write_json(result, {**told, "start_s": round(max(0.0, time.monotonic() - began - told["inside_s"]), 3)})
             return []
-        return [f"{planned.job.stage} ({planned.job.variants[0]}) could not be timed: {_last_line(folder.launch_log)}"]
+        return [f"{planned.job.stage} ({planned.job.variants[0]}) could not be timed: {last_line(folder.launch_log)}"]
     finally:
         remove_tree(folder.root)
 
@@ -233,7 +233,7 @@ def _from_the_start(job: Job) -> Job:
     return job.model_copy(update={"id": f"probe-{job.id}", "parents": (), "settings": settings, "evaluations": {}})
 
 
-def _wait(process: "subprocess.Popen[bytes]") -> int:
+def wait_for(process: "subprocess.Popen[bytes]") -> int:
     try:
         return process.wait()
     except BaseException:
@@ -244,7 +244,7 @@ def _wait(process: "subprocess.Popen[bytes]") -> int:
         raise
 
 
-def _last_line(log: Path) -> str:
+def last_line(log: Path) -> str:
     """The error that ended a rank, as far as its log tells: torchrun's own lines come after it."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
     told = [line for line in lines if "Error" in line and "ChildFailedError" not in line and "torch/" not in line]

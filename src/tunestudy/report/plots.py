@@ -70,7 +70,7 @@ def scatter(
     if not points or not means:
         return None
     xs, ys = [p[2] for p in (*points, *means)], [p[3] for p in (*points, *means)]
-    x, y = _axis(xs, LEFT, WIDTH - RIGHT, shares=shares, counts=not shares), _axis(ys, HEIGHT - BOTTOM, TOP)
+    x, y = axis_over(xs, LEFT, WIDTH - RIGHT, shares=shares, counts=not shares), axis_over(ys, HEIGHT - BOTTOM, TOP)
     on_front = sorted((x.place(at), y.place(value)) for variant, _, at, value in means if variant in front)
     return Scatter(
         x=x,
@@ -89,10 +89,10 @@ def _dot(point: Point, x: Axis, y: Axis) -> Dot:
     return Dot(variant=variant, x=x.place(at), y=y.place(value), title=f"{variant}, {what}: {sig(value)} at {where}")
 
 
-def _axis(values: Sequence[float], start: float, end: float, *, shares: bool = False, counts: bool = False) -> Axis:
+def axis_over(values: Sequence[float], start: float, end: float, *, shares: bool = False, counts: bool = False) -> Axis:
     low, high = min(values), max(values)
     if counts and low > 0 and high / low >= _LOG_FROM:
-        return _log_axis(low, high, start, end)
+        return log_axis(low, high, start, end)
     room = 0.08 * ((high - low) or abs(high) or 1.0)
     natural = low >= 0 and high <= 1
     low, high = low - room, high + room
@@ -105,7 +105,7 @@ def _axis(values: Sequence[float], start: float, end: float, *, shares: bool = F
     return axis
 
 
-def _log_axis(low: float, high: float, start: float, end: float) -> Axis:
+def log_axis(low: float, high: float, start: float, end: float) -> Axis:
     axis = Axis(low=low / 1.25, high=high * 1.25, start=start, end=end, logarithmic=True, ticks=[])
     decades = range(math.floor(math.log10(axis.low)), math.ceil(math.log10(axis.high)) + 1)
     marks = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
