@@ -1,0 +1,110 @@
+"""`tunestudy lr-find`: sweep the learning rate of one stage, tell what it can bear, and draw it."""
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tunestudy.config.errors import Exit, StudyError
+from tunestudy.config.job import Job
+from tunestudy.launch.estimate import last_line, wait_for
+from tunestudy.launch.local import find_slots
+from tunestudy.launch.torchrun import job_environment, start, torchrun_command
+from tunestudy.preflight.checks import check
+from tunestudy.records.atomic import read_json, remove_tree, write_json, write_text
+from tunestudy.records.layout import JobDir
+from tunestudy.records.tables import read_table
+from tunestudy.report.lr_plot import lr_plot
+from tunestudy.study.load import LoadedStudy
+from tunestudy.study.nearest import did_you_mean
+from tunestudy.study.plan import Plan, PlannedJob, make_plan
+
+SWEEP = "tunestudy.train.lr_find"
+FEWEST_STEPS = 20
+
+
+def find_rate(
+    loaded: LoadedStudy, results: Path, *, variant: str, stage: str, low: float, high: float, steps: int
+) -> list[str]:
+    """Sweep and return the lines to print. Empty `variant`: the first that trains; empty `stage`: its last.
+
+    Trials, checkpoints and plans stay as they are; files go to `lr-find/` in the study's results.
+    """
+    if not 0 < low < high or steps < FEWEST_STEPS:
+        raise StudyError("command line", f"the rates must rise from above 0, in at least {FEWEST_STEPS} steps")
+    plan = make_plan(loaded, results)
+    planned = chosen_job(plan, variant, stage)
+    require_parents(plan, planned.job)
+    check(loaded, [], plan.folder)
+    folder = JobDir(plan.folder.root / "lr-find" / f"{planned.job.variants[0]}-{planned.job.id}")
+    remove_tree(folder.root)
+    write_json(folder.job_json, planned.job.model_copy(update={"evaluations": {}}).model_dump(mode="json"))
+    write_json(folder.root / "request.json", {"from": low, "to": high, "steps": steps})
+    sweep(plan, folder)
+    return result_lines(folder, planned.job, planned.job.settings.learning_rate if planned.job.settings else 0.0)
+
+
+def chosen_job(plan: Plan, variant: str, stage: str) -> PlannedJob:
+    """The job at the study's first seed whose stage is to be swept."""
+    trained = [name for name, one in plan.study.variants.items() if one.stages]
+    if not trained:
+        raise StudyError("variants", "no variant of this study trains anything")
+    name = variant or trained[0]
+    if name not in trained:
+        raise StudyError("--variant", f"there is no variant `{name}` that trains; {did_you_mean(name, trained)}")
+    stages = list(plan.study.variants[name].stages)
+    wanted = stage or stages[-1]
+    if wanted not in stages:
+        raise StudyError("--stage", f"`{name}` has no stage `{wanted}`; {did_you_mean(wanted, stages)}")
+    seed = plan.study.seeds[0]
+    return next(
+        one for one in plan.jobs if name in one.job.variants and one.job.stage == wanted and one.job.seed == seed
+    )
+
+
+def require_parents(plan: Plan, job: Job) -> None:
+    """A stage is swept from the weights that it will start from, so these must be there."""
+    missing = [one.job for one in plan.jobs if one.job.id in job.parents and one.status not in ("done", "evaluate")]
+    if missing:
+        names = ", ".join(f"{parent.stage}" for parent in missing)
+        cure = f"tunestudy run … --only {missing[0].variants[0]}@{missing[0].stage}"
+        raise StudyError(
+            job.stage, f"starts from {names}, which has not run yet; first `{cure}`", exit_code=Exit.PREFLIGHT_REFUSED
+        )
+
+
+def sweep(plan: Plan, folder: JobDir) -> None:
+    """Run the worker to its end; StudyError with its last words when it fails."""
+    slot = find_slots(plan.study.resources)[0]
+    process: subprocess.Popen[bytes] = start(
+        torchrun_command(folder, slot.ranks, SWEEP),
+        job_environment(plan.study.env, slot.environment, attempt=1),
+        folder.launch_log,
+    )
+    if wait_for(process) != 0 or not (folder.root / "lr_find.json").exists():
+        raise StudyError(f"lr-find/{folder.root.name}", f"the sweep failed: {last_line(folder.launch_log)}")
+
+
+def result_lines(folder: JobDir, job: Job, configured: float) -> list[str]:
+    """What the sweep found, and where its files are; draws the picture."""
+    found: dict[str, Any] = read_json(folder.root / "lr_find.json")
+    rows = read_table(folder.root / "lr_find.csv")
+    pick = found["suggested"]
+    lines = [f"{job.variants[0]}, stage {job.stage}: {found['steps']} steps, each at a higher rate"]
+    if pick is None:
+        lines.append("no rate lowered the loss: try a wider range, or look at the data")
+    else:
+        lines.append(
+            f"suggested learning_rate: {pick:.2g}   (steepest fall of the smoothed loss; now {configured:.2g})"
+        )
+        lines.append(f"lowest smoothed loss {found['lowest_loss']:.4g} at {found['lowest_loss_at']:.2g}")
+    if found["diverged_at"] is not None:
+        lines.append(f"diverged at {found['diverged_at']:.2g}")
+    if rows:
+        write_text(folder.root / "lr_find.svg", lr_plot(*_columns(rows), pick))
+        lines.append(f"picture: {folder.root / 'lr_find.svg'}   numbers: {folder.root / 'lr_find.csv'}")
+    return lines
+
+
+def _columns(rows: Sequence[dict[str, str]]) -> tuple[list[float], list[float], list[float]]:
+    return tuple([float(row[name]) for row in rows] for name in ("learning_rate", "loss", "smoothed"))  # type: ignore[return-value]
