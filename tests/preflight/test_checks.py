@@ -84,3 +84,26 @@ def test_space_for_full_fine_tuning_of_a_local_model_is_counted(tmp_path):
     full, lora = (next(job for job in jobs if name in job.variants) for name in ("full", "lora"))
     assert bytes_needed([full], tmp_path) - reserve == 1000 + 3 * 1000 * 3
     assert bytes_needed([lora], tmp_path) == reserve
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ("optim: paged_adamw_8bit", "stages.adapt.optim"),
+        ("adapter: {type: lora}, quantization: {load_in_4bit: true}", "stages.adapt.quantization"),
+        ("optim: adamw", None),
+    ],
+)
+def test_bitsandbytes_is_asked_for_before_a_job_starts(tmp_path, monkeypatch, settings, key):
+    stage = f"{{data: digits, learning_rate: 1e-3, max_steps: 2, max_length: 80, {settings}}}"
+    text = STUDY.replace("variants:", f"stages: {{adapt: {stage}}}\nvariants:").replace("stages: []", "stages: [adapt]")
+    loaded = load(tmp_path, text)
+    jobs = [one.job for one in make_plan(loaded, tmp_path / "results").jobs]
+    installed = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else installed(name))
+    if key is None:
+        check(loaded, jobs, StudyDir(tmp_path / "results" / "tiny"))
+        return
+    with pytest.raises(StudyError, match="tunestudy\\[quant\\]") as told:
+        check(loaded, jobs, StudyDir(tmp_path / "results" / "tiny"))
+    assert key in str(told.value) and told.value.exit_code == Exit.PREFLIGHT_REFUSED

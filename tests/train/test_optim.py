@@ -1,5 +1,7 @@
 """Optimisers against torch's own, groups, clipping."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -58,6 +60,27 @@ def test_steps_equal_those_of_torch(name: str) -> None:
         expected.step()
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a.parameter, b.parameter, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit"])
+def test_few_bits_move_almost_as_adamw_does_and_spare_embeddings(name: str) -> None:
+    ours, theirs = trainables((128, 64), (64,), (128, 64)), trainables((128, 64), (64,), (128, 64))
+    ours[2] = replace(ours[2], name="model.embed_tokens.weight")
+    optimizer = make_optimizer(ours, stage(optim=name, learning_rate=0.01))
+    expected = torch.optim.AdamW([t.parameter for t in theirs], lr=0.01, weight_decay=0.0)
+    started = theirs[0].parameter.detach().clone()
+    for step in range(20):
+        for a, b in zip(ours, theirs, strict=True):
+            torch.manual_seed(step)
+            a.parameter.grad = torch.randn_like(a.parameter)
+            b.parameter.grad = a.parameter.grad.clone()
+        optimizer.step()
+        expected.step()
+    dtypes = [optimizer.state[t.parameter]["state1"].dtype for t in ours]
+    assert dtypes == [torch.uint8 if "8bit" in name else torch.float32, torch.float32, torch.float32]
+    moved = (theirs[0].parameter - started).norm()
+    assert (ours[0].parameter - theirs[0].parameter).norm() < 0.1 * moved
+    torch.testing.assert_close(ours[2].parameter, theirs[2].parameter, rtol=1e-4, atol=1e-6)
 
 
 def test_vectors_do_not_decay_and_roles_have_their_own_rates() -> None:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tinyjob import ADAPTER, facts_of, make_job, run
+from tinyjob import ADAPTER, facts_of, make_job, run, tiny_model
 
 from tunestudy.records.stop import StopRequest
 from tunestudy.records.tables import read_table
@@ -81,6 +81,10 @@ FEATURES = {
         "eval_steps": 2,
         "load_best_model_at_end": True,
         "order": "length_grouped",
+    },
+    "moments in 8 bits": {
+        "optim": "paged_adamw_8bit",
+        "model": tiny_model(hidden_size=64, intermediate_size=96),  # 8 bits begin at 4,096 values
     },
 }
 

@@ -52,7 +52,17 @@ class TrainableSettings(Config):
 class OptimiserSettings(Config):
     """Optimiser, schedule and regularisation."""
 
-    optim: Literal["adamw_torch_fused", "adamw_torch", "sgd", "adafactor"] = "adamw_torch_fused"
+    optim: Literal[
+        "adamw_torch_fused",
+        "adamw_torch",
+        "adamw_8bit",
+        "paged_adamw_32bit",
+        "paged_adamw_8bit",
+        "sgd",
+        "adafactor",
+    ] = "adamw_torch_fused"
+    """`…_8bit` keeps AdamW's moments in 8 bits, `paged_…` lets them move to the host's memory when a GPU runs short;
+    both through bitsandbytes (extra `quant`)."""
     learning_rate: float = Field(gt=0)
     adam_beta1: float = Field(0.9, ge=0, lt=1)
     adam_beta2: float = Field(0.999, ge=0, lt=1)
@@ -85,6 +95,12 @@ class OptimiserSettings(Config):
     slowest of all."""
     neftune_noise_alpha: float | None = Field(None, gt=0)
     """Uniform noise on input embeddings. Source: arXiv:2310.05914."""
+
+    @field_validator("optim", mode="before")
+    @classmethod
+    def _names_of_transformers(cls, value: object) -> object:
+        spellings = {"adamw": "adamw_torch_fused", "adamw_bnb_8bit": "adamw_8bit", "paged_adamw": "paged_adamw_32bit"}
+        return spellings.get(value, value) if isinstance(value, str) else value
 
 
 class BatchSettings(Config):

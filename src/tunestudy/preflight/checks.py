@@ -28,7 +28,7 @@ def check(loaded: LoadedStudy, unfinished: Sequence[Job], study: StudyDir) -> No
     """
     found = [
         *environment_problems(loaded.study.env),
-        *installation_problems(),
+        *installation_problems(unfinished),
         *folder_problems(study.root, bytes_needed(unfinished, loaded.path.parent)),
     ]
     raise_all([_refusal(loaded, error) for error in found])
@@ -48,12 +48,26 @@ def environment_problems(env: Mapping[str, str]) -> Iterator[StudyError]:
             yield StudyError(where, "is set for every rank by the launcher; remove it")
 
 
-def installation_problems() -> Iterator[StudyError]:
+def installation_problems(unfinished: Sequence[Job]) -> Iterator[StudyError]:
     """What the worker needs and this Python lacks; nothing is imported."""
+    for job in unfinished:
+        what = needs_bitsandbytes(job)
+        if what and importlib.util.find_spec("bitsandbytes") is None:
+            yield StudyError(f"stages.{job.stage}.{what}", "needs bitsandbytes: pip install 'tunestudy[quant]'")
+            break
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         cure = "pip install 'tunestudy[train]'"
         yield StudyError("installation", f"training needs {', '.join(missing)}, not installed here; {cure}")
+
+
+def needs_bitsandbytes(job: Job) -> str | None:
+    """The key of the stage that asks for it, if any."""
+    if job.settings is None:
+        return None
+    if job.settings.quantization is not None:
+        return "quantization"
+    return "optim" if "8bit" in job.settings.optim or "paged" in job.settings.optim else None
 
 
 def folder_problems(root: Path, needed: int) -> Iterator[StudyError]:

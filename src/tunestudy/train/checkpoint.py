@@ -105,12 +105,12 @@ def weights_of(trainables: Iterable[Trainable]) -> Tensors:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, trainables: Iterable[Trainable]) -> Tensors:
-    """The optimiser's state as `<key>:<parameter name>` → tensor."""
+    """The optimiser's state as `<key>:<parameter name>` → tensor; plain numbers become tensors of no dimension."""
     return {
-        f"{key}:{trainable.name}": value
+        f"{key}:{trainable.name}": value if isinstance(value, Tensor) else torch.tensor(value)
         for trainable in trainables
         for key, value in optimizer.state.get(trainable.parameter, {}).items()
-        if isinstance(value, Tensor)
+        if isinstance(value, Tensor | int | float)
     }
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from tunestudy.config.schedules import Multiplier
 from tunestudy.config.stage import OptimiserSettings
+from tunestudy.train.few_bit_optim import FEW_BITS, make_few_bit_optimizer
 from tunestudy.train.trainable import Trainable
 
 FUSED_DEVICES = {"cpu", "cuda", "mps", "xpu"}
@@ -16,6 +17,8 @@ FUSED_DEVICES = {"cpu", "cuda", "mps", "xpu"}
 def make_optimizer(trainables: Sequence[Trainable], settings: OptimiserSettings) -> torch.optim.Optimizer:
     """The optimiser that the settings name, with one group per learning rate and kind of decay."""
     groups = parameter_groups(trainables, settings)
+    if settings.optim in FEW_BITS:
+        return make_few_bit_optimizer(groups, trainables, settings)
     if settings.optim == "sgd":
         return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum)
     if settings.optim == "adafactor":

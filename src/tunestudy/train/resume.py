@@ -14,6 +14,7 @@ from tunestudy.records.atomic import remove_tree
 from tunestudy.records.layout import JobDir
 from tunestudy.records.manifest import problems, read_manifest
 from tunestudy.train.checkpoint import OPTIMIZER, STATE, by_file, weights_of
+from tunestudy.train.few_bit_optim import settle_loaded
 from tunestudy.train.trainable import Trainable
 
 UNREADABLE = (OSError, ValueError, RuntimeError, KeyError)
@@ -117,6 +118,8 @@ def load_optimizer(path: Path, optimizer: torch.optim.Optimizer, trainables: Seq
         key, name = key_and_name.split(":", 1)
         state.setdefault(places[name], {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    if hasattr(optimizer, "is_paged"):
+        settle_loaded(optimizer)
 
 
 def load_state(path: Path) -> dict[str, Any]:

@@ -20,6 +20,14 @@ TIMEOUT = timedelta(minutes=5)
 """A rank that is silent for this long counts as dead (the default of gloo would be 30 minutes)."""
 
 
+_OPENED: list[object] = []
+"""Process groups that this process has opened, held until it ends.
+
+Were DDP's reducer the last to hold one, it would wait, GIL in hand, for gloo's thread, which may wait for the GIL to
+let go of a gradient (torch 2.13: one exit in eight hung). Python's own handle releases the GIL first.
+"""
+
+
 @dataclass
 class World:
     """This process among its job's ranks."""
@@ -82,6 +90,7 @@ def open_world() -> Iterator[World]:
         return
     on_gpu = world.device.type == "cuda"
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT, device_id=world.device if on_gpu else None)
+    _OPENED.append(dist.group.WORLD)
     try:
         yield world
     finally:
