@@ -64,9 +64,13 @@ def make_job(
     two_sources: bool = False,
     num_records: int = 40,
     model: Any = None,
+    after: JobDir | None = None,
     **settings: Any,
 ) -> JobDir:
-    """Write data and a job directory below `root`; keyword arguments are settings of the stage."""
+    """Write data and a job directory below `root`; keyword arguments are settings of the stage.
+
+    `after` is the job that its stage starts from.
+    """
     names = ["first", "second"] if two_sources else ["first"]
     for number, source in enumerate(names):
         (root / f"{source}.jsonl").write_text(records(num_records, number), encoding="utf-8")
@@ -88,6 +92,7 @@ def make_job(
         fingerprint=fingerprint,
         seed=seed,
         variants=("v",),
+        parents=(after.root.name,) if after else (),
         model=model or tiny_model(),
         settings=stage,
         datasets={n: {"type": "file", "path": f"{n}.jsonl", "held_out": 0.2} for n in names},

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tunestudy.adapters.attach import attach
+from tunestudy.adapters.attach import attach, go_on
 from tunestudy.config.adapter import LoraAdapter
 from tunestudy.config.errors import StudyError
 from tunestudy.models.load import load_result, load_start
@@ -75,6 +75,14 @@ def test_continue_with_another_adapter_is_refused(lab, parent, disturb):
     child = lab.job("more", parents=(parent[0].id, job.id), settings={"init": "continue", "adapter": other})
     with pytest.raises(StudyError, match=r"lora_r.*4.*8"):
         load_start(*child, "cpu")
+
+
+def test_continue_may_drop_out_more(lab, parent, disturb):
+    job, _, _ = adapter_job(lab, parent, disturb)
+    more = {**LORA, "lora_dropout": 0.3}
+    child = lab.job("more", parents=(parent[0].id, job.id), settings={"init": "continue", "adapter": more})
+    model = go_on(load_start(*child, "cpu").model, child[0].settings.adapter)
+    assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} == {0.3}
 
 
 @pytest.mark.parametrize("init", ["merge_then_new", "stack"])

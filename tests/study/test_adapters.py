@@ -79,8 +79,8 @@ def test_a_matrix_over_the_type_keeps_what_the_kinds_share(folder: Folder, edite
         ("{type: dora, lora_r: 4}", "{type: dora, lora_r: 4, dropout_on: adapter}", ""),
         (
             "{type: sora, lora_r: 4, target_sparsity: 0.5}",
-            "{type: sora, lora_r: 4, target_sparsity: 0.5}",
-            "would train the adapter of `base` without its gates",
+            "{type: sora, lora_r: 4, target_sparsity: 0.75, lora_dropout: 0.1}",
+            "",
         ),
     ],
 )

@@ -133,6 +133,22 @@ def test_targets_are_met_at_every_seed(tmp_path: Path, kind: str, target: float)
         assert result["effective_params"] < result["trainable_params"]
 
 
+@pytest.mark.parametrize("kind", ["sora", "sdora"])
+def test_a_stage_goes_on_with_the_gates_of_the_one_before(tmp_path: Path, kind: str) -> None:
+    gated = {"type": kind, "lora_r": 4, "lora_alpha": 8}
+    first = make_job(tmp_path, "first", adapter={**gated, "target_sparsity": 0.5}, num_train_epochs=4)
+    assert run(first)
+    harder = {**gated, "target_sparsity": 0.75, "lora_dropout": 0.5}
+    again = {"adapter": harder, "init": "continue", "eval_on_start": True, "num_train_epochs": 4}
+    then = make_job(tmp_path, "then", after=first, **again)
+    assert run(then)
+    evaluated = [[float(row["eval_loss"]) for row in rows_of(folder.eval_log)] for folder in (first, then)]
+    assert evaluated[1][0] == pytest.approx(evaluated[0][-1], abs=1e-6)
+    shut = [float(row["sparsity"]) for row in rows_of(then.loss_log)]
+    assert shut[0] >= 0.4, "the gates of the first stage are still shut"
+    assert shut[-1] == pytest.approx(0.75, abs=0.05)
+
+
 def test_logs_and_counts_of_sparsity(tmp_path: Path) -> None:
     adapter = {**SORA, "sparse_lambda": 30.0, "gate_zero_tol": 1e-6}
     folder = make_job(tmp_path, adapter=adapter, max_steps=10)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
 import torch
@@ -68,11 +69,22 @@ def attach(
     return attached
 
 
-def go_on(model: Any, adapter: AnyAdapter) -> None:
-    """Let a loaded adapter, to be trained on or scored, compute as a new one would; PEFT loads its own, slow DoRA."""
+def go_on(model: Any, adapter: AnyAdapter, gated: Path | None = None) -> Any:
+    """A loaded adapter, to be trained on or scored, as a new one would compute; PEFT loads its own, slow DoRA.
+
+    `gated` is the raw form of an adapter with gates, and `model` its base then. Dropout is what `adapter` says.
+    """
+    if gated is not None:
+        model = import_module("tunestudy.adapters.raw").load(model, gated)
+        hold_trainable_in_float32(model)
     if isinstance(adapter, DoraOptions):
         kind: Any = import_module("tunestudy.adapters.dora")
         kind.quicken(model, NAME, dropout_on=adapter.dropout_on)
+    for module in model.modules():
+        dropouts = getattr(module, "lora_dropout", None)
+        if isinstance(dropouts, nn.ModuleDict) and NAME in dropouts:
+            dropouts[NAME] = nn.Dropout(adapter.lora_dropout) if adapter.lora_dropout else nn.Identity()
+    return model
 
 
 def _roles_beside(model: Any, train: Sequence[Role] | Literal["all", "none"]) -> list[Role]:

@@ -30,6 +30,7 @@ def load(base: Any, folder: Path | str) -> Any:
         raise StudyError(at(str(raw)), f"{GATED_CONFIG} is not there: this is no adapter with gates in its raw form")
     options = json.loads((raw / GATED_CONFIG).read_text(encoding="utf-8"))
     kind = str(options.pop("peft_type")).lower()
+    options.pop("base_model_name_or_path", None)  # where it was then; PEFT asks the base itself
     known = {name: value for name, value in options.items() if name in LoraConfig.__dataclass_fields__}
     model = get_peft_model(base, LoraConfig(**{**known, "inference_mode": False}))
     if kind == "sdora":

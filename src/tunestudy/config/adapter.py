@@ -113,3 +113,26 @@ AnyAdapter = Annotated[
     Discriminator(_tag),
 ]
 """One of the adapters."""
+
+_SHAPE = (
+    "type",
+    "lora_r",
+    "lora_alpha",
+    "use_rslora",
+    "rank_pattern",
+    "alpha_pattern",
+    "target_modules",
+    "target",
+    "target_parameters",
+)
+"""What decides which matrices an adapter has and how their product is scaled. Dropout and what shuts gates may change:
+they belong to the training, not to the weights."""
+
+
+def changed_shape(old: AnyAdapter, new: AnyAdapter) -> list[str]:
+    """What keeps the weights of `old` from being those of `new`, as `key before → after`."""
+    return [
+        f"{key} {getattr(old, key)} → {getattr(new, key)}"
+        for key in _SHAPE
+        if hasattr(old, key) and hasattr(new, key) and getattr(old, key) != getattr(new, key)
+    ]

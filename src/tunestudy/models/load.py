@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 
+from tunestudy.config.adapter import changed_shape
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.job import Job
 from tunestudy.config.model import ModelConfig
 from tunestudy.config.stage import Quantization
+from tunestudy.models.fold import RAW
 from tunestudy.models.identity import Identity, folder_identity, random_identity
 from tunestudy.models.origin import Origin, find_origin, load_tokenizer, pretrained, random_weights
 from tunestudy.models.publish import keep_base
@@ -38,6 +40,8 @@ class LoadedModel:
     tokenizer: Any
     identity: Identity
     continues_adapter: bool = False
+    gated: Path | None = None
+    """The adapter to continue when it has gates, in its raw form; `model` is its base alone then."""
 
 
 def load_start(job: Job, folder: JobDir, device: torch.device | str) -> LoadedModel:
@@ -108,6 +112,8 @@ def _on_adapter(
     if init == "continue" and job.settings.adapter is not None:
         _check_same_adapter(job, parent)
         base, identity = _base_of(parent, facts, job.model, device, bits)
+        if (parent.model / RAW).is_dir():
+            return LoadedModel(base, tokenizer, identity, continues_adapter=True, gated=parent.model / RAW)
         model = _with_adapter(base, parent, trainable=True)
         hold_trainable_in_float32(model)
         return LoadedModel(model, tokenizer, identity, continues_adapter=True)
@@ -139,8 +145,8 @@ def _on_adapter(
 def _check_same_adapter(job: Job, parent: JobDir) -> None:
     """`continue` goes on with the parent's adapter as it is, so other options for it would be lost."""
     before = Job.model_validate(read_json(parent.job_json)).settings
-    old, new = (s.adapter.model_dump() if s and s.adapter else {} for s in (before, job.settings))
-    changed = [f"{key} {old.get(key)!r} → {value!r}" for key, value in new.items() if old.get(key) != value]
+    assert before is not None and before.adapter is not None and job.settings is not None and job.settings.adapter
+    changed = changed_shape(before.adapter, job.settings.adapter)
     if changed:
         raise StudyError(
             at(f"stages.{job.stage}.adapter"),

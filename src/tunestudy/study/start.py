@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from tunestudy.config.adapter import AnyAdapter, GateOptions
+from tunestudy.config.adapter import AnyAdapter, changed_shape
 from tunestudy.config.stage import TrainStage
 
 Init = Literal["continue", "merge_then_new", "stack", "base"]
@@ -13,19 +13,6 @@ _CHOICE = (
     "say how it starts: `continue` (train that adapter further), `merge_then_new` (fold it into the weights, start a "
     "new one), `stack` (freeze it, put a new one on top) or `base` (from the study's model, without it)"
 )
-_SAME = (
-    "type",
-    "lora_r",
-    "lora_alpha",
-    "use_rslora",
-    "rank_pattern",
-    "alpha_pattern",
-    "target_modules",
-    "target",
-    "target_parameters",
-)
-"""What decides which matrices an adapter has and how their product is scaled. Dropout and what shuts gates may change:
-they belong to the training, not to the weights."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +54,6 @@ def _after(stage: TrainStage, name: str, parent: TrainStage) -> Start:
     return Start(stage.init, _adapter_change(name, parent.adapter, stage.adapter) if stage.init == "continue" else "")
 
 
-def _gates_are_gone(name: str) -> str:
-    return (
-        f"`continue` would train the adapter of `{name}` without its gates: a published adapter has its shut ranks cut "
-        "out and the gates multiplied in; use `merge_then_new` or `stack`"
-    )
-
-
 def _after_whole_model(stage: TrainStage, name: str) -> Start:
     if stage.init in ("merge_then_new", "stack"):
         needs = f"`{stage.init}` needs an adapter from the stage before, `{name}` has none"
@@ -82,13 +62,7 @@ def _after_whole_model(stage: TrainStage, name: str) -> Start:
 
 
 def _adapter_change(name: str, old: AnyAdapter, new: AnyAdapter) -> str:
-    if isinstance(old, GateOptions):
-        return _gates_are_gone(name)
-    changed = [
-        f"{key} {getattr(old, key)} → {getattr(new, key)}"
-        for key in _SAME
-        if hasattr(old, key) and hasattr(new, key) and getattr(old, key) != getattr(new, key)
-    ]
+    changed = changed_shape(old, new)
     if not changed:
         return ""
     return (

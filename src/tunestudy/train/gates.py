@@ -45,6 +45,7 @@ class GateDrive:
         self._total_steps = total_steps
         warmup = steps_of(settings.warmup_steps, total_steps)
         self._ramp = max(warmup, round(RAMP_FROM * total_steps)), max(round(RAMP_TO * total_steps), 1)
+        self._shut_before = self.sparsity()  # by the stage before: its weights are loaded, a checkpoint's not yet
 
     @property
     def total(self) -> int:
@@ -113,25 +114,26 @@ class GateDrive:
         """
         assert self._options.target_sparsity is not None
         first, last = self._ramp
-        count = round(self.total * share_at(step + 1, first, last, self._options.target_sparsity))
+        target = self._options.target_sparsity
+        count = round(self.total * share_at(step + 1, first, last, target, self._shut_before))
         if count == 0:
             return
         size = smallest(self.gates, count)
-        if step + 1 <= last:
+        if first < step + 1 <= last:
             soft_threshold(self.gates, size)
         else:
             hard_threshold(self.gates, size)
 
 
-def share_at(done: int, first: int, last: int, target: float) -> float:
-    """Share of gates to be shut after `done` steps: a cubic rise from 0 at `first` to `target` at `last`.
+def share_at(done: int, first: int, last: int, target: float, start: float = 0.0) -> float:
+    """Share of gates to be shut after `done` steps: a cubic way from `start` at `first` to `target` at `last`.
 
     Source of the form: Zhu & Gupta 2017, arXiv:1710.01878.
     """
     if done >= last:
         return target
     part = max(0, done - first) / max(1, last - first)
-    return target * (1 - (1 - part) ** 3)
+    return start + (target - start) * (1 - (1 - part) ** 3)
 
 
 def gates_by_group(optimizer: torch.optim.Optimizer, gates: Mapping[str, Gated]) -> dict[int, dict[str, Gated]]:

@@ -92,7 +92,7 @@ def make_trainable(loaded: LoadedModel, task: Task) -> Any:
     elif not loaded.continues_adapter:
         model = attach(model, settings.adapter, settings.train or "none", seed=job.seed)
     else:
-        go_on(model, settings.adapter)
+        model = go_on(model, settings.adapter, loaded.gated)
     if settings.activation_checkpointing:
         checkpoint_activations(base_model_of(model))
     return model
