@@ -287,6 +287,32 @@ def test_gradients_of_biases_and_without_any_of_x():
         assert distance(mine.grad, other.grad) <= 1e-5, name
 
 
+@pytest.mark.parametrize("case", ["base trains", "base is watched", "result is watched", "nothing"])
+def test_the_base_takes_part_in_the_backward_pass_where_somebody_needs_it(case):
+    """Else its product is taken together with the adapter's."""
+    theirs = two_layers()
+    seen = []
+    first = theirs.base_model.model[0].base_layer
+    if case == "base trains":
+        first.weight.requires_grad_(True)
+    elif case == "base is watched":
+        first.register_full_backward_hook(lambda *_: seen.append("gradient"))
+    elif case == "result is watched":
+        first.register_forward_hook(
+            lambda _m, _x, result: result.register_hook(lambda _: seen.append("result")) and None
+        )
+    ours = ours_of(theirs)
+    x, y = (x_of().requires_grad_() for _ in "xy")
+    theirs(x).square().sum().backward()
+    ours(y).square().sum().backward()
+    assert distance(y.grad, x.grad) < 1e-5
+    for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        assert (a.grad is None) == (b.grad is None), name
+        assert a.grad is None or distance(a.grad, b.grad) < 1e-5, name
+    told = [one for one in seen if isinstance(one, str)]
+    assert len(told) == (2 if "watched" in case else 0)
+
+
 def test_rows_of_zeros_do_not_become_nan():
     """PEFT's own divides zero by zero there."""
     theirs = two_layers()

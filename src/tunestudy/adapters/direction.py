@@ -5,6 +5,7 @@ paper advises (Liu et al. 2024, arXiv:2402.09353, section 4.3). DoRA has no gate
 Dimensions in names: O outputs, I inputs, R ranks, T tokens.
 """
 
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ CHUNK = 1 << 20
 """Numbers of a weight that are cast at a time."""
 PRODUCT_CHUNK = 1 << 22
 """Numbers of two activations in half precision that are cast and multiplied at a time."""
+SCRATCH = 1 << 24
+"""Numbers in fp32 that stay allocated for products on a CPU."""
 SMALLEST_STRETCH = 1e-3
 """Below this m/n the product cannot be had back from the output."""
 CANCELLED = 1e-2
@@ -119,16 +122,30 @@ def directed(
     up_OR: Tensor,
     magnitude_O: Tensor,
     gate_R: Tensor | None,
+    weight_OI: Tensor | None = None,
     overwrite: bool = False,
 ) -> Tensor:
     """m/n·(result - bias + s·B diag(g) A x) + bias, where `result` is W x + bias and `direction` that of B, m and g.
 
     Shapes: result (…, O), x (…, I) → (…, O) in result's dtype. A row with n = 0 is zero but for its bias, and so are
     its gradients. Half precision: products in the wider of x's and A's dtype, or autocast's; the rest in fp32.
-    `overwrite` lets the output take the place of `result`, which nobody else may hold.
+    `overwrite` lets the output take the place of `result`, which nobody else may hold. Given the frozen fp32
+    `weight_OI` as well, the gradient of x is that of both branches, in one tensor, and none flows to `result`.
     """
+    takes_over = weight_OI is not None and result.dtype == x.dtype == down_RI.dtype == torch.float32
     apply: Any = _Directed.apply
-    out: Tensor = apply(result, x, bias_O, down_RI, up_OR, magnitude_O, gate_R, direction, overwrite)
+    out: Tensor = apply(
+        result.detach() if takes_over else result,
+        x,
+        bias_O,
+        down_RI,
+        up_OR,
+        magnitude_O,
+        gate_R,
+        weight_OI if takes_over else None,
+        direction,
+        overwrite,
+    )
     return out
 
 
@@ -147,6 +164,7 @@ class _Directed(torch.autograd.Function):
         up: Tensor,
         magnitude: Tensor,
         gate: Tensor | None,
+        weight: Tensor | None,
         direction: Direction,
         overwrite: bool,
     ) -> Tensor:
@@ -162,14 +180,14 @@ class _Directed(torch.autograd.Function):
             ctx.mark_dirty(result)
             out = result
         ctx.direction = direction
-        ctx.save_for_backward(out if ctx.keeps_output else result, x, inner, bias, down, up, gate)
+        ctx.save_for_backward(out if ctx.keeps_output else result, x, inner, bias, down, up, gate, weight)
         ctx.magnitude_dtype = magnitude.dtype
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
-        kept, x, inner, bias, down, up, gate = ctx.saved_tensors
+        kept, x, inner, bias, down, up, gate, weight = ctx.saved_tensors
         direction: Direction = ctx.direction
         wants_result, wants_x, wants_bias, wants_down, wants_up, wants_magnitude, wants_gate, *_ = ctx.needs_input_grad
         d_bias = d_up = d_magnitude = d_gate = None
@@ -183,7 +201,8 @@ class _Directed(torch.autograd.Function):
             summed = dy.sum(0, dtype=torch.float32) if bias is not None and (wants_bias or wants_magnitude) else None
             if summed is not None:
                 d_bias = ((1 - direction.stretch) * summed).to(bias.dtype)
-            buffer, d_stretch = _summed_product(dy, _rows(kept)) if wants_magnitude else (None, None)
+            buffer = scratch_like(dy) if weight is not None else None
+            buffer, d_stretch = _summed_product(dy, _rows(kept), buffer) if wants_magnitude else (buffer, None)
             if d_stretch is not None:
                 if summed is not None:
                     d_stretch -= bias * summed
@@ -192,7 +211,9 @@ class _Directed(torch.autograd.Function):
                 d_stretch *= direction.per_magnitude if ctx.keeps_output else direction.per_norm
                 d_magnitude = d_stretch.to(ctx.magnitude_dtype)
             d_result = _times(dy, direction.stretch, buffer).view(d_out.shape) if wants_result else None
-        return d_result, d_x, d_bias, d_down, d_up, d_magnitude, d_gate, None, None
+            if weight is not None and d_x is not None:
+                _rows(d_x).addmm_(_times(dy, direction.stretch, buffer), weight)
+        return d_result, d_x, d_bias, d_down, d_up, d_magnitude, d_gate, None, None, None
 
 
 def _compose(result: Tensor, bias: Tensor | None, inner: Tensor, direction: Direction, overwrite: bool) -> Tensor:
@@ -226,16 +247,34 @@ def _up_grads(d_gated: Tensor, up: Tensor, gate: Tensor | None) -> tuple[Tensor,
     return (d_gated * gate).to(up.dtype), (d_gated * up).sum(0).to(gate.dtype)
 
 
-def _summed_product(a: Tensor, b: Tensor) -> tuple[Tensor | None, Tensor]:
+def _summed_product(a: Tensor, b: Tensor, buffer: Tensor | None) -> tuple[Tensor | None, Tensor]:
     """(O,) fp32: Σ_t a·b for two (T, O), and in fp32 the product's memory, to be used again."""
     if a.dtype == b.dtype == torch.float32:
-        product = a * b
+        product = torch.mul(a, b, out=buffer)
         return product, product.sum(0)
     rows = max(1, PRODUCT_CHUNK // a.shape[1])
     total = torch.zeros(a.shape[1], device=a.device)
     for part, other in zip(torch.split(a, rows), torch.split(b, rows), strict=True):
         total += (part.float() * other.float()).sum(0)
     return None, total
+
+
+class _Scratch(threading.local):
+    """Memory for values that do not outlive a call: fresh pages would cost more than the arithmetic on them."""
+
+    memory: Tensor | None = None
+
+
+_scratch = _Scratch()
+
+
+def scratch_like(tensor: Tensor) -> Tensor:
+    """Uninitialised, of `tensor`'s shape; the same memory for every call of a thread, on a CPU and up to SCRATCH."""
+    if tensor.device.type != "cpu" or tensor.dtype != torch.float32 or tensor.numel() > SCRATCH:
+        return torch.empty_like(tensor)
+    if _scratch.memory is None or _scratch.memory.numel() < tensor.numel():
+        _scratch.memory = torch.empty(tensor.numel())
+    return _scratch.memory[: tensor.numel()].view(tensor.shape)
 
 
 def _times(dy: Tensor, stretch: Tensor, buffer: Tensor | None) -> Tensor:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+import torch
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.dora import DoraLinearLayer
 from peft.tuners.lora.layer import Embedding, _ConvNd
@@ -177,7 +178,9 @@ class DirectionVariant(DoraLinearVariant):  # type: ignore[misc]
         drops = module.training and not isinstance(dropout, nn.Identity)
         dropped = dropout(x) if drops else x
         if not drops or self.dropout_on == "adapter":
-            return _directed(module, active_adapter, dropped, result, overwrite=_is_only_ours(module))
+            only_ours = _is_only_ours(module)
+            weight = None if drops or not only_ours else _frozen_weight(module.get_base_layer())
+            return _directed(module, active_adapter, dropped, result, weight=weight, overwrite=only_ours)
         base_layer = module.get_base_layer()
         dropped_result: Tensor = base_layer(dropped.to(result.dtype))
         return result + (_directed(module, active_adapter, dropped, dropped_result) - dropped_result)
@@ -209,12 +212,27 @@ class DirectionVariant(DoraLinearVariant):  # type: ignore[misc]
 
 
 def _is_only_ours(layer: Any) -> bool:
-    """Whether nobody but the layer has seen the base layer's result."""
-    base_layer = layer.get_base_layer()
-    return type(base_layer) is nn.Linear and not base_layer._forward_hooks and len(layer.active_adapters) == 1
+    """Whether nobody but the layer sees the base layer's result, or its gradient."""
+    base = layer.get_base_layer()
+    watched = base._forward_hooks or base._backward_hooks or base._backward_pre_hooks
+    return type(base) is nn.Linear and not watched and len(layer.active_adapters) == 1
 
 
-def _directed(layer: Any, adapter_name: str, x: Tensor, result: Tensor, *, overwrite: bool = False) -> Tensor:
+def _frozen_weight(base_layer: nn.Linear) -> Tensor | None:
+    """(O, I) fp32, if the layer's part in the backward pass is a product with it and nothing else."""
+    frozen = not any(parameter.requires_grad for parameter in base_layer.parameters())
+    return base_layer.weight if frozen and base_layer.weight.dtype == torch.float32 else None
+
+
+def _directed(
+    layer: Any,
+    adapter_name: str,
+    x: Tensor,
+    result: Tensor,
+    *,
+    weight: Tensor | None = None,
+    overwrite: bool = False,
+) -> Tensor:
     parts = _Parts.of(layer, adapter_name)
     return directed(
         result,
@@ -225,6 +243,7 @@ def _directed(layer: Any, adapter_name: str, x: Tensor, result: Tensor, *, overw
         up_OR=parts.up,
         magnitude_O=parts.magnitude,
         gate_R=parts.gate,
+        weight_OI=weight,
         overwrite=overwrite,
     )
 
