@@ -179,6 +179,29 @@ class LoggingSettings(Config):
     gpu_sample_s: float = neutral(5.0, gt=0)
 
 
+class Fsdp2Settings(Config):
+    """How the engine `fsdp2` shares a model between ranks. None of it changes a result beyond rounding."""
+
+    shard: Literal["all", "gradients"] = neutral("all")
+    """`all`: every rank holds a slice of everything and gathers a block's weights when it needs them. `gradients`:
+    frozen weights are whole on every rank; trainable ones, their gradients and the optimiser's state are sliced, and
+    weights stay gathered between the forward and the backward pass."""
+    within_node: bool = neutral(False)
+    """Slice within a host and keep a copy per host (HSDP): between hosts only gradients travel."""
+    cpu_offload: bool = neutral(False)
+    """Keep slices in the host's memory and bring them to the GPU block by block."""
+    prefetch: int = neutral(1, ge=0)
+    """Blocks whose weights are gathered ahead of the one that computes."""
+
+
+class EngineSettings(Config):
+    """How ranks share the work."""
+
+    engine: Literal["auto", "single", "ddp", "fsdp2"] = neutral("auto")
+    """`auto`: `single` for one rank, `ddp` (the whole model on every rank) for several."""
+    fsdp2: Fsdp2Settings = neutral(Fsdp2Settings())
+
+
 class TrainStage(
     TrainableSettings,
     DataSettings,
@@ -187,6 +210,7 @@ class TrainStage(
     EvaluationSettings,
     CheckpointSettings,
     LoggingSettings,
+    EngineSettings,
 ):
     """A training stage, every default explicit."""
 
@@ -213,6 +237,10 @@ class TrainStage(
             raise ValueError("early_stopping_patience counts evaluations; set eval_steps or eval_on_epoch_end")
         if self.bf16 and self.fp16:
             raise ValueError("bf16 and fp16 exclude each other")
+        if self.engine == "fsdp2" and self.fp16:
+            raise ValueError("fp16: its loss scaler does not see other ranks' slices under fsdp2; use bf16")
+        if self.engine == "fsdp2" and self.optim not in ("adamw_torch_fused", "adamw_torch", "sgd"):
+            raise ValueError(f"optim: {self.optim} cannot work on slices; with fsdp2 use AdamW of torch, or sgd")
         if self.order == "length_grouped" and self.packing:
             raise ValueError("order: length_grouped is for padded batches; packing already wastes no padding")
         return self

@@ -2,8 +2,11 @@
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from tunestudy.models.fold import RAW, fold, is_gated, write_raw
 from tunestudy.records.atomic import temporary_beside
@@ -12,25 +15,31 @@ from tunestudy.records.lease import Lease, LeaseHeldError
 from tunestudy.records.manifest import problems, seal
 
 
-def save_result(model: Any, tokenizer: Any, prepared: Path) -> dict[str, Any]:
+def save_result(
+    model: Any, tokenizer: Any, prepared: Path, state: Mapping[str, Tensor] | None = None
+) -> dict[str, Any]:
     """Write a stage's result into `prepared`, a folder beside its final place; returns the manifest's `kind`.
 
     An adapter (PEFT's own files) names its base by hub id or by a path relative to the adapter's folder:
     `PeftModel.from_pretrained(base, folder)` needs nothing more. Otherwise a full model in safetensors, tied weights
-    once. The tokenizer and its chat template lie beside both.
+    once. The tokenizer and its chat template lie beside both. `state`: the whole tensors by the model's names, where
+    this process holds slices only; of an adapter, those that were trained.
     """
     has_adapter = hasattr(model, "peft_config")  # importing PEFT to ask would take longer than saving
     prepared.mkdir(parents=True, exist_ok=True)
     if has_adapter:
-        save_adapter(model, prepared)
+        save_adapter(model, prepared, state)
     else:
-        model.save_pretrained(prepared, safe_serialization=True)
+        model.save_pretrained(prepared, safe_serialization=True, state_dict=state)
     tokenizer.save_pretrained(prepared)
     return {"kind": "adapter" if has_adapter else "full"}
 
 
-def save_adapter(model: Any, prepared: Path) -> None:
-    """PEFT's files of the adapter `default`. One with gates is folded, its raw form laid into a folder beside."""
+def save_adapter(model: Any, prepared: Path, state: Mapping[str, Tensor] | None = None) -> None:
+    """PEFT's files of the adapter `default`. One with gates is folded, its raw form laid into a folder beside.
+
+    RuntimeError when PEFT would leave a tensor of `state` out: it recognises them by the modules that they belong to.
+    """
     config = model.peft_config["default"]
     before = config.base_model_name_or_path
     base = Path(before or model.get_base_model().name_or_path)  # PEFT fills in None only while it saves
@@ -38,19 +47,32 @@ def save_adapter(model: Any, prepared: Path) -> None:
         config.base_model_name_or_path = os.path.relpath(base, prepared.resolve())
     try:
         if is_gated(dict(model.named_parameters())):
-            _save_gated(model, config, prepared)
+            _save_gated(model, config, prepared, state)
         else:
-            model.save_pretrained(prepared, selected_adapters=["default"], save_embedding_layers=False)
+            model.save_pretrained(
+                prepared, selected_adapters=["default"], save_embedding_layers=False, state_dict=state
+            )
+            _require_all(prepared / "adapter_model.safetensors", state)
     finally:
         config.base_model_name_or_path = before
     (prepared / "README.md").unlink(missing_ok=True)  # PEFT's model card template with nothing filled in
 
 
-def _save_gated(model: Any, config: Any, prepared: Path) -> None:
+def _require_all(file: Path, state: Mapping[str, Tensor] | None) -> None:
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as saved:
+        count = len(saved.keys())
+    if state is not None and count != len(state):
+        raise RuntimeError(f"{file.name} holds {count} tensors of {len(state)} that were trained")
+
+
+def _save_gated(model: Any, config: Any, prepared: Path, state: Mapping[str, Tensor] | None = None) -> None:
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
-    state = get_peft_model_state_dict(model, adapter_name="default", save_embedding_layers=False)
+    given = None if state is None else dict(state)
+    state = get_peft_model_state_dict(model, given, adapter_name="default", save_embedding_layers=False)
     write_raw(state, config, prepared / RAW)
     tensors, options = fold(state, config)
     options.inference_mode = True

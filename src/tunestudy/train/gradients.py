@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from tunestudy.train.shards import largest, total_norm
 from tunestudy.train.trainable import Trainable
 
 Row = dict[str, float | int | str | None]
@@ -31,11 +32,11 @@ class GradientStatistics:
         return {
             "role": role,
             "grad_norm": _norm(gradients),
-            "grad_max": max((float(gradient.abs().max()) for gradient in gradients), default=0.0),
+            "grad_max": max((largest(gradient) for gradient in gradients), default=0.0),
             "param_norm": param_norm,
             "update_ratio": update / param_norm if param_norm else None,
         }
 
 
 def _norm(tensors: Sequence[Tensor]) -> float:
-    return float(torch.nn.utils.get_total_norm(list(tensors))) if tensors else 0.0
+    return float(total_norm(tensors)) if tensors else 0.0

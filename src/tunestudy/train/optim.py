@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from tunestudy.config.schedules import Multiplier
 from tunestudy.config.stage import OptimiserSettings
 from tunestudy.train.few_bit_optim import FEW_BITS, make_few_bit_optimizer
+from tunestudy.train.shards import local, total_norm
 from tunestudy.train.trainable import Trainable
 
 FUSED_DEVICES = {"cpu", "cuda", "mps", "xpu"}
@@ -64,9 +65,9 @@ def clip(trainables: Iterable[Trainable], max_norm: float | None) -> float:
     Gradients are already equal on all ranks, so the norm is too. Infinite where a half-precision gradient overflowed.
     """
     gradients = [t.parameter.grad for t in trainables if t.parameter.grad is not None]
-    norm = nn.utils.get_total_norm(gradients, foreach=True)
+    norm = total_norm(gradients)
     if max_norm is not None and math.isfinite(value := float(norm)) and value > max_norm:
-        torch._foreach_mul_(gradients, max_norm / (value + 1e-6))
+        torch._foreach_mul_([local(gradient) for gradient in gradients], max_norm / (value + 1e-6))
     return float(norm)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tunestudy.config.job import Job
 from tunestudy.models.decoder import base_model_of
@@ -24,6 +25,7 @@ from tunestudy.train.progress import Progress
 from tunestudy.train.resume import load_weights, weight_problems
 from tunestudy.train.retention import prune
 from tunestudy.train.run import Run
+from tunestudy.train.shards import whole_on_rank_0
 from tunestudy.train.start import versions
 from tunestudy.train.world import World
 from tunestudy.train.writer import is_disk_full
@@ -36,8 +38,9 @@ def publish_result(run: Run, loaded: LoadedModel, roles: Sequence[Mapping[str, A
     run.saver.finish()
     if run.settings.load_best_model_at_end:
         load_best(run)
+    state = whole_state(run)
     if run.world.rank == 0:
-        kind = publish_model(run, loaded)
+        kind = publish_model(run, loaded, state)
         prune(run.task.folder, run.settings, run.task.job.keep_checkpoints, finished=True)
         run.logs.trainer_state(step=run.state.step, epoch=epoch_of(run), best=run.state.best)
         result = result_of(run, roles, kind)
@@ -58,12 +61,22 @@ def load_best(run: Run) -> None:
     load_weights(path, run.learner.trainables)
 
 
-def publish_model(run: Run, loaded: LoadedModel) -> str:
+def whole_state(run: Run) -> dict[str, Tensor] | None:
+    """What the result consists of, whole on rank 0, where ranks hold slices; None where the model itself is whole."""
+    group, model = run.learner.engine.gather_group, run.learner.model
+    if group is None:
+        return None
+    if hasattr(model, "peft_config"):
+        return whole_on_rank_0({t.name: t.parameter for t in run.learner.trainables}, group)
+    return whole_on_rank_0(model.state_dict(keep_vars=True), group)
+
+
+def publish_model(run: Run, loaded: LoadedModel, state: dict[str, Tensor] | None) -> str:
     """Seal `model/`; returns its kind, `adapter` or `full`. OSError(ENOSPC) when the disk is full, whoever noticed."""
     final = run.task.folder.model
     prepared = temporary_beside(final)
     try:
-        facts = save_result(run.learner.model, loaded.tokenizer, prepared)
+        facts = save_result(run.learner.model, loaded.tokenizer, prepared, state)
         bits = run.settings.quantization
         origin = {
             "fingerprint": run.task.job.fingerprint,

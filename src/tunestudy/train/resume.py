@@ -15,6 +15,7 @@ from tunestudy.records.layout import JobDir
 from tunestudy.records.manifest import problems, read_manifest
 from tunestudy.train.checkpoint import OPTIMIZER, STATE, by_file, weights_of
 from tunestudy.train.few_bit_optim import settle_loaded
+from tunestudy.train.shards import like, put
 from tunestudy.train.trainable import Trainable
 
 UNREADABLE = (OSError, ValueError, RuntimeError, KeyError)
@@ -105,7 +106,7 @@ def load_weights(path: Path, trainables: Sequence[Trainable]) -> None:
         for file, tensors in by_file(weights_of(trainables)).items():
             stored = load_file(path / file)
             for key, tensor in tensors.items():
-                tensor.copy_(stored[key])
+                put(tensor, stored[key])
 
 
 def load_optimizer(path: Path, optimizer: torch.optim.Optimizer, trainables: Sequence[Trainable]) -> None:
@@ -116,7 +117,7 @@ def load_optimizer(path: Path, optimizer: torch.optim.Optimizer, trainables: Seq
     state: dict[int, dict[str, Tensor]] = {}
     for key_and_name, tensor in load_file(path / OPTIMIZER).items():
         key, name = key_and_name.split(":", 1)
-        state.setdefault(places[name], {})[key] = tensor
+        state.setdefault(places[name], {})[key] = like(tensor, parameters[places[name]])
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     if hasattr(optimizer, "is_paged"):
         settle_loaded(optimizer)

@@ -25,6 +25,7 @@ from tunestudy.train.checkpoint import (
 )
 from tunestudy.train.metrics import TrainState
 from tunestudy.train.precision import Precision
+from tunestudy.train.shards import WholeCopy
 from tunestudy.train.trainable import Trainable
 from tunestudy.train.writer import CheckpointWriter
 
@@ -59,8 +60,8 @@ class Taken:
 class Saver:
     """Takes snapshots of a run and hands them to the writer; `save` blocks the loop only for copying to host memory.
 
-    Ranks hold equal weights and optimiser states, and random numbers are a function of the step, so rank 0 alone has
-    all there is to save.
+    Ranks hold equal weights and optimiser states, or slices that are gathered to rank 0 first; random numbers are a
+    function of the step: rank 0 alone has all there is to save.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Saver:
         facts: Mapping[str, Any],
         cut: Mapping[str, int],
         writes: bool,
+        gather_group: Any = None,
     ) -> None:
         """facts: what every manifest tells. cut: world size and micro-batches, which a resumed run may change."""
         self._trainables = trainables
@@ -85,8 +87,9 @@ class Saver:
         self._facts = facts
         self._cut = cut
         self._texts = adapter_config_text(model, folder.root)
-        self._weights = FlatCopy(weights_of(trainables))
-        self._optimizer_copy: FlatCopy | None = None
+        self._gather_group = gather_group
+        self._weights = self._copy_for(weights_of(trainables))
+        self._optimizer_copy: FlatCopy | WholeCopy | None = None
         self._writer = CheckpointWriter(folder, settings, pinned, logs) if writes else None
         self.newest: Taken | None = None
         """The checkpoint that was taken last, or that the run was resumed from."""
@@ -94,9 +97,12 @@ class Saver:
     def save(self, kind: Kind, state: TrainState, *, metrics: Mapping[str, float], label: str) -> None:
         """Take a checkpoint after `state.step`; raises what went wrong with the one before."""
         self.newest = Taken(step=state.step, kind=kind, metrics=metrics)
-        if self._writer is None:
-            return
         began = time.perf_counter()
+        if self._writer is None:
+            if self._gather_group is not None:
+                self._give(kind)
+                state.save_s += time.perf_counter() - began
+            return
         self._writer.wait()
         files = by_file(self._weights.take(weights_of(self._trainables)))
         facts = {**self._facts, "kind": kind, "step": state.step, "metrics": metrics, "label": label}
@@ -127,5 +133,14 @@ class Saver:
     def _copy_of_optimizer(self) -> dict[str, torch.Tensor]:
         tensors = optimizer_tensors(self._optimizer, self._trainables)
         if self._optimizer_copy is None or not self._optimizer_copy.holds(tensors):
-            self._optimizer_copy = FlatCopy(tensors)
+            self._optimizer_copy = self._copy_for(tensors)
         return self._optimizer_copy.take(tensors)
+
+    def _give(self, kind: Kind) -> None:
+        """This rank's slices, to rank 0."""
+        self._weights.take(weights_of(self._trainables))
+        if kind == "full":
+            self._copy_of_optimizer()
+
+    def _copy_for(self, tensors: Mapping[str, torch.Tensor]) -> FlatCopy | WholeCopy:
+        return FlatCopy(tensors) if self._gather_group is None else WholeCopy(tensors, self._gather_group)

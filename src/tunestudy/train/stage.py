@@ -166,15 +166,16 @@ def check_best(task: Task, eval_corpus: Corpus | None) -> None:
 def make_learner(task: Task, model: Any, total_steps: int) -> Learner:
     """Model, loss, optimiser and schedule at step 0."""
     settings, job = task.settings, task.job
-    trainables = find_trainables(model, settings)
-    if not trainables:
+    if not any(parameter.requires_grad for parameter in model.parameters()):
         raise StudyError(at(f"stages.{job.stage}.train"), "nothing is trainable: name a role, or give an adapter")
     loss_model = LossModel(model)
+    engine = open_engine(loss_model, task.world, settings)
+    trainables = find_trainables(model, settings)  # now, since an engine may have put slices in their place
     optimizer = make_optimizer(trainables, settings)
     return Learner(
         model=model,
         loss_model=loss_model,
-        engine=open_engine(loss_model, task.world),
+        engine=engine,
         trainables=trainables,
         optimizer=optimizer,
         learning_rate=schedule_of(settings, total_steps),

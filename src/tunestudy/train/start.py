@@ -42,6 +42,7 @@ def start_run(task: Task, material: Material, learner: Learner, base: Mapping[st
         facts={"fingerprint": task.job.fingerprint, "base": dict(base), "versions": versions()},
         cut=material.batches.as_json(),
         writes=task.world.rank == 0,
+        gather_group=learner.engine.gather_group,
     )
     saver.newest = taken
     logs.history(state.history)

@@ -35,6 +35,8 @@ class World:
     rank: int = 0
     local_rank: int = 0
     size: int = 1
+    local_size: int = 1
+    """Ranks on this host."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     num_reductions: int = 0
     """How many all-reduces this rank has made: tests count them."""
@@ -83,7 +85,11 @@ def open_world() -> Iterator[World]:
     """The world that torchrun's environment describes; its process group is closed on the way out."""
     size, local_rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     world = World(
-        rank=int(os.environ.get("RANK", "0")), local_rank=local_rank, size=size, device=device_of_rank(local_rank)
+        rank=int(os.environ.get("RANK", "0")),
+        local_rank=local_rank,
+        size=size,
+        local_size=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        device=device_of_rank(local_rank),
     )
     if size == 1:
         yield world

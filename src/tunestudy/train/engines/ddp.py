@@ -28,6 +28,8 @@ SYNC_BUFFERS = (
 class DdpEngine:
     """Raw DDP; it averages over ranks, so the loss is multiplied by their number to make a sum."""
 
+    gather_group = None
+
     def __init__(self, loss_model: LossModel, world: World) -> None:
         self._size = world.size
         options: dict[str, Any] = {SYNC_BUFFERS: False}

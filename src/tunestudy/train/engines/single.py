@@ -11,6 +11,8 @@ from tunestudy.train.loss import LossModel, LossSums
 class SingleEngine:
     """Plain autograd."""
 
+    gather_group = None
+
     def __init__(self, loss_model: LossModel) -> None:
         self._loss_model = loss_model
 
