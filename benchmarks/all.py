@@ -27,6 +27,7 @@ SECTIONS = {
         ],
     ),
     "adapters": ("Cost of the adapters against PEFT's LoRA", [["adapters.py"]]),
+    "pruning": ("Accuracy of a pruned adapter", [["pruning.py"]]),
     "gradients": ("Gradient equality", [["gradient_equality.py"]]),
     "kills": ("Exact resume after SIGKILL", [["kills.py"]]),
     "checkpoints": ("Cost of checkpoints", [["checkpoints.py"]]),

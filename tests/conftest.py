@@ -2,20 +2,28 @@
 
 import os
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "lab"))  # tinyjob, tinyranks, hosts: helpers of several rooms
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-REAL_PARTS = {"browser": ("chromium", "apt-get install chromium")}
+REAL_PARTS = {
+    "browser": ("chromium", "apt-get install chromium"),
+    "lab": ("sshd", "apt-get install openssh-server iproute2, as root"),
+}
+PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test whose real part is missing here, but fail it where CI says that all parts are there."""
     for marker, (program, cure) in REAL_PARTS.items():
-        if item.get_closest_marker(marker) and shutil.which(program) is None:
+        if item.get_closest_marker(marker) and shutil.which(program, path=PATH) is None:
             reason = f"needs {program}: {cure}"
             if os.environ.get("CI"):
                 pytest.fail(reason)

@@ -10,6 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tunestudy.adapters.attach import attach
 from tunestudy.config.adapter import LoraAdapter
 from tunestudy.models.load import load_start
+from tunestudy.models.publish import keep_base
+from tunestudy.records.layout import StudyDir
 
 LORA = {"type": "lora", "lora_r": 4, "lora_alpha": 8}
 
@@ -67,3 +69,13 @@ def test_no_absolute_path_is_published(lab, parent, disturb, tmp_path):
     assert any("cache" in path.parts for path in files) and lone.model.is_dir()
     for path in files:
         assert str(tmp_path).encode() not in path.read_bytes(), path.name
+
+
+def test_a_base_is_kept_by_whichever_rank_comes_first(lab, parent, monkeypatch, tmp_path):
+    mixin = pytest.importorskip("transformers.distributed.mixin")
+    monkeypatch.setattr(mixin, "_is_torch_distributed_initialized", lambda: True)
+    monkeypatch.setattr(mixin, "_get_torch_distributed_rank", lambda: 1)
+    loaded = load_start(*lab.job("next", parents=(parent[0].id,)), "cpu")
+    kept = keep_base(loaded.model, loaded.tokenizer, StudyDir(tmp_path / "study"), "some-base")
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in kept.iterdir()}
+    AutoModelForCausalLM.from_pretrained(kept)

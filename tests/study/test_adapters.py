@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tunestudy.config.adapter import LoraAdapter, SoraAdapter
-from tunestudy.config.stage import Quantization
+from tunestudy.config.stage import TrainStage
 from tunestudy.study.adapter_options import KINDS, quantisation_mistakes, rank_mistakes
 
 Folder = Any
@@ -127,16 +127,37 @@ def test_a_rank_too_large_is_told_at_its_line(folder: Folder, edited: Edit) -> N
 @pytest.mark.parametrize(
     ("engine", "options", "wrong"),
     [
-        ("single", {"load_in_4bit": True}, None),
-        ("ddp", {"load_in_8bit": True}, None),
-        ("fsdp2", {"load_in_4bit": True}, "bnb_4bit_quant_storage"),
-        ("fsdp2", {"load_in_4bit": True, "bnb_4bit_quant_storage": "bfloat16"}, None),
-        ("fsdp2", {"load_in_8bit": True}, "load_in_8bit"),
+        ("single", {}, False),
+        ("ddp", {}, False),
+        ("fsdp2", {}, True),
+        ("fsdp2", {"fsdp2": {"shard": "gradients"}}, False),
     ],
 )
-def test_few_bits_and_sharding(engine: str, options: dict[str, Any], wrong: str | None) -> None:
-    found = list(quantisation_mistakes(Quantization(**options), engine=engine))
-    assert [path[-1] for path, _ in found] == ([wrong] if wrong else [])
+@pytest.mark.parametrize("bits", ["load_in_4bit", "load_in_8bit"])
+def test_few_bits_and_slices(engine: str, options: dict[str, Any], wrong: bool, bits: str) -> None:
+    few = {"quantization": {bits: True}, "adapter": {"type": "lora"}}
+    stage = TrainStage(data=("digits",), learning_rate=1e-3, **few, **options)
+    assert [path[-1] for path, _ in quantisation_mistakes(stage, engine=engine)] == ["quantization"] * wrong
+
+
+@pytest.mark.parametrize(
+    ("resources", "stage", "said"),
+    [
+        ("ranks: 2", "engine: single", "single is one rank, and resources.ranks is 2"),
+        ("ranks: 2", "engine: fsdp2, adapter: {lora_r: 4}, quantization: {load_in_4bit: true}", "cannot slice weights"),
+        ("ranks: 1", "engine: fsdp2, adapter: {lora_r: 4}, quantization: {load_in_4bit: true}", ""),
+        ("ranks: 2", "engine: fsdp2", ""),
+        ("ranks: 2", "engine: fsdp", "did you mean"),
+    ],
+)
+def test_engines_are_checked_with_the_ranks_that_they_get(
+    folder: Folder, edited: Edit, resources: str, stage: str, said: str
+) -> None:
+    text = adapt(edited, stage) + f"resources: {{{resources}}}\n"
+    if said:
+        assert said in folder.error(text)
+    else:
+        assert folder.load(text)
 
 
 def test_every_kind_is_known() -> None:

@@ -1,21 +1,18 @@
 """Two real ranks under torchrun with gloo: the same gradients, exact resume, one model."""
 
 import json
-import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 from tinyjob import ADAPTER, facts_of, make_job, rows_of, run
+from tinyranks import ENVIRONMENT, start, wait_for_step
 
-from tunestudy.launch.torchrun import ask_to_stop, kill, torchrun_command
-from tunestudy.records.layout import JobDir
+from tunestudy.launch.torchrun import ask_to_stop, kill
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.mark.slow
@@ -41,19 +38,6 @@ def test_a_tensor_that_one_rank_uses_trains_on_both_and_one_that_none_uses_is_na
         assert step["forgotten"] is None
         assert step["shared_part"][0] != 0
         assert step["message"].endswith("would never train: forgotten")
-
-
-def start(folder: JobDir) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(torchrun_command(folder, 2), env=ENVIRONMENT, stdout=subprocess.DEVNULL)
-
-
-def wait_for_step(folder: JobDir, process: subprocess.Popen[bytes], step: int) -> None:
-    """Until the job has taken `step` steps in this attempt, or is over."""
-    while process.poll() is None:
-        told = json.loads(folder.progress_json.read_text()) if folder.progress_json.is_file() else {}
-        if told.get("phase") in ("train", "evaluate", "save") and (told.get("step") or 0) >= step:
-            return
-        time.sleep(0.05)
 
 
 SETTINGS = {

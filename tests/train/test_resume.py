@@ -82,6 +82,7 @@ FEATURES = {
         "load_best_model_at_end": True,
         "order": "length_grouped",
     },
+    "an optimiser without a state": {"optim": "sgd", "learning_rate": 0.1},
     "moments in 8 bits": {
         "optim": "paged_adamw_8bit",
         "model": tiny_model(hidden_size=64, intermediate_size=96),  # 8 bits begin at 4,096 values

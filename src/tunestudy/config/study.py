@@ -32,6 +32,12 @@ class Resources(Config):
     """Jobs at the same time. `auto`: GPUs ÷ ranks, without GPUs: cores ÷ (ranks × threads)."""
     ranks: int = neutral(1, ge=1)
     """Processes per job: one GPU (or CPU share) each."""
+    hostfile: str | None = neutral(None)
+    """Spread every job over these machines, reached by ssh: a file of lines `name slots=N`, relative to the study file.
+    `ranks` is the sum of their slots then. All see the same files under the same paths."""
+    rendezvous_address: str | None = neutral(None)
+    """Where ranks on several hosts meet; default: the first host."""
+    rendezvous_port: int = neutral(29500, ge=1, le=65535)
     threads: int | None = neutral(None, ge=1)
     """OMP_NUM_THREADS of a rank; default: 1 on CPU slots."""
     max_retries: int = neutral(1, ge=0)

@@ -9,6 +9,9 @@ from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.study import Resources
 from tunestudy.records.snapshot import gpus, usable_threads
 
+HOSTS = "hosts"
+"""The slot of a job that is spread over the hosts of a hostfile."""
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -26,11 +29,18 @@ class Slot:
     def environment(self) -> dict[str, str]:
         """What keeps jobs out of each other's way. Two jobs with two threads each on two cores run about 100 times
         slower than with one each, hence the thread count is always set."""
+        if self.name == HOSTS:  # every host has its own GPUs, and shows what it wants to
+            return {"OMP_NUM_THREADS": str(self.threads)}
         return {"CUDA_VISIBLE_DEVICES": ",".join(self.devices), "OMP_NUM_THREADS": str(self.threads)}
 
 
 def find_slots(resources: Resources) -> list[Slot]:
-    """The slots of this machine for jobs of `resources.ranks` ranks; StudyError when not even one job fits."""
+    """The slots of this machine for jobs of `resources.ranks` ranks; StudyError when not even one job fits.
+
+    With a hostfile there is one: a job takes all hosts.
+    """
+    if resources.hostfile is not None:
+        return [Slot(HOSTS, resources.ranks, (), resources.threads or 1)]
     devices = visible_gpus()
     return _gpu_slots(resources, devices) if devices else _cpu_slots(resources)
 

@@ -13,10 +13,12 @@ from tunestudy.launch.estimate import tell_time
 from tunestudy.launch.local import find_slots
 from tunestudy.launch.prepare import prepare
 from tunestudy.launch.select import select
+from tunestudy.launch.spread import spread_command
 from tunestudy.launch.torchrun import Command, torchrun_command
 from tunestudy.preflight.checks import check
 from tunestudy.records.layout import StudyDir
 from tunestudy.report.build import build_report
+from tunestudy.study.hosts import read_hostfile
 from tunestudy.study.load import LoadedStudy
 from tunestudy.study.plan import make_plan
 
@@ -30,18 +32,19 @@ def run_study(
     detach: bool = False,
     quiet: bool = False,
     estimate: bool = False,
-    command: Command = torchrun_command,
+    command: Command | None = None,
 ) -> Exit:
     """Carry out what is missing of a study and report it, after saying how long that will take.
 
     `only`: `VARIANT` or `VARIANT@STAGE`; `seeds`: a part of the study's. `estimate`: first time some steps of what
-    nothing is known of. `command` starts one job (tests replace it).
+    nothing is known of. `command` starts one job (tests replace it); default: torchrun, here or on all hosts.
     Raises StudyError when the study, the machine or the results folder cannot do it: nothing has been started then.
     """
     plan = make_plan(loaded, results)
     study = StudyDir(results / loaded.study.study)
     chosen = select([planned.job for planned in plan.jobs], only, seeds)
     slots = find_slots(loaded.study.resources)
+    start_job = command or command_for(loaded)
     check(loaded, [planned.job for planned in plan.jobs if planned.status != "done"], study)
     source = loaded.path.read_bytes()
     prepare(loaded.study, source, [planned.job for planned in plan.jobs], plan.as_json(), study)
@@ -50,7 +53,7 @@ def run_study(
 
     def work() -> Exit:
         try:
-            code = carry_out(loaded.study, chosen, study, slots=slots, command=command, quiet=quiet)
+            code = carry_out(loaded.study, chosen, study, slots=slots, command=start_job, quiet=quiet)
         except OSError as error:
             cause = f"cannot be written any more: {error.strerror}; running jobs go on, run again to continue"
             raise StudyError(str(study.root), cause, exit_code=Exit.PREFLIGHT_REFUSED) from error
@@ -68,3 +71,12 @@ def run_study(
         f"tunestudy watch {name}   shows it, and can be ended at any time\ntunestudy stop {name}   ends it gracefully"
     )
     return Exit.DONE
+
+
+def command_for(loaded: LoadedStudy) -> Command:
+    """How a job of this study is started."""
+    resources = loaded.study.resources
+    if resources.hostfile is None:
+        return torchrun_command
+    hosts = read_hostfile(loaded.path.parent / resources.hostfile)
+    return lambda folder, _: spread_command(hosts, resources.rendezvous_address, resources.rendezvous_port, folder)

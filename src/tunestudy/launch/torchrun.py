@@ -1,6 +1,7 @@
 """Starting a job on one host under torchrun, and reaching its processes afterwards."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,9 @@ from pathlib import Path
 import psutil
 
 from tunestudy.records.layout import JobDir
+
+SPREAD = "tunestudy.launch.spread"
+"""The module that stands for torchrun when a job is spread over hosts."""
 
 Command = Callable[[JobDir, int], list[str]]
 """Job folder, ranks → the command that runs the job."""
@@ -46,12 +50,18 @@ def start(command: list[str], environment: Mapping[str, str], log: Path) -> subp
 def job_environment(study_env: Mapping[str, str], slot_env: Mapping[str, str], attempt: int) -> dict[str, str]:
     """This process's environment, the slot's share of the machine, what ranks must know, and the study's `env:`."""
     ours = {"TOKENIZERS_PARALLELISM": "false", "TUNESTUDY_ATTEMPT": str(attempt)}
+    if study_env:
+        ours["TUNESTUDY_ENV"] = json.dumps(sorted(study_env))  # what other hosts must know, too
     return {**os.environ, **ours, **slot_env, **study_env}
 
 
 def ask_to_stop(pid: int) -> None:
-    """SIGTERM to the ranks; to torchrun itself only while it has none, as it would kill them 30 s later."""
-    for process in _children(pid, recursive=False) or _itself(pid):
+    """SIGTERM to the ranks; to torchrun itself only while it has none, as it would kill them 30 s later.
+
+    Ranks on other hosts are told by the process that stands for them here.
+    """
+    here = [] if _is_spread(pid) else _children(pid, recursive=False)
+    for process in here or _itself(pid):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGTERM)
 
@@ -61,6 +71,13 @@ def kill(pid: int) -> None:
     for process in [*_itself(pid), *_children(pid, recursive=True)]:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
+
+
+def _is_spread(pid: int) -> bool:
+    try:
+        return SPREAD in psutil.Process(pid).cmdline()
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _itself(pid: int) -> list[psutil.Process]:

@@ -80,6 +80,17 @@ def _save_gated(model: Any, config: Any, prepared: Path, state: Mapping[str, Ten
     options.save_pretrained(prepared)
 
 
+def _save_from_any_rank(model: Any, folder: Path) -> None:
+    """`save_pretrained` on the rank that got here first. transformers 5 writes on rank 0 only, and says nothing."""
+    model.should_save_on_this_rank = lambda is_main_process: is_main_process
+    try:
+        model.save_pretrained(folder, safe_serialization=True)
+    finally:
+        del model.should_save_on_this_rank
+    if not any(folder.glob("*.safetensors")):
+        raise RuntimeError(f"{type(model).__name__} was to be kept as a base, but transformers wrote no weights")
+
+
 def keep_base(model: Any, tokenizer: Any, study: StudyDir, name: str) -> Path:
     """Keep a base that exists nowhere else (random or merged weights) in the study's cache, for adapters to name.
 
@@ -94,7 +105,7 @@ def keep_base(model: Any, tokenizer: Any, study: StudyDir, name: str) -> Path:
         with Lease.acquire(study.leases / f"base-{name}", wait_s=600):
             if problems(folder):
                 prepared = temporary_beside(folder)
-                model.save_pretrained(prepared, safe_serialization=True)
+                _save_from_any_rank(model, prepared)
                 tokenizer.save_pretrained(prepared)
                 seal(prepared, folder, {"kind": "base"})
     except LeaseHeldError as error:

@@ -10,6 +10,7 @@ import psutil
 
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.job import Job
+from tunestudy.preflight.hosts import host_problems
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.redact import is_secret_name
 from tunestudy.study.load import LoadedStudy
@@ -29,6 +30,7 @@ def check(loaded: LoadedStudy, unfinished: Sequence[Job], study: StudyDir) -> No
     found = [
         *environment_problems(loaded.study.env),
         *installation_problems(unfinished),
+        *host_problems(loaded),
         *folder_problems(study.root, bytes_needed(unfinished, loaded.path.parent)),
     ]
     raise_all([_refusal(loaded, error) for error in found])

@@ -7,7 +7,7 @@ from typing import Any
 
 from tunestudy.config.adapter import AnyAdapter, DoraAdapter, LoraAdapter, SdoraAdapter, SoraAdapter
 from tunestudy.config.model import ModelConfig
-from tunestudy.config.stage import Quantization, TrainStage
+from tunestudy.config.stage import TrainStage
 from tunestudy.study.nearest import nearest
 
 KINDS: dict[str, type[LoraAdapter] | type[DoraAdapter] | type[SoraAdapter] | type[SdoraAdapter]] = {
@@ -57,22 +57,21 @@ def adapter_mistakes(stage: TrainStage, sizes: dict[str, Any], *, engine: str) -
     if stage.adapter is not None:
         yield from rank_mistakes(stage.adapter, sizes)
     if stage.quantization is not None:
-        yield from quantisation_mistakes(stage.quantization, engine=engine)
+        yield from quantisation_mistakes(stage, engine=engine)
 
 
-def quantisation_mistakes(quantization: Quantization, *, engine: str) -> Iterator[tuple[tuple[str, ...], str]]:
+def quantisation_mistakes(stage: TrainStage, *, engine: str) -> Iterator[Mistake]:
     """Combinations of few-bit weights that run and train nothing, or something else than asked for.
 
-    `engine`: how ranks share a model: `single`, `ddp` or `fsdp2`.
-    Sources: accelerate's fsdp2_prepare_model, which leaves uint8 weights whole on every GPU, and its issue 3983.
+    `engine`: how ranks share a model, `single`, `ddp` or `fsdp2`. Sources: accelerate's fsdp2_prepare_model, which
+    leaves uint8 weights whole on every GPU, and its issue 3983; bitsandbytes' issue 1945 on wider storage.
     """
-    if engine == "fsdp2" and quantization.load_in_8bit:
-        yield ("quantization", "load_in_8bit"), "8-bit weights cannot be sharded by fsdp2; use load_in_4bit, or ddp"
-    elif engine == "fsdp2" and quantization.bnb_4bit_quant_storage == "uint8":
+    if engine == "fsdp2" and stage.quantization is not None and stage.fsdp2.shard == "all":
         yield (
-            ("quantization", "bnb_4bit_quant_storage"),
-            "fsdp2 cannot shard weights that are stored as uint8: every GPU would hold them all, and losses of 0 have "
-            "been seen; use bnb_4bit_quant_storage: bfloat16",
+            ("quantization",),
+            "fsdp2 cannot slice weights in few bits: packed as uint8 they stay whole on every GPU and losses of 0 have "
+            "been seen, and packed in a wider type bitsandbytes computes with what slicing made of them; use "
+            "fsdp2: {shard: gradients}, which slices only what learns, or engine: ddp",
         )
 
 

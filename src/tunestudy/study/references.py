@@ -34,7 +34,11 @@ def reference_mistakes(study: Study, locate: Locate, folder: Path) -> Iterator[S
                 checked.add(id(stage))
                 path = ("variants", variant_name, "stages", stage_name)
                 yield from _stage(study, locate, stage, path)
-                for inner, message in adapter_mistakes(stage, sizes, engine=engine):
+                if stage.engine == "single" and study.resources.ranks > 1:
+                    message = f"single is one rank, and resources.ranks is {study.resources.ranks}"
+                    yield StudyError(locate((*path, "engine")), message)
+                used = engine if stage.engine == "auto" or engine == "single" else stage.engine
+                for inner, message in adapter_mistakes(stage, sizes, engine=used):
                     yield StudyError(locate((*path, *inner)), message)
     yield from _seeds(study, locate)
     yield from _report(study, locate)

@@ -77,7 +77,8 @@ class FlatCopy:
         """Copies of `tensors` by name. The next `take` overwrites them: write them out before."""
         assert self.holds(tensors)
         sources = [tensors[name] for name in self._views]
-        torch._foreach_copy_(list(self._views.values()), sources)
+        if sources:  # the state of plain SGD is empty
+            torch._foreach_copy_(list(self._views.values()), sources)
         return dict(self._views)
 
 

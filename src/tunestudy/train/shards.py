@@ -128,12 +128,8 @@ class WholeCopy:
     def take(self, tensors: Mapping[str, Tensor]) -> Tensors:
         """The whole tensors by name, on rank 0; nothing elsewhere. All ranks call. The next `take` overwrites them."""
         for dtype, names in self._names.items():
-            views = list(self._views(self._parts[dtype], names, self._rank))
-            parts = [local(tensors[name]) for name in names]
-            torch._foreach_copy_(
-                [view for view, part in zip(views, parts, strict=True) if part.numel()],
-                [part for part in parts if part.numel()],
-            )
+            for view, name in zip(self._views(self._parts[dtype], names, self._rank), names, strict=True):
+                view.copy_(local(tensors[name]))
             dist.gather(self._parts[dtype], self._received[dtype], group=self._group, group_dst=0)
             self._assemble(dtype, names)
         return dict(self._whole)

@@ -11,6 +11,8 @@ from tunestudy.data.batch import Batch
 from tunestudy.train.loss import LossModel, LossSums
 from tunestudy.train.world import World
 
+AUTO = EngineSettings()
+
 
 class Engine(Protocol):
     """What the loop asks of an engine."""
@@ -32,7 +34,7 @@ class Engine(Protocol):
         """
 
 
-def open_engine(loss_model: LossModel, world: World, settings: EngineSettings) -> Engine:
+def open_engine(loss_model: LossModel, world: World, settings: EngineSettings = AUTO) -> Engine:
     """The engine that the settings name; one rank alone shares with nobody: `single`."""
     from tunestudy.train.engines.ddp import DdpEngine
     from tunestudy.train.engines.single import SingleEngine

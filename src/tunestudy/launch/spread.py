@@ -1,0 +1,143 @@
+"""One job on several hosts: torchrun on each of them, started through ssh and watched from here.
+
+    python -m tunestudy.launch.spread FOLDER ADDRESS PORT MODULE HOST:SLOTS …
+
+This process stands where torchrun stands on one host. SIGTERM asks all ranks to save and leave. When one host fails, or
+this process goes, the others are ended: a host kills its ranks when the connection closes. Lines of a host's output
+begin with its name. Exit code: 0, or the first failing host's, 255 where ssh could not reach it.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import IO, Any
+
+from tunestudy.preflight.hosts import on_host
+from tunestudy.records.layout import JobDir
+from tunestudy.records.stop import StopRequest
+from tunestudy.study.hosts import Host
+
+ALIVE = ("-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3")
+"""A host that is silent for 15 s counts as lost."""
+POLL_S = 0.1
+LAST_WORDS_S = 8.0
+"""How long the other hosts' torchruns have to notice that one failed and to say so, before they are ended."""
+UNREACHED = 255
+
+PASSED = ("HF_", "TRANSFORMERS_", "TOKENIZERS_", "WANDB_", "NCCL_", "GLOO_", "TORCH_", "PYTORCH_")
+PASSED_NAMES = ("OMP_NUM_THREADS", "TUNESTUDY_ATTEMPT", "PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
+
+
+def spread_command(
+    hosts: Sequence[Host], address: str | None, port: int, folder: JobDir, module: str = "tunestudy.worker"
+) -> list[str]:
+    """What the executor starts in place of torchrun."""
+    there = [f"{host.name}:{host.slots}" for host in hosts]
+    return [
+        *(sys.executable, "-m", "tunestudy.launch.spread", str(folder.root.resolve())),
+        *(address or hosts[0].name, str(port), module),
+        *there,
+    ]
+
+
+def main(folder: str, address: str, port: str, module: str, *named: str) -> int:
+    """Start all hosts, pass on what they say, and end all when one fails."""
+    stop = StopRequest.on_signals(signal.SIGTERM, signal.SIGINT)
+    hosts = [Host(name, int(slots)) for name, _, slots in (one.rpartition(":") for one in named)]
+    meeting = {"folder": folder, "module": module, "address": address, "port": int(port), "hosts": len(hosts)}
+    ends = [HostEnd(host, {**meeting, "place": place}) for place, host in enumerate(hosts)]
+    try:
+        return watch(ends, stop)
+    finally:
+        for end in ends:
+            end.close()
+
+
+class HostEnd:
+    """The connection to one host."""
+
+    def __init__(self, host: Host, meeting: dict[str, Any]) -> None:
+        self.host = host
+        command = on_host(host.name, "tunestudy.launch.on_host")
+        self._process = subprocess.Popen(
+            [command[0], *ALIVE, *command[1:]],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        self._reader = threading.Thread(target=self._pass_on, daemon=True)
+        self._reader.start()
+        self._say({**meeting, "slots": host.slots, "environment": passed_on(os.environ)})
+
+    def poll(self) -> int | None:
+        """The exit code of the host's torchrun once it has ended, UNREACHED when the connection has."""
+        return self._process.poll()
+
+    def ask_to_stop(self) -> None:
+        """Let the host's ranks save and leave."""
+        self._say({"stop": True})
+
+    def close(self) -> None:
+        """End the host's ranks if any are left, and pass on its last words."""
+        stdin: IO[bytes] | None = self._process.stdin
+        if stdin is not None and not stdin.closed:
+            with contextlib.suppress(BrokenPipeError):
+                stdin.close()
+        try:
+            self._process.wait(timeout=LAST_WORDS_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        self._reader.join(timeout=LAST_WORDS_S)
+
+    def _say(self, message: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+            self._process.stdin.flush()
+        except (BrokenPipeError, ValueError):
+            print(f"[{self.host.name}] is not listening any more", file=sys.stderr, flush=True)
+
+    def _pass_on(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            print(f"[{self.host.name}] {line.decode(errors='replace').rstrip()}", flush=True)
+
+
+def watch(ends: Sequence[HostEnd], stop: StopRequest) -> int:
+    """Until all hosts are through; the first failure's exit code, after the others had time to see it, too."""
+    told = False
+    failed: tuple[float, int] | None = None
+    while any(end.poll() is None for end in ends):
+        if stop and not told:
+            told = True
+            for end in ends:
+                end.ask_to_stop()
+        wrong = next((end for end in ends if end.poll()), None)
+        if wrong is not None and failed is None:
+            failed = time.monotonic(), wrong.poll() or UNREACHED
+            how = "the connection ended or never began" if failed[1] == UNREACHED else f"exit code {failed[1]}"
+            print(f"host {wrong.host.name} failed: {how}", file=sys.stderr, flush=True)
+        if failed is not None and time.monotonic() - failed[0] > LAST_WORDS_S:
+            return failed[1]
+        time.sleep(POLL_S)
+    return failed[1] if failed else next((end.poll() or 0 for end in ends if end.poll()), 0)
+
+
+def passed_on(environment: Mapping[str, str]) -> dict[str, str]:
+    """What every host gets of this process's environment: libraries' settings, not the machine's own."""
+    told = json.loads(environment.get("TUNESTUDY_ENV", "[]"))
+    return {
+        name: value
+        for name, value in environment.items()
+        if name.startswith(PASSED) or name in PASSED_NAMES or name in told
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,44 @@
+"""What a host tells of itself before it may take part in a job: `python -m tunestudy.preflight.facts FILE …`."""
+
+import hashlib
+import json
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tunestudy.records.snapshot import gpus, packages
+
+PART = 1 << 20
+"""Bytes at either end of a file that are hashed, with its size: enough to tell two versions of a data set apart."""
+
+
+def facts(files: Sequence[str]) -> dict[str, Any]:
+    """python, packages {name: version}, gpus (their number), files {path: fingerprint, null where it is not there}."""
+    return {
+        "python": platform.python_version(),
+        "packages": packages(),
+        "gpus": len(gpus()),
+        "files": {name: fingerprint(Path(name)) for name in files},
+    }
+
+
+def fingerprint(path: Path) -> str | None:
+    """Size and hash of both ends of a file; of a folder, of what it lists."""
+    try:
+        if path.is_dir():
+            listed = "\n".join(sorted(f"{one.name} {one.stat().st_size}" for one in path.iterdir()))
+            return hashlib.sha256(listed.encode()).hexdigest()[:16]
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            digest = hashlib.sha256(file.read(PART))
+            file.seek(max(0, size - PART))
+            digest.update(file.read(PART))
+    except OSError:
+        return None
+    return f"{size}-{digest.hexdigest()[:16]}"
+
+
+if __name__ == "__main__":
+    print("tunestudy-facts " + json.dumps(facts(sys.argv[1:])), flush=True)

@@ -1,0 +1,173 @@
+"""One job on several hosts, over a real ssh between namespaces: it trains, it stops, and it ends whole."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hosts import LabHosts, lab_hosts
+
+from tunestudy.config.errors import Exit, StudyError
+from tunestudy.launch.spread import passed_on
+from tunestudy.study.hosts import Host, read_hostfile
+from tunestudy.study.load import load_study
+
+STUDY = """\
+study: spread
+seeds: [1]
+resources: {hostfile: hosts.txt, max_retries: 0}
+model:
+  architecture: qwen3
+  config: {hidden_size: 32, intermediate_size: 48, num_hidden_layers: 2, num_attention_heads: 2, num_key_value_heads: 1,
+           head_dim: 16, max_position_embeddings: 128, tie_word_embeddings: true}
+  tokenizer: {type: characters, alphabet: "0123456789abcdefg\\n="}
+datasets: {digits: {type: digits, trim: true, held_out: 0.2, limit: 200}}
+benchmarks: {digits: {type: exact_match, dataset: digits@held_out, max_new_tokens: 1}}
+env: {COLOUR: green}
+defaults: {data: digits, learning_rate: 1e-3, effective_batch_size: 8, max_steps: STEPS, max_length: 80, engine: ENGINE,
+           full_save_steps: 10, adapter: {lora_r: 4}}
+stages: {adapt: }
+variants: {lora: {stages: [adapt]}}
+"""
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabHosts]:
+    with lab_hosts(tmp_path_factory.mktemp("lab") / "net", 2) as hosts:
+        yield hosts
+
+
+def written(folder: Path, *, steps: int, engine: str = "ddp", hosts: str = "h1 slots=1\nh2 slots=1\n") -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "hosts.txt").write_text(hosts)
+    (folder / "study.yaml").write_text(STUDY.replace("STEPS", str(steps)).replace("ENGINE", engine))
+    return folder
+
+
+def tunestudy(lab: LabHosts, folder: Path, *words: str) -> "subprocess.Popen[str]":
+    """`tunestudy …` on h1."""
+    command = lab.command(1, [sys.executable, "-m", "tunestudy.cli", *words], folder)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
+    return subprocess.Popen(command, env=environment, text=True, **pipes)  # type: ignore[call-overload, no-any-return]
+
+
+def job_of(folder: Path) -> Path:
+    return next((folder / "results" / "spread" / "jobs").glob("adapt-*"))
+
+
+def wait_for_step(folder: Path, step: int, process: "subprocess.Popen[str]") -> None:
+    while process.poll() is None:
+        progress = next((folder / "results").glob("spread/jobs/adapt-*/progress.json"), None)
+        told = json.loads(progress.read_text()) if progress else {}
+        if told.get("phase") == "train" and (told.get("step") or 0) >= step:
+            return
+        time.sleep(0.1)
+    raise AssertionError(process.communicate()[0])
+
+
+def wait_until_gone(lab: LabHosts, host: int, seconds: float) -> float:
+    began = time.monotonic()
+    while lab.processes(host, "tunestudy.worker"):
+        assert time.monotonic() - began < seconds, lab.processes(host, "tunestudy.worker")
+        time.sleep(0.2)
+    return time.monotonic() - began
+
+
+@pytest.mark.slow
+@pytest.mark.lab
+@pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
+def test_two_hosts_train_one_job_and_it_goes_on_after_a_stop(lab: LabHosts, tmp_path: Path, engine: str) -> None:
+    folder = written(tmp_path / "work", steps=60, engine=engine)
+    process = tunestudy(lab, folder, "run", "study.yaml")
+    wait_for_step(folder, 5, process)
+    assert lab.processes(1, "tunestudy.worker") and lab.processes(2, "tunestudy.worker")
+    stopped = tunestudy(lab, folder, "stop", "study.yaml").communicate(timeout=120)[0]
+    assert "interrupted" in process.communicate(timeout=120)[0], stopped
+    assert process.returncode == Exit.INTERRUPTED
+    again = tunestudy(lab, folder, "run", "study.yaml")
+    output = again.communicate(timeout=240)[0]
+    assert again.returncode == 0, output
+    result = json.loads((job_of(folder) / "result.json").read_text())
+    assert result["world_size"] == 2 and result["resumed_from"] and result["steps"] == 60
+    log = (job_of(folder) / "logs" / "launch.log").read_text()
+    assert "[h1] " in log
+    assert not lab.processes(1, "on_host") and not lab.processes(2, "on_host")
+
+
+@pytest.mark.slow
+@pytest.mark.lab
+def test_everything_ends_when_torchrun_of_one_host_is_killed(lab: LabHosts, tmp_path: Path) -> None:
+    folder = written(tmp_path / "work", steps=100000)
+    process = tunestudy(lab, folder, "run", "study.yaml")
+    wait_for_step(folder, 5, process)
+    lab.run(2, ["pkill", "-9", "-f", "torch.distributed.run"])
+    wait_until_gone(lab, 2, 30)
+    wait_until_gone(lab, 1, 30)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == Exit.JOBS_FAILED, output
+    assert "host h2 failed" in (job_of(folder) / "logs" / "launch.log").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.lab
+def test_ranks_end_when_their_launcher_is_killed(lab: LabHosts, tmp_path: Path) -> None:
+    folder = written(tmp_path / "work", steps=100000)
+    process = tunestudy(lab, folder, "run", "study.yaml")
+    wait_for_step(folder, 5, process)
+    lab.run(1, ["pkill", "-9", "-f", "tunestudy.launch.spread"])
+    for host in (1, 2):
+        wait_until_gone(lab, host, 20)
+    process.communicate(timeout=60)
+    assert process.returncode == Exit.JOBS_FAILED
+
+
+@pytest.mark.slow
+@pytest.mark.lab
+def test_a_host_that_is_not_there_is_refused_before_anything_starts(lab: LabHosts, tmp_path: Path) -> None:
+    folder = written(tmp_path / "work", steps=10, hosts="h1 slots=1\nh9 slots=1\n")
+    process = tunestudy(lab, folder, "run", "study.yaml")
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 3, output
+    assert "h9" in output and "ssh" in output
+    assert not (folder / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "names no host"),
+        ("# nobody\n\n", "names no host"),
+        ("h1 slots=2\nh2\n", "hosts.txt:2: resources.hostfile: `h2` is not `name slots=N`"),
+        ("h1 slots=2\nh1 slots=2\n", "h1 is named twice"),
+        ("h1 slots=0\n", "has no slots"),
+        ("h1 slots=two\n", "is not `name slots=N`"),
+        ("-oProxyCommand=x slots=1\n", "take it for an option"),
+    ],
+)
+def test_a_hostfile_that_is_wrong_is_told_at_its_line(tmp_path: Path, text: str, said: str) -> None:
+    folder = written(tmp_path, steps=10, hosts=text)
+    with pytest.raises(StudyError, match=r"hosts\.txt") as told:
+        load_study(folder / "study.yaml")
+    assert said in str(told.value)
+
+
+def test_ranks_are_the_sum_of_slots(tmp_path: Path) -> None:
+    folder = written(tmp_path, steps=10, hosts="h1 slots=3  # big\nh2 slots=1\n")
+    study = load_study(folder / "study.yaml").study
+    assert study.resources.ranks == 4
+    assert study.variants["lora"].stages["adapt"].per_device_train_batch_size == 2
+    assert read_hostfile(folder / "hosts.txt") == [Host("h1", 3), Host("h2", 1)]
+    with pytest.raises(StudyError, match="is 2, but the hostfile has 4 slots"):
+        load_study(folder / "study.yaml", ["resources.ranks=2"])
+    with pytest.raises(StudyError, match=r"`nowhere\.txt` is not there"):
+        load_study(folder / "study.yaml", ["resources.hostfile=nowhere.txt"])
+
+
+def test_only_what_libraries_read_is_passed_on() -> None:
+    here = {"HF_HOME": "a", "SHELL": "b", "CUDA_VISIBLE_DEVICES": "0", "COLOUR": "green", "TUNESTUDY_ENV": '["COLOUR"]'}
+    assert passed_on(here) == {"HF_HOME": "a", "COLOUR": "green"}
