@@ -121,7 +121,9 @@ SORA = {"type": "sora", "lora_r": 4, "lora_alpha": 8}
 
 
 @pytest.mark.parametrize("kind", ["sora", "sdora"])
-@pytest.mark.parametrize("target", [0.25, 0.5, 0.75])
+@pytest.mark.parametrize(
+    "target", [pytest.param(0.25, marks=pytest.mark.slow), 0.5, pytest.param(0.75, marks=pytest.mark.slow)]
+)
 def test_targets_are_met_at_every_seed(tmp_path: Path, kind: str, target: float) -> None:
     for seed in (1, 2, 3):
         adapter = {**SORA, "type": kind, "target_sparsity": target}
