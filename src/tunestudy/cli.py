@@ -116,6 +116,20 @@ def lr_find(
     _print(find_rate(_load(study, overrides), results, variant=variant, stage=stage, low=low, high=high, steps=steps))
 
 
+@app.command("commands")
+def commands(
+    study: StudyArgument,
+    overrides: Overrides = None,
+    results: Results = DEFAULT_RESULTS,
+    only: Only = None,
+    seeds: Seeds = None,
+) -> None:
+    """Print what `run` would start, a line per host and job, for terminals of your own."""
+    from tunestudy.launch.terminals import command_lines
+
+    _print(command_lines(_load(study, overrides), results, only=only or (), seeds=_seeds(seeds)))
+
+
 @app.command()
 def stop(study: StudyArgument, overrides: Overrides = None, results: Results = DEFAULT_RESULTS) -> None:
     """Let running jobs save and leave; `run` continues them."""

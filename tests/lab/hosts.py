@@ -15,10 +15,8 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
-
-NETWORK = "10.83.0"
-BRIDGE = "tslab0"
 
 _SSH_CONFIG = """\
 Host *
@@ -55,8 +53,9 @@ exec {sshd} -D -e
 class LabHosts:
     """h1 … hN, by number."""
 
-    def __init__(self, folder: Path, count: int) -> None:
-        self.folder, self.count = folder, count
+    def __init__(self, folder: Path, num_hosts: int, network: int) -> None:
+        self.folder, self.num_hosts = folder, num_hosts
+        self._network, self._bridge = f"10.83.{network}", f"tslab{network}"
         self._holders: dict[int, subprocess.Popen[bytes]] = {}
 
     def command(self, host: int, argv: Sequence[str], folder: Path = Path("/")) -> list[str]:
@@ -88,7 +87,10 @@ class LabHosts:
 
     def cut_off(self, host: int) -> None:
         """Pull the network cable; processes stay."""
-        _ip("link", "set", f"tslab.{host}", "down")
+        _ip("link", "set", self._cable(host), "down")
+
+    def _cable(self, host: int) -> str:
+        return f"{self._bridge}.{host}"
 
     def _init(self, host: int) -> int:
         pid = self._holders[host].pid
@@ -104,21 +106,21 @@ class LabHosts:
                 stdin=subprocess.DEVNULL,
             )
         shutil.copy(self.folder / "key.pub", self.folder / "authorized_keys")
-        names = "".join(f"{NETWORK}.{number} h{number}\n" for number in range(1, self.count + 1))
+        names = "".join(f"{self._network}.{number} h{number}\n" for number in range(1, self.num_hosts + 1))
         (self.folder / "hosts").write_text(f"127.0.0.1 localhost\n{names}")
         (ssh / "ssh_config").write_text(_SSH_CONFIG.format(folder=self.folder))
         (ssh / "sshd_config").write_text(_SSHD_CONFIG.format(folder=self.folder))
         Path("/run/sshd").mkdir(exist_ok=True)
-        _ip("link", "add", BRIDGE, "type", "bridge")
-        _ip("link", "set", BRIDGE, "up")
-        for number in range(1, self.count + 1):
+        _ip("link", "add", self._bridge, "type", "bridge")
+        _ip("link", "set", self._bridge, "up")
+        for number in range(1, self.num_hosts + 1):
             self._start(number)
         self._wait_for_sshd()
 
     def _start(self, number: int) -> None:
         script = self.folder / f"h{number}.sh"
         sshd = shutil.which("sshd") or "/usr/sbin/sshd"
-        script.write_text(_INIT.format(number=number, folder=self.folder, network=NETWORK, sshd=sshd))
+        script.write_text(_INIT.format(number=number, folder=self.folder, network=self._network, sshd=sshd))
         spaces = ["--net", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
         with (self.folder / f"h{number}.log").open("wb") as log:
             self._holders[number] = subprocess.Popen(
@@ -130,13 +132,13 @@ class LabHosts:
                 env={**os.environ, "PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"},
             )
         _wait(lambda: (self.folder / f"h{number}.ready").exists(), f"h{number} did not come up")
-        cable = f"tslab.{number}"
+        cable = self._cable(number)
         _ip("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", str(self._init(number)))
-        _ip("link", "set", cable, "master", BRIDGE)
+        _ip("link", "set", cable, "master", self._bridge)
         _ip("link", "set", cable, "up")
 
     def _wait_for_sshd(self) -> None:
-        for number in range(1, self.count + 1):
+        for number in range(1, self.num_hosts + 1):
             _wait(
                 lambda number=number: self.run(1, ["ssh", "-n", f"h{number}", "true"]).returncode == 0,
                 f"no sshd on h{number}",
@@ -147,16 +149,20 @@ class LabHosts:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(holder.pid, signal.SIGKILL)
             holder.wait()
-        for number in range(1, self.count + 1):
-            _ip("link", "del", f"tslab.{number}", check=False)
-        _ip("link", "del", BRIDGE, check=False)
+        for number in range(1, self.num_hosts + 1):
+            _ip("link", "del", self._cable(number), check=False)
+        _ip("link", "del", self._bridge, check=False)
+
+
+_networks = count(os.getpid() % 200)
+"""Two labs, of one test session or of two, must not meet."""
 
 
 @contextlib.contextmanager
-def lab_hosts(folder: Path, count: int) -> Iterator[LabHosts]:
-    """`count` hosts that reach each other by name over ssh. `folder` must not exist."""
+def lab_hosts(folder: Path, num_hosts: int) -> Iterator[LabHosts]:
+    """Hosts that reach each other by name over ssh. `folder` must not exist."""
     folder.mkdir()
-    hosts = LabHosts(folder.resolve(), count)
+    hosts = LabHosts(folder.resolve(), num_hosts, next(_networks) % 256)
     try:
         hosts._up()
         yield hosts

@@ -9,6 +9,7 @@ import pytest
 
 from tunestudy.launch import estimate
 from tunestudy.launch.estimate import make_outlook, outlook_lines, probe_missing, show_plan, tell_time
+from tunestudy.launch.torchrun import Command
 from tunestudy.records.atomic import write_json
 from tunestudy.records.layout import JobDir
 from tunestudy.study.load import LoadedStudy, load_study
@@ -46,8 +47,8 @@ def probes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Probes that take no time: each writes what a worker would, two seconds a step."""
     told: list[str] = []
 
-    def command(folder: JobDir, ranks: int, module: str) -> list[str]:
-        assert (ranks, module) == (1, "tunestudy.train.probe")
+    def command(folder: JobDir, ranks: int) -> list[str]:
+        assert ranks == 1
         job = json.loads(folder.job_json.read_text())
         told.append(job["stage"])
         assert job["parents"] == []
@@ -65,7 +66,11 @@ def probes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         )
         return ["true"]
 
-    monkeypatch.setattr(estimate, "torchrun_command", command)
+    def command_for(_resources: object, base: Path, module: str) -> Command:
+        assert module == "tunestudy.train.probe" and base.is_dir()
+        return command
+
+    monkeypatch.setattr(estimate, "command_for", command_for)
     return told
 
 
@@ -86,9 +91,9 @@ def test_without_evidence_it_says_how_to_get_some(loaded: LoadedStudy, tmp_path:
 
 def test_probes_are_made_once_and_remembered(loaded: LoadedStudy, tmp_path: Path, probes: list[str]) -> None:
     plan = planned(loaded, tmp_path)
-    assert probe_missing(plan) == []
+    assert probe_missing(plan, tmp_path) == []
     assert probes == ["base", "adapt"], "one for each stage, not for each seed"
-    assert probe_missing(plan) == []
+    assert probe_missing(plan, tmp_path) == []
     assert len(probes) == 2
     assert sorted(path.suffix for path in (plan.folder.root / "cache").glob("probe-*")) == [".json", ".json"]
     outlook = make_outlook(plan)
@@ -126,7 +131,7 @@ def test_run_keeps_what_it_expected(
 
 def test_what_is_not_known_is_counted(loaded: LoadedStudy, tmp_path: Path, probes: list[str]) -> None:
     plan = planned(loaded, tmp_path)
-    probe_missing(plan)
+    probe_missing(plan, tmp_path)
     job = next(p.job for p in plan.jobs if p.job.stage == "adapt")
     plan.folder.probe(estimate.speed_key(job, ranks=1, host=estimate.host_name())).unlink()
     told = text_of(outlook_lines(make_outlook(plan), "small.yaml"))
@@ -139,9 +144,9 @@ def test_a_probe_that_fails_is_told_and_leaves_nothing(
     loaded: LoadedStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = "echo 'ValueError: no such layer'; exit 3"
-    monkeypatch.setattr(estimate, "torchrun_command", lambda *_: ["sh", "-c", script])
+    monkeypatch.setattr(estimate, "command_for", lambda *_: lambda *_: ["sh", "-c", script])
     plan = planned(loaded, tmp_path)
-    failed = probe_missing(plan)
+    failed = probe_missing(plan, tmp_path)
     told = text_of(outlook_lines(make_outlook(plan), "small.yaml"))
     assert told.startswith("\nTime: unknown")
     assert failed[0] == "base (start) could not be timed: ValueError: no such layer"
@@ -152,7 +157,7 @@ def test_a_probe_that_fails_is_told_and_leaves_nothing(
 @pytest.mark.slow
 def test_a_real_probe(loaded: LoadedStudy, tmp_path: Path) -> None:
     plan = planned(loaded, tmp_path)
-    assert probe_missing(plan) == []
+    assert probe_missing(plan, tmp_path) == []
     outlook = make_outlook(plan)
     assert outlook.wall_s is not None
     assert outlook.wall_s > 0

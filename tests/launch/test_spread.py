@@ -13,6 +13,7 @@ from hosts import LabHosts, lab_hosts
 
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.launch.spread import passed_on
+from tunestudy.launch.terminals import command_lines
 from tunestudy.study.hosts import Host, read_hostfile
 from tunestudy.study.load import load_study
 
@@ -110,7 +111,7 @@ def test_everything_ends_when_torchrun_of_one_host_is_killed(lab: LabHosts, tmp_
     wait_until_gone(lab, 1, 30)
     output = process.communicate(timeout=60)[0]
     assert process.returncode == Exit.JOBS_FAILED, output
-    assert "host h2 failed" in (job_of(folder) / "logs" / "launch.log").read_text()
+    assert "failed: host h2 failed: its torchrun was killed by signal 9; rank 0 then said: " in output
 
 
 @pytest.mark.slow
@@ -124,6 +125,20 @@ def test_ranks_end_when_their_launcher_is_killed(lab: LabHosts, tmp_path: Path) 
         wait_until_gone(lab, host, 20)
     process.communicate(timeout=60)
     assert process.returncode == Exit.JOBS_FAILED
+
+
+@pytest.mark.slow
+@pytest.mark.lab
+def test_the_first_host_ends_its_ranks_when_the_other_loses_power(tmp_path: Path) -> None:
+    with lab_hosts(tmp_path / "net", 2) as lab:
+        folder = written(tmp_path / "work", steps=100000)
+        process = tunestudy(lab, folder, "run", "study.yaml")
+        wait_for_step(folder, 5, process)
+        lab.power_off(2)
+        wait_until_gone(lab, 1, 30)
+        output = process.communicate(timeout=60)[0]
+        assert process.returncode == Exit.JOBS_FAILED
+        assert "host h2 failed: the connection ended" in output, output
 
 
 @pytest.mark.slow
@@ -166,6 +181,32 @@ def test_ranks_are_the_sum_of_slots(tmp_path: Path) -> None:
         load_study(folder / "study.yaml", ["resources.ranks=2"])
     with pytest.raises(StudyError, match=r"`nowhere\.txt` is not there"):
         load_study(folder / "study.yaml", ["resources.hostfile=nowhere.txt"])
+
+
+def test_commands_for_a_terminal_on_each_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = written(tmp_path / "work", steps=10, hosts="h1 slots=2\nh2 slots=2\n")
+    monkeypatch.chdir(folder)
+    lines = command_lines(load_study(folder / "study.yaml", ["resources.rendezvous_port=4000"]), Path("results"))
+    assert [line for line in lines if line.startswith("# on ")] == ["# on h1", "# on h2"]
+    typed = [line for line in lines if line.startswith("cd ")]
+    for place, line in enumerate(typed):
+        assert f"--nnodes=2 --node-rank={place} --nproc-per-node=2 --master-addr=h1 --master-port=4000" in line
+        assert "COLOUR=green" in line and line.endswith(str(job_of(folder)))
+    assert (job_of(folder) / "job.json").is_file()
+
+
+@pytest.mark.slow
+def test_what_the_commands_start_is_the_job(tmp_path: Path) -> None:
+    folder = written(tmp_path / "work", steps=2)
+    study = (folder / "study.yaml").read_text().replace("hostfile: hosts.txt", "ranks: 1")
+    (folder / "study.yaml").write_text(study)
+    command = [sys.executable, "-m", "tunestudy.cli"]
+    printed = subprocess.run(
+        [*command, "commands", "study.yaml"], cwd=folder, check=True, capture_output=True, text=True
+    ).stdout
+    line = next(line for line in printed.splitlines() if line.startswith("cd "))
+    subprocess.run(["bash", "-c", line], check=True, capture_output=True, timeout=120)
+    assert (job_of(folder) / "result.json").is_file()
 
 
 def test_only_what_libraries_read_is_passed_on() -> None:

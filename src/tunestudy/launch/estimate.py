@@ -13,7 +13,8 @@ from typing import Any
 from tunestudy.config.errors import StudyError
 from tunestudy.config.job import Job
 from tunestudy.launch.local import Slot, find_slots
-from tunestudy.launch.torchrun import ask_to_stop, job_environment, kill, start, torchrun_command
+from tunestudy.launch.spread import command_for
+from tunestudy.launch.torchrun import Command, ask_to_stop, job_environment, kill, start
 from tunestudy.records.atomic import read_json, remove_tree, write_json
 from tunestudy.records.host import host_name
 from tunestudy.records.layout import JobDir
@@ -81,7 +82,7 @@ class Experiment:
 def show_plan(loaded: LoadedStudy, results: Path, *, estimate: bool, as_json: bool) -> None:
     """What `tunestudy plan` prints: the plan, and how long it takes as far as that is known."""
     plan = make_plan(loaded, results)
-    for line in probe_missing(plan) if estimate else ():
+    for line in probe_missing(plan, loaded.path.parent) if estimate else ():
         print(line, file=sys.stderr)
     outlook = make_outlook(plan)
     if as_json:
@@ -92,7 +93,7 @@ def show_plan(loaded: LoadedStudy, results: Path, *, estimate: bool, as_json: bo
 
 def tell_time(plan: Plan, loaded: LoadedStudy, *, estimate: bool, quiet: bool) -> None:
     """Before a run: gather evidence when asked to, say what it means, and keep it for the report."""
-    for line in probe_missing(plan) if estimate else ():
+    for line in probe_missing(plan, loaded.path.parent) if estimate else ():
         print(line, file=sys.stderr)
     outlook = make_outlook(plan)
     remember_estimates(plan, outlook.times, now=outlook.now)
@@ -178,14 +179,15 @@ def _together(outlook: Outlook, missing: Sequence[str]) -> str:
     return f"together: {duration(outlook.wall_s)} left with jobs {slots}, done about {when}{lacking}"
 
 
-def probe_missing(plan: Plan) -> list[str]:
+def probe_missing(plan: Plan, base: Path) -> list[str]:
     """Time some steps of every stage that is still to do and has no evidence; returns what went wrong, in words.
 
-    Ctrl-C ends the probe that runs and leaves those that are done.
+    `base` is where the study file lies. Ctrl-C ends the probe that runs and leaves those that are done.
     StudyError when this machine has no slot for the study's jobs.
     """
     resources = plan.study.resources
     slot = find_slots(resources)[0]
+    command = command_for(resources, base, PROBE)
     host = host_name()
     times = expected_times(plan, ranks=resources.ranks, host=host)
     failed: list[str] = []
@@ -198,11 +200,11 @@ def probe_missing(plan: Plan) -> list[str]:
         if key not in asked:
             asked.add(key)
             print(f"timing steps of {job.stage} ({', '.join(job.variants[:3])}) …", file=sys.stderr, flush=True)
-            failed += _probe(plan, planned, key, slot)
+            failed += _probe(plan, planned, key, slot, command)
     return failed
 
 
-def _probe(plan: Plan, planned: PlannedJob, key: str, slot: Slot) -> list[str]:
+def _probe(plan: Plan, planned: PlannedJob, key: str, slot: Slot, command: Command) -> list[str]:
     """Run one probe in a folder of its own, which is removed; its result stays."""
     result = plan.folder.probe(key)
     folder = JobDir(result.with_suffix(""))
@@ -211,7 +213,7 @@ def _probe(plan: Plan, planned: PlannedJob, key: str, slot: Slot) -> list[str]:
         write_json(folder.job_json, _from_the_start(planned.job).model_dump(mode="json"))
         began = time.monotonic()
         process = start(
-            torchrun_command(folder, slot.ranks, PROBE),
+            command(folder, slot.ranks),
             job_environment(plan.study.env, slot.environment, attempt=1),
             folder.launch_log,
         )

@@ -9,7 +9,8 @@ from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.job import Job
 from tunestudy.launch.estimate import last_line, wait_for
 from tunestudy.launch.local import find_slots
-from tunestudy.launch.torchrun import job_environment, start, torchrun_command
+from tunestudy.launch.spread import command_for
+from tunestudy.launch.torchrun import job_environment, start
 from tunestudy.preflight.checks import check
 from tunestudy.records.atomic import read_json, remove_tree, write_json, write_text
 from tunestudy.records.layout import JobDir
@@ -40,7 +41,7 @@ def find_rate(
     remove_tree(folder.root)
     write_json(folder.job_json, planned.job.model_copy(update={"evaluations": {}}).model_dump(mode="json"))
     write_json(folder.root / "request.json", {"from": low, "to": high, "steps": steps})
-    sweep(plan, folder)
+    sweep(plan, loaded.path.parent, folder)
     return result_lines(folder, planned.job, planned.job.settings.learning_rate if planned.job.settings else 0.0)
 
 
@@ -73,11 +74,12 @@ def require_parents(plan: Plan, job: Job) -> None:
         )
 
 
-def sweep(plan: Plan, folder: JobDir) -> None:
-    """Run the worker to its end; StudyError with its last words when it fails."""
+def sweep(plan: Plan, base: Path, folder: JobDir) -> None:
+    """Run the worker to its end; StudyError with its last words when it fails. `base` is where the study file lies."""
     slot = find_slots(plan.study.resources)[0]
+    command = command_for(plan.study.resources, base, SWEEP)
     process: subprocess.Popen[bytes] = start(
-        torchrun_command(folder, slot.ranks, SWEEP),
+        command(folder, slot.ranks),
         job_environment(plan.study.env, slot.environment, attempt=1),
         folder.launch_log,
     )

@@ -10,20 +10,30 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import psutil
 
-from tunestudy.launch.torchrun import ask_to_stop
+from tunestudy.launch.torchrun import ask_to_stop, torchrun_on
+from tunestudy.records.layout import JobDir
 
 POLL_S = 0.2
 
 
 def main() -> int:
-    """Exit code of torchrun; 1 where a signal ended it."""
+    """Exit code of torchrun; 128 and the signal where one ended it, as shells count."""
     meeting: dict[str, Any] = json.loads(sys.stdin.readline())
     process = subprocess.Popen(
-        torchrun(meeting),
+        torchrun_on(
+            meeting["place"],
+            meeting["hosts"],
+            slots=meeting["slots"],
+            address=meeting["address"],
+            port=meeting["port"],
+            module=meeting["module"],
+            folder=JobDir(Path(meeting["folder"])),
+        ),
         env={**os.environ, **meeting["environment"]},
         stdin=subprocess.DEVNULL,
         start_new_session=True,
@@ -34,20 +44,7 @@ def main() -> int:
         kept.look()
         time.sleep(POLL_S)
     kept.kill()  # ranks that outlived a torchrun that was killed
-    return process.returncode if process.returncode >= 0 else 1
-
-
-def torchrun(meeting: dict[str, Any]) -> list[str]:
-    """torchrun of this host. Hosts meet at a fixed address: nothing is discovered, nothing starts over."""
-    return [
-        *(sys.executable, "-m", "torch.distributed.run", "--max-restarts=0"),
-        f"--nnodes={meeting['hosts']}",
-        f"--node-rank={meeting['place']}",
-        f"--nproc-per-node={meeting['slots']}",
-        f"--master-addr={meeting['address']}",
-        f"--master-port={meeting['port']}",
-        *("-m", meeting["module"], meeting["folder"]),
-    ]
+    return process.returncode if process.returncode >= 0 else 128 - process.returncode
 
 
 def listen(process: "subprocess.Popen[bytes]", kept: "Family") -> None:

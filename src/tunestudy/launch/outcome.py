@@ -20,6 +20,8 @@ from tunestudy.study.state import missing_evaluations
 Kind = Literal["done", "interrupted", "user", "error", "oom", "disk", "signal"]
 
 _EXIT_CODE = re.compile(r"exitcode\s*:\s*(-?\d+)")
+_LOST_HOST = re.compile(r"^host \S+ failed: (?:the connection|its torchrun) .*$", re.MULTILINE)
+"""What `launch.spread` says when ranks did not end by themselves."""
 _TAIL_BYTES = 64 * 1024
 
 
@@ -68,9 +70,10 @@ def read_outcome(
     killed_by = _fatal_signal(exit_code, tail)
     step = failure.get("step") if failure.get("step") is not None else progress.get("step")
     if failure and (failure["kind"] == "user" or killed_by is None):
-        return Outcome(
-            kind=failure["kind"], message=failure["message"], exit_code=exit_code, step=step, rank=failure["rank"]
-        )
+        lost = _LOST_HOST.search(tail)
+        message = f"{lost[0]}; rank {failure['rank']} then said: " if lost else ""
+        message += failure["message"]
+        return Outcome(kind=failure["kind"], message=message, exit_code=exit_code, step=step, rank=failure["rank"])
     if progress.get("phase") == "interrupted" and progress.get("attempt") == attempt:
         return Outcome(kind="interrupted", exit_code=exit_code, step=step)
     if killed_by is not None:

@@ -13,12 +13,11 @@ from tunestudy.launch.estimate import tell_time
 from tunestudy.launch.local import find_slots
 from tunestudy.launch.prepare import prepare
 from tunestudy.launch.select import select
-from tunestudy.launch.spread import spread_command
-from tunestudy.launch.torchrun import Command, torchrun_command
+from tunestudy.launch.spread import command_for
+from tunestudy.launch.torchrun import Command
 from tunestudy.preflight.checks import check
 from tunestudy.records.layout import StudyDir
 from tunestudy.report.build import build_report
-from tunestudy.study.hosts import read_hostfile
 from tunestudy.study.load import LoadedStudy
 from tunestudy.study.plan import make_plan
 
@@ -44,7 +43,7 @@ def run_study(
     study = StudyDir(results / loaded.study.study)
     chosen = select([planned.job for planned in plan.jobs], only, seeds)
     slots = find_slots(loaded.study.resources)
-    start_job = command or command_for(loaded)
+    start_job = command or command_for(loaded.study.resources, loaded.path.parent)
     check(loaded, [planned.job for planned in plan.jobs if planned.status != "done"], study)
     source = loaded.path.read_bytes()
     prepare(loaded.study, source, [planned.job for planned in plan.jobs], plan.as_json(), study)
@@ -71,12 +70,3 @@ def run_study(
         f"tunestudy watch {name}   shows it, and can be ended at any time\ntunestudy stop {name}   ends it gracefully"
     )
     return Exit.DONE
-
-
-def command_for(loaded: LoadedStudy) -> Command:
-    """How a job of this study is started."""
-    resources = loaded.study.resources
-    if resources.hostfile is None:
-        return torchrun_command
-    hosts = read_hostfile(loaded.path.parent / resources.hostfile)
-    return lambda folder, _: spread_command(hosts, resources.rendezvous_address, resources.rendezvous_port, folder)

@@ -16,12 +16,16 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import IO, Any
 
+from tunestudy.config.study import Resources
+from tunestudy.launch.torchrun import Command, torchrun_command
 from tunestudy.preflight.hosts import on_host
 from tunestudy.records.layout import JobDir
 from tunestudy.records.stop import StopRequest
-from tunestudy.study.hosts import Host
+from tunestudy.study.hosts import Host, read_hostfile
 
 ALIVE = ("-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3")
 """A host that is silent for 15 s counts as lost."""
@@ -44,6 +48,15 @@ def spread_command(
         *(address or hosts[0].name, str(port), module),
         *there,
     ]
+
+
+def command_for(resources: Resources, base: Path, module: str = "tunestudy.worker") -> Command:
+    """How jobs are started: torchrun here, or on all hosts of the hostfile, whose path is relative to `base`."""
+    if resources.hostfile is None:
+        return partial(torchrun_command, module=module)
+    hosts = read_hostfile(base / resources.hostfile)
+    address, port = resources.rendezvous_address, resources.rendezvous_port
+    return lambda folder, _: spread_command(hosts, address, port, folder, module)
 
 
 def main(folder: str, address: str, port: str, module: str, *named: str) -> int:
@@ -121,12 +134,18 @@ def watch(ends: Sequence[HostEnd], stop: StopRequest) -> int:
         wrong = next((end for end in ends if end.poll()), None)
         if wrong is not None and failed is None:
             failed = time.monotonic(), wrong.poll() or UNREACHED
-            how = "the connection ended or never began" if failed[1] == UNREACHED else f"exit code {failed[1]}"
-            print(f"host {wrong.host.name} failed: {how}", file=sys.stderr, flush=True)
+            print(f"host {wrong.host.name} failed: {in_words(failed[1])}", file=sys.stderr, flush=True)
         if failed is not None and time.monotonic() - failed[0] > LAST_WORDS_S:
             return failed[1]
         time.sleep(POLL_S)
     return failed[1] if failed else next((end.poll() or 0 for end in ends if end.poll()), 0)
+
+
+def in_words(code: int) -> str:
+    """What a host's exit code means."""
+    if code == UNREACHED:
+        return "the connection ended or never began"
+    return f"its torchrun was killed by signal {code - 128}" if code > 128 else f"exit code {code}"
 
 
 def passed_on(environment: Mapping[str, str]) -> dict[str, str]:

@@ -30,6 +30,21 @@ def torchrun_command(folder: JobDir, ranks: int, module: str = "tunestudy.worker
     return [*torchrun, f"--nproc-per-node={ranks}", "--max-restarts=0", "-m", module, str(folder.root)]
 
 
+def torchrun_on(
+    place: int, hosts: int, *, slots: int, address: str, port: int, module: str, folder: JobDir
+) -> list[str]:
+    """torchrun of one host of several, number `place` from 0. They meet at a fixed address; nothing is discovered."""
+    return [
+        *(sys.executable, "-m", "torch.distributed.run", "--max-restarts=0"),
+        f"--nnodes={hosts}",
+        f"--node-rank={place}",
+        f"--nproc-per-node={slots}",
+        f"--master-addr={address}",
+        f"--master-port={port}",
+        *("-m", module, str(folder.root)),
+    ]
+
+
 def start(command: list[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
     """Start `command` in a session of its own, so that neither the terminal's Ctrl-C nor its hang-up reaches it.
 
