@@ -116,6 +116,14 @@ def lr_find(
     _print(find_rate(_load(study, overrides), results, variant=variant, stage=stage, low=low, high=high, steps=steps))
 
 
+@app.command()
+def netcheck(study: StudyArgument, overrides: Overrides = None, results: Results = DEFAULT_RESULTS) -> None:
+    """Measure how fast the ranks of a job talk to each other, and what that means for a step."""
+    from tunestudy.launch.netcheck import check_network
+
+    _print(check_network(_load(study, overrides), results))
+
+
 @app.command("commands")
 def commands(
     study: StudyArgument,

@@ -102,6 +102,16 @@ def test_two_hosts_train_one_job_and_it_goes_on_after_a_stop(lab: LabHosts, tmp_
 
 @pytest.mark.slow
 @pytest.mark.lab
+def test_the_network_between_hosts_is_measured(lab: LabHosts, tmp_path: Path) -> None:
+    folder = written(tmp_path / "work", steps=10)
+    process = tunestudy(lab, folder, "netcheck", "study.yaml")
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, output
+    assert "2 ranks on 2 hosts, gloo" in output and "h1 – h2" in output
+
+
+@pytest.mark.slow
+@pytest.mark.lab
 def test_everything_ends_when_torchrun_of_one_host_is_killed(lab: LabHosts, tmp_path: Path) -> None:
     folder = written(tmp_path / "work", steps=100000)
     process = tunestudy(lab, folder, "run", "study.yaml")
