@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -10,7 +11,7 @@ import pytest
 from tinyjob import ADAPTER, facts_of, make_job, rows_of, run
 from tinyranks import ENVIRONMENT, start, wait_for_step
 
-from tunestudy.launch.torchrun import ask_to_stop, kill
+from tunestudy.launch.torchrun import ask_to_stop, kill, torchrun_command
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -96,3 +97,25 @@ def test_one_rank_goes_on_where_two_left_off(tmp_path: Path) -> None:
     for old, new in zip(rows_of(whole.loss_log), rows_of(folder.loss_log), strict=True):
         assert (old["step"], old["tokens"], old["target_tokens"]) == (new["step"], new["tokens"], new["target_tokens"])
         assert float(new["train_loss"]) == pytest.approx(float(old["train_loss"]), rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
+def test_a_rank_that_hangs_is_named_and_the_others_leave_their_stacks(tmp_path: Path, engine: str) -> None:
+    folder = make_job(tmp_path, engine=engine, max_steps=100000, full_save_steps=None, save_steps=None)
+    command = torchrun_command(folder, 2)
+    process = subprocess.Popen(command, env={**ENVIRONMENT, "TUNESTUDY_TIMEOUT_S": "8"}, stdout=subprocess.DEVNULL)
+    wait_for_step(folder, process, 5)
+    ranks = [p for p in psutil.Process(process.pid).children() if "tunestudy.worker" in p.cmdline()]
+    hung = next(p for p in ranks if p.environ()["RANK"] == "1")
+    hung.suspend()
+    began = time.monotonic()
+    while not folder.failure_json.exists():
+        assert time.monotonic() - began < 8 + 35
+        time.sleep(0.2)
+    hung.kill()
+    process.wait(timeout=60)
+    told = json.loads(folder.failure_json.read_text())
+    assert told["message"].startswith("RanksLostError: rank 1 on "), told
+    assert "did not go on with the others at " in told["message"]
+    assert "most recent call first" in folder.rank_log(0).read_text()

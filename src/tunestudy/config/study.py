@@ -42,6 +42,8 @@ class Resources(Config):
     """OMP_NUM_THREADS of a rank; default: 1 on CPU slots."""
     max_retries: int = neutral(1, ge=0)
     """Starts again after a crash that is not the user's mistake."""
+    timeout_s: float = neutral(300.0, gt=0)
+    """A rank that others have waited for this long counts as lost, and the job as failed."""
     stop_grace_s: float = neutral(120.0, gt=0)
     """Time a job has to save and leave after SIGTERM."""
 

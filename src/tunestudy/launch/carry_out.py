@@ -44,7 +44,7 @@ def carry_out(
         launch = Launch(
             study=folder,
             resources=study.resources,
-            env=study.env,
+            env={"TUNESTUDY_TIMEOUT_S": f"{study.resources.timeout_s:g}", **study.env},
             slots=slots,
             command=command,
             journal=journal,

@@ -44,6 +44,7 @@ def train(run: Run) -> bool:
         learning_rate = set_learning_rates(run.learner.optimizer, run.learner.learning_rate, run.state.step)
         sums = accumulate_gradients(run, batches, targets)
         grad_norm = move_weights(run, targets)
+        run.world.passed()
         count(run, sums, rows, time.perf_counter() - began)
         evaluated = evaluate(run) if is_evaluated(run) else None
         lose_patience(run, evaluated)
@@ -70,6 +71,7 @@ def cut(run: Run, rows: list[Row]) -> list[Batch]:
 
 def agree(run: Run, batches: list[Batch]) -> tuple[int, bool]:
     """Target tokens of the whole step over all ranks, and whether any rank was asked to stop: one all-reduce."""
+    run.world.arrive(f"step {run.state.step + 1}")
     targets, stops = run.world.sum_of(sum(batch.num_targets for batch in batches), bool(run.task.stop))
     return int(targets), stops > 0
 
@@ -177,9 +179,11 @@ def evaluate(run: Run) -> Sums | None:
         return None
     began = time.perf_counter()
     evaluation = run.material.evaluation
+    run.world.arrive(f"the evaluation after step {run.state.step}")
     sums = run.task.progress.during(
         "evaluate", lambda: evaluation.evaluate(run.learner.loss_model, run.learner.precision, run.world)
     )
+    run.world.passed()
     run.logs.evaluation(epoch=epoch_of(run), step=run.state.step, sums=sums, sources=evaluation.sources)
     run.state.eval_s += time.perf_counter() - began
     return sums

@@ -14,9 +14,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tunestudy.train.roll_call import RollCall
+
 T = TypeVar("T")
 
-TIMEOUT = timedelta(minutes=5)
+TIMEOUT_S = 300.0
 """A rank that is silent for this long counts as dead (the default of gloo would be 30 minutes)."""
 
 
@@ -38,8 +40,19 @@ class World:
     local_size: int = 1
     """Ranks on this host."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    roll_call: RollCall | None = None
     num_reductions: int = 0
     """How many all-reduces this rank has made: tests count them."""
+
+    def arrive(self, place: str) -> None:
+        """Tell the other ranks where this one is, for the case that it does not come to the next place."""
+        if self.roll_call is not None:
+            self.roll_call.here(place)
+
+    def passed(self) -> None:
+        """Nothing is waited for until the next place."""
+        if self.roll_call is not None:
+            self.roll_call.end()
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         """`tensor` summed over all ranks, in place."""
@@ -95,11 +108,16 @@ def open_world() -> Iterator[World]:
         yield world
         return
     on_gpu = world.device.type == "cuda"
-    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT, device_id=world.device if on_gpu else None)
+    patience = timedelta(seconds=float(os.environ.get("TUNESTUDY_TIMEOUT_S", TIMEOUT_S)))
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=patience, device_id=world.device if on_gpu else None)
     _OPENED.append(dist.group.WORLD)
+    world.roll_call = RollCall(rank=world.rank, size=size, patience_s=patience.total_seconds())
     try:
         yield world
+    except RuntimeError as error:
+        raise world.roll_call.explain(error) from error
     finally:
+        world.roll_call.end()
         dist.destroy_process_group()
 
 

@@ -1,0 +1,87 @@
+"""Who is missing when ranks wait for each other in vain.
+
+Every rank tells a store that all share how far it has come. A collective that fails or times out only says that some
+connection did; whoever came less far than the others is the one to look for. Half-way to the timeout every rank that
+still waits writes its stacks to its log.
+"""
+
+import faulthandler
+import re
+import sys
+import time
+from dataclasses import dataclass
+
+import torch.distributed as dist
+
+from tunestudy.records.host import host_name
+
+_NETWORK = re.compile(r"gloo|NCCL|TCPStore|Connection (?:reset|closed)|Broken pipe|[Tt]imed out|timeout")
+
+
+GRACE_S = 4
+"""How long a rank that lost the others waits for them to notice the same."""
+
+
+class RanksLostError(RuntimeError):
+    """Ranks of the job did not come to where the others wait for them."""
+
+
+@dataclass
+class RollCall:
+    """This rank's entry, and a look at the others'."""
+
+    rank: int
+    size: int
+    patience_s: float
+    """How long collectives wait."""
+    count: int = 0
+
+    def __post_init__(self) -> None:
+        self._store = dist.distributed_c10d._get_default_store()
+        self._store.set(f"tunestudy/host/{self.rank}", host_name())
+
+    def here(self, place: str) -> None:
+        """This rank has come to `place`. All ranks come to the same places in the same order."""
+        self.count += 1
+        self._store.set(f"tunestudy/place/{self.rank}", f"{self.count} {place}")
+        faulthandler.dump_traceback_later(self.patience_s / 2, file=sys.stderr)
+
+    def end(self) -> None:
+        """Nobody is waited for any more."""
+        faulthandler.cancel_dump_traceback_later()
+
+    def explain(self, error: RuntimeError) -> RuntimeError:
+        """The error with the missing ranks' names, where it is one of the network and the store can still be asked."""
+        first = (str(error).strip().splitlines() or [""])[0]
+        if isinstance(error, RanksLostError) or not (isinstance(error, dist.DistError) or _NETWORK.search(first)):
+            return error
+        try:
+            absent = self._absent()
+            places = [self._place_of(rank) for rank in range(self.size)]
+        except (RuntimeError, ValueError):
+            return RanksLostError(f"a rank was lost, and the store that knows which one with it: {first}")
+        furthest, where = max(places)
+        absent = absent or [rank for rank, (count, _) in enumerate(places) if count < furthest]
+        named = [
+            f"rank {rank} on {self._text(f'host/{rank}')} (last at {places[rank][1] or 'nothing'})" for rank in absent
+        ]
+        missing = ", ".join(named) or "a rank that cannot be told"
+        return RanksLostError(f"{missing} did not go on with the others at {where}: {first}")
+
+    def _absent(self) -> list[int]:
+        """Ranks that notice nothing, because they hang or are gone: all others come to this very line."""
+        self._store.set(f"tunestudy/noticed/{self.rank}", "1")
+        for _ in range(GRACE_S):
+            absent = [rank for rank in range(self.size) if not self._text(f"noticed/{rank}")]
+            if not absent:
+                break
+            time.sleep(1)
+        return absent
+
+    def _place_of(self, rank: int) -> tuple[int, str]:
+        count, _, place = self._text(f"place/{rank}").partition(" ")
+        return int(count or 0), place
+
+    def _text(self, key: str) -> str:
+        whole = f"tunestudy/{key}"
+        return self._store.get(whole).decode() if self._store.check([whole]) else ""
