@@ -28,7 +28,7 @@ from tunestudy.train.loop import accumulate_gradients, agree, count, cut, move_w
 from tunestudy.train.optim import set_learning_rates
 from tunestudy.train.progress import Progress
 from tunestudy.train.run import Run, Task
-from tunestudy.train.stage import lay_out, make_learner, make_trainable
+from tunestudy.train.stage import lay_out, loading_device, make_learner, make_trainable
 from tunestudy.train.start import start_run
 from tunestudy.train.world import World, open_world
 
@@ -62,7 +62,7 @@ def main(folder: str) -> None:
 
 def open_run(task: Task) -> Run:
     """As `train.stage.train_and_publish` does it."""
-    loaded = load_start(task.job, task.folder, task.world.device)
+    loaded = load_start(task.job, task.folder, loading_device(task))
     model = make_trainable(loaded, task)
     data = prepare(task.job, task.folder, loaded.tokenizer, task.world)
     material = lay_out(task, model, data.train, data.eval)

@@ -63,7 +63,7 @@ def run_stage(job: Job, folder: JobDir, world: World, stop: StopRequest) -> bool
 
 def train_and_publish(task: Task) -> bool:
     """load → adapter → table → data → learner → resume → loop → publish."""
-    loaded = load_start(task.job, task.folder, task.world.device)
+    loaded = load_start(task.job, task.folder, loading_device(task))
     model = make_trainable(loaded, task)
     roles = table_of_roles(model, task)
     task.progress.tell(phase="data")
@@ -82,6 +82,15 @@ def train_and_publish(task: Task) -> bool:
         return finished
     finally:
         run.close()
+
+
+def loading_device(task: Task) -> torch.device:
+    """Where weights go when they are read: not to a GPU that will keep a slice of them only.
+
+    In host memory they are pages of the file, which the ranks of a host share; a page nobody touches costs nothing.
+    """
+    sliced = task.settings.engine == "fsdp2" and task.settings.fsdp2.shard == "all" and task.world.size > 1
+    return torch.device("cpu") if sliced else task.world.device
 
 
 def make_trainable(loaded: LoadedModel, task: Task) -> Any:

@@ -36,6 +36,8 @@ class Fsdp2Engine:
         self._size = world.size
         self._loss_model = loss_model
         self._whole = whole_parameters(loss_model, settings)
+        for parameter in self._whole:
+            parameter.data = parameter.data.to(world.device)  # `fully_shard` moves what it slices, and nothing else
         mesh = mesh_of(world, within_node=settings.within_node)
         self.gather_group = cpu_group(mesh, world)
         shard(loss_model, mesh, settings, ignored=set(self._whole))
