@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from tunestudy.study.load import load_study
 STUDY = """\
 study: spread
 seeds: [1]
-resources: {hostfile: hosts.txt, max_retries: 0}
+resources: {hostfile: hosts.txt, rendezvous_port: PORT, max_retries: 0}
 model:
   architecture: qwen3
   config: {hidden_size: 32, intermediate_size: 48, num_hidden_layers: 2, num_attention_heads: 2, num_key_value_heads: 1,
@@ -36,6 +37,10 @@ variants: {lora: {stages: [adapt]}}
 """
 
 
+PORTS = count(29600)
+"""A port of its own for every study: the one before may still be closing its own."""
+
+
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabHosts]:
     with lab_hosts(tmp_path_factory.mktemp("lab") / "net", 2) as hosts:
@@ -45,7 +50,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabHosts]:
 def written(folder: Path, *, steps: int, engine: str = "ddp", hosts: str = "h1 slots=1\nh2 slots=1\n") -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "hosts.txt").write_text(hosts)
-    (folder / "study.yaml").write_text(STUDY.replace("STEPS", str(steps)).replace("ENGINE", engine))
+    study = STUDY.replace("STEPS", str(steps)).replace("ENGINE", engine).replace("PORT", str(next(PORTS)))
+    (folder / "study.yaml").write_text(study)
     return folder
 
 
@@ -207,7 +213,7 @@ def test_commands_for_a_terminal_on_each_host(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.slow
 def test_what_the_commands_start_is_the_job(tmp_path: Path) -> None:
     folder = written(tmp_path / "work", steps=2)
-    study = (folder / "study.yaml").read_text().replace("hostfile: hosts.txt", "ranks: 1")
+    study = (folder / "study.yaml").read_text().replace("hostfile: hosts.txt, ", "ranks: 1, ")
     (folder / "study.yaml").write_text(study)
     command = [sys.executable, "-m", "tunestudy.cli"]
     printed = subprocess.run(
