@@ -100,6 +100,19 @@ def test_one_rank_goes_on_where_two_left_off(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_wherever_ranks_wait_in_training_their_absence_would_be_noticed(tmp_path: Path) -> None:
+    folder = make_job(tmp_path, engine="fsdp2", max_steps=8, full_save_steps=4, log_gradients=True, logging_steps=2)
+    script = Path(__file__).parents[1] / "lab" / "waits_of_ranks.py"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+    command += ["--nproc-per-node=2", str(script), str(folder.root), str(tmp_path)]
+    subprocess.run(command, env=ENVIRONMENT, check=True, timeout=300)
+    for rank in (0, 1):
+        seen = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert {"all_reduce in all_reduce_sum", "gather in take"} <= set(seen["watched"])
+        assert seen["unwatched"] == {}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
 def test_a_rank_that_hangs_is_named_and_the_others_leave_their_stacks(tmp_path: Path, engine: str) -> None:
     folder = make_job(tmp_path, engine=engine, max_steps=100000, full_save_steps=None, save_steps=None)

@@ -7,10 +7,13 @@ anywhere.
 
 import math
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 
 from tunestudy.data.batch import Batch, Row, micro_batches
+from tunestudy.train.checkpoint import Kind
 from tunestudy.train.gradients import GradientStatistics
 from tunestudy.train.logs import perplexity
 from tunestudy.train.metrics import Best, Sums
@@ -34,27 +37,45 @@ def train(run: Run) -> bool:
     if run.settings.eval_on_start and run.state.step == 0:
         evaluate(run)
     while run.state.step < run.total_steps:
-        began = time.perf_counter()
-        rows = run.material.schedule.rows_of_step(run.state.step)
-        batches = cut(run, rows)
-        targets, leaving = agree(run, batches)
-        if leaving:
+        learning_rate = set_learning_rates(run.learner.optimizer, run.learner.learning_rate, run.state.step)
+        taken = take_step(run)
+        if taken is None:
             save_before_leaving(run)
             return False
-        learning_rate = set_learning_rates(run.learner.optimizer, run.learner.learning_rate, run.state.step)
-        sums = accumulate_gradients(run, batches, targets)
-        grad_norm = move_weights(run, targets)
-        run.world.passed()
-        count(run, sums, rows, time.perf_counter() - began)
         evaluated = evaluate(run) if is_evaluated(run) else None
         lose_patience(run, evaluated)
         if is_logged(run):
-            log_training(run, learning_rate, grad_norm)
+            log_training(run, learning_rate, taken.grad_norm)
         if epoch_ends(run):
             close_epoch(run, evaluated)
         save_if_due(run, evaluated)
         tell_progress(run, learning_rate)
     return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class TakenStep:
+    """What one optimiser step came to."""
+
+    loss: float | None
+    """Mean over its target tokens, before the weights moved; None without any target."""
+    grad_norm: float | None
+    """Before clipping."""
+
+
+def take_step(run: Run) -> TakenStep | None:
+    """One optimiser step at the rates that the groups have; None, with nothing moved, when a rank was asked to stop."""
+    began = time.perf_counter()
+    rows = run.material.schedule.rows_of_step(run.state.step)
+    batches = cut(run, rows)
+    with run.world.at(f"step {run.state.step + 1}"):
+        targets, leaving = agree(run, batches)
+        if leaving:
+            return None
+        sums = accumulate_gradients(run, batches, targets)
+        grad_norm = move_weights(run, targets)
+    count(run, sums, rows, time.perf_counter() - began)
+    return TakenStep(loss=sums.loss, grad_norm=grad_norm)
 
 
 def cut(run: Run, rows: list[Row]) -> list[Batch]:
@@ -71,7 +92,6 @@ def cut(run: Run, rows: list[Row]) -> list[Batch]:
 
 def agree(run: Run, batches: list[Batch]) -> tuple[int, bool]:
     """Target tokens of the whole step over all ranks, and whether any rank was asked to stop: one all-reduce."""
-    run.world.arrive(f"step {run.state.step + 1}")
     targets, stops = run.world.sum_of(sum(batch.num_targets for batch in batches), bool(run.task.stop))
     return int(targets), stops > 0
 
@@ -179,11 +199,10 @@ def evaluate(run: Run) -> Sums | None:
         return None
     began = time.perf_counter()
     evaluation = run.material.evaluation
-    run.world.arrive(f"the evaluation after step {run.state.step}")
-    sums = run.task.progress.during(
-        "evaluate", lambda: evaluation.evaluate(run.learner.loss_model, run.learner.precision, run.world)
-    )
-    run.world.passed()
+    with run.world.at(f"the evaluation after step {run.state.step}"):
+        sums = run.task.progress.during(
+            "evaluate", lambda: evaluation.evaluate(run.learner.loss_model, run.learner.precision, run.world)
+        )
     run.logs.evaluation(epoch=epoch_of(run), step=run.state.step, sums=sums, sources=evaluation.sources)
     run.state.eval_s += time.perf_counter() - began
     return sums
@@ -245,7 +264,14 @@ def save_if_due(run: Run, evaluated: Sums | None) -> None:
     if improved and value is not None:
         run.state.best = Best(step=run.state.step, metric=metric, value=value)
     known = {name: value for name, value in metrics.items() if value is not None}
-    run.task.progress.during("save", lambda: run.saver.save(kind, run.state, metrics=known, label=label_of(run)))
+    take_checkpoint(run, kind, known)
+
+
+def take_checkpoint(run: Run, kind: Kind, metrics: Mapping[str, float]) -> None:
+    """All ranks bring their slices, where they have slices; rank 0 writes in the background."""
+    label = label_of(run)
+    with run.world.at(f"the checkpoint of step {run.state.step}"):
+        run.task.progress.during("save", lambda: run.saver.save(kind, run.state, metrics=metrics, label=label))
 
 
 def save_before_leaving(run: Run) -> None:
@@ -256,7 +282,7 @@ def save_before_leaving(run: Run) -> None:
     newest = run.saver.newest
     if run.state.step > 0 and (newest is None or (newest.step, newest.kind) != (run.state.step, "full")):
         metrics = newest.metrics if newest is not None and newest.step == run.state.step else {}
-        run.saver.save("full", run.state, metrics=metrics, label=label_of(run))
+        take_checkpoint(run, "full", metrics)
     run.saver.finish()
 
 

@@ -10,7 +10,6 @@ smoothed loss falls fastest per factor of the rate. Weights are thrown away. Sou
 import math
 import signal
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from tunestudy.records.atomic import read_json, write_json
 from tunestudy.records.layout import JobDir
 from tunestudy.records.stop import StopRequest
 from tunestudy.records.tables import TableLog
-from tunestudy.train.loop import LossNotFiniteError, accumulate_gradients, agree, count, cut, move_weights
+from tunestudy.train.loop import LossNotFiniteError, take_step
 from tunestudy.train.probe import open_run
 from tunestudy.train.progress import Progress
 from tunestudy.train.run import Run, Task
@@ -81,19 +80,13 @@ def sweep(run: Run, low: float, high: float, steps: int) -> list[Row]:
 
 def loss_of_step(run: Run) -> float | None:
     """Mean loss of the next step's rows before the weights move; None when it is not finite."""
-    began = time.perf_counter()
-    rows = run.material.schedule.rows_of_step(run.state.step)
-    batches = cut(run, rows)
-    targets, leaving = agree(run, batches)
-    if leaving:
-        sys.exit("the sweep was asked to stop")
     try:
-        sums = accumulate_gradients(run, batches, targets)
+        taken = take_step(run)
     except LossNotFiniteError:
         return None
-    move_weights(run, targets)
-    count(run, sums, rows, time.perf_counter() - began)
-    return sums.loss
+    if taken is None:
+        sys.exit("the sweep was asked to stop")
+    return taken.loss
 
 
 def suggestion(rows: Sequence[Row]) -> float | None:

@@ -24,7 +24,7 @@ from tunestudy.models.load import load_start
 from tunestudy.records.atomic import read_json, write_json
 from tunestudy.records.layout import JobDir
 from tunestudy.records.stop import StopRequest
-from tunestudy.train.loop import accumulate_gradients, agree, count, cut, move_weights
+from tunestudy.train.loop import take_step
 from tunestudy.train.optim import set_learning_rates
 from tunestudy.train.progress import Progress
 from tunestudy.train.run import Run, Task
@@ -97,18 +97,11 @@ def timed_step(run: Run) -> float:
     """One optimiser step of the recipe in `loop.train`, without logs, evaluation and checkpoints."""
     settle(run.world)
     began = time.perf_counter()
-    rows = run.material.schedule.rows_of_step(run.state.step)
-    batches = cut(run, rows)
-    targets, leaving = agree(run, batches)
-    if leaving:
-        sys.exit("the probe was asked to stop")
     set_learning_rates(run.learner.optimizer, run.learner.learning_rate, run.state.step)
-    sums = accumulate_gradients(run, batches, targets)
-    move_weights(run, targets)
+    if take_step(run) is None:
+        sys.exit("the probe was asked to stop")
     settle(run.world)
-    seconds = time.perf_counter() - began
-    count(run, sums, rows, seconds)
-    return seconds
+    return time.perf_counter() - began
 
 
 def settle(world: World) -> None:

@@ -36,9 +36,10 @@ MEBIBYTE = 2**20
 def publish_result(run: Run, loaded: LoadedModel, roles: Sequence[Mapping[str, Any]]) -> None:
     """Write `model/`, prune checkpoints, and last of all result.json: with it the stage is done."""
     run.saver.finish()
-    if run.settings.load_best_model_at_end:
-        load_best(run)
-    state = whole_state(run)
+    with run.world.at("the publication of the result"):
+        if run.settings.load_best_model_at_end:
+            load_best(run)
+        state = whole_state(run)
     if run.world.rank == 0:
         kind = publish_model(run, loaded, state)
         prune(run.task.folder, run.settings, run.task.job.keep_checkpoints, finished=True)

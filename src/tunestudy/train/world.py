@@ -44,15 +44,15 @@ class World:
     num_reductions: int = 0
     """How many all-reduces this rank has made: tests count them."""
 
-    def arrive(self, place: str) -> None:
-        """Tell the other ranks where this one is, for the case that it does not come to the next place."""
-        if self.roll_call is not None:
-            self.roll_call.here(place)
-
-    def passed(self) -> None:
-        """Nothing is waited for until the next place."""
-        if self.roll_call is not None:
-            self.roll_call.end()
+    @contextmanager
+    def at(self, place: str) -> Iterator[None]:
+        """Where ranks wait for each other: the others are told that this one has come, should it come no further."""
+        if self.roll_call is None:
+            yield
+            return
+        self.roll_call.here(place)
+        yield
+        self.roll_call.end()
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         """`tensor` summed over all ranks, in place."""
