@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import bitsandbytes as bnb
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -418,7 +419,6 @@ def test_embeddings_keep_pefts_own(tmp_path):
 
 
 def test_a_four_bit_base():
-    bnb = pytest.importorskip("bitsandbytes")
     torch.manual_seed(0)
     network = nn.Sequential(bnb.nn.Linear4bit(128, 64, quant_type="nf4", compute_dtype=torch.float32)).to("cpu")
     network.is_loaded_in_4bit = True

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hosts import LabHosts, lab_hosts
@@ -85,13 +86,20 @@ def wait_until_gone(lab: LabHosts, host: int, seconds: float) -> float:
     return time.monotonic() - began
 
 
+def training(lab: LabHosts, folder: Path, **settings: Any) -> "subprocess.Popen[str]":
+    """The launcher, on the first host, of a study that is under way."""
+    written(folder, **settings)
+    process = tunestudy(lab, folder, "run", "study.yaml")
+    wait_for_step(folder, 5, process)
+    return process
+
+
 @pytest.mark.slow
 @pytest.mark.lab
 @pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
 def test_two_hosts_train_one_job_and_it_goes_on_after_a_stop(lab: LabHosts, tmp_path: Path, engine: str) -> None:
-    folder = written(tmp_path / "work", steps=60, engine=engine)
-    process = tunestudy(lab, folder, "run", "study.yaml")
-    wait_for_step(folder, 5, process)
+    folder = tmp_path / "work"
+    process = training(lab, folder, steps=60, engine=engine)
     assert lab.processes(1, "tunestudy.worker") and lab.processes(2, "tunestudy.worker")
     stopped = tunestudy(lab, folder, "stop", "study.yaml").communicate(timeout=120)[0]
     assert "interrupted" in process.communicate(timeout=120)[0], stopped
@@ -119,9 +127,7 @@ def test_the_network_between_hosts_is_measured(lab: LabHosts, tmp_path: Path) ->
 @pytest.mark.slow
 @pytest.mark.lab
 def test_everything_ends_when_torchrun_of_one_host_is_killed(lab: LabHosts, tmp_path: Path) -> None:
-    folder = written(tmp_path / "work", steps=100000)
-    process = tunestudy(lab, folder, "run", "study.yaml")
-    wait_for_step(folder, 5, process)
+    process = training(lab, tmp_path / "work", steps=100000)
     lab.run(2, ["pkill", "-9", "-f", "torch.distributed.run"])
     wait_until_gone(lab, 2, 30)
     wait_until_gone(lab, 1, 30)
@@ -133,9 +139,7 @@ def test_everything_ends_when_torchrun_of_one_host_is_killed(lab: LabHosts, tmp_
 @pytest.mark.slow
 @pytest.mark.lab
 def test_ranks_end_when_their_launcher_is_killed(lab: LabHosts, tmp_path: Path) -> None:
-    folder = written(tmp_path / "work", steps=100000)
-    process = tunestudy(lab, folder, "run", "study.yaml")
-    wait_for_step(folder, 5, process)
+    process = training(lab, tmp_path / "work", steps=100000)
     lab.run(1, ["pkill", "-9", "-f", "tunestudy.cli run|tunestudy.launch.spread"])  # one alone would be replaced
     for host in (1, 2):
         wait_until_gone(lab, host, 30)
@@ -146,9 +150,7 @@ def test_ranks_end_when_their_launcher_is_killed(lab: LabHosts, tmp_path: Path) 
 @pytest.mark.lab
 def test_the_first_host_ends_its_ranks_when_the_other_loses_power(tmp_path: Path) -> None:
     with lab_hosts(tmp_path / "net", 2) as lab:
-        folder = written(tmp_path / "work", steps=100000)
-        process = tunestudy(lab, folder, "run", "study.yaml")
-        wait_for_step(folder, 5, process)
+        process = training(lab, tmp_path / "work", steps=100000)
         lab.power_off(2)
         wait_until_gone(lab, 1, 30)
         output = process.communicate(timeout=60)[0]

@@ -72,9 +72,8 @@ def test_no_absolute_path_is_published(lab, parent, disturb, tmp_path):
 
 
 def test_a_base_is_kept_by_whichever_rank_comes_first(lab, parent, monkeypatch, tmp_path):
-    mixin = pytest.importorskip("transformers.distributed.mixin")
-    monkeypatch.setattr(mixin, "_is_torch_distributed_initialized", lambda: True)
-    monkeypatch.setattr(mixin, "_get_torch_distributed_rank", lambda: 1)
+    monkeypatch.setattr("transformers.distributed.mixin._is_torch_distributed_initialized", lambda: True)
+    monkeypatch.setattr("transformers.distributed.mixin._get_torch_distributed_rank", lambda: 1)
     loaded = load_start(*lab.job("next", parents=(parent[0].id,)), "cpu")
     kept = keep_base(loaded.model, loaded.tokenizer, StudyDir(tmp_path / "study"), "some-base")
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in kept.iterdir()}

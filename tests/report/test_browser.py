@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 from studies import Recipe, make_study
 
 from tunestudy.records.layout import StudyDir
 from tunestudy.report.build import build_report
 from tunestudy.report.format import p_value, sig, signed
 
-sync_api = pytest.importorskip("playwright.sync_api")
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
@@ -43,8 +43,8 @@ CONTRAST = """() => {
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator["sync_api.Browser"]:
-    with sync_api.sync_playwright() as playwright:
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
         yield browser
         browser.close()
@@ -53,9 +53,7 @@ def browser() -> Iterator["sync_api.Browser"]:
 class Opened:
     """A page with all that it said and asked for."""
 
-    def __init__(
-        self, browser: "sync_api.Browser", study_dir: StudyDir, *, width: int = 1280, scheme: str = "light"
-    ) -> None:
+    def __init__(self, browser: Browser, study_dir: StudyDir, *, width: int = 1280, scheme: str = "light") -> None:
         self.said: list[str] = []
         self.asked: list[str] = []
         self.page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
@@ -76,7 +74,7 @@ class Opened:
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("which", ["finished", "half", "sparse"])
 def test_silent_self_contained_and_readable(
-    browser: "sync_api.Browser", request: pytest.FixtureRequest, which: str, width: int, scheme: str
+    browser: Browser, request: pytest.FixtureRequest, which: str, width: int, scheme: str
 ) -> None:
     with Opened(browser, request.getfixturevalue(which), width=width, scheme=scheme) as opened:
         page = opened.page
@@ -91,7 +89,7 @@ def test_silent_self_contained_and_readable(
         assert [url.split(":")[0] for url in opened.asked] == ["file"]
 
 
-def test_the_table_says_what_the_csv_says(browser: "sync_api.Browser", half: StudyDir) -> None:
+def test_the_table_says_what_the_csv_says(browser: Browser, half: StudyDir) -> None:
     rows = list(csv.DictReader(io.StringIO((half.report / "results.csv").read_text())))
     assert len(rows) == 8
     with Opened(browser, half) as opened:
@@ -124,7 +122,7 @@ def inked(opened: Opened, chart: str) -> int:
     )
 
 
-def test_switches_chips_and_views_change_what_is_drawn(browser: "sync_api.Browser", finished: StudyDir) -> None:
+def test_switches_chips_and_views_change_what_is_drawn(browser: Browser, finished: StudyDir) -> None:
     with Opened(browser, finished) as opened:
         page = opened.page
         full = inked(opened, "eval_loss")
@@ -148,7 +146,7 @@ def test_switches_chips_and_views_change_what_is_drawn(browser: "sync_api.Browse
         assert opened.said == []
 
 
-def test_arrow_keys_read_a_chart_out(browser: "sync_api.Browser", finished: StudyDir) -> None:
+def test_arrow_keys_read_a_chart_out(browser: Browser, finished: StudyDir) -> None:
     with Opened(browser, finished) as opened:
         chart = opened.page.locator('[data-chart="train_loss"]')
         chart.locator(".plot").focus()
@@ -157,7 +155,7 @@ def test_arrow_keys_read_a_chart_out(browser: "sync_api.Browser", finished: Stud
         assert re.match(r"step 20 .*lora_r16 \d", chart.locator("output").text_content())
 
 
-def test_every_control_and_table_is_reached_by_keyboard(browser: "sync_api.Browser", finished: StudyDir) -> None:
+def test_every_control_and_table_is_reached_by_keyboard(browser: Browser, finished: StudyDir) -> None:
     with Opened(browser, finished) as opened:
         page = opened.page
         page.keyboard.press("Tab")
@@ -170,7 +168,7 @@ def test_every_control_and_table_is_reached_by_keyboard(browser: "sync_api.Brows
         assert page.evaluate("[...document.querySelectorAll('.scroll')].every((node) => node.tabIndex === 0)")
 
 
-def test_text_of_strangers_runs_nothing(browser: "sync_api.Browser", tmp_path: Path) -> None:
+def test_text_of_strangers_runs_nothing(browser: Browser, tmp_path: Path) -> None:
     evil = '</script><img src=x onerror="document.title=1"><!--'
     study_dir = make_study(tmp_path, Recipe(accuracy={"base": 0.1, evil: 0.9}, description=evil, overlap=1))
     build_report(study_dir)
@@ -182,7 +180,7 @@ def test_text_of_strangers_runs_nothing(browser: "sync_api.Browser", tmp_path: P
         assert (opened.said, len(opened.asked)) == ([], 1)
 
 
-def test_without_javascript_the_tables_still_tell(browser: "sync_api.Browser", finished: StudyDir) -> None:
+def test_without_javascript_the_tables_still_tell(browser: Browser, finished: StudyDir) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto((finished.report / "index.html").as_uri())
@@ -192,7 +190,7 @@ def test_without_javascript_the_tables_still_tell(browser: "sync_api.Browser", f
     context.close()
 
 
-def test_on_paper_it_is_light_and_whole(browser: "sync_api.Browser", finished: StudyDir) -> None:
+def test_on_paper_it_is_light_and_whole(browser: Browser, finished: StudyDir) -> None:
     with Opened(browser, finished, scheme="dark") as opened:
         opened.page.emulate_media(media="print")
         assert opened.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"

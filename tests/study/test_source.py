@@ -23,7 +23,6 @@ TEXTS = [
 def test_both_parsers_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(text, encoding="utf-8")
-    pytest.importorskip("yaml")
     assert source._libyaml_events(text.lstrip("\ufeff")) is not None
     fast = read_source(path)
     monkeypatch.setattr(source, "_libyaml_events", lambda _text: None)

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from stops import StopAt
 from tinyjob import ADAPTER, facts_of, make_job, run, tiny_model
 from torch import nn
 
 from tunestudy.records.layout import JobDir
 from tunestudy.records.manifest import MANIFEST, problems, read_manifest, seal
-from tunestudy.records.stop import StopRequest
 from tunestudy.train import writer as writer_module
 from tunestudy.train.checkpoint import (
     FlatCopy,
@@ -245,16 +245,6 @@ def test_any_other_error_of_the_thread_reaches_the_loop(job: JobDir, monkeypatch
     with pytest.raises(PermissionError):
         writer.wait()
     writer.close()
-
-
-class StopAt(StopRequest):
-    def __init__(self, asked: int) -> None:
-        super().__init__()
-        self.left = asked
-
-    def __bool__(self) -> bool:
-        self.left -= 1
-        return self.left <= 0
 
 
 def test_a_flipped_bit_costs_steps_but_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,6 +30,17 @@ def trainables(*shapes: tuple[int, ...], rates: tuple[float, ...] = ()) -> list[
     ]
 
 
+def take_steps(count: int, ours: list[Trainable], theirs: list[Trainable], *optimizers: torch.optim.Optimizer) -> None:
+    """The same random gradients on both sides."""
+    for step in range(count):
+        torch.manual_seed(step)
+        for a, b in zip(ours, theirs, strict=True):
+            a.parameter.grad = torch.randn_like(a.parameter)
+            b.parameter.grad = a.parameter.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+
+
 REFERENCES = {
     "adamw_torch_fused": (
         {"adam_beta1": 0.8, "adam_beta2": 0.95, "adam_epsilon": 1e-6, "weight_decay": 0.1},
@@ -51,13 +62,7 @@ def test_steps_equal_those_of_torch(name: str) -> None:
     optimizer = make_optimizer(ours, stage(optim=name, **settings))
     decay = settings.get("weight_decay", 0.0)
     expected = reference([{"params": [t.parameter], "weight_decay": decay if t.decays else 0.0} for t in theirs])
-    for step in range(3):
-        for a, b in zip(ours, theirs, strict=True):
-            torch.manual_seed(step)
-            a.parameter.grad = torch.randn_like(a.parameter)
-            b.parameter.grad = a.parameter.grad.clone()
-        optimizer.step()
-        expected.step()
+    take_steps(3, ours, theirs, optimizer, expected)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a.parameter, b.parameter, rtol=1e-5, atol=1e-7)
 
@@ -69,13 +74,7 @@ def test_few_bits_move_almost_as_adamw_does_and_spare_embeddings(name: str) -> N
     optimizer = make_optimizer(ours, stage(optim=name, learning_rate=0.01))
     expected = torch.optim.AdamW([t.parameter for t in theirs], lr=0.01, weight_decay=0.0)
     started = theirs[0].parameter.detach().clone()
-    for step in range(20):
-        for a, b in zip(ours, theirs, strict=True):
-            torch.manual_seed(step)
-            a.parameter.grad = torch.randn_like(a.parameter)
-            b.parameter.grad = a.parameter.grad.clone()
-        optimizer.step()
-        expected.step()
+    take_steps(20, ours, theirs, optimizer, expected)
     dtypes = [optimizer.state[t.parameter]["state1"].dtype for t in ours]
     assert dtypes == [torch.uint8 if "8bit" in name else torch.float32, torch.float32, torch.float32]
     moved = (theirs[0].parameter - started).norm()

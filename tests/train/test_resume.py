@@ -4,37 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from stops import Crash, CrashAt, StopAt
 from tinyjob import ADAPTER, facts_of, make_job, run, tiny_model
 
-from tunestudy.records.stop import StopRequest
 from tunestudy.records.tables import read_table
-
-
-class Crash(Exception):  # noqa: N818 - stands for the end of the process
-    """The process is gone."""
-
-
-class CrashAt(StopRequest):
-    """Dies when it is asked for the nth time, that is in the nth step taken."""
-
-    def __init__(self, asked: int) -> None:
-        super().__init__()
-        self.left = asked
-
-    def __bool__(self) -> bool:
-        self.left -= 1
-        if self.left == 0:
-            raise Crash
-        return False
-
-
-class StopAt(CrashAt):
-    """Asks to leave in the nth step."""
-
-    def __bool__(self) -> bool:
-        self.left -= 1
-        return self.left <= 0
-
 
 DROPOUT = {**ADAPTER, "lora_dropout": 0.3}
 

@@ -7,27 +7,14 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from stops import StopAt
 from tinyjob import ADAPTER, facts_of, make_job, rows_of, run
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 from tunestudy.config.stage import TrainStage
 from tunestudy.records.atomic import read_json
 from tunestudy.records.manifest import problems
-from tunestudy.records.stop import StopRequest
 from tunestudy.train.trainable import find_trainables
-
-
-class StopAfter(StopRequest):
-    """Asks to leave in the nth step."""
-
-    def __init__(self, steps: int) -> None:
-        super().__init__()
-        self.left = steps
-
-    def __bool__(self) -> bool:
-        self.left -= 1
-        return self.left <= 0
-
 
 IMPATIENT = {"eval_steps": 2, "early_stopping_patience": 2, "early_stopping_threshold": 10.0, "max_steps": 30}
 
@@ -55,7 +42,7 @@ def test_patience_survives_an_interruption(tmp_path: Path, leave_in: int) -> Non
     (tmp_path / "b").mkdir()
     expected, folder = make_job(tmp_path / "a", **IMPATIENT), make_job(tmp_path / "b", **IMPATIENT)
     assert run(expected)
-    assert run(folder, stop=StopAfter(leave_in)) is False
+    assert run(folder, stop=StopAt(leave_in)) is False
     assert run(folder)
     assert facts_of(folder) == facts_of(expected)
 
@@ -110,7 +97,7 @@ def test_checkpoints_have_names_by_epoch(tmp_path: Path) -> None:
 
 def test_names_by_epoch_go_with_their_checkpoints(tmp_path: Path) -> None:
     folder = make_job(tmp_path, checkpoint_names="epoch_step", save_steps=1, max_steps=8, save_total_limit=2)
-    assert run(folder, stop=StopAfter(6)) is False
+    assert run(folder, stop=StopAt(6)) is False
     assert all(path.exists() for path in folder.root.glob("checkpoint-*"))
     assert run(folder)
     assert all(path.exists() for path in folder.root.glob("checkpoint-*"))

@@ -96,12 +96,6 @@ class OptimiserSettings(Config):
     neftune_noise_alpha: float | None = Field(None, gt=0)
     """Uniform noise on input embeddings. Source: arXiv:2310.05914."""
 
-    @field_validator("optim", mode="before")
-    @classmethod
-    def _names_of_transformers(cls, value: object) -> object:
-        spellings = {"adamw": "adamw_torch_fused", "adamw_bnb_8bit": "adamw_8bit", "paged_adamw": "paged_adamw_32bit"}
-        return spellings.get(value, value) if isinstance(value, str) else value
-
 
 class BatchSettings(Config):
     """How long to train and how a step is cut up.

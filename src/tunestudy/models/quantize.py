@@ -14,16 +14,20 @@ def loading_options(quantization: Quantization | None, device: torch.device | st
     """What `from_pretrained` needs to put linear layers into few bits on `device`; the head and embeddings stay."""
     if quantization is None:
         return {}
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise StudyError(
-            at("quantization"), "needs bitsandbytes: pip install 'tunestudy[quant]'", exit_code=Exit.PREFLIGHT_REFUSED
-        )
+    require_bitsandbytes("quantization")
     from transformers import BitsAndBytesConfig
 
     options = quantization.model_dump()
     for key in ("bnb_4bit_compute_dtype", "bnb_4bit_quant_storage"):
         options[key] = getattr(torch, options[key])
     return {"quantization_config": BitsAndBytesConfig(**options), "device_map": {"": device}}
+
+
+def require_bitsandbytes(key: str) -> None:
+    """Say how to install it, at the stage's key that needs it, instead of failing inside an import."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        cure = "needs bitsandbytes: pip install 'tunestudy[quant]'"
+        raise StudyError(at(key), cure, exit_code=Exit.PREFLIGHT_REFUSED)
 
 
 def check_quantised(model: nn.Module, origin: str) -> None:

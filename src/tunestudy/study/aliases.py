@@ -24,6 +24,8 @@ def translate(source: Source) -> list[str]:
         printed += [_translate(source, level, path, mapping, alias) for alias in foreign]
         if level == "stage":
             printed += _freezing(source, path, mapping)
+        if level == "stage" and str(mapping.get("optim")) in _OPTIMISERS:
+            printed.append(_optimiser(source, path, mapping))
     return printed
 
 
@@ -56,6 +58,13 @@ def _adapter_word(source: Source, path: KeyPath, stage: dict[str, Any]) -> str:
         source.moved((*path, "adapter"), (*path, "quantization"))
         meaning += ", quantization: {load_in_4bit: true}"
     return f"{source.place((*path, 'adapter'))}: {word} → {meaning}"
+
+
+def _optimiser(source: Source, path: KeyPath, stage: dict[str, Any]) -> str:
+    """Names that transformers gives to optimisers of the list in `config.stage`."""
+    word = stage["optim"]
+    stage["optim"] = _OPTIMISERS[word]
+    return f"{source.place((*path, 'optim'))}: {word} → {_OPTIMISERS[word]}"
 
 
 def _put(source: Source, path: KeyPath, mapping: dict[str, Any], key: str, value: Any, alias_path: KeyPath) -> None:
@@ -208,6 +217,8 @@ _FEW_BITS = ("quantization", "quantization_bit", "quant_bits", "load_in_4bit", "
 _HELD_OUT = _elsewhere("is set per data set: `held_out: 0.1` in its entry of `datasets:`")
 _SEED = _elsewhere("is set for the whole study: `seeds: [1, 2, 3]` at the top of the file")
 _OUTPUT = _elsewhere("is not part of a study: results go to `--results DIR`")
+
+_OPTIMISERS = {"adamw": "adamw_torch_fused", "adamw_bnb_8bit": "adamw_8bit", "paged_adamw": "paged_adamw_32bit"}
 
 _STAGE: dict[str, Convert] = {
     **_renames(

@@ -3,15 +3,14 @@
 Source: Dettmers et al. 2022, arXiv:2110.02861 (8 bits), and 2023, arXiv:2305.14314 (pages).
 """
 
-import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.stage import OptimiserSettings
+from tunestudy.models.quantize import require_bitsandbytes
 from tunestudy.train.trainable import Trainable
 
 FEW_BITS = {"adamw_8bit": "AdamW8bit", "paged_adamw_32bit": "PagedAdamW32bit", "paged_adamw_8bit": "PagedAdamW8bit"}
@@ -24,12 +23,7 @@ def make_few_bit_optimizer(
     groups: list[dict[str, object]], trainables: Sequence[Trainable], settings: OptimiserSettings
 ) -> torch.optim.Optimizer:
     """The optimiser of bitsandbytes; tensors below 4,096 values, gates and embeddings keep moments in 32 bits."""
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise StudyError(
-            at("optim"),
-            f"{settings.optim} needs bitsandbytes: pip install 'tunestudy[quant]'",
-            exit_code=Exit.PREFLIGHT_REFUSED,
-        )
+    require_bitsandbytes("optim")
     import bitsandbytes
 
     optimizer: Any = getattr(bitsandbytes.optim, FEW_BITS[settings.optim])(

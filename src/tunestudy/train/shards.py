@@ -59,15 +59,10 @@ def rows_of_rank(num_rows: int, num_ranks: int, rank: int) -> tuple[int, int]:
     return min(rank * each, num_rows), min((rank + 1) * each, num_rows)
 
 
-def put(tensor: Tensor, whole: Any) -> None:
-    """Copy this rank's part of `whole` (a tensor, or a slice reader of safetensors) into `tensor`."""
-    tensor_rows = my_rows(tensor)
-    if tensor_rows is None:
-        tensor.copy_(whole[:] if not isinstance(whole, Tensor) else whole)
-        return
-    first, end = tensor_rows
-    if end > first:
-        local(tensor).copy_(whole[first:end])
+def put(tensor: Tensor, whole: Tensor) -> None:
+    """Copy this rank's part of `whole` into `tensor`."""
+    rows = my_rows(tensor)
+    local(tensor).copy_(whole if rows is None else whole[slice(*rows)])
 
 
 def my_rows(tensor: Tensor) -> tuple[int, int] | None:

@@ -31,8 +31,6 @@ class Fsdp2Engine:
     """The model of `loss_model`, sliced in place: from now on its parameters are DTensors."""
 
     def __init__(self, loss_model: LossModel, world: World, settings: Fsdp2Settings) -> None:
-        if any(parameter.is_meta for parameter in loss_model.parameters()):
-            raise AssertionError("weights must be loaded before they are sliced")
         self._size = world.size
         self._loss_model = loss_model
         self._whole = whole_parameters(loss_model, settings)
