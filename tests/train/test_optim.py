@@ -82,6 +82,16 @@ def test_few_bits_move_almost_as_adamw_does_and_spare_embeddings(name: str) -> N
     torch.testing.assert_close(ours[2].parameter, theirs[2].parameter, rtol=1e-4, atol=1e-6)
 
 
+def test_no_parameter_inherits_the_exactness_of_an_embedding_that_had_its_address() -> None:
+    params = trainables((128, 64))
+    embedding = replace(params[0], name="model.embed_tokens.weight")
+    make_optimizer([embedding], stage(optim="adamw_8bit"))
+    optimizer = make_optimizer(params, stage(optim="adamw_8bit"))
+    params[0].parameter.grad = torch.randn_like(params[0].parameter)
+    optimizer.step()
+    assert optimizer.state[params[0].parameter]["state1"].dtype == torch.uint8
+
+
 def test_vectors_do_not_decay_and_roles_have_their_own_rates() -> None:
     params = trainables((4, 3), (5,), (2, 2), rates=(0.1, 0.2, 0.1))
     optimizer = make_optimizer(params, stage(weight_decay=0.5))

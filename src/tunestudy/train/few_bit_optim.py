@@ -34,6 +34,8 @@ def make_few_bit_optimizer(
     )
     # Rows of an embedding are met at very different rates, which blocks of 8-bit moments cannot hold.
     exact = [one.parameter for one in trainables if one.is_gate or "embed" in one.name]
+    for one in trainables:  # the manager knows parameters by `id`, which one of an earlier optimiser may have had
+        optimizer.mng.pid2config.pop(id(one.parameter), None)
     if exact:
         optimizer.mng.override_config(exact, "optim_bits", 32)
     return optimizer  # type: ignore[no-any-return]
