@@ -2,15 +2,17 @@
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3MoeConfig
 
 from tunestudy.adapters.attach import attach
-from tunestudy.config.adapter import LoraAdapter
+from tunestudy.config.adapter import OWN_FACTORS, LoraAdapter
 from tunestudy.config.errors import StudyError
 from tunestudy.config.model import CharacterTokenizer
 from tunestudy.models.publish import save_result
 from tunestudy.models.tokenizer import character_tokenizer
+from tunestudy.train.checkpoint import adapter_config_text, by_file
 
 SIZES = {
     "hidden_size": 32,
@@ -41,14 +43,65 @@ def logits(model):
         return model.eval()(input_ids=IDS).logits
 
 
-@pytest.mark.parametrize("start", ["default", "gaussian", "orthogonal"])
+@pytest.mark.parametrize("start", ["default", "gaussian", "orthogonal", "pissa", "olora"])
 def test_every_start_leaves_the_model_as_it_is_and_depends_on_the_seed_alone(start):
     adapter = LoraAdapter(lora_r=4, init_lora_weights=start)
     one, again, other = (attach(base(), adapter, seed=seed) for seed in (1, 1, 2))
     torch.testing.assert_close(logits(one), logits(base()), atol=1e-5, rtol=1e-5)
     factors = [dict(model.named_parameters()) for model in (one, again, other)]
     name = next(name for name in factors[0] if ".lora_A." in name)
-    assert torch.equal(factors[0][name], factors[1][name]) and not torch.equal(factors[0][name], factors[2][name])
+    assert torch.equal(factors[0][name], factors[1][name])
+    assert torch.equal(factors[0][name], factors[2][name]) == (start in OWN_FACTORS)
+
+
+def moved(model):
+    """An adapter after some training, in place: the same for every model with the same names."""
+    torch.manual_seed(3)
+    for name, parameter in model.named_parameters():
+        if ".lora_A.default" in name or ".lora_B.default" in name:
+            parameter.data.add_(torch.randn_like(parameter) * 0.1)
+    return model
+
+
+@pytest.mark.parametrize("start", OWN_FACTORS)
+@pytest.mark.parametrize(
+    "options", [{}, {"use_rslora": True, "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"up_proj": 3}}]
+)
+def test_own_factors_train_as_pefts_do_and_load_with_stock_peft(tmp_path, start, options):
+    ours = attach(
+        base(), LoraAdapter(lora_r=4, lora_alpha=6, lora_dropout=0.5, init_lora_weights=start, **options), seed=1
+    )
+    assert not [name for name, p in ours.named_parameters() if p.requires_grad and ".default" not in name]
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    theirs = get_peft_model(
+        base(), LoraConfig(r=4, lora_alpha=6, init_lora_weights=start, target_modules=targets, **options)
+    )
+    torch.testing.assert_close(logits(ours), logits(theirs), atol=1e-5, rtol=1e-5)
+    moved(ours)
+    factors = dict(ours.named_parameters())
+    for name, parameter in theirs.named_parameters():
+        if ".default" in name:
+            parameter.data.copy_(factors[name])
+    torch.testing.assert_close(logits(ours), logits(theirs), atol=1e-5, rtol=1e-5)
+    pristine = base()
+    pristine.save_pretrained(tmp_path / "base")
+    ours.peft_config["default"].base_model_name_or_path = str(tmp_path / "base")
+    tokenizer = character_tokenizer(CharacterTokenizer(type="characters", alphabet="ab"))
+    save_result(ours, tokenizer, tmp_path / "model")
+    torch.testing.assert_close(
+        logits(PeftModel.from_pretrained(base(), tmp_path / "model")), logits(ours), atol=1e-5, rtol=1e-5
+    )
+
+
+def test_a_lite_checkpoint_of_own_factors_says_how_it_began(tmp_path):
+    ours = moved(attach(base(), LoraAdapter(lora_r=4, init_lora_weights="pissa"), seed=1))
+    for name, text in adapter_config_text(ours, tmp_path).items():
+        (tmp_path / name).write_text(text)
+    state = {name: p.detach() for name, p in ours.named_parameters() if p.requires_grad}
+    for file, tensors in by_file(state).items():
+        save_file(tensors, tmp_path / file)
+    stock = PeftModel.from_pretrained(base(), tmp_path)
+    torch.testing.assert_close(logits(stock), logits(ours), atol=1e-5, rtol=1e-5)
 
 
 def test_gaussian_and_orthogonal_are_what_they_say():

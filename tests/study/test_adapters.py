@@ -31,6 +31,8 @@ def adapt(edited: Edit, settings: str) -> str:
             "{type: dora, init_lora_weights: gaussian}",
             "`init_lora_weights` belongs only to lora; this adapter is dora",
         ),
+        ("{init_lora_weights: pissa}, quantization: {load_in_4bit: true}", "pissa needs the weights' own factors"),
+        ("{init_lora_weights: olora, target_parameters: [experts.up]}", "olora starts from linear modules"),
         ("{type: sora, sparse_lamda: 0.1}", "did you mean `sparse_lambda`?"),
         ("{type: sorra}", "there is no type `sorra`; did you mean `sora`?"),
         ("{type: sora}", "needs sparse_lambda, sparse_lambda_schedule or target_sparsity"),

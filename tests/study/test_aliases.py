@@ -137,6 +137,7 @@ def test_elsewhere(folder: Folder, edited: Edit, old: str, new: str, found: Call
         ("quantization_bit: 3", "must be 4 or 8, got 3"),
         ("quantization_method: hqq", "only bitsandbytes is supported, got hqq"),
         ("lora_rank: 4, init_lora_weights: false", "changes the model before it has learnt anything"),
+        ("lora_rank: 4, init_weights: pissa_niter_4", "use pissa, the exact one"),
         ("modules_to_save: [embed_tokens]", "is `train: [role, …]` beside the adapter"),
     ],
 )

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.slow
 CASES: dict[str, dict[str, Any]] = {
     "full fine-tuning, accumulation, gradient statistics": {"per_device_train_batch_size": 2, "log_gradients": True},
     "adapter whose slices are uneven": {"adapter": {**ADAPTER, "lora_r": 3}, "per_device_train_batch_size": 2},
+    "an adapter that starts at the weights' own factors": {"adapter": {**ADAPTER, "init_lora_weights": "pissa"}},
     "only gradients in slices": {"adapter": ADAPTER, "fsdp2": {"shard": "gradients", "prefetch": 2}},
     "direction, recomputed activations": {
         "adapter": {**ADAPTER, "type": "dora"},

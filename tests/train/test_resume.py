@@ -20,6 +20,7 @@ FEATURES = {
     "gates in a direction, published rule": {
         "adapter": {"type": "sdora", "lora_r": 4, "sparse_lambda": 20.0, "threshold": "official"},
     },
+    "an adapter that starts at the weights' own factors": {"adapter": {**DROPOUT, "init_lora_weights": "olora"}},
     "full fine-tuning, epoch-boundary saves, gradient statistics": {
         "log_gradients": True,
         "save_steps": 4,

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from tunestudy.config.adapter import LoraAdapter
+from tunestudy.adapters.own_factors import begin_at_own_factors
+from tunestudy.config.adapter import OWN_FACTORS, LoraAdapter
 
 
 def peft_config(adapter: LoraAdapter, *, target_modules: list[str], modules_to_save: list[str] | None) -> Any:
@@ -36,6 +37,9 @@ def initialise(model: Any, adapter_name: str, seed: int) -> None:
     before can make two ranks differ.
     """
     start = getattr(model.peft_config[adapter_name], "start", "default")
+    if start in OWN_FACTORS:
+        begin_at_own_factors(model, adapter_name, start)
+        return
     for name, parameter in model.named_parameters():
         if f".{adapter_name}" not in name:
             continue

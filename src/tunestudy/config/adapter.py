@@ -26,13 +26,18 @@ class LowRankOptions(Config):
     """The same for `lora_alpha`."""
 
 
+OWN_FACTORS = ("pissa", "olora")
+"""Values of `init_lora_weights` that start from the base's weights, and are published at twice the rank."""
+
+
 class LoraAdapter(LowRankOptions):
     """Low-rank adaptation. Source: Hu et al. 2021, arXiv:2106.09685."""
 
     type: Literal["lora"] = "lora"
-    init_lora_weights: Literal["default", "gaussian", "orthogonal"] = "default"
+    init_lora_weights: Literal["default", "gaussian", "orthogonal", "pissa", "olora"] = "default"
     """How A and B start. `default`: A uniform, B zero; `gaussian`: A normal with deviation 1/r, B zero; `orthogonal`:
-    both from one orthogonal matrix such that B A = 0, as in PEFT."""
+    both from one orthogonal matrix such that B A = 0, as in PEFT; `pissa` and `olora`: from the weights' own singular
+    vectors or QR factors, which are taken out of the base. The last two are published at twice the rank."""
     target_parameters: tuple[str, ...] = ()
     """Endings of raw parameters to adapt beside the modules: a MoE's fused experts (`mlp.experts.gate_up_proj`)."""
 

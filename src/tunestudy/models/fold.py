@@ -12,12 +12,16 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 GATED_WEIGHTS = "gated_adapter.safetensors"
 GATED_CONFIG = "gated_adapter_config.json"
 RAW = "gated"
 """Folder of the raw form, within a published model."""
+
+START = "start"
+"""The frozen twin of an adapter that starts at its base's own factors; it takes them out of the base."""
 
 GATE = ".lora_gate"
 ROOT = "base_model.model."
@@ -51,6 +55,20 @@ def fold(state: Mapping[str, Tensor], config: Any) -> tuple[dict[str, Tensor], A
         alphas[module.removeprefix(ROOT)] = scale * (math.sqrt(rank) if config.use_rslora else rank)
     config.rank_pattern, config.alpha_pattern = ranks, alphas
     return folded, config
+
+
+def joined(trained: Mapping[str, Tensor], start: Mapping[str, Tensor], config: Any) -> tuple[dict[str, Tensor], Any]:
+    """An adapter and its frozen twin, by PEFT's names, as one of twice the rank at the same scale."""
+    state = dict(trained)
+    for key, twin in start.items():
+        along = 0 if key.endswith(".lora_A.weight") else 1
+        state[key] = torch.cat([trained[key], twin.to(trained[key])], dim=along).contiguous()
+    config = copy.deepcopy(config)
+    factor = math.sqrt(2) if config.use_rslora else 2
+    config.r, config.lora_alpha, config.init_lora_weights = 2 * config.r, factor * config.lora_alpha, True
+    config.rank_pattern = {module: 2 * rank for module, rank in config.rank_pattern.items()}
+    config.alpha_pattern = {module: factor * alpha for module, alpha in config.alpha_pattern.items()}
+    return state, config
 
 
 def scale_of(config: Any, module: str) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tunestudy.models.fold import RAW, fold, is_gated, write_raw
+from tunestudy.models.fold import RAW, START, fold, is_gated, joined, write_raw
 from tunestudy.records.atomic import temporary_beside
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.lease import Lease, LeaseHeldError
@@ -48,6 +48,9 @@ def save_adapter(model: Any, prepared: Path, state: Mapping[str, Tensor] | None 
     try:
         if is_gated(dict(model.named_parameters())):
             _save_gated(model, config, prepared, state)
+        elif START in model.peft_config:
+            trained, start = _state_of(model, "default", state), _state_of(model, START, state)
+            _save_files(*joined(trained, start, config), prepared)
         else:
             model.save_pretrained(
                 prepared, selected_adapters=["default"], save_embedding_layers=False, state_dict=state
@@ -68,13 +71,25 @@ def _require_all(file: Path, state: Mapping[str, Tensor] | None) -> None:
 
 
 def _save_gated(model: Any, config: Any, prepared: Path, state: Mapping[str, Tensor] | None = None) -> None:
+    state = _state_of(model, "default", state)
+    write_raw(state, config, prepared / RAW)
+    _save_files(*fold(state, config), prepared)
+
+
+def _state_of(model: Any, adapter_name: str, state: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """An adapter's tensors by PEFT's names, from the model's or from whole ones by the model's names."""
     from peft import get_peft_model_state_dict
-    from safetensors.torch import save_file
 
     given = None if state is None else dict(state)
-    state = get_peft_model_state_dict(model, given, adapter_name="default", save_embedding_layers=False)
-    write_raw(state, config, prepared / RAW)
-    tensors, options = fold(state, config)
+    found: dict[str, Tensor] = get_peft_model_state_dict(
+        model, given, adapter_name=adapter_name, save_embedding_layers=False
+    )
+    return found
+
+
+def _save_files(tensors: Mapping[str, Tensor], options: Any, prepared: Path) -> None:
+    from safetensors.torch import save_file
+
     options.inference_mode = True
     save_file({name: tensor.detach().cpu() for name, tensor in tensors.items()}, prepared / "adapter_model.safetensors")
     options.save_pretrained(prepared)

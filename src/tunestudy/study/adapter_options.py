@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tunestudy.config.adapter import AnyAdapter, DoraAdapter, LoraAdapter, SdoraAdapter, SoraAdapter
+from tunestudy.config.adapter import OWN_FACTORS, AnyAdapter, DoraAdapter, LoraAdapter, SdoraAdapter, SoraAdapter
 from tunestudy.config.model import ModelConfig
 from tunestudy.config.stage import TrainStage
 from tunestudy.study.nearest import nearest
@@ -56,8 +56,23 @@ def adapter_mistakes(stage: TrainStage, sizes: dict[str, Any], *, engine: str) -
     """What is wrong with a stage's adapter and the base it sits on; `sizes` as of `model_sizes`."""
     if stage.adapter is not None:
         yield from rank_mistakes(stage.adapter, sizes)
+        yield from start_mistakes(stage)
     if stage.quantization is not None:
         yield from quantisation_mistakes(stage, engine=engine)
+
+
+def start_mistakes(stage: TrainStage) -> Iterator[Mistake]:
+    """Starts at the base's own factors, where there are none to be had."""
+    if not isinstance(stage.adapter, LoraAdapter) or stage.adapter.init_lora_weights not in OWN_FACTORS:
+        return
+    start, key = stage.adapter.init_lora_weights, ("adapter", "init_lora_weights")
+    if stage.quantization is not None:
+        yield (
+            key,
+            f"{start} needs the weights' own factors, which few bits do not keep; use default",
+        )
+    if stage.adapter.target_parameters:
+        yield key, f"{start} starts from linear modules; use default with target_parameters"
 
 
 def quantisation_mistakes(stage: TrainStage, *, engine: str) -> Iterator[Mistake]:

@@ -185,6 +185,10 @@ def _adapter_start(key: str) -> Convert:
     def convert(value: Any) -> dict[str, Any]:
         if value is False:
             raise ValueError("an adapter that starts at random weights changes the model before it has learnt anything")
+        if str(value).startswith("pissa_niter_"):
+            raise ValueError(
+                "begins at a random sketch, which PEFT would draw anew to load it; use pissa, the exact one"
+            )
         return {key: "default" if value is True else value}
 
     return convert

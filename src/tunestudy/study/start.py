@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from tunestudy.config.adapter import AnyAdapter, changed_shape
+from tunestudy.config.adapter import OWN_FACTORS, AnyAdapter, changed_shape
 from tunestudy.config.stage import TrainStage
 
 Init = Literal["continue", "merge_then_new", "stack", "base"]
@@ -51,6 +51,8 @@ def _after(stage: TrainStage, name: str, parent: TrainStage) -> Start:
     if stage.adapter is None:
         cure = "to train in full, use `merge_then_new`"
         return Start(stage.init, f"`{stage.init}` after `{name}` needs an `adapter:`; {cure}")
+    if stage.init == "continue" and getattr(parent.adapter, "init_lora_weights", None) in OWN_FACTORS:
+        return Start(stage.init, f"`{name}` publishes its start beside its adapter; use `merge_then_new` or `stack`")
     return Start(stage.init, _adapter_change(name, parent.adapter, stage.adapter) if stage.init == "continue" else "")
 
 

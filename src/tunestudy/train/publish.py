@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tunestudy.config.job import Job
 from tunestudy.models.decoder import base_model_of
+from tunestudy.models.fold import START
 from tunestudy.models.load import LoadedModel, load_merged, load_start
 from tunestudy.models.publish import save_result
 from tunestudy.models.quantize import num_values
@@ -68,7 +69,8 @@ def whole_state(run: Run) -> dict[str, Tensor] | None:
     if group is None:
         return None
     if hasattr(model, "peft_config"):
-        return whole_on_rank_0({t.name: t.parameter for t in run.learner.trainables}, group)
+        twin = {name: tensor for name, tensor in model.named_parameters() if f".{START}." in name}
+        return whole_on_rank_0({**{t.name: t.parameter for t in run.learner.trainables}, **twin}, group)
     return whole_on_rank_0(model.state_dict(keep_vars=True), group)
 
 
