@@ -131,6 +131,13 @@ class TestStarts:
         assert message in told
         assert "study.yaml:16: stages.more" in told
 
+    def test_an_adapter_that_began_at_the_weights_own_factors_ends(
+        self, folder: Folder, after_adapter: Callable[[str], str]
+    ) -> None:
+        text = after_adapter("init: continue, adapter: {lora_r: 4, init_lora_weights: pissa}")
+        text += "      adapt.adapter.init_lora_weights: pissa\n"
+        assert "`adapt` publishes its start beside its adapter; use `merge_then_new` or `stack`" in folder.error(text)
+
     @pytest.mark.parametrize(
         "settings",
         [
