@@ -30,6 +30,7 @@ Only = Annotated[
     list[str] | None,
     typer.Option("--only", metavar="VARIANT[@STAGE]", help="Only this variant (up to that stage); repeatable."),
 ]
+Tiny = Annotated[bool, typer.Option("--tiny", help="The small form that the file's `tiny:` describes.")]
 Seeds = Annotated[str | None, typer.Option("--seeds", metavar="1,2", help="Only these seeds of the study.")]
 Estimate = Annotated[
     bool, typer.Option("--estimate", help="First time a few real steps of every stage that has no evidence yet.")
@@ -49,11 +50,11 @@ def init(
 
 
 @app.command()
-def validate(study: StudyArgument, overrides: Overrides = None) -> None:
+def validate(study: StudyArgument, overrides: Overrides = None, tiny: Tiny = False) -> None:
     """Check a study file and say what was understood."""
     from tunestudy.study.show import validation_lines
 
-    _print(validation_lines(_load(study, overrides)))
+    _print(validation_lines(_load(study, overrides, tiny)))
 
 
 @app.command()
@@ -68,6 +69,7 @@ def schema() -> None:
 def plan(
     study: StudyArgument,
     overrides: Overrides = None,
+    tiny: Tiny = False,
     results: Results = DEFAULT_RESULTS,
     as_json: AsJson = False,
     estimate: Estimate = False,
@@ -75,13 +77,14 @@ def plan(
     """Show the jobs of a study: what is shared, what is done, what an edit changed, how long it takes."""
     from tunestudy.launch.estimate import show_plan
 
-    show_plan(_load(study, overrides), results, estimate=estimate, as_json=as_json)
+    show_plan(_load(study, overrides, tiny), results, estimate=estimate, as_json=as_json)
 
 
 @app.command()
 def run(
     study: StudyArgument,
     overrides: Overrides = None,
+    tiny: Tiny = False,
     results: Results = DEFAULT_RESULTS,
     only: Only = None,
     seeds: Seeds = None,
@@ -92,7 +95,7 @@ def run(
     """Do what is missing and nothing twice: the first start and every resume."""
     from tunestudy.launch.run import run_study
 
-    loaded = _load(study, overrides)
+    loaded = _load(study, overrides, tiny)
     code = run_study(
         loaded, results, only=only or (), seeds=_seeds(seeds), detach=detach, quiet=quiet, estimate=estimate
     )
@@ -103,6 +106,7 @@ def run(
 def lr_find(
     study: StudyArgument,
     overrides: Overrides = None,
+    tiny: Tiny = False,
     results: Results = DEFAULT_RESULTS,
     variant: Annotated[str, typer.Option(help="Default: the first that trains.")] = "",
     stage: Annotated[str, typer.Option(help="Default: the variant's last.")] = "",
@@ -113,21 +117,26 @@ def lr_find(
     """Sweep the learning rate of one stage and suggest one; nothing of the study is touched."""
     from tunestudy.launch.lr_find import find_rate
 
-    _print(find_rate(_load(study, overrides), results, variant=variant, stage=stage, low=low, high=high, steps=steps))
+    _print(
+        find_rate(_load(study, overrides, tiny), results, variant=variant, stage=stage, low=low, high=high, steps=steps)
+    )
 
 
 @app.command()
-def netcheck(study: StudyArgument, overrides: Overrides = None, results: Results = DEFAULT_RESULTS) -> None:
+def netcheck(
+    study: StudyArgument, overrides: Overrides = None, tiny: Tiny = False, results: Results = DEFAULT_RESULTS
+) -> None:
     """Measure how fast the ranks of a job talk to each other, and what that means for a step."""
     from tunestudy.launch.netcheck import check_network
 
-    _print(check_network(_load(study, overrides), results))
+    _print(check_network(_load(study, overrides, tiny), results))
 
 
 @app.command("commands")
 def commands(
     study: StudyArgument,
     overrides: Overrides = None,
+    tiny: Tiny = False,
     results: Results = DEFAULT_RESULTS,
     only: Only = None,
     seeds: Seeds = None,
@@ -135,34 +144,42 @@ def commands(
     """Print what `run` would start, a line per host and job, for terminals of your own."""
     from tunestudy.launch.terminals import command_lines
 
-    _print(command_lines(_load(study, overrides), results, only=only or (), seeds=_seeds(seeds)))
+    _print(command_lines(_load(study, overrides, tiny), results, only=only or (), seeds=_seeds(seeds)))
 
 
 @app.command()
-def stop(study: StudyArgument, overrides: Overrides = None, results: Results = DEFAULT_RESULTS) -> None:
+def stop(
+    study: StudyArgument, overrides: Overrides = None, tiny: Tiny = False, results: Results = DEFAULT_RESULTS
+) -> None:
     """Let running jobs save and leave; `run` continues them."""
     from tunestudy.launch.control import stop_study
 
-    _leave(stop_study(results / _load(study, overrides).study.study))
+    _leave(stop_study(results / _load(study, overrides, tiny).study.study))
 
 
 @app.command()
 def status(
-    study: StudyArgument, overrides: Overrides = None, results: Results = DEFAULT_RESULTS, as_json: AsJson = False
+    study: StudyArgument,
+    overrides: Overrides = None,
+    tiny: Tiny = False,
+    results: Results = DEFAULT_RESULTS,
+    as_json: AsJson = False,
 ) -> None:
     """Show how far every job is."""
     from tunestudy.launch import control
 
-    state = control.status(_load(study, overrides), results)
+    state = control.status(_load(study, overrides, tiny), results)
     _print_json(state) if as_json else control.print_status(state)
 
 
 @app.command()
-def watch(study: StudyArgument, overrides: Overrides = None, results: Results = DEFAULT_RESULTS) -> None:
+def watch(
+    study: StudyArgument, overrides: Overrides = None, tiny: Tiny = False, results: Results = DEFAULT_RESULTS
+) -> None:
     """Follow a running study in a live table."""
     from tunestudy.launch import watch as watching
 
-    _leave(watching.watch(_load(study, overrides), results))
+    _leave(watching.watch(_load(study, overrides, tiny), results))
 
 
 @app.command()
@@ -170,34 +187,38 @@ def logs(
     study: StudyArgument,
     job: Annotated[str, typer.Argument(help="A job's name or the beginning of it; default: all.")] = "",
     results: Results = DEFAULT_RESULTS,
+    tiny: Tiny = False,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing as the log grows.")] = False,
 ) -> None:
     """Print the logs of jobs."""
     from tunestudy.launch.logs import show
 
-    _leave(show(results / _load(study, None).study.study, job, follow))
+    _leave(show(results / _load(study, None, tiny).study.study, job, follow))
 
 
 @app.command()
-def report(study: StudyArgument, overrides: Overrides = None, results: Results = DEFAULT_RESULTS) -> None:
+def report(
+    study: StudyArgument, overrides: Overrides = None, tiny: Tiny = False, results: Results = DEFAULT_RESULTS
+) -> None:
     """Write the report from what is there, and print the table."""
     from tunestudy.records.layout import StudyDir
     from tunestudy.report.build import build_report
 
-    _leave(build_report(StudyDir(results / _load(study, overrides).study.study)))
+    _leave(build_report(StudyDir(results / _load(study, overrides, tiny).study.study)))
 
 
 @app.command()
 def clean(
     study: StudyArgument,
     overrides: Overrides = None,
+    tiny: Tiny = False,
     results: Results = DEFAULT_RESULTS,
     yes: Annotated[bool, typer.Option("--yes", help="Delete them.")] = False,
 ) -> None:
     """List jobs that the study no longer has, with sizes; delete them with --yes."""
     from tunestudy.study.clean import clean_lines
 
-    _print(clean_lines(_load(study, overrides), results, delete=yes))
+    _print(clean_lines(_load(study, overrides, tiny), results, delete=yes))
 
 
 @app.command()
@@ -249,10 +270,10 @@ def main() -> None:
         sys.exit(1)
 
 
-def _load(study: Path, overrides: list[str] | None) -> Any:
+def _load(study: Path, overrides: list[str] | None, tiny: bool) -> Any:
     from tunestudy.study.load import load_study
 
-    loaded = load_study(study, overrides or ())
+    loaded = load_study(study, overrides or (), tiny=tiny)
     for line in loaded.translations:
         print(f"understood {line}", file=sys.stderr)
     return loaded

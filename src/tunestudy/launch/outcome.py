@@ -72,6 +72,8 @@ def read_outcome(
     if failure and (failure["kind"] == "user" or killed_by is None):
         lost = _LOST_HOST.search(tail)
         message = f"{lost[0]}; rank {failure['rank']} then said: " if lost else ""
+        if failure["kind"] == "user" and failure.get("where"):
+            message += f"{failure['where']}: "
         message += failure["message"]
         return Outcome(kind=failure["kind"], message=message, exit_code=exit_code, step=step, rank=failure["rank"])
     if progress.get("phase") == "interrupted" and progress.get("attempt") == attempt:

@@ -131,6 +131,7 @@ def _check_config_keys(settings: ModelConfig) -> None:
     from transformers import CONFIG_MAPPING
 
     known = [name for name in dir(CONFIG_MAPPING[str(settings.architecture)]()) if not name.startswith("_")]
+    known.append("head_dim")  # several decoders read it without declaring it
     for key in settings.config:
         if key not in known:
             near = get_close_matches(key, known, 1)

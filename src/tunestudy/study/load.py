@@ -26,6 +26,7 @@ from tunestudy.study.problems import raise_all
 from tunestudy.study.references import reference_mistakes
 from tunestudy.study.source import KeyPath, Source, read_source
 from tunestudy.study.start import Start, resolve_starts
+from tunestudy.study.tiny import take_tiny
 from tunestudy.study.variants import RawVariant, Resolver, Settings, laid_over
 
 
@@ -40,14 +41,20 @@ class LoadedStudy:
     translations: list[str]
     """Foreign spellings that were understood, one printable line each."""
     warnings: list[str]
+    tiny: bool = False
+    """Whether this is the small form."""
+    has_tiny: bool = False
+    """Whether the file has one."""
 
     def locate(self, key: str) -> Place:
         """File and line of a key such as `variants.full.stages.adapt.learning_rate` or `stages.adapt.data`."""
         return locate(self.source, self.raw_variants, tuple(key.split(".")))
 
 
-def load_study(path: Path, overrides: Sequence[str] = ()) -> LoadedStudy:
+def load_study(path: Path, overrides: Sequence[str] = (), *, tiny: bool = False) -> LoadedStudy:
     """Read, expand and validate a study file; `overrides` are `key.path=value` from the command line.
+
+    `tiny`: the small form of it, which the file's `tiny:` describes.
 
     Every variant's stages come out complete: defaults, overrides, `from:` and `matrix:` applied, `init`, `train` and
     the three batch numbers explicit.
@@ -55,6 +62,8 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> LoadedStudy:
     Raises StudyError (CombinedError for several) at file:line.
     """
     source = read_source(path)
+    expand_dotted(source)
+    has_tiny = take_tiny(source, wanted=tiny)
     apply_overrides(source, overrides)
     expand_dotted(source)
     raise_all(list(shape_mistakes(source)))
@@ -69,7 +78,7 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> LoadedStudy:
     raise_all(errors)
     assert study is not None, "no study and no mistake"
     raise_all(list(reference_mistakes(study, lambda key: locate(source, raw_variants, key), path.parent)))
-    return LoadedStudy(study, path, source, raw_variants, translations, reader.warnings)
+    return LoadedStudy(study, path, source, raw_variants, translations, reader.warnings, tiny, has_tiny)
 
 
 def locate(source: Source, raw_variants: Mapping[str, RawVariant], path: KeyPath) -> Place:

@@ -27,14 +27,19 @@ def apply_overrides(source: Source, overrides: Sequence[str]) -> None:
 
 def expand_dotted(source: Source) -> None:
     """`overrides: {adapt.adapter.lora_r: 4}` → `overrides: {adapt: {adapter: {lora_r: 4}}}`, in place."""
-    variants = source.values.get("variants")
+    small = source.values.get("tiny")
+    _expand(source, source.values.get("variants"), ("variants",))
+    _expand(source, small.get("variants") if isinstance(small, dict) else None, ("tiny", "variants"))
+
+
+def _expand(source: Source, variants: Any, path: KeyPath) -> None:
     for name, variant in variants.items() if isinstance(variants, dict) else ():
         overrides = variant.get("overrides") if isinstance(variant, dict) else None
         if isinstance(overrides, dict):
-            variant["overrides"] = _nested(source, overrides, ("variants", name, "overrides"))
+            variant["overrides"] = _nested(source, overrides, (*path, name, "overrides"), depth=2)
 
 
-def _nested(source: Source, mapping: dict[str, Any], path: KeyPath) -> dict[str, Any]:
+def _nested(source: Source, mapping: dict[str, Any], path: KeyPath, depth: int) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in mapping.items():
         written = (*path, key)
@@ -46,8 +51,8 @@ def _nested(source: Source, mapping: dict[str, Any], path: KeyPath) -> dict[str,
                 raise StudyError(source.place(written), f"`{dotted((*here, part))}` is set to a value above it")
             target, here = inner, (*here, part)
             source.moved(written, here)
-        if isinstance(value, dict) and len(path) < 5:
-            value = _nested(source, value, written)
+        if isinstance(value, dict) and depth:
+            value = _nested(source, value, written, depth - 1)
         if isinstance(value, dict) and isinstance(target.get(last), dict):
             target[last].update(value)
         elif last in target:

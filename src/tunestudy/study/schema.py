@@ -15,6 +15,7 @@ from typing import Any
 from tunestudy.config.base import Config
 from tunestudy.config.stage import TrainStage
 from tunestudy.config.study import Study, Variant
+from tunestudy.study.tiny import LAID_OVER, REPLACED
 
 Schema = dict[str, Any]
 
@@ -54,8 +55,21 @@ def study_schema() -> Schema:
         "additionalProperties": {"anyOf": [_ref("StageSettings"), {"type": "null"}]},
         "description": "Settings by stage name, laid over `defaults`.",
     }
+    properties["tiny"] = _tiny(properties)
     whole = {**study, "description": "A tunestudy study file.", "title": "study", "$defs": definitions}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_tidy(whole)}
+
+
+def _tiny(properties: Schema) -> Schema:
+    """The small form: parts of the study again, of which none is required."""
+    parts = {name: properties[name] for name in (*REPLACED, *LAID_OVER) if name != "variants"}
+    overrides = {"type": "object", "additionalProperties": False, "properties": {"overrides": {"type": "object"}}}
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "description": "Other weights and data for `--tiny`, laid over the rest; the jobs stay the same.",
+        "properties": {**parts, "variants": {"type": "object", "additionalProperties": overrides}},
+    }
 
 
 def _explained(config: type[Config]) -> Schema:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from tunestudy.config.stage import TrainStage
 from tunestudy.study.estimate import Amount
-from tunestudy.study.load import LoadedStudy
+from tunestudy.study.load import LoadedStudy, load_study
 from tunestudy.study.plan import Plan, PlannedJob
 
 MAX_ROWS = 60
@@ -152,6 +152,9 @@ def validation_lines(loaded: LoadedStudy) -> list[str]:
         )
     if len(study.variants) > MAX_ROWS:
         lines.append(f"  … and {len(study.variants) - MAX_ROWS} more variants")
+    if loaded.has_tiny and not loaded.tiny:
+        load_study(loaded.path, tiny=True)
+        lines.append("its small form is valid, too: `--tiny`")
     return lines + _section("Warnings", loaded.warnings)
 
 

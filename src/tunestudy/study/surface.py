@@ -31,7 +31,7 @@ Level = Literal[
 ]
 
 KEYS: dict[Level, frozenset[str]] = {
-    "study": frozenset({*Study.model_fields, "defaults", "stages"}),
+    "study": frozenset({*Study.model_fields, "defaults", "stages", "tiny"}),
     "model": frozenset(ModelConfig.model_fields),
     "tokenizer": frozenset(CharacterTokenizer.model_fields),
     "dataset": frozenset({*FileDataset.model_fields, *HubDataset.model_fields, *DigitsDataset.model_fields}),
