@@ -113,6 +113,15 @@ def test_freezing_by_role(architecture):
     assert not any(p.requires_grad for p in model.parameters())
 
 
+def test_a_router_learns_only_when_it_is_named():
+    model = build("glm4_moe")
+    set_trainable(model, "all")
+    still = [name for name, p in model.named_parameters() if not p.requires_grad]
+    assert still and all(name.endswith("mlp.gate.weight") for name in still)
+    set_trainable(model, ["router"])
+    assert still == [name for name, p in model.named_parameters() if p.requires_grad]
+
+
 def test_what_learns_is_held_in_float32():
     model = build("llava").to(torch.bfloat16)
     set_trainable(model, ["projector"])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 from safetensors.torch import load_file
-from tinyjob import ADAPTER, make_job, rows_of, run
+from tinyjob import ADAPTER, make_job, moe_model, rows_of, run
 from tinyranks import start, wait_for_step
 
 from tunestudy.config.stage import TrainStage
@@ -44,6 +44,15 @@ CASES: dict[str, dict[str, Any]] = {
         "adapter": ADAPTER,
         "quantization": {"load_in_4bit": True},
         "fsdp2": {"shard": "gradients"},
+    },
+    "a mixture of fused experts, all of it but the router": {
+        "model": moe_model(),
+        "per_device_train_batch_size": 2,
+        "activation_checkpointing": True,
+    },
+    "fused experts with an adapter": {
+        "model": moe_model(),
+        "adapter": {**ADAPTER, "target_modules": ["q_proj", "o_proj"], "target_parameters": ["experts.down_proj"]},
     },
     "few modules, stochastic gradient descent": {
         "adapter": {**ADAPTER, "target_modules": ["q_proj", "v_proj"]},

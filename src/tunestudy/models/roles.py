@@ -20,6 +20,7 @@ MARKS: dict[Role, frozenset[str]] = {
         {"multi_modal_projector", "mm_projector", "mlp1", "merger", "deepstack_merger_list", "connector", "aligner"}
     ),
     "vision_tower": frozenset({"visual", "vision_tower", "vision_model"}),
+    "router": frozenset({"router", "gate"}),
     "lm_head": frozenset({"lm_head", "embed_out"}),
 }
 """Role → names of modules on the way to a parameter, in order of precedence; all else is the language model."""
@@ -81,9 +82,10 @@ def is_tied(model: Any) -> bool:
 def set_trainable(model: nn.Module, train: Train, *, key: str = "train") -> None:
     """Let exactly the parameters of these roles learn, held in float32, and freeze the rest.
 
+    `all` leaves the routers of a mixture of experts as they are: trained along, they send tokens to few experts.
     Not for a model with an adapter: `adapters.attach` does the same for that.
     """
-    roles = set(modules_of(model)) if train == "all" else set() if train == "none" else set(train)
+    roles = set(modules_of(model)) - {"router"} if train == "all" else set() if train == "none" else set(train)
     check_roles(model, roles, key)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(role_of(name) in roles)

@@ -153,6 +153,11 @@ class JobDir:
         return self.root / "gradient_log.csv"
 
     @property
+    def expert_log(self) -> Path:
+        """Busiest expert's load over the mean, by layer of a mixture of experts."""
+        return self.root / "expert_log.csv"
+
+    @property
     def sparsity_log(self) -> Path:
         """Of adapters with gates: epoch,step,overall + one column per gated module, each the share of gates at zero."""
         return self.root / "sparsity_log.csv"

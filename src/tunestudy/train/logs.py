@@ -12,6 +12,7 @@ from tunestudy.config.stage import LoggingSettings
 from tunestudy.records.atomic import point_to, write_json
 from tunestudy.records.layout import JobDir
 from tunestudy.records.tables import TableLog, Value, read_table
+from tunestudy.train.experts import load_row
 from tunestudy.train.gates import GateDrive
 from tunestudy.train.metrics import Sums
 
@@ -28,12 +29,13 @@ LOSS_COLUMNS = (
     "tokens_per_s",
 )
 SPARSITY_COLUMNS = ("epoch", "step", "overall")
+EXPERT_COLUMNS = ("epoch", "step", "overall", "idle")
 EVAL_COLUMNS = ("epoch", "step", "eval_loss", "perplexity", "target_tokens")
 GRADIENT_COLUMNS = ("step", "role", "grad_norm", "grad_max", "param_norm", "update_ratio")
 
 
 class Logs:
-    """loss_log.csv, eval_log.csv, gradient_log.csv, sparsity_log.csv, training_history.json and TensorBoard."""
+    """The tables of a run, training_history.json and TensorBoard."""
 
     def __init__(
         self,
@@ -45,6 +47,7 @@ class Logs:
         sources: Sequence[str],
         eval_sources: Sequence[str],
         gated_modules: Sequence[str] = (),
+        expert_modules: Sequence[str] = (),
     ) -> None:
         """keep_through_step: rows of later steps are cut away; -1 for a run from the beginning."""
         self._folder = folder
@@ -58,6 +61,8 @@ class Logs:
         if gated_modules:
             columns = [*SPARSITY_COLUMNS, *gated_modules]
             self._sparsity = self._open(folder.sparsity_log, columns, keep_through_step)
+        if expert_modules:
+            self._experts = self._open(folder.expert_log, [*EXPERT_COLUMNS, *expert_modules], keep_through_step)
         if settings.log_gradients:
             self._gradients = self._open(folder.gradient_log, GRADIENT_COLUMNS, keep_through_step)
         if "tensorboard" in settings.report_to:
@@ -89,6 +94,11 @@ class Logs:
         """One row of sparsity_log.csv; nothing without gates."""
         if self._writes and gates.total:
             self._sparsity.append({"epoch": epoch, "step": step, "overall": gates.sparsity(), **gates.by_module()})
+
+    def experts(self, *, epoch: float, step: int, window: Mapping[str, list[int]]) -> None:
+        """One row of expert_log.csv; nothing without experts."""
+        if self._writes and window:
+            self._experts.append({"epoch": epoch, "step": step, **load_row(window)})
 
     def gradients(self, step: int, rows: Sequence[Mapping[str, Value]]) -> None:
         """One row per role of gradient_log.csv."""

@@ -107,7 +107,7 @@ def accumulate_gradients(run: Run, batches: list[Batch], targets: int) -> Sums:
     for index, batch in enumerate(batches if targets else ()):
         torch.manual_seed(seed_of(run.task.job.seed, run.state.step, index, run.world.rank))
         batch = batch.to(run.world.device)
-        with run.learner.engine.accumulating(last=index == len(batches) - 1):
+        with run.learner.engine.accumulating(last=index == len(batches) - 1), run.learner.experts.on(batch):
             with run.learner.precision.autocast(), run.learner.noise.on(batch, run.state.step):
                 losses = run.learner.engine.losses(
                     batch, label_smoothing=run.settings.label_smoothing_factor, num_sources=num_sources
@@ -182,9 +182,18 @@ def log_training(run: Run, learning_rate: float, grad_norm: float | None) -> Non
         }
     )
     run.logs.sparsity(epoch=epoch_of(run), step=state.step, gates=run.learner.gates)
+    log_experts(run)
     if state.window.loss is not None:
         state.last_train_loss = state.window.loss
     state.window, state.window_s = Sums.zero(len(run.material.corpus.sources)), 0.0
+
+
+def log_experts(run: Run) -> None:
+    """One row of expert_log.csv about the steps since the last one; nothing without experts."""
+    with run.world.at(f"the log of step {run.state.step}"):
+        window = run.learner.experts.settle(run.world, run.state.expert_window)
+    run.logs.experts(epoch=epoch_of(run), step=run.state.step, window=window)
+    run.state.expert_window = {}
 
 
 def is_evaluated(run: Run) -> bool:
@@ -271,6 +280,7 @@ def take_checkpoint(run: Run, kind: Kind, metrics: Mapping[str, float]) -> None:
     """All ranks bring their slices, where they have slices; rank 0 writes in the background."""
     label = label_of(run)
     with run.world.at(f"the checkpoint of step {run.state.step}"):
+        run.state.expert_window = run.learner.experts.settle(run.world, run.state.expert_window)
         run.task.progress.during("save", lambda: run.saver.save(kind, run.state, metrics=metrics, label=label))
 
 

@@ -86,6 +86,8 @@ class TrainState:
     resumed_from: list[int] = field(default_factory=list)
     lowest_eval_loss: float | None = None
     evaluations_without_gain: int = 0
+    expert_window: dict[str, list[int]] = field(default_factory=dict)
+    """Tokens by expert since the last logged row."""
     stopped_at: int | None = None
     """The step after which patience ran out."""
 

@@ -16,6 +16,7 @@ from tunestudy.records.stop import StopRequest
 from tunestudy.train.batching import BatchPlan
 from tunestudy.train.engines import Engine
 from tunestudy.train.evaluate import EvaluationSet
+from tunestudy.train.experts import ExpertLoad
 from tunestudy.train.gates import GateDrive
 from tunestudy.train.logs import Logs
 from tunestudy.train.loss import LossModel
@@ -65,6 +66,7 @@ class Learner:
     precision: Precision
     noise: EmbeddingNoise
     gates: GateDrive
+    experts: ExpertLoad
 
     @property
     def num_trainable(self) -> int:

@@ -22,6 +22,7 @@ from tunestudy.records.stop import StopRequest
 from tunestudy.train.batching import plan_batches
 from tunestudy.train.engines import open_engine
 from tunestudy.train.evaluate import EvaluationSet
+from tunestudy.train.experts import ExpertLoad
 from tunestudy.train.gates import GateDrive
 from tunestudy.train.gpu import GpuSampler
 from tunestudy.train.loop import train
@@ -191,6 +192,7 @@ def make_learner(task: Task, model: Any, total_steps: int) -> Learner:
         precision=Precision(settings, job.model, task.world.device),
         noise=EmbeddingNoise(model.get_input_embeddings(), settings.neftune_noise_alpha, seed=job.seed),
         gates=GateDrive(model, settings, optimizer, total_steps),
+        experts=ExpertLoad(model),
     )
 
 

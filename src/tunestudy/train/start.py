@@ -29,6 +29,7 @@ def start_run(task: Task, material: Material, learner: Learner, base: Mapping[st
         sources=material.corpus.sources,
         eval_sources=material.evaluation.sources if material.evaluation else (),
         gated_modules=list(learner.gates.by_module()),
+        expert_modules=learner.experts.modules,
     )
     saver = Saver(
         task.folder,
