@@ -15,6 +15,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 REAL_PARTS = {
     "browser": ("chromium", "apt-get install chromium"),
+    "compiler": ("c++", "apt-get install g++"),
     "lab": ("sshd", "apt-get install openssh-server iproute2, as root"),
 }
 PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])

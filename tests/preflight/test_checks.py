@@ -86,6 +86,22 @@ def test_space_for_full_fine_tuning_of_a_local_model_is_counted(tmp_path):
     assert bytes_needed([lora], tmp_path) == reserve
 
 
+def one_stage(tmp_path, settings):
+    """A study of one stage with these settings, and its jobs."""
+    stage = f"{{data: digits, learning_rate: 1e-3, max_steps: 2, max_length: 80, {settings}}}"
+    text = STUDY.replace("variants:", f"stages: {{adapt: {stage}}}\nvariants:").replace("stages: []", "stages: [adapt]")
+    loaded = load(tmp_path, text)
+    return loaded, [one.job for one in make_plan(loaded, tmp_path / "results").jobs]
+
+
+def test_a_compiler_is_asked_for_before_a_job_starts(tmp_path, monkeypatch):
+    loaded, jobs = one_stage(tmp_path, "torch_compile: true")
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(StudyError, match="stages.adapt.torch_compile: needs a C") as told:
+        check(loaded, jobs, StudyDir(tmp_path / "results" / "tiny"))
+    assert told.value.exit_code == Exit.PREFLIGHT_REFUSED
+
+
 @pytest.mark.parametrize(
     ("settings", "key"),
     [
@@ -95,10 +111,7 @@ def test_space_for_full_fine_tuning_of_a_local_model_is_counted(tmp_path):
     ],
 )
 def test_bitsandbytes_is_asked_for_before_a_job_starts(tmp_path, monkeypatch, settings, key):
-    stage = f"{{data: digits, learning_rate: 1e-3, max_steps: 2, max_length: 80, {settings}}}"
-    text = STUDY.replace("variants:", f"stages: {{adapt: {stage}}}\nvariants:").replace("stages: []", "stages: [adapt]")
-    loaded = load(tmp_path, text)
-    jobs = [one.job for one in make_plan(loaded, tmp_path / "results").jobs]
+    loaded, jobs = one_stage(tmp_path, settings)
     installed = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else installed(name))
     if key is None:

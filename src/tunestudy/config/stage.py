@@ -194,6 +194,8 @@ class EngineSettings(Config):
     engine: Literal["auto", "single", "ddp", "fsdp2"] = neutral("auto")
     """`auto`: `single` for one rank, `ddp` (the whole model on every rank) for several."""
     fsdp2: Fsdp2Settings = neutral(Fsdp2Settings())
+    torch_compile: bool = neutral(False)
+    """Compile the model's blocks, for any length of input. Needs a C++ compiler."""
 
 
 class TrainStage(

@@ -1,6 +1,6 @@
 """Running a causal model up to its last hidden states, with the arguments that a batch's layout needs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import groupby
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tunestudy.config.errors import StudyError, at
 from tunestudy.data.batch import Batch
 
 SEGMENT_ATTENTION = "tunestudy_segments"
@@ -92,3 +93,14 @@ def nearly_equal(a: Tensor, b: Tensor) -> bool:
     half = torch.finfo(a.dtype).bits < 32 or torch.is_autocast_enabled(a.device.type)
     a, b = a.float(), b.float()
     return bool((a - b).norm() <= (5e-2 if half else 1e-4) * b.norm())
+
+
+def blocks_of(model: nn.Module) -> Sequence[nn.Module]:
+    """The modules that transformers calls indivisible: a decoder's layers, a vision tower's."""
+    base = base_model_of(model)
+    names = set(getattr(base, "_no_split_modules", None) or ())
+    found = [module for module in base.modules() if type(module).__name__ in names]
+    if not found:
+        cure = "it can neither be sliced (use engine: ddp) nor compiled"
+        raise StudyError(at("engine"), f"{type(base).__name__} does not name its blocks: {cure}")
+    return found

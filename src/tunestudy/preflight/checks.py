@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -57,6 +58,9 @@ def installation_problems(unfinished: Sequence[Job]) -> Iterator[StudyError]:
         if what and importlib.util.find_spec("bitsandbytes") is None:
             yield StudyError(f"stages.{job.stage}.{what}", "needs bitsandbytes: pip install 'tunestudy[quant]'")
             break
+    compiled = next((job for job in unfinished if job.settings is not None and job.settings.torch_compile), None)
+    if compiled is not None and shutil.which(os.environ.get("CXX", "c++")) is None:
+        yield StudyError(f"stages.{compiled.stage}.torch_compile", "needs a C++ compiler: apt-get install g++")
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         cure = "pip install 'tunestudy[train]'"

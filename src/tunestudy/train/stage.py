@@ -13,7 +13,7 @@ from tunestudy.data.corpus import Corpus
 from tunestudy.data.order import Schedule
 from tunestudy.data.prepare import prepare
 from tunestudy.models.attention import segment_attention_obstacle
-from tunestudy.models.decoder import base_model_of
+from tunestudy.models.decoder import base_model_of, blocks_of
 from tunestudy.models.load import LoadedModel, load_start
 from tunestudy.models.roles import set_trainable, trainable_table
 from tunestudy.records.atomic import read_json, write_json
@@ -179,6 +179,9 @@ def make_learner(task: Task, model: Any, total_steps: int) -> Learner:
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise StudyError(at(f"stages.{job.stage}.train"), "nothing is trainable: name a role, or give an adapter")
     loss_model = LossModel(model)
+    if settings.torch_compile:
+        for block in blocks_of(model):
+            block.compile(dynamic=True)
     engine = open_engine(loss_model, task.world, settings)
     trainables = find_trainables(model, settings)  # now, since an engine may have put slices in their place
     optimizer = make_optimizer(trainables, settings)

@@ -5,7 +5,7 @@ to the root, which is the LossModel. Gates of a sparse adapter stay whole on eve
 all of them: their gradients are summed here.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
@@ -19,7 +19,7 @@ from torch.utils._pytree import register_dataclass
 from tunestudy.config.errors import StudyError, at
 from tunestudy.config.stage import Fsdp2Settings
 from tunestudy.data.batch import Batch
-from tunestudy.models.decoder import base_model_of
+from tunestudy.models.decoder import blocks_of
 from tunestudy.train.loss import LossModel, LossSums
 from tunestudy.train.world import World
 
@@ -114,15 +114,3 @@ def shard(loss_model: LossModel, mesh: DeviceMesh, settings: Fsdp2Settings, igno
             unit.set_modules_to_forward_prefetch(order[place + 1 : place + 1 + settings.prefetch])
         for later, earlier in pairwise(reversed(units)):
             later.set_modules_to_backward_prefetch([earlier])
-
-
-def blocks_of(model: nn.Module) -> Sequence[nn.Module]:
-    """The modules that transformers calls indivisible: a decoder's layers, a vision tower's."""
-    base = base_model_of(model)
-    names = set(getattr(base, "_no_split_modules", None) or ())
-    found = [module for module in base.modules() if type(module).__name__ in names]
-    if not found:
-        raise StudyError(
-            at("engine"), f"{type(base).__name__} does not name its blocks; fsdp2 cannot slice it, use ddp"
-        )
-    return found
