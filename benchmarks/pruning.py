@@ -26,7 +26,7 @@ PRUNED, LOSS, EXCLUDED = 0.30, 1.0, 2.0
 
 def written(folder: Path, seeds: int, target: float) -> Path:
     study = yaml.safe_load(STUDY.read_text(encoding="utf-8"))
-    sora = {"adapt": {"adapter": {"type": "sora", "target_sparsity": target}}}
+    sora = {"adapt": {"adapter": {"type": "sora", "target_sparsity": target, "gate_init": "ones"}}}
     stages = ["base", "adapt"]
     study |= {"study": "pruning", "seeds": list(range(1, seeds + 1)), "report": {"baseline": "lora"}}
     study["variants"] = {"lora": {"stages": stages}, "sora": {"stages": stages, "overrides": sora}}

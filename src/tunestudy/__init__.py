@@ -7,5 +7,5 @@ run directory (`records`) and in the settings (`config`). Start reading at `stud
 
 __version__ = "0.1.0"
 
-NUMERICS_EPOCH = 1
+NUMERICS_EPOCH = 2
 """Part of every fingerprint; raised by one whenever a change of tunestudy changes a result."""

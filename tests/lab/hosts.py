@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from itertools import count
@@ -57,6 +58,7 @@ class LabHosts:
         self.folder, self.num_hosts = folder, num_hosts
         self._network, self._bridge = f"10.83.{network}", f"tslab{network}"
         self._holders: dict[int, subprocess.Popen[bytes]] = {}
+        self._wan: subprocess.Popen[bytes] | None = None
 
     def command(self, host: int, argv: Sequence[str], folder: Path = Path("/")) -> list[str]:
         """argv as it has to be started from outside to run on the host, in `folder`."""
@@ -88,6 +90,20 @@ class LabHosts:
     def cut_off(self, host: int) -> None:
         """Pull the network cable; processes stay."""
         _ip("link", "set", self._cable(host), "down")
+
+    def slow_down(self, *, rate_mbit: float, delay_ms: float) -> None:
+        """Move all hosts, with their addresses, to a network where lines are slow and the way is long."""
+        inits = [str(self._init(host)) for host in self._holders]
+        words = [sys.executable, str(Path(__file__).with_name("wan.py")), str(rate_mbit), str(delay_ms), *inits]
+        self._wan = subprocess.Popen(words, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, start_new_session=True)
+        assert self._wan.stdout is not None
+        if self._wan.stdout.readline() != b"ready\n":
+            raise RuntimeError("no slow network")
+        for host in self._holders:
+            address = f"{self._network}.{host}/24"
+            for words in (["del", address, "dev", "eth0"], ["add", address, "dev", "wan0"]):
+                moved = self.run(host, ["ip", "addr", *words])
+                assert moved.returncode == 0, moved.stderr
 
     def _cable(self, host: int) -> str:
         return f"{self._bridge}.{host}"
@@ -145,6 +161,9 @@ class LabHosts:
             )
 
     def _down(self) -> None:
+        if self._wan is not None:
+            self._wan.kill()
+            self._wan.wait()
         for holder in self._holders.values():
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(holder.pid, signal.SIGKILL)

@@ -126,6 +126,23 @@ def test_the_network_between_hosts_is_measured(lab: LabHosts, tmp_path: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.lab
+def test_a_slow_and_long_line_is_measured_as_it_is(tmp_path: Path) -> None:
+    with lab_hosts(tmp_path / "net", 2) as lab:
+        lab.slow_down(rate_mbit=100, delay_ms=10)
+        folder = written(tmp_path / "work", steps=10)
+        process = tunestudy(lab, folder, "netcheck", "study.yaml")
+        output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output
+    found = json.loads(next((folder / "results").rglob("netcheck.json")).read_text())
+    largest = max(found["collectives"], key=lambda row: row["bytes"])
+    assert largest["bytes"] == 1 << 24, "the next size would take a minute"
+    assert 70 < largest["bus_bytes_per_s"] * 8 / 1e6 <= 100
+    assert 0.02 <= found["pairs"][0]["latency_s"] * 2 < 0.06
+    assert 70 < found["pairs"][0]["bytes_per_s"] * 8 / 1e6 <= 100
+
+
+@pytest.mark.slow
+@pytest.mark.lab
 def test_everything_ends_when_torchrun_of_one_host_is_killed(lab: LabHosts, tmp_path: Path) -> None:
     process = training(lab, tmp_path / "work", steps=100000)
     lab.run(2, ["pkill", "-9", "-f", "torch.distributed.run"])

@@ -97,7 +97,7 @@ def one_stage(tmp_path, settings):
 def test_a_compiler_is_asked_for_before_a_job_starts(tmp_path, monkeypatch):
     loaded, jobs = one_stage(tmp_path, "torch_compile: true")
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(StudyError, match="stages.adapt.torch_compile: needs a C") as told:
+    with pytest.raises(StudyError, match=r"stages\.adapt\.torch_compile: needs a C") as told:
         check(loaded, jobs, StudyDir(tmp_path / "results" / "tiny"))
     assert told.value.exit_code == Exit.PREFLIGHT_REFUSED
 

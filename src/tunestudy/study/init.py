@@ -156,7 +156,7 @@ _GATED = """\
     overrides:
       tune:
         learning_rate: 2e-4
-        adapter: {{type: "{{kind}}", lora_r: "{{r}}", lora_alpha: 32, target_sparsity: "{{share}}"}}
+        adapter: {{type: "{{kind}}", lora_r: "{{r}}", lora_alpha: 32, target_sparsity: "{{share}}", gate_init: ones}}
 """
 
 _TEMPLATE = """\

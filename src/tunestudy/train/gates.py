@@ -107,10 +107,10 @@ class GateDrive:
         return self._options.sparse_lambda
 
     def _hold_target(self, step: int) -> None:
-        """Shut as many gates as `step` should see shut: those nearest to zero.
+        """Shut as many gates as `step` should see shut: those nearest to zero. Open ones keep their value.
 
-        While their number grows, all are pulled by the size of the last one to be shut, as a strength that fits would
-        do; afterwards the shut ones, which the optimiser moves a little, are only put back to zero.
+        A proximal step, too, that of a penalty on the number of open gates; pulling all gates by the size of the last
+        one to be shut costs far more accuracy (docs/decisions/0008).
         """
         assert self._options.target_sparsity is not None
         first, last = self._ramp
@@ -118,11 +118,7 @@ class GateDrive:
         count = round(self.total * share_at(step + 1, first, last, target, self._shut_before))
         if count == 0:
             return
-        size = smallest(self.gates, count)
-        if first < step + 1 <= last:
-            soft_threshold(self.gates, size)
-        else:
-            hard_threshold(self.gates, size)
+        hard_threshold(self.gates, smallest(self.gates, count))
 
 
 def share_at(done: int, first: int, last: int, target: float, start: float = 0.0) -> float:

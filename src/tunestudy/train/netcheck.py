@@ -26,6 +26,8 @@ from tunestudy.train.world import World, open_world
 RESULT = "netcheck.json"
 WARM_UP = 2
 LATENCY_BYTES = 8
+LONG_S = 1.0
+"""Sizes that take longer than this are the last ones."""
 
 
 def main(folder: str) -> None:
@@ -63,6 +65,8 @@ def collectives(world: World, sizes: Sequence[int], repeats: int) -> list[dict[s
             seconds = timed(world, operation, repeats)
             bandwidth = numbers * 4 * factor / seconds
             rows.append({"op": name, "bytes": numbers * 4, "seconds": seconds, "bus_bytes_per_s": bandwidth})
+        if rows[-1]["seconds"] + rows[-2]["seconds"] > LONG_S:  # a larger size would tell nothing new
+            break
     return rows
 
 
