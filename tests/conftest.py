@@ -16,6 +16,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 REAL_PARTS = {
     "browser": ("chromium", "apt-get install chromium"),
     "compiler": ("c++", "apt-get install g++"),
+    "slurm": ("slurmctld", "apt-get install slurm-wlm, as root"),
     "lab": ("sshd", "apt-get install openssh-server iproute2, as root"),
 }
 PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])

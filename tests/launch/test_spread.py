@@ -6,40 +6,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hosts import LabHosts, lab_hosts
+from spread_study import job_of, wait_for_step, written
 
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.launch.spread import passed_on
 from tunestudy.launch.terminals import command_lines
 from tunestudy.study.hosts import Host, read_hostfile
 from tunestudy.study.load import load_study
-
-STUDY = """\
-study: spread
-seeds: [1]
-resources: {hostfile: hosts.txt, rendezvous_port: PORT, max_retries: 0}
-model:
-  architecture: qwen3
-  config: {hidden_size: 32, intermediate_size: 48, num_hidden_layers: 2, num_attention_heads: 2, num_key_value_heads: 1,
-           head_dim: 16, max_position_embeddings: 128, tie_word_embeddings: true}
-  tokenizer: {type: characters, alphabet: "0123456789abcdefg\\n="}
-datasets: {digits: {type: digits, trim: true, held_out: 0.2, limit: 200}}
-benchmarks: {digits: {type: exact_match, dataset: digits@held_out, max_new_tokens: 1}}
-env: {COLOUR: green}
-defaults: {data: digits, learning_rate: 1e-3, effective_batch_size: 8, max_steps: STEPS, max_length: 80, engine: ENGINE,
-           full_save_steps: 10, adapter: {lora_r: 4}}
-stages: {adapt: }
-variants: {lora: {stages: [adapt]}}
-"""
-
-
-PORTS = count(29600)
-"""A port of its own for every study: the one before may still be closing its own."""
 
 
 @pytest.fixture(scope="module")
@@ -48,34 +26,12 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabHosts]:
         yield hosts
 
 
-def written(folder: Path, *, steps: int, engine: str = "ddp", hosts: str = "h1 slots=1\nh2 slots=1\n") -> Path:
-    folder.mkdir(exist_ok=True)
-    (folder / "hosts.txt").write_text(hosts)
-    study = STUDY.replace("STEPS", str(steps)).replace("ENGINE", engine).replace("PORT", str(next(PORTS)))
-    (folder / "study.yaml").write_text(study)
-    return folder
-
-
 def tunestudy(lab: LabHosts, folder: Path, *words: str) -> "subprocess.Popen[str]":
     """`tunestudy …` on h1."""
     command = lab.command(1, [sys.executable, "-m", "tunestudy.cli", *words], folder)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
     return subprocess.Popen(command, env=environment, text=True, **pipes)  # type: ignore[call-overload, no-any-return]
-
-
-def job_of(folder: Path) -> Path:
-    return next((folder / "results" / "spread" / "jobs").glob("adapt-*"))
-
-
-def wait_for_step(folder: Path, step: int, process: "subprocess.Popen[str]") -> None:
-    while process.poll() is None:
-        progress = next((folder / "results").glob("spread/jobs/adapt-*/progress.json"), None)
-        told = json.loads(progress.read_text()) if progress else {}
-        if told.get("phase") == "train" and (told.get("step") or 0) >= step:
-            return
-        time.sleep(0.1)
-    raise AssertionError(process.communicate()[0])
 
 
 def wait_until_gone(lab: LabHosts, host: int, seconds: float) -> float:
@@ -99,7 +55,7 @@ def training(lab: LabHosts, folder: Path, **settings: Any) -> "subprocess.Popen[
 @pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
 def test_two_hosts_train_one_job_and_it_goes_on_after_a_stop(lab: LabHosts, tmp_path: Path, engine: str) -> None:
     folder = tmp_path / "work"
-    process = training(lab, folder, steps=60, engine=engine)
+    process = training(lab, folder, steps=300, engine=engine)
     assert lab.processes(1, "tunestudy.worker") and lab.processes(2, "tunestudy.worker")
     stopped = tunestudy(lab, folder, "stop", "study.yaml").communicate(timeout=120)[0]
     assert "interrupted" in process.communicate(timeout=120)[0], stopped
@@ -108,7 +64,7 @@ def test_two_hosts_train_one_job_and_it_goes_on_after_a_stop(lab: LabHosts, tmp_
     output = again.communicate(timeout=240)[0]
     assert again.returncode == 0, output
     result = json.loads((job_of(folder) / "result.json").read_text())
-    assert result["world_size"] == 2 and result["resumed_from"] and result["steps"] == 60
+    assert result["world_size"] == 2 and result["resumed_from"] and result["steps"] == 300
     log = (job_of(folder) / "logs" / "launch.log").read_text()
     assert "[h1] " in log
     assert not lab.processes(1, "on_host") and not lab.processes(2, "on_host")

@@ -1,8 +1,8 @@
 """The study file as objects. `study/load.py` makes them from YAML; overrides and matrices are already applied."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tunestudy.config.base import Config, neutral
 from tunestudy.config.benchmark import AnyBenchmark
@@ -35,6 +35,8 @@ class Resources(Config):
     hostfile: str | None = neutral(None)
     """Spread every job over these machines, reached by ssh: a file of lines `name slots=N`, relative to the study file.
     `ranks` is the sum of their slots then. All see the same files under the same paths."""
+    launcher: Literal["ssh", "srun"] = neutral("ssh")
+    """`srun`: spread every job over the nodes of the SLURM allocation that tunestudy runs in, `ranks` in all."""
     rendezvous_address: str | None = neutral(None)
     """Where ranks on several hosts meet; default: the first host."""
     rendezvous_port: int = neutral(29500, ge=1, le=65535)
@@ -46,6 +48,17 @@ class Resources(Config):
     """A rank that others have waited for this long counts as lost, and the job as failed."""
     stop_grace_s: float = neutral(120.0, gt=0)
     """Time a job has to save and leave after SIGTERM."""
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether a job takes several hosts."""
+        return self.hostfile is not None or self.launcher == "srun"
+
+    @model_validator(mode="after")
+    def _one_list_of_hosts(self) -> Self:
+        if self.hostfile is not None and self.launcher == "srun":
+            raise ValueError("srun takes the hosts of its allocation; leave hostfile out")
+        return self
 
 
 class ReportSettings(Config):

@@ -10,7 +10,7 @@ from tunestudy.config.study import Resources
 from tunestudy.records.snapshot import gpus, usable_threads
 
 HOSTS = "hosts"
-"""The slot of a job that is spread over the hosts of a hostfile."""
+"""The slot of a job that is spread over hosts."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Slot:
 def find_slots(resources: Resources) -> list[Slot]:
     """The slots of this machine for jobs of `resources.ranks` ranks; StudyError when not even one job fits.
 
-    With a hostfile there is one: a job takes all hosts.
+    Spread over hosts there is one: a job takes all of them.
     """
-    if resources.hostfile is not None:
+    if resources.is_spread:
         return [Slot(HOSTS, resources.ranks, (), resources.threads or 1)]
     devices = visible_gpus()
     return _gpu_slots(resources, devices) if devices else _cpu_slots(resources)

@@ -1,6 +1,6 @@
-"""One job on several hosts: torchrun on each of them, started through ssh and watched from here.
+"""One job on several hosts: torchrun on each of them, started through ssh or srun and watched from here.
 
-    python -m tunestudy.launch.spread FOLDER ADDRESS PORT MODULE HOST:SLOTS …
+    python -m tunestudy.launch.spread FOLDER ADDRESS PORT MODULE LAUNCHER HOST:SLOTS …
 
 This process stands where torchrun stands on one host. SIGTERM asks all ranks to save and leave. When one host fails, or
 this process goes, the others are ended: a host kills its ranks when the connection closes. Lines of a host's output
@@ -22,13 +22,11 @@ from typing import IO, Any
 
 from tunestudy.config.study import Resources
 from tunestudy.launch.torchrun import Command, torchrun_command
-from tunestudy.preflight.hosts import on_host
+from tunestudy.preflight.hosts import hosts_of, on_host
 from tunestudy.records.layout import JobDir
 from tunestudy.records.stop import StopRequest
-from tunestudy.study.hosts import Host, read_hostfile
+from tunestudy.study.hosts import Host
 
-ALIVE = ("-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3")
-"""A host that is silent for 15 s counts as lost."""
 POLL_S = 0.1
 LAST_WORDS_S = 8.0
 """How long the other hosts' torchruns have to notice that one failed and to say so, before they are ended."""
@@ -39,32 +37,31 @@ PASSED_NAMES = ("OMP_NUM_THREADS", "TUNESTUDY_ATTEMPT", "PATH", "PYTHONPATH", "L
 
 
 def spread_command(
-    hosts: Sequence[Host], address: str | None, port: int, folder: JobDir, module: str = "tunestudy.worker"
+    hosts: Sequence[Host], resources: Resources, folder: JobDir, module: str = "tunestudy.worker"
 ) -> list[str]:
     """What the executor starts in place of torchrun."""
     there = [f"{host.name}:{host.slots}" for host in hosts]
     return [
         *(sys.executable, "-m", "tunestudy.launch.spread", str(folder.root.resolve())),
-        *(address or hosts[0].name, str(port), module),
+        *(resources.rendezvous_address or hosts[0].name, str(resources.rendezvous_port), module, resources.launcher),
         *there,
     ]
 
 
 def command_for(resources: Resources, base: Path, module: str = "tunestudy.worker") -> Command:
-    """How jobs are started: torchrun here, or on all hosts of the hostfile, whose path is relative to `base`."""
-    if resources.hostfile is None:
+    """How jobs are started: torchrun here, or on all hosts; a hostfile's path is relative to `base`."""
+    if not resources.is_spread:
         return partial(torchrun_command, module=module)
-    hosts = read_hostfile(base / resources.hostfile)
-    address, port = resources.rendezvous_address, resources.rendezvous_port
-    return lambda folder, _: spread_command(hosts, address, port, folder, module)
+    hosts = hosts_of(resources, base)
+    return lambda folder, _: spread_command(hosts, resources, folder, module)
 
 
-def main(folder: str, address: str, port: str, module: str, *named: str) -> int:
+def main(folder: str, address: str, port: str, module: str, launcher: str, *named: str) -> int:
     """Start all hosts, pass on what they say, and end all when one fails."""
     stop = StopRequest.on_signals(signal.SIGTERM, signal.SIGINT)
     hosts = [Host(name, int(slots)) for name, _, slots in (one.rpartition(":") for one in named)]
     meeting = {"folder": folder, "module": module, "address": address, "port": int(port), "hosts": len(hosts)}
-    ends = [HostEnd(host, {**meeting, "place": place}) for place, host in enumerate(hosts)]
+    ends = [HostEnd(host, launcher, {**meeting, "place": place}) for place, host in enumerate(hosts)]
     try:
         return watch(ends, stop)
     finally:
@@ -75,11 +72,10 @@ def main(folder: str, address: str, port: str, module: str, *named: str) -> int:
 class HostEnd:
     """The connection to one host."""
 
-    def __init__(self, host: Host, meeting: dict[str, Any]) -> None:
+    def __init__(self, host: Host, launcher: str, meeting: dict[str, Any]) -> None:
         self.host = host
-        command = on_host(host.name, "tunestudy.launch.on_host")
         self._process = subprocess.Popen(
-            [command[0], *ALIVE, *command[1:]],
+            on_host(launcher, host.name, "tunestudy.launch.on_host"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

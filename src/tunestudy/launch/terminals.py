@@ -8,8 +8,9 @@ from tunestudy.config.job import Job
 from tunestudy.launch.prepare import prepare
 from tunestudy.launch.select import select
 from tunestudy.launch.torchrun import torchrun_command, torchrun_on
+from tunestudy.preflight.hosts import hosts_of
 from tunestudy.records.layout import JobDir, StudyDir
-from tunestudy.study.hosts import Host, read_hostfile
+from tunestudy.study.hosts import Host
 from tunestudy.study.load import LoadedStudy
 from tunestudy.study.plan import make_plan
 
@@ -37,9 +38,9 @@ def _of_job(loaded: LoadedStudy, job: Job, study: StudyDir) -> list[str]:
     resources, folder = loaded.study.resources, study.job(job.id)
     environment = {**loaded.study.env, "OMP_NUM_THREADS": str(resources.threads or 1)}
     before = " ".join(f"{name}={shlex.quote(value)}" for name, value in environment.items())
-    if resources.hostfile is None:
+    if not resources.is_spread:
         return [_line(before, torchrun_command(_whole(folder), resources.ranks))]
-    hosts = read_hostfile(loaded.path.parent / resources.hostfile)
+    hosts = hosts_of(resources, loaded.path.parent)
     address = resources.rendezvous_address or hosts[0].name
     lines = []
     for place, host in enumerate(hosts):

@@ -1,9 +1,10 @@
-"""Whether the hosts of a hostfile can run a job together: reachable, with the same packages, seeing the same files.
+"""Which hosts a job takes, and whether they can run it together: reachable, with the same packages and files.
 
-Each host is asked over ssh to tell its own facts, all at once; they are held against this machine's.
+Each host is asked over ssh, or by srun, to tell its own facts, all at once; they are held against this machine's.
 """
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -13,13 +14,26 @@ from pathlib import Path
 from typing import Any
 
 from tunestudy.config.data import FileDataset
-from tunestudy.config.errors import StudyError
+from tunestudy.config.errors import Exit, StudyError, at
+from tunestudy.config.study import Resources
 from tunestudy.preflight.facts import facts
 from tunestudy.study.hosts import Host, read_hostfile
 from tunestudy.study.load import LoadedStudy
 
-SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
-"""Never asks for a password: it fails instead."""
+SSH = (
+    "ssh",
+    "-o",
+    "BatchMode=yes",
+    "-o",
+    "ConnectTimeout=10",
+    "-o",
+    "ServerAliveInterval=5",
+    "-o",
+    "ServerAliveCountMax=3",
+)
+"""Never asks for a password: it fails instead. A host that is silent for 15 s counts as lost."""
+SRUN = ("srun", "--overlap", "--nodes=1", "--ntasks=1", "--cpu-bind=none", "--unbuffered", "--quiet")
+"""One process on a node, beside the step that may run tunestudy itself, with all the node has in the allocation."""
 PATIENCE_S = 60.0
 MARK = "tunestudy-facts "
 """Before the line that counts: shells greet, modules chatter."""
@@ -27,21 +41,43 @@ MARK = "tunestudy-facts "
 Facts = Mapping[str, Any]
 
 
-def on_host(host: str, module: str, *arguments: str) -> list[str]:
-    """ssh that runs one of our modules on a host, with this Python, in this folder."""
-    words = shlex.join([sys.executable, "-u", "-m", module, *arguments])
-    return [*SSH, host, f"cd {shlex.quote(str(Path.cwd()))} && exec {words}"]
+def hosts_of(resources: Resources, base: Path) -> list[Host]:
+    """The hosts of a spread job: those of the hostfile, which is relative to `base`, or of the SLURM allocation.
+
+    Raises StudyError for a hostfile that is wrong, outside of an allocation, and where ranks do not divide by nodes.
+    """
+    if resources.hostfile is not None:
+        return read_hostfile(base / resources.hostfile)
+    nodes = os.environ.get("SLURM_JOB_NODELIST")
+    if nodes is None:
+        cure = "srun spreads over an allocation, and this is none: salloc --nodes=2 tunestudy run …, or within sbatch"
+        raise StudyError(at("resources.launcher"), cure, exit_code=Exit.PREFLIGHT_REFUSED)
+    done = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
+    names = done.stdout.split()
+    if resources.ranks % len(names):
+        message = f"{resources.ranks} ranks do not divide by the allocation's {len(names)} nodes"
+        raise StudyError(at("resources.ranks"), message, exit_code=Exit.PREFLIGHT_REFUSED)
+    return [Host(name, resources.ranks // len(names)) for name in names]
+
+
+def on_host(launcher: str, host: str, module: str, *arguments: str) -> list[str]:
+    """ssh or srun that runs one of our modules on a host, with this Python, in this folder."""
+    words = [sys.executable, "-u", "-m", module, *arguments]
+    if launcher == "srun":
+        return [*SRUN, f"--nodelist={host}", f"--chdir={Path.cwd()}", *words]
+    return [*SSH, host, f"cd {shlex.quote(str(Path.cwd()))} && exec {shlex.join(words)}"]
 
 
 def host_problems(loaded: LoadedStudy) -> Iterator[StudyError]:
     """Everything that keeps the hosts from working together, in the hostfile's order."""
-    if loaded.study.resources.hostfile is None:
+    resources = loaded.study.resources
+    if not resources.is_spread:
         return
-    hosts = read_hostfile(loaded.path.parent / loaded.study.resources.hostfile)
+    hosts = hosts_of(resources, loaded.path.parent)
     files = files_named(loaded)
     here = facts(files)
     with ThreadPoolExecutor(len(hosts)) as threads:
-        told = list(threads.map(lambda host: ask(host, files), hosts))
+        told = list(threads.map(lambda host: ask(resources.launcher, host, files), hosts))
     for host, answer in zip(hosts, told, strict=True):
         messages = [answer] if isinstance(answer, str) else differences(host, here, answer)
         yield from (StudyError(f"host {host.name}", message) for message in messages)
@@ -51,27 +87,28 @@ def files_named(loaded: LoadedStudy) -> list[str]:
     """Files that every host must see alike: the study, its hostfile, its data."""
     base = loaded.path.parent
     data = [one.path for one in loaded.study.datasets.values() if isinstance(one, FileDataset)]
-    named = [loaded.path.name, str(loaded.study.resources.hostfile), *data]
+    hostfile = loaded.study.resources.hostfile
+    named = [loaded.path.name, *([hostfile] if hostfile else []), *data]
     return [str((base / name).resolve()) for name in named]
 
 
-def ask(host: Host, files: Sequence[str]) -> Facts | str:
+def ask(launcher: str, host: Host, files: Sequence[str]) -> Facts | str:
     """The host's facts, or what kept it from telling them."""
-    command = on_host(host.name, "tunestudy.preflight.facts", *files)
+    command = on_host(launcher, host.name, "tunestudy.preflight.facts", *files)
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=PATIENCE_S, stdin=subprocess.DEVNULL
         )
     except subprocess.TimeoutExpired:
-        return f"did not answer within {PATIENCE_S:.0f} s; try `ssh {host.name} true`"
+        return f"did not answer within {PATIENCE_S:.0f} s; try `{launcher} … true` there"
     except FileNotFoundError:
-        return "there is no ssh on this machine"
+        return f"there is no {launcher} on this machine"
     line = next((line for line in done.stdout.splitlines() if line.startswith(MARK)), None)
     if line is not None:
         found: Facts = json.loads(line.removeprefix(MARK))
         return found
     said = (done.stderr.strip().splitlines() or ["no word"])[-1]
-    if done.returncode == 255:
+    if done.returncode == 255 and launcher == "ssh":
         return f"cannot be reached by ssh: {said}; `ssh {host.name} true` must work without a password"
     return (
         f"has no {sys.executable} with tunestudy in {Path.cwd()}: {said}; install the same there, under the same path"

@@ -51,7 +51,7 @@ def main(folder: str) -> None:
 
 def collectives(world: World, sizes: Sequence[int], repeats: int) -> list[dict[str, Any]]:
     """Rows of op, bytes, seconds (median), and bus bandwidth in bytes per second."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     share = (world.size - 1) / world.size
     for size in [LATENCY_BYTES, *sizes]:
         numbers = max(world.size, size // 4 // world.size * world.size)

@@ -1,0 +1,108 @@
+"""A real SLURM on this machine: a controller and nodes that share its processors, with authentication switched off.
+
+    with slurm(folder, nodes=2) as environment:
+        subprocess.run(["salloc", "--nodes=2", …], env=environment)
+
+Needs root and slurm-wlm. Everything that was started ends with the context.
+"""
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+_CONFIG = """\
+ClusterName=lab
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={port}
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/none
+CredType=cred/none
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool-%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+MpiDefault=none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SlurmdParameters=config_overrides
+SchedulerParameters=sched_interval=1,bf_interval=1
+ReturnToService=2
+KillWait=5
+AccountingStorageType=accounting_storage/none
+NodeName=node[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port={first}-{last} CPUs=4 RealMemory=4000 State=UNKNOWN
+PartitionName=lab Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+@contextlib.contextmanager
+def slurm(folder: Path, nodes: int) -> Iterator[dict[str, str]]:
+    """The environment in which SLURM's commands mean this one. `folder` must not exist."""
+    folder.mkdir()
+    (folder / "state").mkdir()
+    config = folder / "slurm.conf"
+    port = _free_ports(nodes + 1)
+    config.write_text(
+        _CONFIG.format(
+            host=socket.gethostname().split(".")[0],
+            folder=folder,
+            port=port,
+            first=port + 1,
+            last=port + nodes,
+            nodes=nodes,
+        )
+    )
+    environment = {**os.environ, "SLURM_CONF": str(config), "PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"}
+    daemons: list[subprocess.Popen[bytes]] = []
+    with open(folder / "log", "wb") as log:
+
+        def start(*words: str) -> None:
+            found = shutil.which(words[0], path=environment["PATH"])
+            assert found is not None, words[0]
+            pipes = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+            daemons.append(
+                subprocess.Popen([found, *words[1:]], env=environment, start_new_session=True, **pipes)  # type: ignore[call-overload]
+            )
+
+        try:
+            start("slurmctld", "-D", "-f", str(config))
+            for number in range(1, nodes + 1):
+                start("slurmd", "-D", "-f", str(config), "-N", f"node{number}")
+            _wait_until_idle(environment, nodes, folder / "log")
+            yield environment
+        finally:
+            for daemon in reversed(daemons):
+                daemon.terminate()
+            for daemon in daemons:
+                try:
+                    daemon.wait(timeout=10)
+                except subprocess.TimeoutExpired:
+                    daemon.kill()
+                    daemon.wait()
+
+
+def _free_ports(count: int) -> int:
+    """The first of `count` ports in a row that nobody listens at."""
+    for first in range(17000 + os.getpid() % 1000, 19000, count):
+        with contextlib.suppress(OSError), contextlib.ExitStack() as opened:
+            for port in range(first, first + count):
+                opened.enter_context(socket.create_server(("127.0.0.1", port)))
+            return first
+    raise RuntimeError("no free ports")
+
+
+def _wait_until_idle(environment: dict[str, str], nodes: int, log: Path) -> None:
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        told = subprocess.run(["sinfo", "-h", "-N", "-o", "%T"], env=environment, capture_output=True, text=True)
+        if told.stdout.split().count("idle") == nodes:
+            return
+        time.sleep(0.2)
+    raise TimeoutError(f"SLURM did not come up:\n{log.read_text(errors='replace')[-3000:]}")
