@@ -1,6 +1,6 @@
 """How much of LoRA's accuracy does SoRA keep when it shuts a third of the gates? Same data, steps and seeds.
 
-    python benchmarks/pruning.py [--seeds 8] [--target 0.35] [--keep FOLDER]
+    python benchmarks/pruning.py [--seeds 12] [--target 0.31] [--keep FOLDER]
 
 The study is studies/adapters_digits.yaml with the variants `lora` and `sora`: a base that learns upright handwritten
 digits, once per seed, and an adapter that learns them turned. Differences are paired by seed; the interval is
@@ -45,8 +45,8 @@ def measured(folder: Path, variant: str, seed: int) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=8)
-    parser.add_argument("--target", type=float, default=0.35)
+    parser.add_argument("--seeds", type=int, default=12)
+    parser.add_argument("--target", type=float, default=0.31)
     parser.add_argument("--keep", type=Path, help="where the study runs; a finished one is only read")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:

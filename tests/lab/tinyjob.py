@@ -56,17 +56,17 @@ def tiny_model(**config: Any) -> dict[str, Any]:
     }
 
 
-def moe_model() -> dict[str, Any]:
+def moe_model(**config: Any) -> dict[str, Any]:
     """GLM's mixture of experts, fused, as small as that."""
-    model = tiny_model(
-        moe_intermediate_size=16,
-        first_k_dense_replace=1,
-        n_routed_experts=4,
-        num_experts_per_tok=2,
-        n_shared_experts=1,
-        initializer_range=0.1,
-    )
-    return {**model, "architecture": "glm4_moe"}
+    experts = {
+        "moe_intermediate_size": 16,
+        "first_k_dense_replace": 1,
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "n_shared_experts": 1,
+        "initializer_range": 0.1,
+    }
+    return {**tiny_model(**{**experts, **config}), "architecture": "glm4_moe"}
 
 
 def make_job(
