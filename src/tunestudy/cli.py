@@ -132,6 +132,18 @@ def netcheck(
     _print(check_network(_load(study, overrides, tiny), results))
 
 
+@app.command("setup-hosts")
+def setup_hosts(
+    study: StudyArgument,
+    overrides: Overrides = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Run the script, too.")] = False,
+) -> None:
+    """Print the script that gives all hosts of a hostfile the same packages, code and files; run it with --yes."""
+    from tunestudy.launch.setup_hosts import set_up
+
+    _print(set_up(_load(study, overrides, False), carry_out=yes))
+
+
 @app.command("commands")
 def commands(
     study: StudyArgument,

@@ -14,8 +14,10 @@ from hosts import LabHosts, lab_hosts
 from spread_study import job_of, wait_for_step, written
 
 from tunestudy.config.errors import Exit, StudyError
+from tunestudy.launch.setup_hosts import script_for
 from tunestudy.launch.spread import passed_on
 from tunestudy.launch.terminals import command_lines
+from tunestudy.preflight.hosts import Difference
 from tunestudy.study.hosts import Host, read_hostfile
 from tunestudy.study.load import load_study
 
@@ -78,6 +80,43 @@ def test_the_network_between_hosts_is_measured(lab: LabHosts, tmp_path: Path) ->
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 0, output
     assert "2 ranks on 2 hosts, gloo" in output and "h1 – h2" in output
+
+
+@pytest.mark.slow
+@pytest.mark.lab
+def test_a_host_that_lacks_the_study_is_set_up(tmp_path: Path) -> None:
+    with lab_hosts(tmp_path / "net", 2) as lab:
+        folder = written(tmp_path / "work", steps=10)
+        hidden = lab.run(2, ["mount", "-t", "tmpfs", "tmpfs", str(folder)])
+        assert hidden.returncode == 0, hidden.stderr
+        refused = tunestudy(lab, folder, "run", "study.yaml")
+        assert "host h2: does not see" in refused.communicate(timeout=120)[0]
+        assert refused.returncode == Exit.PREFLIGHT_REFUSED
+        shown = tunestudy(lab, folder, "setup-hosts", "study.yaml").communicate(timeout=120)[0]
+        assert "# h1: nothing to do" in shown and "# h2: does not see" in shown and "tar -C / " in shown
+        assert lab.run(2, ["ls", str(folder)]).stdout == "", "showing the script changes nothing"
+        done = tunestudy(lab, folder, "setup-hosts", "study.yaml", "--yes").communicate(timeout=120)[0]
+        assert "# all hosts are equal now" in done
+        assert lab.run(2, ["ls", str(folder)]).stdout.split() == ["hosts.txt", "study.yaml"]
+        again = tunestudy(lab, folder, "setup-hosts", "study.yaml", "--yes").communicate(timeout=120)[0]
+        assert again == "# h1: nothing to do\n# h2: nothing to do\n"
+        (folder / "hosts.txt").write_text("h1 slots=1\nh7 slots=1\n")
+        unknown = tunestudy(lab, folder, "setup-hosts", "study.yaml", "--yes")
+        assert "host h7: cannot be reached by ssh" in unknown.communicate(timeout=120)[0]
+        assert unknown.returncode == Exit.PREFLIGHT_REFUSED
+
+
+def test_the_script_of_a_host_has_what_differs_and_nothing_else() -> None:
+    nothing = list(script_for("h9", [], ["/data/a b.jsonl"]))
+    assert nothing == []
+    (files,) = script_for("h9", [Difference("files", "")], ["/data/a b.jsonl"])
+    assert files.startswith("tar -C / --exclude=__pycache__ -cf - 'data/a b.jsonl' | ssh ") and " h9 " in files
+    (code,) = script_for("h9", [Difference("code", "")], [])
+    assert " src | ssh " in code and "pip" not in code
+    packages = list(script_for("h9", [Difference("packages", "")], []))
+    assert "pip --disable-pip-version-check freeze" in packages[0] and "--no-deps" in packages[0]
+    everything = list(script_for("h9", [Difference("python", "")], ["/data"]))
+    assert "-m venv" in everything[0] and len(everything) == 6
 
 
 @pytest.mark.slow

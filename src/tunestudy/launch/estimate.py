@@ -88,7 +88,7 @@ def show_plan(loaded: LoadedStudy, results: Path, *, estimate: bool, as_json: bo
     if as_json:
         print(json.dumps({**plan.as_json(), "time": outlook.as_json()}, indent=1, ensure_ascii=False))
     else:
-        print("\n".join([*plan_lines(plan), *outlook_lines(outlook, str(loaded.path))]))
+        print("\n".join([*plan_lines(plan), *outlook_lines(outlook, loaded.typed)]))
 
 
 def tell_time(plan: Plan, loaded: LoadedStudy, *, estimate: bool, quiet: bool) -> None:
@@ -98,7 +98,7 @@ def tell_time(plan: Plan, loaded: LoadedStudy, *, estimate: bool, quiet: bool) -
     outlook = make_outlook(plan)
     remember_estimates(plan, outlook.times, now=outlook.now)
     if not quiet and any(seconds is not None for seconds in outlook.left.values()) and any(outlook.left.values()):
-        print("\n".join(outlook_lines(outlook, str(loaded.path))).lstrip(), end="\n\n", flush=True)
+        print("\n".join(outlook_lines(outlook, loaded.typed)).lstrip(), end="\n\n", flush=True)
 
 
 def make_outlook(plan: Plan) -> Outlook:

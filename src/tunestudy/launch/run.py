@@ -64,11 +64,7 @@ def run_study(
     if not detach:
         return work()
     pid = go_on_detached(work, study.run_log)
-    name = (
-        f"{loaded.path}"
-        + (" --tiny" if loaded.tiny else "")
-        + (f" --results {results}" if results != Path("results") else "")
-    )
+    name = loaded.typed + (f" --results {results}" if results != Path("results") else "")
     print(f"running as process {pid}; output goes to {study.run_log}")
     print(
         f"tunestudy watch {name}   shows it, and can be ended at any time\ntunestudy stop {name}   ends it gracefully"

@@ -10,18 +10,30 @@ from typing import Any
 
 from tunestudy.records.snapshot import gpus, packages
 
+SOURCE = Path(__file__).parents[1]
+"""The package tunestudy."""
 PART = 1 << 20
 """Bytes at either end of a file that are hashed, with its size: enough to tell two versions of a data set apart."""
 
 
 def facts(files: Sequence[str]) -> dict[str, Any]:
-    """python, packages {name: version}, gpus (their number), files {path: fingerprint, null where it is not there}."""
+    """python, packages {name: version}, code (hash of tunestudy's own), gpus (their number), files {path: fingerprint,
+    null where it is not there}."""
     return {
         "python": platform.python_version(),
+        "code": code(),
         "packages": packages(),
         "gpus": len(gpus()),
         "files": {name: fingerprint(Path(name)) for name in files},
     }
+
+
+def code() -> str:
+    """Hash of tunestudy's source files: two checkouts of one version can differ."""
+    digest = hashlib.sha256()
+    for path in sorted(SOURCE.rglob("*.py")):
+        digest.update(str(path.relative_to(SOURCE)).encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def fingerprint(path: Path) -> str | None:

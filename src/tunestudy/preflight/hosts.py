@@ -10,8 +10,9 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tunestudy.config.data import FileDataset
 from tunestudy.config.errors import Exit, StudyError, at
@@ -39,6 +40,16 @@ MARK = "tunestudy-facts "
 """Before the line that counts: shells greet, modules chatter."""
 
 Facts = Mapping[str, Any]
+
+CURE = "tunestudy setup-hosts"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Why a host cannot take part as it is."""
+
+    kind: Literal["reach", "python", "packages", "code", "files", "gpus"]
+    message: str
 
 
 def hosts_of(resources: Resources, base: Path) -> list[Host]:
@@ -70,17 +81,23 @@ def on_host(launcher: str, host: str, module: str, *arguments: str) -> list[str]
 
 def host_problems(loaded: LoadedStudy) -> Iterator[StudyError]:
     """Everything that keeps the hosts from working together, in the hostfile's order."""
-    resources = loaded.study.resources
-    if not resources.is_spread:
-        return
-    hosts = hosts_of(resources, loaded.path.parent)
+    if loaded.study.resources.is_spread:
+        for host, found in compared(loaded):
+            yield from (StudyError(f"host {host.name}", difference.message) for difference in found)
+
+
+def compared(loaded: LoadedStudy) -> list[tuple[Host, list[Difference]]]:
+    """What keeps each host from working as this machine does, all asked at once."""
+    launcher = loaded.study.resources.launcher
+    hosts = hosts_of(loaded.study.resources, loaded.path.parent)
     files = files_named(loaded)
     here = facts(files)
     with ThreadPoolExecutor(len(hosts)) as threads:
-        told = list(threads.map(lambda host: ask(resources.launcher, host, files), hosts))
-    for host, answer in zip(hosts, told, strict=True):
-        messages = [answer] if isinstance(answer, str) else differences(host, here, answer)
-        yield from (StudyError(f"host {host.name}", message) for message in messages)
+        told = list(threads.map(lambda host: ask(launcher, host, files), hosts))
+    return [
+        (host, [answer] if isinstance(answer, Difference) else list(differences(host, here, answer)))
+        for host, answer in zip(hosts, told, strict=True)
+    ]
 
 
 def files_named(loaded: LoadedStudy) -> list[str]:
@@ -92,7 +109,7 @@ def files_named(loaded: LoadedStudy) -> list[str]:
     return [str((base / name).resolve()) for name in named]
 
 
-def ask(launcher: str, host: Host, files: Sequence[str]) -> Facts | str:
+def ask(launcher: str, host: Host, files: Sequence[str]) -> Facts | Difference:
     """The host's facts, or what kept it from telling them."""
     command = on_host(launcher, host.name, "tunestudy.preflight.facts", *files)
     try:
@@ -100,22 +117,22 @@ def ask(launcher: str, host: Host, files: Sequence[str]) -> Facts | str:
             command, capture_output=True, text=True, check=False, timeout=PATIENCE_S, stdin=subprocess.DEVNULL
         )
     except subprocess.TimeoutExpired:
-        return f"did not answer within {PATIENCE_S:.0f} s; try `{launcher} … true` there"
+        return Difference("reach", f"did not answer within {PATIENCE_S:.0f} s; try `{launcher} … true` there")
     except FileNotFoundError:
-        return f"there is no {launcher} on this machine"
+        return Difference("reach", f"there is no {launcher} on this machine")
     line = next((line for line in done.stdout.splitlines() if line.startswith(MARK)), None)
     if line is not None:
         found: Facts = json.loads(line.removeprefix(MARK))
         return found
     said = (done.stderr.strip().splitlines() or ["no word"])[-1]
     if done.returncode == 255 and launcher == "ssh":
-        return f"cannot be reached by ssh: {said}; `ssh {host.name} true` must work without a password"
-    return (
-        f"has no {sys.executable} with tunestudy in {Path.cwd()}: {said}; install the same there, under the same path"
-    )
+        message = f"cannot be reached by ssh: {said}; `ssh {host.name} true` must work without a password"
+        return Difference("reach", message)
+    where = f"has no {sys.executable} with tunestudy in {Path.cwd()}: {said}"
+    return Difference("python", f"{where}; install the same there, under the same path ({CURE})")
 
 
-def differences(host: Host, here: Facts, there: Facts) -> Iterator[str]:
+def differences(host: Host, here: Facts, there: Facts) -> Iterator[Difference]:
     """What differs between this machine and a host in a way that matters."""
     names = sorted({*here["packages"], *there["packages"]})
     differing = [
@@ -126,10 +143,13 @@ def differences(host: Host, here: Facts, there: Facts) -> Iterator[str]:
     if here["python"] != there["python"]:
         differing.insert(0, f"Python {there['python']} (here {here['python']})")
     if differing:
-        yield f"has other packages: {', '.join(differing)}; make them equal, or results depend on the host"
+        told = f"has other packages: {', '.join(differing)}; make them equal, or results depend on the host"
+        yield Difference("packages", f"{told} ({CURE})")
+    if here["code"] != there["code"]:
+        yield Difference("code", f"has another tunestudy of the same version; make them equal ({CURE})")
     for path, seen in here["files"].items():
         if there["files"].get(path) != seen:
             state = "does not see" if there["files"].get(path) is None else "sees another"
-            yield f"{state} {path}; all hosts must share the study's folder"
+            yield Difference("files", f"{state} {path}; all hosts must share the study's folder ({CURE})")
     if there["gpus"] and host.slots > there["gpus"]:
-        yield f"has {there['gpus']} GPUs, the hostfile gives it {host.slots} slots"
+        yield Difference("gpus", f"has {there['gpus']} GPUs, the hostfile gives it {host.slots} slots")

@@ -46,6 +46,11 @@ class LoadedStudy:
     has_tiny: bool = False
     """Whether the file has one."""
 
+    @property
+    def typed(self) -> str:
+        """The study as it is typed after a command."""
+        return f"{self.path} --tiny" if self.tiny else str(self.path)
+
     def locate(self, key: str) -> Place:
         """File and line of a key such as `variants.full.stages.adapt.learning_rate` or `stages.adapt.data`."""
         return locate(self.source, self.raw_variants, tuple(key.split(".")))
