@@ -8,7 +8,7 @@ from torch import nn
 
 from tunestudy.config.stage import TrainStage
 from tunestudy.train.optim import clip, make_optimizer, set_learning_rates
-from tunestudy.train.trainable import Trainable, UntrainedError, require_gradients
+from tunestudy.train.trainable import Trainable, UnequalError, UntrainedError, require_alike, require_gradients
 from tunestudy.train.world import World
 
 
@@ -120,3 +120,22 @@ def test_a_tensor_without_gradient_is_named_and_a_zero_gradient_is_fine() -> Non
         require_gradients(params, World())
     params[1].parameter.grad = torch.zeros(5)
     require_gradients(params, World())
+
+
+def test_an_adapter_that_begins_otherwise_on_a_rank_is_told() -> None:
+    class Two(World):
+        """Rank 0 of two, the other of which has what is given."""
+
+        others: object = None
+
+        def gather_objects(self, value):  # type: ignore[no-untyped-def]
+            return [value, self.others or value]
+
+    layer = nn.Module()
+    layer.lora_A = nn.ParameterDict({"default": nn.Parameter(torch.ones(2, 3))})
+    holder = nn.ModuleDict({"up": layer})
+    world = Two(size=2)
+    require_alike(holder, world)
+    world.others = {"up.lora_A.default": "0" * 16}
+    with pytest.raises(UnequalError, match=r"otherwise on rank 1 than on rank 0: 1 tensors differ, such as up\.lora_A"):
+        require_alike(holder, world)

@@ -34,7 +34,7 @@ from tunestudy.train.progress import Progress
 from tunestudy.train.publish import publish_base, publish_result
 from tunestudy.train.run import Learner, Material, Task
 from tunestudy.train.start import start_run
-from tunestudy.train.trainable import as_text, find_trainables
+from tunestudy.train.trainable import as_text, find_trainables, require_alike
 from tunestudy.train.world import World
 
 
@@ -178,6 +178,7 @@ def make_learner(task: Task, model: Any, total_steps: int) -> Learner:
     settings, job = task.settings, task.job
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise StudyError(at(f"stages.{job.stage}.train"), "nothing is trainable: name a role, or give an adapter")
+    require_alike(model, task.world)
     loss_model = LossModel(model)
     if settings.torch_compile:
         for block in blocks_of(model):

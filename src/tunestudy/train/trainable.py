@@ -1,5 +1,6 @@
 """Which tensors train, at which rate, in which role; and the proof after the first step that they do."""
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from tunestudy.config.stage import TrainStage
-from tunestudy.models.roles import decays, role_of
+from tunestudy.models.roles import decays, is_adapter_parameter, role_of
 from tunestudy.train.world import World
 
 _LAYER = re.compile(r"\.(?:layers|layer|h|blocks)\.(\d+)\.")
@@ -38,6 +39,32 @@ class Trainable:
 
 class UntrainedError(RuntimeError):
     """Tensors are marked trainable but nothing in the model's forward pass uses them."""
+
+
+class UnequalError(RuntimeError):
+    """Ranks begin with other weights than each other."""
+
+
+def require_alike(model: nn.Module, world: World) -> None:
+    """Raise UnequalError when an adapter does not begin alike on every rank, before slices of it are put together.
+
+    Adapters are made on every rank, not sent: by seed and name, or from the weights' own factors, which another kind of
+    processor may compute otherwise. Weights that come from a file are its bytes on every rank.
+    """
+    if world.size == 1:
+        return
+    digests = {
+        name: hashlib.blake2b(parameter.detach().cpu().contiguous().numpy().tobytes(), digest_size=8).hexdigest()
+        for name, parameter in model.named_parameters()
+        if is_adapter_parameter(name) and parameter.dtype is torch.float32
+    }
+    for rank, others in enumerate(world.gather_objects(digests)):
+        differing = [name for name, digest in digests.items() if others.get(name) != digest]
+        if differing or others.keys() != digests.keys():
+            raise UnequalError(
+                f"the adapter begins otherwise on rank {rank} than on rank {world.rank}: "
+                f"{len(differing)} tensors differ, such as {', '.join(differing[:1])}"
+            )
 
 
 def find_trainables(model: nn.Module, settings: TrainStage) -> list[Trainable]:
