@@ -17,7 +17,7 @@ CLOCKS = {"tokens_per_s", "gpu_memory_mb"}
 
 
 def run(lab: LabHosts, folder: Path, results: str) -> "subprocess.Popen[str]":
-    words = ["run", "glm.yaml", "--tiny", "--results", results]
+    words = ["run", "glm.yaml", "--tiny", "--only", "lora", "--results", results]
     command = lab.command(1, [sys.executable, "-m", "tunestudy.cli", *words], folder)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}

@@ -50,7 +50,7 @@ def workers(folder: Path) -> list[psutil.Process]:
 
 
 def test_an_allocation_trains_stops_and_goes_on(cluster: dict[str, str], tmp_path: Path) -> None:
-    folder = study_in(tmp_path / "work", steps=400)
+    folder = study_in(tmp_path / "work", steps=200)
     process = allocated(cluster, folder, "run", "study.yaml")
     wait_for_step(folder, 5, process)
     told = subprocess.run(["squeue", "-h", "-s", "-o", "%N"], env=cluster, capture_output=True, text=True, check=True)
@@ -63,7 +63,7 @@ def test_an_allocation_trains_stops_and_goes_on(cluster: dict[str, str], tmp_pat
     output = again.communicate(timeout=240)[0]
     assert again.returncode == 0, output
     result = json.loads((job_of(folder) / "result.json").read_text())
-    assert result["world_size"] == 2 and result["resumed_from"] and result["steps"] == 400
+    assert result["world_size"] == 2 and result["resumed_from"] and result["steps"] == 200
     log = (job_of(folder) / "logs" / "launch.log").read_text()
     assert "[node2] " in log or "[node1] " in log
 
