@@ -57,7 +57,7 @@ def training(lab: LabHosts, folder: Path, **settings: Any) -> "subprocess.Popen[
 @pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
 def test_two_hosts_train_one_job_and_it_goes_on_after_a_stop(lab: LabHosts, tmp_path: Path, engine: str) -> None:
     folder = tmp_path / "work"
-    process = training(lab, folder, steps=300, engine=engine)
+    process = training(lab, folder, steps=150, engine=engine)
     assert lab.processes(1, "tunestudy.worker") and lab.processes(2, "tunestudy.worker")
     stopped = tunestudy(lab, folder, "stop", "study.yaml").communicate(timeout=120)[0]
     assert "interrupted" in process.communicate(timeout=120)[0], stopped
@@ -66,7 +66,7 @@ def test_two_hosts_train_one_job_and_it_goes_on_after_a_stop(lab: LabHosts, tmp_
     output = again.communicate(timeout=240)[0]
     assert again.returncode == 0, output
     result = json.loads((job_of(folder) / "result.json").read_text())
-    assert result["world_size"] == 2 and result["resumed_from"] and result["steps"] == 300
+    assert result["world_size"] == 2 and result["resumed_from"] and result["steps"] == 150
     log = (job_of(folder) / "logs" / "launch.log").read_text()
     assert "[h1] " in log
     assert not lab.processes(1, "on_host") and not lab.processes(2, "on_host")
