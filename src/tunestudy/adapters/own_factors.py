@@ -34,9 +34,9 @@ def begin_at_own_factors(model: Any, adapter_name: str, kind: str) -> None:
         if adapter_name not in getattr(layer, "lora_A", {}):
             continue
         up, down = factors(base_weight(layer), layer.r[adapter_name], layer.scaling[adapter_name], kind)
-        for name, sign in ((adapter_name, 1), (START, -1)):
-            layer.lora_A[name].weight.copy_(down)
-            layer.lora_B[name].weight.copy_(sign * up)
+        for half, sign in ((adapter_name, 1), (START, -1)):
+            layer.lora_A[half].weight.copy_(down)
+            layer.lora_B[half].weight.copy_(sign * up)
     for name, parameter in model.named_parameters():
         if f".{START}." in name:
             parameter.requires_grad_(False)

@@ -21,17 +21,8 @@ from tunestudy.preflight.facts import facts
 from tunestudy.study.hosts import Host, read_hostfile
 from tunestudy.study.load import LoadedStudy
 
-SSH = (
-    "ssh",
-    "-o",
-    "BatchMode=yes",
-    "-o",
-    "ConnectTimeout=10",
-    "-o",
-    "ServerAliveInterval=5",
-    "-o",
-    "ServerAliveCountMax=3",
-)
+_OPTIONS = ("BatchMode=yes", "ConnectTimeout=10", "ServerAliveInterval=5", "ServerAliveCountMax=3")
+SSH = ("ssh", *(word for option in _OPTIONS for word in ("-o", option)))
 """Never asks for a password: it fails instead. A host that is silent for 15 s counts as lost."""
 SRUN = ("srun", "--overlap", "--nodes=1", "--ntasks=1", "--cpu-bind=none", "--unbuffered", "--quiet")
 """One process on a node, beside the step that may run tunestudy itself, with all the node has in the allocation."""

@@ -190,6 +190,8 @@ def log_training(run: Run, learning_rate: float, grad_norm: float | None) -> Non
 
 def log_experts(run: Run) -> None:
     """One row of expert_log.csv about the steps since the last one; nothing without experts."""
+    if not run.learner.experts.modules:
+        return
     with run.world.at(f"the log of step {run.state.step}"):
         window = run.learner.experts.settle(run.world, run.state.expert_window)
     run.logs.experts(epoch=epoch_of(run), step=run.state.step, window=window)
