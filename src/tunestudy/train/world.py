@@ -51,8 +51,10 @@ class World:
             yield
             return
         self.roll_call.here(place)
-        yield
-        self.roll_call.end()
+        try:
+            yield
+        finally:
+            self.roll_call.end()
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         """`tensor` summed over all ranks, in place."""
