@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from hosts import LabHosts, lab_hosts
+from shell import succeed
 from spread_study import job_of, wait_for_step, written
 
 from tunestudy.config.errors import Exit, StudyError
@@ -230,11 +231,9 @@ def test_what_the_commands_start_is_the_job(tmp_path: Path) -> None:
     study = (folder / "study.yaml").read_text().replace("hostfile: hosts.txt, ", "ranks: 1, ")
     (folder / "study.yaml").write_text(study)
     command = [sys.executable, "-m", "tunestudy.cli"]
-    printed = subprocess.run(
-        [*command, "commands", "study.yaml"], cwd=folder, check=True, capture_output=True, text=True
-    ).stdout
+    printed = succeed([*command, "commands", "study.yaml"], cwd=folder)
     line = next(line for line in printed.splitlines() if line.startswith("cd "))
-    subprocess.run(["bash", "-c", line], check=True, capture_output=True, timeout=120)
+    succeed(["bash", "-c", line])
     assert (job_of(folder) / "result.json").is_file()
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from shell import succeed
 from slurm import slurm
 from spread_study import job_of, wait_for_step, written
 
@@ -53,10 +54,10 @@ def test_an_allocation_trains_stops_and_goes_on(cluster: dict[str, str], tmp_pat
     folder = study_in(tmp_path / "work", steps=200)
     process = allocated(cluster, folder, "run", "study.yaml")
     wait_for_step(folder, 5, process)
-    told = subprocess.run(["squeue", "-h", "-s", "-o", "%N"], env=cluster, capture_output=True, text=True, check=True)
-    assert {"node1", "node2"} <= set(told.stdout.split())
+    told = succeed(["squeue", "-h", "-s", "-o", "%N"], env=cluster)
+    assert {"node1", "node2"} <= set(told.split())
     stop = [sys.executable, "-m", "tunestudy.cli", "stop", "study.yaml"]
-    subprocess.run(stop, env=cluster, cwd=folder, check=True, timeout=120, capture_output=True)
+    succeed(stop, env=cluster, cwd=folder)
     assert "interrupted" in process.communicate(timeout=120)[0]
     assert process.returncode == Exit.INTERRUPTED
     again = allocated(cluster, folder, "run", "study.yaml")

@@ -1,12 +1,12 @@
 """What training does to gates: the published step and the textbook's, held targets, ranks, micro-batches, resume."""
 
 import math
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from shell import succeed
 from tinyjob import make_job, rows_of, run
 from transformers import AutoModelForCausalLM, Qwen3Config
 
@@ -200,7 +200,7 @@ def test_two_ranks_shut_the_same_gates_as_one(tmp_path: Path) -> None:
     for ranks in (1, 2):
         folder = make_job(tmp_path, f"r{ranks}", adapter=adapter, max_steps=12, per_device_train_batch_size=2)
         command = torchrun_command(JobDir(folder.root), ranks)
-        subprocess.run(command, check=True, timeout=300, capture_output=True)
+        succeed(command)
         folders.append(folder)
     one, two = (rows_of(folder.sparsity_log) for folder in folders)
     assert one == two and float(one[-1]["overall"]) == 0.5

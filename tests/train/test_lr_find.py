@@ -9,6 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
+from shell import succeed
 from tinyjob import ADAPTER, make_job, rows_of
 
 from tunestudy.launch.torchrun import torchrun_command
@@ -78,7 +79,7 @@ def test_two_ranks_sweep_as_one(tmp_path: Path) -> None:
         folder = make_job(tmp_path, f"r{ranks}", per_device_train_batch_size=2)
         write_json(folder.root / "request.json", {"from": 1e-5, "to": 1e-1, "steps": 20})
         command = torchrun_command(folder, ranks, "tunestudy.train.lr_find")
-        subprocess.run(command, check=True, timeout=300, capture_output=True)
+        succeed(command)
         losses.append([float(row["loss"]) for row in rows_of(folder.root / "lr_find.csv")])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from shell import succeed
 from tinyjob import ADAPTER, facts_of, make_job, rows_of, run
 from tinyranks import ENVIRONMENT, start, wait_for_step
 
@@ -30,10 +31,7 @@ def test_no_way_to_cut_a_step_changes_its_gradient(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_tensor_that_one_rank_uses_trains_on_both_and_one_that_none_uses_is_named() -> None:
     script = Path(__file__).parents[1] / "lab" / "uneven_ranks.py"
-    done = subprocess.run(
-        [sys.executable, script], env=ENVIRONMENT, check=True, timeout=300, capture_output=True, text=True
-    )
-    first, second = json.loads(done.stdout)
+    first, second = json.loads(succeed([sys.executable, script], env=ENVIRONMENT))
     assert first == second
     for step in first:
         assert step["forgotten"] is None

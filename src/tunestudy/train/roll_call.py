@@ -50,6 +50,19 @@ class RollCall:
         """Nobody is waited for any more."""
         faulthandler.cancel_dump_traceback_later()
 
+    def leave_together(self) -> None:
+        """Wait, through the store, until all ranks have done their last collective.
+
+        A rank that closes its connections while another still reads from them may reset them, and the last sum is lost
+        on its way. The rank that may serve the store, 0, is the last to go.
+        """
+        everyone = range(self.size)
+        self._store.set(f"tunestudy/done/{self.rank}", "1")
+        self._store.wait([f"tunestudy/done/{rank}" for rank in everyone])
+        self._store.set(f"tunestudy/gone/{self.rank}", "1")
+        if self.rank == 0:
+            self._store.wait([f"tunestudy/gone/{rank}" for rank in everyone])
+
     def explain(self, error: RuntimeError) -> RuntimeError:
         """The error with the missing ranks' names, where it is one of the network and the store can still be asked."""
         first = (str(error).strip().splitlines() or [""])[0]

@@ -116,6 +116,7 @@ def open_world() -> Iterator[World]:
     world.roll_call = RollCall(rank=world.rank, size=size, patience_s=patience.total_seconds())
     try:
         yield world
+        world.roll_call.leave_together()
     except RuntimeError as error:
         raise world.roll_call.explain(error) from error
     finally:
