@@ -33,9 +33,8 @@ def gates_of(model: nn.Module, adapter_name: str = "default") -> dict[str, Gated
     found = {}
     for name, layer in model.named_modules():
         gates = getattr(layer, GATE, None)
-        if isinstance(gates, nn.ParameterDict) and adapter_name in gates:
-            down, up = layer.lora_A[adapter_name].weight, layer.lora_B[adapter_name].weight
-            per_rank = down.shape[1] + up.shape[0] + 1
+        if isinstance(gates, nn.ParameterDict | dict) and adapter_name in gates:
+            per_rank = layer.lora_A[adapter_name].in_features + layer.lora_B[adapter_name].out_features + 1
             found[name.removeprefix("base_model.model.")] = Gated(gates[adapter_name], per_rank)
     return found
 

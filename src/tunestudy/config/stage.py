@@ -4,7 +4,7 @@ Spellings are those of Hugging Face `TrainingArguments` wherever one exists. A f
 cannot change a result and stays out of the job's fingerprint.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -173,6 +173,10 @@ class LoggingSettings(Config):
     gpu_sample_s: float = neutral(5.0, gt=0)
 
 
+SLICING = ("fsdp2", "deepspeed")
+"""Engines under which a rank may hold a slice of what learns."""
+
+
 class Fsdp2Settings(Config):
     """How the engine `fsdp2` shares a model between ranks. None of it changes a result beyond rounding."""
 
@@ -191,9 +195,12 @@ class Fsdp2Settings(Config):
 class EngineSettings(Config):
     """How ranks share the work."""
 
-    engine: Literal["auto", "single", "ddp", "fsdp2"] = neutral("auto")
+    engine: Literal["auto", "single", "ddp", "fsdp2", "deepspeed"] = neutral("auto")
     """`auto`: `single` for one rank, `ddp` (the whole model on every rank) for several."""
     fsdp2: Fsdp2Settings = neutral(Fsdp2Settings())
+    deepspeed: dict[str, Any] = neutral({})
+    """Of the engine `deepspeed` (extra `deepspeed`): DeepSpeed's own keys, or the name of a JSON file that holds them.
+    What each of them does is in docs/engines.md. Default: ZeRO stage 2."""
     torch_compile: bool = neutral(False)
     """Compile the model's blocks, for any length of input. Needs a C++ compiler."""
 
@@ -233,10 +240,12 @@ class TrainStage(
             raise ValueError("early_stopping_patience counts evaluations; set eval_steps or eval_on_epoch_end")
         if self.bf16 and self.fp16:
             raise ValueError("bf16 and fp16 exclude each other")
-        if self.engine == "fsdp2" and self.fp16:
-            raise ValueError("fp16: its loss scaler does not see other ranks' slices under fsdp2; use bf16")
-        if self.engine == "fsdp2" and self.optim not in ("adamw_torch_fused", "adamw_torch", "sgd"):
-            raise ValueError(f"optim: {self.optim} cannot work on slices; with fsdp2 use AdamW of torch, or sgd")
+        if self.engine in SLICING and self.fp16:
+            raise ValueError(f"fp16: its loss scaler does not see other ranks' slices under {self.engine}; use bf16")
+        if self.engine in SLICING and self.optim not in ("adamw_torch_fused", "adamw_torch", "sgd"):
+            raise ValueError(f"optim: {self.optim} cannot work on slices; {self.engine} takes AdamW of torch, and sgd")
+        if self.deepspeed and self.engine != "deepspeed":
+            raise ValueError("deepspeed: these are keys of another engine; set engine: deepspeed, or leave them out")
         if self.order == "length_grouped" and self.packing:
             raise ValueError("order: length_grouped is for padded batches; packing already wastes no padding")
         return self

@@ -7,13 +7,13 @@ The raw form, with gates, lies in files of other names: stock PEFT would drop th
 import copy
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 GATED_WEIGHTS = "gated_adapter.safetensors"
 GATED_CONFIG = "gated_adapter_config.json"
@@ -27,9 +27,14 @@ GATE = ".lora_gate"
 ROOT = "base_model.model."
 
 
-def is_gated(state: Mapping[str, Tensor]) -> bool:
+def is_gated(names: Iterable[str]) -> bool:
     """Whether tensors by PEFT's names, or by the model's, have gates among them."""
-    return any(name.endswith(GATE) or f"{GATE}." in name for name in state)
+    return any(name.endswith(GATE) or f"{GATE}." in name for name in names)
+
+
+def has_gates(model: nn.Module) -> bool:
+    """Whether an adapter of the model has gates, in a module or, under an engine that cuts modules, beside one."""
+    return any(getattr(module, GATE.removeprefix("."), None) for module in model.modules())
 
 
 def fold(state: Mapping[str, Tensor], config: Any) -> tuple[dict[str, Tensor], Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tunestudy.models.fold import RAW, START, fold, is_gated, joined, write_raw
+from tunestudy.models.fold import RAW, START, fold, has_gates, joined, write_raw
 from tunestudy.records.atomic import temporary_beside
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.lease import Lease, LeaseHeldError
@@ -46,7 +46,7 @@ def save_adapter(model: Any, prepared: Path, state: Mapping[str, Tensor] | None 
     if base.is_absolute():
         config.base_model_name_or_path = os.path.relpath(base, prepared.resolve())
     try:
-        if is_gated(dict(model.named_parameters())):
+        if has_gates(model):
             _save_gated(model, config, prepared, state)
         elif START in model.peft_config:
             trained, start = _state_of(model, "default", state), _state_of(model, START, state)

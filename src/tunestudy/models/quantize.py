@@ -44,6 +44,7 @@ def few_bit_layers() -> tuple[type[nn.Module], ...]:
 
 
 def num_values(parameter: nn.Parameter) -> int:
-    """Numbers that a parameter stands for: packed ones hold two in a byte."""
+    """Numbers that a parameter stands for: packed ones hold two in a byte, and DeepSpeed keeps slices elsewhere."""
     state = getattr(parameter, "quant_state", None)
-    return int(state.shape.numel()) if state is not None else parameter.numel()
+    whole = parameter.numel() if state is None else state.shape.numel()
+    return int(getattr(parameter, "ds_numel", whole))

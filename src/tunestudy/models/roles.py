@@ -99,6 +99,11 @@ def hold_trainable_in_float32(model: nn.Module) -> None:
             parameter.data = parameter.data.to(torch.float32)
 
 
+def is_gate(name: str) -> bool:
+    """Whether a parameter is the gates of a module's sparse adapter."""
+    return ".lora_gate." in name
+
+
 def is_adapter_parameter(name: str) -> bool:
     """Whether a parameter was added by an adapter (a `modules_to_save` copy is a trained role, not an adapter)."""
     return ".lora_" in name

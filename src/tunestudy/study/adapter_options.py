@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tunestudy.config.adapter import OWN_FACTORS, AnyAdapter, DoraAdapter, LoraAdapter, SdoraAdapter, SoraAdapter
+from tunestudy.config.deepspeed import zero_stage
 from tunestudy.config.model import ModelConfig
 from tunestudy.config.stage import TrainStage
 from tunestudy.study.nearest import nearest
@@ -78,9 +79,15 @@ def start_mistakes(stage: TrainStage) -> Iterator[Mistake]:
 def quantisation_mistakes(stage: TrainStage, *, engine: str) -> Iterator[Mistake]:
     """Combinations of few-bit weights that run and train nothing, or something else than asked for.
 
-    `engine`: how ranks share a model, `single`, `ddp` or `fsdp2`. Sources: accelerate's fsdp2_prepare_model, which
-    leaves uint8 weights whole on every GPU, and its issue 3983; bitsandbytes' issue 1945 on wider storage.
+    `engine`: how ranks share a model. Sources: accelerate's fsdp2_prepare_model, which leaves uint8 weights whole on
+    every GPU, and its issue 3983; bitsandbytes' issue 1945 on wider storage.
     """
+    if engine == "deepspeed" and stage.quantization is not None and zero_stage(stage.deepspeed) == 3:
+        yield (
+            ("quantization",),
+            "ZeRO stage 3 cannot slice weights in few bits: bitsandbytes packs them in a form of its own; use stage 2, "
+            "which slices what learns, or engine: ddp",
+        )
     if engine == "fsdp2" and stage.quantization is not None and stage.fsdp2.shard == "all":
         yield (
             ("quantization",),

@@ -17,6 +17,7 @@ from tunestudy.config.study import Study, Variant
 from tunestudy.study.adapter_options import DEFAULT_KIND, KINDS, option_of_another
 from tunestudy.study.aliases import translate
 from tunestudy.study.batch import BatchError, solve_batch
+from tunestudy.study.deepspeed import read_deepspeed_files
 from tunestudy.study.hosts import spread_over_hosts
 from tunestudy.study.keys import shape_mistakes, unknown_keys
 from tunestudy.study.matrix import expand_matrices
@@ -73,7 +74,7 @@ def load_study(path: Path, overrides: Sequence[str] = (), *, tiny: bool = False)
     expand_dotted(source)
     raise_all(list(shape_mistakes(source)))
     translations = translate(source)
-    errors = [*spread_over_hosts(source), *unknown_keys(source)]
+    errors = [*spread_over_hosts(source), *read_deepspeed_files(source), *unknown_keys(source)]
     resolver = Resolver(source, expand_matrices(source))
     raw_variants = resolver.resolve_all()
     errors += resolver.errors

@@ -9,6 +9,7 @@ from tunestudy.config.errors import Place, StudyError
 from tunestudy.config.stage import TrainStage
 from tunestudy.config.study import Study
 from tunestudy.study.adapter_options import adapter_mistakes, model_sizes
+from tunestudy.study.deepspeed import deepspeed_mistakes
 from tunestudy.study.nearest import did_you_mean
 from tunestudy.study.source import KeyPath
 
@@ -38,7 +39,7 @@ def reference_mistakes(study: Study, locate: Locate, folder: Path) -> Iterator[S
                     message = f"single is one rank, and resources.ranks is {study.resources.ranks}"
                     yield StudyError(locate((*path, "engine")), message)
                 used = engine if stage.engine == "auto" or engine == "single" else stage.engine
-                for inner, message in adapter_mistakes(stage, sizes, engine=used):
+                for inner, message in (*adapter_mistakes(stage, sizes, engine=used), *deepspeed_mistakes(stage)):
                     yield StudyError(locate((*path, *inner)), message)
     yield from _seeds(study, locate)
     yield from _report(study, locate)

@@ -13,16 +13,17 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tunestudy.models.fold import GATED_CONFIG, GATED_WEIGHTS, is_gated, plain_config, raw_config_text
+from tunestudy.models.fold import GATED_CONFIG, GATED_WEIGHTS, has_gates, is_gated, plain_config, raw_config_text
 from tunestudy.models.roles import is_adapter_parameter
 from tunestudy.records.atomic import temporary_beside
 from tunestudy.records.manifest import seal
+from tunestudy.train.shards import Held, held
 from tunestudy.train.trainable import Trainable
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -33,6 +34,7 @@ STATE = "resume/state.json"
 
 Kind = Literal["lite", "full"]
 Tensors = dict[str, Tensor]
+T = TypeVar("T")
 
 _ADAPTER_NAME = re.compile(r"(?:(\.lora_[A-Za-z_]+)|\.modules_to_save)\.[^.]+(?=\.|$)")
 """What PEFT puts into parameter names and leaves out of its files: the adapter's name, and that a module is a copy."""
@@ -58,7 +60,8 @@ class Snapshot:
 class FlatCopy:
     """Host copies of a fixed set of tensors in one buffer per dtype, made anew by each `take`."""
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, given: Mapping[str, Held]) -> None:
+        tensors = whole_ones(given)
         self._views: Tensors = {}
         on_gpu = any(tensor.is_cuda for tensor in tensors.values())
         for dtype in {tensor.dtype: None for tensor in tensors.values()}:
@@ -68,18 +71,24 @@ class FlatCopy:
             for (name, tensor), part in zip(members.items(), torch.split(flat, sizes), strict=True):
                 self._views[name] = part.view(tensor.shape)
 
-    def holds(self, tensors: Mapping[str, Tensor]) -> bool:
+    def holds(self, tensors: Mapping[str, Held]) -> bool:
         """Whether the buffers fit these tensors: an optimiser's state may appear only with the first gradient."""
         return tensors.keys() == self._views.keys()
 
     @torch.no_grad()
-    def take(self, tensors: Mapping[str, Tensor]) -> Tensors:
-        """Copies of `tensors` by name. The next `take` overwrites them: write them out before."""
-        assert self.holds(tensors)
+    def take(self, given: Mapping[str, Held]) -> Tensors:
+        """Copies of tensors by name. The next `take` overwrites them: write them out before."""
+        assert self.holds(given)
+        tensors = whole_ones(given)
         sources = [tensors[name] for name in self._views]
         if sources:  # the state of plain SGD is empty
             torch._foreach_copy_(list(self._views.values()), sources)
         return dict(self._views)
+
+
+def whole_ones(given: Mapping[str, Held]) -> Tensors:
+    """The tensors of a rank that holds them whole."""
+    return {name: tensor for name, tensor in given.items() if isinstance(tensor, Tensor)}
 
 
 def stored_as(name: str) -> tuple[str, str]:
@@ -89,9 +98,9 @@ def stored_as(name: str) -> tuple[str, str]:
     return MODEL_WEIGHTS, name
 
 
-def by_file(tensors: Mapping[str, Tensor]) -> dict[str, Tensors]:
+def by_file(tensors: Mapping[str, T]) -> dict[str, dict[str, T]]:
     """Trainable tensors by file and stored key. An adapter with gates has a file that stock PEFT does not look for."""
-    files: dict[str, Tensors] = {}
+    files: dict[str, dict[str, T]] = {}
     gated = is_gated(tensors)
     for name, tensor in tensors.items():
         file, key = stored_as(name)
@@ -100,18 +109,19 @@ def by_file(tensors: Mapping[str, Tensor]) -> dict[str, Tensors]:
     return files
 
 
-def weights_of(trainables: Iterable[Trainable]) -> Tensors:
-    """Trainable tensors by the model's names."""
-    return {trainable.name: trainable.parameter.detach() for trainable in trainables}
+def weights_of(trainables: Iterable[Trainable]) -> dict[str, Held]:
+    """What this rank holds of the trainable tensors, by the model's names."""
+    return {trainable.name: held(trainable.parameter) for trainable in trainables}
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, trainables: Iterable[Trainable]) -> Tensors:
+def optimizer_tensors(optimizer: torch.optim.Optimizer, trainables: Iterable[Trainable]) -> dict[str, Held]:
     """The optimiser's state as `<key>:<parameter name>` → tensor; plain numbers become tensors of no dimension."""
+    state = optimizer.state
     return {
-        f"{key}:{trainable.name}": value if isinstance(value, Tensor) else torch.tensor(value)
+        f"{key}:{trainable.name}": torch.tensor(value) if isinstance(value, int | float) else value
         for trainable in trainables
-        for key, value in optimizer.state.get(trainable.parameter, {}).items()
-        if isinstance(value, Tensor | int | float)
+        for key, value in state.get(trainable.parameter, {}).items()
+        if isinstance(value, Held | int | float)
     }
 
 
@@ -138,7 +148,7 @@ def adapter_config_text(model: Any, root: Path) -> dict[str, str]:
     if base.is_absolute():
         values["base_model_name_or_path"] = os.path.relpath(base, root.resolve() / "checkpoint")
     values["inference_mode"] = True
-    if is_gated(dict(model.named_parameters())):
+    if has_gates(model):
         return {GATED_CONFIG: raw_config_text(values, use_dora=config.use_dora)}
     return {ADAPTER_CONFIG: json.dumps(values, indent=2, sort_keys=True, default=str) + "\n"}
 

@@ -11,7 +11,7 @@ import torch
 from tunestudy.config.stage import EvaluationSettings
 from tunestudy.data.batch import Layout, micro_batches
 from tunestudy.data.corpus import Corpus
-from tunestudy.train.loss import LossModel
+from tunestudy.train.engines import Engine
 from tunestudy.train.metrics import Sums
 from tunestudy.train.precision import Precision
 from tunestudy.train.world import World
@@ -35,15 +35,15 @@ class EvaluationSet:
         )
 
     @torch.no_grad()
-    def evaluate(self, loss_model: LossModel, precision: Precision, world: World) -> Sums:
+    def evaluate(self, engine: Engine, precision: Precision, world: World) -> Sums:
         """Σ NLL and target tokens by source over the whole subset, equal on all ranks. Leaves the model training."""
-        loss_model.eval()
+        engine.train(False)
         count = len(self.sources)
         sums = torch.zeros(2, count, dtype=torch.float64, device=world.device)
         for batch in self._batches:
             with precision.autocast():
-                losses = loss_model(batch.to(world.device), num_sources=count)
+                losses = engine.evaluated(batch.to(world.device), num_sources=count)
             sums += torch.stack([losses.nll_by_source, losses.tokens_by_source.double()])
         nll, targets = world.all_reduce_sum(sums).tolist()
-        loss_model.train()
+        engine.train(True)
         return Sums(nll=nll, targets=[int(value) for value in targets])

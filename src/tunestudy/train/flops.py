@@ -32,7 +32,8 @@ def _matrices(module: nn.Module) -> list[nn.Parameter]:
     """A module's own weights that tokens are multiplied with: linear layers and stacked experts, not embeddings."""
     if isinstance(module, nn.Embedding):
         return []
-    return [parameter for parameter in module.parameters(recurse=False) if parameter.ndim in (2, 3)]
+    weights = module.parameters(recurse=False)
+    return [weight for weight in weights if len(getattr(weight, "ds_shape", weight.shape)) in (2, 3)]
 
 
 def _active_share(model: Any, name: str) -> float:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from tunestudy.train.engines import Engine
 from tunestudy.train.shards import largest, total_norm
 from tunestudy.train.trainable import Trainable
 
@@ -15,9 +16,11 @@ class GradientStatistics:
     """Made between clipping and the optimiser's step, asked for `rows` after it."""
 
     @torch.no_grad()
-    def __init__(self, trainables: Sequence[Trainable]) -> None:
+    def __init__(self, trainables: Sequence[Trainable], engine: Engine) -> None:
         self._trainables = trainables
-        self._before = [trainable.parameter.detach().clone() for trainable in trainables]
+        self._engine = engine
+        self._before = [engine.value(trainable.parameter).clone() for trainable in trainables]
+        self._gradients = [engine.gradient(trainable.parameter) for trainable in trainables]
 
     @torch.no_grad()
     def rows(self) -> list[Row]:
@@ -25,10 +28,14 @@ class GradientStatistics:
         return [self._row(role) for role in dict.fromkeys(trainable.role for trainable in self._trainables)]
 
     def _row(self, role: str) -> Row:
-        members = [(t, before) for t, before in zip(self._trainables, self._before, strict=True) if t.role == role]
-        gradients = [t.parameter.grad for t, _ in members if t.parameter.grad is not None]
-        param_norm = _norm([before for _, before in members])
-        update = _norm([t.parameter - before for t, before in members])
+        members = [
+            (trainable.parameter, before, gradient)
+            for trainable, before, gradient in zip(self._trainables, self._before, self._gradients, strict=True)
+            if trainable.role == role
+        ]
+        gradients = [gradient for _, _, gradient in members if gradient is not None]
+        param_norm = _norm([before for _, before, _ in members])
+        update = _norm([self._engine.value(parameter) - before for parameter, before, _ in members])
         return {
             "role": role,
             "grad_norm": _norm(gradients),

@@ -58,12 +58,18 @@ def check_head(model: nn.Module) -> Head:
 
 def plain_linear(module: nn.Module) -> nn.Linear | None:
     """The linear layer that a call of this head amounts to; None when it does anything more."""
+    linear = inner_linear(module)
+    hooked = linear is None or linear._forward_hooks or linear._forward_pre_hooks or hasattr(linear, "_hf_hook")
+    return None if hooked else linear
+
+
+def inner_linear(module: nn.Module) -> nn.Linear | None:
+    """The linear layer of a head, whatever hooks an engine has put around it since it was checked."""
     if hasattr(module, "modules_to_save") and hasattr(module, "original_module"):  # PEFT's copy that is trained
         active = list(module.active_adapters)  # type: ignore[arg-type]
         disabled = module.disable_adapters
         module = module.original_module if disabled else module.modules_to_save[active[0]]  # type: ignore[index,assignment]
-    hooked = module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook")
-    return module if type(module) is nn.Linear and not hooked else None
+    return module if type(module) is nn.Linear else None
 
 
 def _known_finishes(config: Any) -> Iterator[tuple[float, float | None]]:

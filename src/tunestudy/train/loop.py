@@ -18,7 +18,7 @@ from tunestudy.train.gradients import GradientStatistics
 from tunestudy.train.logs import perplexity
 from tunestudy.train.metrics import Best, Sums
 from tunestudy.train.noise import seed_of
-from tunestudy.train.optim import clip, set_learning_rates
+from tunestudy.train.optim import set_learning_rates
 from tunestudy.train.run import Run
 from tunestudy.train.saving import checkpoint_due
 from tunestudy.train.trainable import require_gradients
@@ -33,7 +33,7 @@ class LossNotFiniteError(RuntimeError):
 
 def train(run: Run) -> bool:
     """Take all steps that are left; False when asked to stop, with everything saved that going on needs."""
-    run.learner.loss_model.train()
+    run.learner.engine.train(True)
     if run.settings.eval_on_start and run.state.step == 0:
         evaluate(run)
     while run.state.step < run.total_steps:
@@ -134,12 +134,12 @@ def move_weights(run: Run, targets: int) -> float | None:
     if targets == 0:
         return None
     if not run.gradients_proven:
-        require_gradients(run.learner.trainables, run.world)
+        require_gradients(run.learner.trainables, run.world, run.learner.engine.has_gradient)
         run.gradients_proven = True
     run.learner.precision.unscale(run.learner.optimizer)
     run.learner.gates.before_step()
-    grad_norm = clip(run.learner.trainables, run.settings.max_grad_norm)
-    statistics = GradientStatistics(run.learner.trainables) if has_gradient_rows(run) else None
+    grad_norm = run.learner.engine.clip(run.learner.trainables, run.settings.max_grad_norm)
+    statistics = GradientStatistics(run.learner.trainables, run.learner.engine) if has_gradient_rows(run) else None
     if run.learner.precision.step(run.learner.optimizer):
         run.learner.gates.after_step(run.state.step)
     if statistics is not None:
@@ -212,7 +212,7 @@ def evaluate(run: Run) -> Sums | None:
     evaluation = run.material.evaluation
     with run.world.at(f"the evaluation after step {run.state.step}"):
         sums = run.task.progress.during(
-            "evaluate", lambda: evaluation.evaluate(run.learner.loss_model, run.learner.precision, run.world)
+            "evaluate", lambda: evaluation.evaluate(run.learner.engine, run.learner.precision, run.world)
         )
     run.logs.evaluation(epoch=epoch_of(run), step=run.state.step, sums=sums, sources=evaluation.sources)
     run.state.eval_s += time.perf_counter() - began

@@ -14,7 +14,7 @@ from tunestudy.config.errors import StudyError, at
 from tunestudy.data.batch import IGNORED, Batch
 from tunestudy.models.attention import samples_leak
 from tunestudy.models.decoder import base_model_of, forward_arguments, last_hidden_states
-from tunestudy.train.head import Head, check_head, plain_linear
+from tunestudy.train.head import Head, check_head, inner_linear
 from tunestudy.train.linear_ce import Scratch, chunk_rows, linear_cross_entropy
 
 
@@ -67,7 +67,7 @@ class LossModel(nn.Module):
         self._proven_apart = True
 
     def _fused(self, hidden_ND: Tensor, targets_N: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
-        linear = plain_linear(base_model_of(self.model).get_output_embeddings())
+        linear = inner_linear(base_model_of(self.model).get_output_embeddings())
         assert linear is not None
         if self.head.scale != 1.0:
             hidden_ND = hidden_ND * self.head.scale

@@ -60,7 +60,7 @@ def main(folder: str) -> None:
 
 def sweep(run: Run, low: float, high: float, steps: int) -> list[Row]:
     """One row a step, until the loss diverges. Roles keep the ratio of their rates."""
-    run.learner.loss_model.train()
+    run.learner.engine.train(True)
     rows: list[Row] = []
     mean = 0.0
     for index in range(steps):

@@ -1,15 +1,16 @@
 """Optimisers, parameter groups and clipping."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from tunestudy.config.schedules import Multiplier
 from tunestudy.config.stage import OptimiserSettings
-from tunestudy.train.few_bit_optim import FEW_BITS, make_few_bit_optimizer
-from tunestudy.train.shards import local, total_norm
+from tunestudy.train.few_bit_optim import FEW_BITS, make_few_bit_optimizer, settle_loaded
+from tunestudy.train.shards import like, local, total_norm
 from tunestudy.train.trainable import Trainable
 
 FUSED_DEVICES = {"cpu", "cuda", "mps", "xpu"}
@@ -33,6 +34,33 @@ def make_optimizer(trainables: Sequence[Trainable], settings: OptimiserSettings)
         fused=fused,
         foreach=not fused,
     )
+
+
+@runtime_checkable
+class LoadsByName(Protocol):
+    """An optimiser that keeps its state in a form of its own."""
+
+    def load_named(self, states: Mapping[str, Mapping[str, Tensor]], trainables: Sequence[Trainable]) -> None:
+        """Take over whole states, parameter's name → state's name → tensor, after the weights were loaded."""
+
+
+def load_states(
+    optimizer: torch.optim.Optimizer, states: Mapping[str, Mapping[str, Tensor]], trainables: Sequence[Trainable]
+) -> None:
+    """Give an optimiser whole states, parameter's name → state's name → tensor."""
+    if isinstance(optimizer, LoadsByName):
+        optimizer.load_named(states, trainables)
+        return
+    names = {id(trainable.parameter): trainable.name for trainable in trainables}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    sliced = {
+        place: {key: like(tensor, parameter) for key, tensor in states[names[id(parameter)]].items()}
+        for place, parameter in enumerate(parameters)
+        if names[id(parameter)] in states
+    }
+    optimizer.load_state_dict({"state": sliced, "param_groups": optimizer.state_dict()["param_groups"]})
+    if hasattr(optimizer, "is_paged"):
+        settle_loaded(optimizer)
 
 
 def parameter_groups(trainables: Sequence[Trainable], settings: OptimiserSettings) -> list[dict[str, object]]:

@@ -71,13 +71,13 @@ def open_run(task: Task) -> Run:
 
 def measure(run: Run, *, setup_s: float) -> dict[str, Any]:
     """Seconds of a step (median) and of an evaluation, and how many of each the whole stage has."""
-    run.learner.loss_model.train()
+    run.learner.engine.train(True)
     seconds = [timed_step(run) for _ in range(min(WARM_UP + TIMED, run.material.total_steps))]
     kept = seconds[WARM_UP:] or seconds[-1:]
     evaluation_s, evaluation = None, run.material.evaluation
     if evaluation is not None:
         began = time.perf_counter()
-        evaluation.evaluate(run.learner.loss_model, run.learner.precision, run.world)
+        evaluation.evaluate(run.learner.engine, run.learner.precision, run.world)
         evaluation_s = time.perf_counter() - began
     return {
         "setup_s": round(setup_s, 3),

@@ -28,6 +28,7 @@ from tunestudy.train.retention import prune
 from tunestudy.train.run import Run
 from tunestudy.train.shards import whole_on_rank_0
 from tunestudy.train.start import versions
+from tunestudy.train.trainable import Trainable
 from tunestudy.train.world import World
 from tunestudy.train.writer import is_disk_full
 
@@ -40,6 +41,7 @@ def publish_result(run: Run, loaded: LoadedModel, roles: Sequence[Mapping[str, A
     with run.world.at("the publication of the result"):
         if run.settings.load_best_model_at_end:
             load_best(run)
+        run.learner.engine.finish()
         state = whole_state(run)
     if run.world.rank == 0:
         kind = publish_model(run, loaded, state)
@@ -132,7 +134,7 @@ def result_of(run: Run, roles: Sequence[Mapping[str, Any]], kind: str) -> dict[s
         "effective_params": run.learner.num_effective,
         "sparsity": run.learner.gates.sparsity() if run.learner.gates.total else None,
         "gates": run.learner.gates.total,
-        "total_params": num_parameters(run.learner.model),
+        "total_params": num_parameters(run.learner.model, run.learner.trainables),
         "peak_memory_mb": peak_memory_mb(run.world),
         "flops_per_token": flops_per_token(
             base_model_of(run.learner.model),
@@ -183,9 +185,14 @@ def publish_base(job: Job, folder: JobDir, world: World, progress: Progress) -> 
     world.barrier()
 
 
-def num_parameters(model: Any) -> int:
-    """Of model and adapters; the untrained twin that PEFT keeps of a module trained in full does not count."""
-    return sum(num_values(parameter) for name, parameter in model.named_parameters() if ".original_module." not in name)
+def num_parameters(model: Any, trainables: Sequence[Trainable] = ()) -> int:
+    """Of model and adapters; the untrained twin that PEFT keeps of a module trained in full does not count.
+
+    trainables: also those that an engine has taken out of the model.
+    """
+    counted = {id(p): p for name, p in model.named_parameters() if ".original_module." not in name}
+    counted |= {id(trainable.parameter): trainable.parameter for trainable in trainables}
+    return sum(map(num_values, counted.values()))
 
 
 def peak_memory_mb(world: World) -> float:

@@ -14,8 +14,8 @@ from tunestudy.records.atomic import remove_tree
 from tunestudy.records.layout import JobDir
 from tunestudy.records.manifest import problems, read_manifest
 from tunestudy.train.checkpoint import OPTIMIZER, STATE, by_file, weights_of
-from tunestudy.train.few_bit_optim import settle_loaded
-from tunestudy.train.shards import like, put
+from tunestudy.train.optim import load_states
+from tunestudy.train.shards import Held, put
 from tunestudy.train.trainable import Trainable
 
 UNREADABLE = (OSError, ValueError, RuntimeError, KeyError)
@@ -65,7 +65,7 @@ def weight_problems(path: Path, trainables: Sequence[Trainable]) -> Iterator[str
         yield from _tensor_problems(file, expected, stored)
 
 
-def _tensor_problems(file: str, expected: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> Iterator[str]:
+def _tensor_problems(file: str, expected: Mapping[str, Held], stored: Mapping[str, Tensor]) -> Iterator[str]:
     if not stored:
         yield f"{file} holds no tensors"
         return
@@ -103,24 +103,19 @@ def drop_newer(folder: JobDir, step: int) -> None:
 def load_weights(path: Path, trainables: Sequence[Trainable]) -> None:
     """Copy a checkpoint's tensors into the model."""
     with torch.no_grad():
-        for file, tensors in by_file(weights_of(trainables)).items():
+        for file, parameters in by_file({t.name: t.parameter for t in trainables}).items():
             stored = load_file(path / file)
-            for key, tensor in tensors.items():
-                put(tensor, stored[key])
+            for key, parameter in parameters.items():
+                put(parameter, stored[key])
 
 
 def load_optimizer(path: Path, optimizer: torch.optim.Optimizer, trainables: Sequence[Trainable]) -> None:
     """Give the optimiser the state that `optimizer_tensors` took from it."""
-    names = {id(trainable.parameter): trainable.name for trainable in trainables}
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    places = {names[id(parameter)]: place for place, parameter in enumerate(parameters)}
-    state: dict[int, dict[str, Tensor]] = {}
+    states: dict[str, dict[str, Tensor]] = {}
     for key_and_name, tensor in load_file(path / OPTIMIZER).items():
         key, name = key_and_name.split(":", 1)
-        state.setdefault(places[name], {})[key] = like(tensor, parameters[places[name]])
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    if hasattr(optimizer, "is_paged"):
-        settle_loaded(optimizer)
+        states.setdefault(name, {})[key] = tensor
+    load_states(optimizer, states, trainables)
 
 
 def load_state(path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from tunestudy.config.stage import TrainStage
 from tunestudy.data.batch import Layout
 from tunestudy.data.corpus import Corpus
 from tunestudy.data.order import Schedule
+from tunestudy.models.quantize import num_values
 from tunestudy.records.layout import JobDir
 from tunestudy.records.stop import StopRequest
 from tunestudy.train.batching import BatchPlan
@@ -71,7 +72,7 @@ class Learner:
     @property
     def num_trainable(self) -> int:
         """Numbers that learn."""
-        return sum(trainable.parameter.numel() for trainable in self.trainables)
+        return sum(num_values(trainable.parameter) for trainable in self.trainables)
 
     @property
     def num_effective(self) -> int:

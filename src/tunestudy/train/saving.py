@@ -25,7 +25,7 @@ from tunestudy.train.checkpoint import (
 )
 from tunestudy.train.metrics import TrainState
 from tunestudy.train.precision import Precision
-from tunestudy.train.shards import WholeCopy
+from tunestudy.train.shards import Held, WholeCopy
 from tunestudy.train.trainable import Trainable
 from tunestudy.train.writer import CheckpointWriter
 
@@ -142,5 +142,5 @@ class Saver:
         if kind == "full":
             self._copy_of_optimizer()
 
-    def _copy_for(self, tensors: Mapping[str, torch.Tensor]) -> FlatCopy | WholeCopy:
+    def _copy_for(self, tensors: Mapping[str, Held]) -> FlatCopy | WholeCopy:
         return FlatCopy(tensors) if self._gather_group is None else WholeCopy(tensors, self._gather_group)

@@ -1,10 +1,12 @@
 """Tensors of which each rank holds a slice: norms, whole copies on rank 0, and slices of what a file holds.
 
-Slices are of the first dimension, as `torch.chunk` cuts it: the first ranks hold ⌈d ÷ n⌉ rows, the last ones fewer or
-none. Nothing here calls `state_dict()`, which would touch frozen weights, too.
+A slice is a run of the tensor's numbers, row by row. Torch's engine cuts between rows of the first dimension, as
+`torch.chunk` does: the first ranks hold ⌈d ÷ n⌉ rows, the last ones fewer or none. DeepSpeed cuts anywhere. Nothing
+here calls `state_dict()`, which would touch frozen weights, too.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,13 +17,46 @@ from torch.distributed.tensor import DTensor
 Tensors = dict[str, Tensor]
 
 
+@dataclass(frozen=True, kw_only=True)
+class FlatSlice:
+    """What this rank holds of a tensor that DeepSpeed has cut: `part`, from number `first` on."""
+
+    part: Tensor
+    """(n,), sharing memory; n may be 0."""
+    first: int
+    shape: torch.Size
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.part.dtype
+
+    def put(self, whole: Tensor) -> None:
+        """Copy this rank's numbers of `whole` into it."""
+        self.part.copy_(whole.flatten()[self.first : self.first + self.part.numel()])
+
+
+Held = Tensor | FlatSlice
+"""What a rank holds of a tensor: all of it, or a slice."""
+
+
+def held(tensor: Tensor) -> Held:
+    """What this rank holds of a model's parameter."""
+    cut = getattr(tensor, "ds_tensor", None)
+    if cut is None:
+        return tensor.detach()
+    whole: Any = tensor
+    first = min(dist.get_rank(whole.ds_process_group) * cut.ds_numel, whole.ds_numel)
+    part = cut.detach().flatten()[: min(cut.ds_numel, whole.ds_numel - first)]
+    return FlatSlice(part=part, first=first, shape=whole.ds_shape)
+
+
 def local(tensor: Tensor) -> Tensor:
     """This rank's part, sharing memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def is_sharded(tensor: Tensor) -> bool:
-    return isinstance(tensor, DTensor)
+def is_sharded(held: Held) -> bool:
+    return isinstance(held, DTensor | FlatSlice)
 
 
 def total_norm(tensors: Sequence[Tensor]) -> Tensor:
@@ -60,7 +95,13 @@ def rows_of_rank(num_rows: int, num_ranks: int, rank: int) -> tuple[int, int]:
 
 
 def put(tensor: Tensor, whole: Tensor) -> None:
-    """Copy this rank's part of `whole` into `tensor`."""
+    """Copy this rank's part of `whole` into a parameter."""
+    part = held(tensor)
+    if isinstance(part, FlatSlice):
+        part.put(whole)
+        if tensor.numel():  # DeepSpeed keeps small parameters whole beside their slices
+            tensor.copy_(whole)
+        return
     rows = my_rows(tensor)
     local(tensor).copy_(whole if rows is None else whole[slice(*rows)])
 
@@ -89,77 +130,79 @@ def like(whole: Tensor, parameter: Tensor) -> Tensor:
     )
 
 
+def run_of(held: Held, rank: int) -> tuple[int, int]:
+    """First number and count of what `rank` holds and gives; of what all hold, rank 0 gives."""
+    if isinstance(held, FlatSlice):
+        return held.first, held.part.numel()
+    if not is_sharded(held):
+        return 0, held.numel() if rank == 0 else 0
+    first, end = my_rows(held) or (0, 0)
+    row = held.shape[1:].numel()
+    return first * row, (end - first) * row
+
+
 class WholeCopy:
     """Whole copies on rank 0 of a fixed set of tensors, of which each rank holds slices: one gather per dtype.
 
     Slices travel through host memory, in a group for CPU tensors: nothing is allocated on a GPU.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], group: Any) -> None:
+    def __init__(self, tensors: Mapping[str, Held], group: Any) -> None:
+        """All ranks call, with the same names and dtypes."""
         self._group = group
-        self._rank, self._size = dist.get_rank(group), dist.get_world_size(group)
+        self._rank, size = dist.get_rank(group), dist.get_world_size(group)
         self._names: dict[torch.dtype, list[str]] = {}
         for name, tensor in tensors.items():
             self._names.setdefault(tensor.dtype, []).append(name)
-        self._shapes = {name: tensor.shape for name, tensor in tensors.items()}
-        self._sliced = {name for name, tensor in tensors.items() if is_sharded(tensor)}
-        self._parts = {
-            dtype: torch.empty(self._numel_of_rank(names, 0), dtype=dtype) for dtype, names in self._names.items()
-        }
+        self._runs: list[dict[str, tuple[int, int]]] = [{} for _ in range(size)]
+        dist.all_gather_object(
+            self._runs, {name: run_of(tensor, self._rank) for name, tensor in tensors.items()}, group=group
+        )
+        self._parts = {dtype: self._buffer(dtype, self._rank) for dtype in self._names}
         receives = self._rank == 0
         self._received = {
-            dtype: [torch.empty_like(part) for _ in range(self._size)] if receives else None
-            for dtype, part in self._parts.items()
+            dtype: [self._buffer(dtype, rank) for rank in range(size)] if receives else None for dtype in self._names
         }
         self._whole = {
             name: torch.empty(tensor.shape, dtype=tensor.dtype) for name, tensor in tensors.items() if receives
         }
 
-    def holds(self, tensors: Mapping[str, Tensor]) -> bool:
+    def holds(self, tensors: Mapping[str, Held]) -> bool:
         """Whether these tensors are the ones it was made for."""
-        return tensors.keys() == self._shapes.keys()
+        return tensors.keys() == self._runs[self._rank].keys()
 
     @torch.no_grad()
-    def take(self, tensors: Mapping[str, Tensor]) -> Tensors:
+    def take(self, tensors: Mapping[str, Held]) -> Tensors:
         """The whole tensors by name, on rank 0; nothing elsewhere. All ranks call. The next `take` overwrites them."""
         for dtype, names in self._names.items():
             for view, name in zip(self._views(self._parts[dtype], names, self._rank), names, strict=True):
-                view.copy_(local(tensors[name]))
-            dist.gather(self._parts[dtype], self._received[dtype], group=self._group, group_dst=0)
-            self._assemble(dtype, names)
+                if view.numel():
+                    given = tensors[name]
+                    view.copy_(given.part if isinstance(given, FlatSlice) else local(given).flatten())
+            self._gather(dtype)
+            for rank, buffer in enumerate(self._received[dtype] or ()):
+                for name, view in zip(names, self._views(buffer, names, rank), strict=True):
+                    first, count = self._runs[rank][name]
+                    self._whole[name].view(-1)[first : first + count].copy_(view)
         return dict(self._whole)
 
-    def _assemble(self, dtype: torch.dtype, names: Sequence[str]) -> None:
+    def _gather(self, dtype: torch.dtype) -> None:
+        """Ranks give unequal amounts: those that give nothing stay out, as rank 0 does."""
         received = self._received[dtype]
-        if received is None:
-            return
-        for rank, buffer in enumerate(received):
-            for name, view in zip(names, self._views(buffer, names, rank), strict=True):
-                if name not in self._sliced:
-                    if rank == 0:
-                        self._whole[name].copy_(view)
-                    continue
-                first, end = rows_of_rank(self._shapes[name][0], self._size, rank)
-                if end > first:
-                    self._whole[name][first:end].copy_(view)
+        if received is not None:
+            received[0].copy_(self._parts[dtype])
+            coming = [(rank, buffer) for rank, buffer in enumerate(received) if rank > 0 and len(buffer)]
+            requests: list[Any] = [dist.irecv(buffer, group=self._group, group_src=rank) for rank, buffer in coming]
+            for request in requests:
+                request.wait()
+        elif len(self._parts[dtype]):
+            dist.send(self._parts[dtype], group=self._group, group_dst=0)
 
-    def _shape_of_rank(self, name: str, rank: int) -> tuple[int, ...]:
-        shape = tuple(self._shapes[name])
-        if name not in self._sliced:
-            return shape
-        first, end = rows_of_rank(shape[0], self._size, rank)
-        return (end - first, *shape[1:])
-
-    def _numel_of_rank(self, names: Sequence[str], rank: int) -> int:
-        return sum(torch.Size(self._shape_of_rank(name, rank)).numel() for name in names)
+    def _buffer(self, dtype: torch.dtype, rank: int) -> Tensor:
+        return torch.empty(sum(self._runs[rank][name][1] for name in self._names[dtype]), dtype=dtype)
 
     def _views(self, flat: Tensor, names: Sequence[str], rank: int) -> Iterator[Tensor]:
-        start = 0
-        for name in names:
-            shape = self._shape_of_rank(name, rank)
-            count = torch.Size(shape).numel()
-            yield flat[start : start + count].view(shape)
-            start += count
+        return iter(torch.split(flat, [self._runs[rank][name][1] for name in names]))
 
 
 @torch.no_grad()
@@ -169,6 +212,15 @@ def whole_on_rank_0(tensors: Mapping[str, Tensor], group: Any) -> Tensors:
     found: dict[int, Tensor] = {}
     for tensor in tensors.values():
         if id(tensor) not in found:
-            whole = WholeCopy({"": tensor}, group).take({"": tensor}).get("") if is_sharded(tensor) else tensor.cpu()
-            found[id(tensor)] = whole if whole is not None and receives else torch.empty(0)
+            part = held(tensor)
+            if isinstance(part, FlatSlice) or is_sharded(part):
+                whole = WholeCopy({"": part}, group).take({"": part}).get("", torch.empty(0))
+            else:
+                whole = _alone(part.cpu()) if receives else torch.empty(0)
+            found[id(tensor)] = whole
     return {name: found[id(tensor)] for name, tensor in tensors.items()} if receives else {}
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """The same numbers, not as a part of a larger buffer, which a file cannot hold."""
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()

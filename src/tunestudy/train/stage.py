@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from tunestudy.adapters.attach import attach, go_on
+from tunestudy.config.deepspeed import zero_stage
 from tunestudy.config.errors import StudyError, at
 from tunestudy.config.job import Job
 from tunestudy.config.schedules import schedule_of
@@ -28,7 +29,6 @@ from tunestudy.train.gpu import GpuSampler
 from tunestudy.train.loop import train
 from tunestudy.train.loss import LossModel
 from tunestudy.train.noise import EmbeddingNoise
-from tunestudy.train.optim import make_optimizer
 from tunestudy.train.precision import Precision
 from tunestudy.train.progress import Progress
 from tunestudy.train.publish import publish_base, publish_result
@@ -90,8 +90,11 @@ def loading_device(task: Task) -> torch.device:
 
     In host memory they are pages of the file, which the ranks of a host share; a page nobody touches costs nothing.
     """
-    sliced = task.settings.engine == "fsdp2" and task.settings.fsdp2.shard == "all" and task.world.size > 1
-    return torch.device("cpu") if sliced else task.world.device
+    settings = task.settings
+    sliced = (settings.engine == "fsdp2" and settings.fsdp2.shard == "all") or (
+        settings.engine == "deepspeed" and zero_stage(settings.deepspeed) == 3
+    )
+    return torch.device("cpu") if sliced and task.world.size > 1 else task.world.device
 
 
 def make_trainable(loaded: LoadedModel, task: Task) -> Any:
@@ -185,7 +188,7 @@ def make_learner(task: Task, model: Any, total_steps: int) -> Learner:
             block.compile(dynamic=True)
     engine = open_engine(loss_model, task.world, settings)
     trainables = find_trainables(model, settings)  # now, since an engine may have put slices in their place
-    optimizer = make_optimizer(trainables, settings)
+    optimizer = engine.optimizer(trainables, settings)
     return Learner(
         model=model,
         loss_model=loss_model,

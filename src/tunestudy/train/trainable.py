@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tunestudy.config.stage import TrainStage
-from tunestudy.models.roles import decays, is_adapter_parameter, role_of
+from tunestudy.models.roles import decays, is_adapter_parameter, is_gate, role_of
 from tunestudy.train.world import World
 
 _LAYER = re.compile(r"\.(?:layers|layer|h|blocks)\.(\d+)\.")
@@ -34,7 +34,7 @@ class Trainable:
     @property
     def is_gate(self) -> bool:
         """Whether it is the gates of a sparse adapter."""
-        return ".lora_gate." in self.name
+        return is_gate(self.name)
 
 
 class UntrainedError(RuntimeError):
@@ -76,7 +76,7 @@ def find_trainables(model: nn.Module, settings: TrainStage) -> list[Trainable]:
             assert parameter.dtype is torch.float32, f"{name} trains in {parameter.dtype}"
             role = role_of(name)
             rate = settings.learning_rates.get(role, settings.learning_rate)
-            if ".lora_gate." in name:
+            if is_gate(name):
                 rate = getattr(settings.adapter, "gate_learning_rate", None) or rate
             rate *= decay ** layers_above(name, depth)
             found.append(
@@ -108,9 +108,11 @@ def as_text(table: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def require_gradients(trainables: Sequence[Trainable], world: World) -> None:
+def require_gradients(
+    trainables: Sequence[Trainable], world: World, has_gradient: Callable[[nn.Parameter], bool]
+) -> None:
     """Raise UntrainedError naming every tensor without a gradient on all ranks. A gradient of zeros is fine."""
-    present = torch.tensor([t.parameter.grad is not None for t in trainables], dtype=torch.int64, device=world.device)
+    present = torch.tensor([has_gradient(t.parameter) for t in trainables], dtype=torch.int64, device=world.device)
     counts = world.all_reduce_sum(present).tolist()
     absent = [trainable.name for trainable, count in zip(trainables, counts, strict=True) if count == 0]
     if absent:

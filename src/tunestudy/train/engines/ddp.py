@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from tunestudy.data.batch import Batch
+from tunestudy.train.engines import Engine
 from tunestudy.train.loss import LossModel, LossSums
 from tunestudy.train.world import World
 
@@ -25,13 +26,12 @@ SYNC_BUFFERS = (
 """The option for copying rank 0's buffers before every forward pass (these models' buffers are constants)."""
 
 
-class DdpEngine:
+class DdpEngine(Engine):
     """Raw DDP; it averages over ranks, so the loss is multiplied by their number to make a sum."""
-
-    gather_group = None
 
     def __init__(self, loss_model: LossModel, world: World) -> None:
         self._size = world.size
+        self._loss_model = loss_model
         options: dict[str, Any] = {SYNC_BUFFERS: False}
         self._module = DistributedDataParallel(
             loss_model,

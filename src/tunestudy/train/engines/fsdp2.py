@@ -20,6 +20,9 @@ from tunestudy.config.errors import StudyError, at
 from tunestudy.config.stage import Fsdp2Settings
 from tunestudy.data.batch import Batch
 from tunestudy.models.decoder import blocks_of
+from tunestudy.models.roles import is_gate
+from tunestudy.train.engines import Engine
+from tunestudy.train.engines.gates import GatesOfAllRanks
 from tunestudy.train.loss import LossModel, LossSums
 from tunestudy.train.world import World
 
@@ -27,7 +30,7 @@ register_dataclass(LossSums)
 """`fully_shard` looks for tensors in what a module returns, to know when its backward pass begins."""
 
 
-class Fsdp2Engine:
+class Fsdp2Engine(Engine):
     """The model of `loss_model`, sliced in place: from now on its parameters are DTensors."""
 
     def __init__(self, loss_model: LossModel, world: World, settings: Fsdp2Settings) -> None:
@@ -39,7 +42,7 @@ class Fsdp2Engine:
         mesh = mesh_of(world, within_node=settings.within_node)
         self.gather_group = cpu_group(mesh, world)
         shard(loss_model, mesh, settings, ignored=set(self._whole))
-        self._summed = [parameter for parameter in self._whole if parameter.requires_grad]
+        self._gates = GatesOfAllRanks(world, [parameter for parameter in self._whole if parameter.requires_grad])
 
     def losses(self, batch: Batch, *, label_smoothing: float, num_sources: int) -> LossSums:
         sums: LossSums = self._loss_model(batch, label_smoothing=label_smoothing, num_sources=num_sources)
@@ -52,9 +55,7 @@ class Fsdp2Engine:
         root.set_is_last_backward(last)
         yield
         if last:
-            for parameter in self._summed:
-                if parameter.grad is not None:
-                    dist.all_reduce(parameter.grad.div_(self._size))
+            self._gates.add_up()
 
     def backward(self, nll_sum: Tensor, *, denominator: int, scale: Tensor | float) -> None:
         (nll_sum * (scale * self._size / denominator)).backward()  # type: ignore[no-untyped-call]
@@ -66,7 +67,7 @@ def whole_parameters(model: nn.Module, settings: Fsdp2Settings) -> list[nn.Param
     return [
         parameter
         for name, parameter in model.named_parameters()
-        if ".lora_gate." in name or (frozen_too and not parameter.requires_grad)
+        if is_gate(name) or (frozen_too and not parameter.requires_grad)
     ]
 
 

@@ -5,13 +5,12 @@ from contextlib import AbstractContextManager, nullcontext
 from torch import Tensor
 
 from tunestudy.data.batch import Batch
+from tunestudy.train.engines import Engine
 from tunestudy.train.loss import LossModel, LossSums
 
 
-class SingleEngine:
+class SingleEngine(Engine):
     """Plain autograd."""
-
-    gather_group = None
 
     def __init__(self, loss_model: LossModel) -> None:
         self._loss_model = loss_model
