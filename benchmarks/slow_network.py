@@ -67,6 +67,7 @@ def ours(folder: Path) -> dict[str, Any]:
     from tunestudy.config.model import ModelConfig
     from tunestudy.config.stage import TrainStage
     from tunestudy.data.corpus import corpus_of
+    from tunestudy.train.engines.single import SingleEngine
     from tunestudy.train.evaluate import EvaluationSet
     from tunestudy.train.loss import LossModel
     from tunestudy.train.precision import Precision
@@ -76,18 +77,18 @@ def ours(folder: Path) -> dict[str, Any]:
     settings = TrainStage.model_validate({"data": ["d"], "learning_rate": 1.0, "per_device_eval_batch_size": BATCH})
     with open_world() as world:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        loss_model = LossModel(model)
+        engine = SingleEngine(LossModel(model))
         precision = Precision(settings, ModelConfig(model_name_or_path="m"), world.device)
         evaluation = EvaluationSet(corpus_of(rows), settings, world, micro_batch=BATCH, layout="right")
         told: dict[str, Any] = {}
         alone = replace(World(), rank=world.rank)
-        evaluation.evaluate(loss_model, precision, alone)
+        evaluation.evaluate(engine, precision, alone)
         for name, among in (("silent", alone), ("seconds", world)):
             took = []
             for _ in range(5):
                 world.barrier()
                 began = time.perf_counter()
-                sums = evaluation.evaluate(loss_model, precision, among)
+                sums = evaluation.evaluate(engine, precision, among)
                 took.append(time.perf_counter() - began)
             told[name] = min(map(max, zip(*world.gather_objects(took), strict=True)))  # of the slower rank
         return {**told, "loss": sums.loss}

@@ -50,7 +50,7 @@ def steps(world: World) -> list[dict[str, Any]]:
         )
         message = ""
         try:
-            require_gradients(trainables, world)
+            require_gradients(trainables, world, engine.has_gradient)
         except UntrainedError as error:
             message = str(error)
         grads = {name: getattr(model, name).grad for name in ("forgotten", "shared_part")}

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, Qwen3Config
 from tunestudy.config.model import ModelConfig
 from tunestudy.config.stage import TrainStage
 from tunestudy.data.corpus import Corpus, corpus_of
+from tunestudy.train.engines.single import SingleEngine
 from tunestudy.train.evaluate import EvaluationSet
 from tunestudy.train.loss import LossModel
 from tunestudy.train.metrics import Sums
@@ -44,7 +45,7 @@ def corpus() -> Corpus:
 def evaluate(model: LossModel, corpus: Corpus, world: World, micro_batch: int, layout: str = "right") -> Sums:
     subset = EvaluationSet(corpus, SETTINGS, world, micro_batch=micro_batch, layout=layout)
     precision = Precision(SETTINGS, ModelConfig.model_validate(tiny_model()), world.device)
-    return subset.evaluate(model, precision, world)
+    return subset.evaluate(SingleEngine(model), precision, world)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
