@@ -97,5 +97,8 @@ def test_predictions_are_of_the_largest_job_that_ran(tmp_path: Path) -> None:
         "ddp",
         "fsdp2",
         "fsdp2: {shard: gradients}",
+        "deepspeed, stage 1",
+        "deepspeed, stage 2",
+        "deepspeed, stage 3",
         "fsdp2: {within_node: true}",
     ]

@@ -155,3 +155,11 @@ def test_what_is_wrong_is_told_at_its_line(tmp_path: Path, settings: str, said: 
     with pytest.raises(StudyError, match=r"zero\.yaml:9") as told:
         load(tmp_path, settings)
     assert said in str(told.value)
+
+
+def test_the_page_of_keys_is_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(__file__).parents[2]
+    monkeypatch.syspath_prepend(root / "tools")
+    from deepspeed_keys import page
+
+    assert (root / "docs" / "deepspeed.md").read_text() == page()

@@ -139,13 +139,19 @@ class Network:
 
 def seconds_of_step(network: Network, *, frozen: float, learns: float, micro_batches: int) -> dict[str, float]:
     """Seconds of an optimiser step's traffic by way to share a model. `frozen`, `learns`: bytes of weights; gradients
-    weigh what their weights do. Sliced weights are gathered twice per micro-batch."""
+    weigh what their weights do. Sliced weights are gathered twice per micro-batch; DeepSpeed's stages 2 and 3 reduce
+    gradients in each of them, the others once per step."""
     ranks = network.hosts * network.ranks_per_host
     share = (ranks - 1) / ranks / network.bus
     found = {
         "ddp": 2 * share * learns,
         "fsdp2": share * (2 * micro_batches * (frozen + learns) + learns),
         "fsdp2: {shard: gradients}": share * (micro_batches * learns + learns),
+    }
+    found |= {
+        "deepspeed, stage 1": 2 * share * learns,
+        "deepspeed, stage 2": share * (micro_batches * learns + learns),
+        "deepspeed, stage 3": share * micro_batches * (2 * (frozen + learns) + learns),
     }
     if network.within and network.between:
         inner = (network.ranks_per_host - 1) / network.ranks_per_host / network.within
