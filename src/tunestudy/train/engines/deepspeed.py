@@ -34,6 +34,9 @@ from tunestudy.train.trainable import Trainable
 from tunestudy.train.world import World
 
 
+INSTALL = "DS_BUILD_OPS=0 pip install --no-build-isolation deepspeed"
+
+
 class DeepSpeedEngine(Engine):
     """The model of `loss_model`, shared by ZeRO from the call of `optimizer` on."""
 
@@ -271,7 +274,7 @@ def whole_shape(parameter: Any) -> torch.Size:
 def import_deepspeed(log_level: str) -> Any:
     """The package, which prints a page of what it does unless told not to."""
     if importlib.util.find_spec("deepspeed") is None:
-        raise StudyError(at("engine"), "deepspeed is not installed; pip install tunestudy[deepspeed]")
+        raise StudyError(at("engine"), f"deepspeed is not installed; {INSTALL}")
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     os.environ["DS_LOG_LEVEL"] = log_level
