@@ -13,7 +13,9 @@ from tunestudy.bench.rows import read_rows
 from tunestudy.bench.scorer import Scorer
 from tunestudy.bench.tasks import Row, Scored, task
 from tunestudy.config.job import Evaluation, Job
+from tunestudy.models.decoder import base_model_of
 from tunestudy.models.load import load_result
+from tunestudy.models.placement import place
 from tunestudy.records.atomic import read_json, write_json, write_text
 from tunestudy.records.layout import JobDir
 from tunestudy.records.stop import StopRequest
@@ -27,7 +29,10 @@ def run_benchmarks(job: Job, folder: JobDir, world: "World", stop: StopRequest) 
     missing = [name for name, wanted in job.evaluations.items() if not is_scored(folder, name, wanted)]
     if not missing:
         return True
-    loaded = load_result(folder, world.device)
+    spread = None if job.settings is None else job.settings.device_map
+    loaded = load_result(folder, world.device if spread is None else "cpu")
+    if spread is not None:
+        place(base_model_of(loaded.model), spread)
     if job.settings is not None and job.settings.adapter is not None:
         go_on(loaded.model, job.settings.adapter)
     for name in missing:

@@ -17,6 +17,7 @@ Kind = Literal["passed on", "held against the study", "without effect", "refused
 Section = dict[str, Any]
 Values = type | UnionType | tuple[object, ...]
 
+INSTALL = "DS_BUILD_OPS=0 pip install --no-build-isolation deepspeed"
 AUTO = "auto"
 NUMBER = int | float
 DEFAULT_STAGE = 2
@@ -129,72 +130,59 @@ def _words(values: type | UnionType) -> str:
     return getattr(values, "__name__", str(values))
 
 
-def _keys() -> Iterator[Key]:
-    name: str
-    values: Values
-    words: str
-    zero = "zero_optimization."
-    for name, values, words in (
-        ("stage", (1, 2, 3), "1: the optimiser's state is cut, 2: gradients too, 3: weights too; 0 would be `ddp`"),
-        ("contiguous_gradients", bool, "gradients in one buffer"),
-        ("reduce_scatter", bool, "reduce-scatter instead of all-reduce"),
-        ("reduce_bucket_size", NUMBER, "numbers in one reduction"),
-        ("use_multi_rank_bucket_allreduce", bool, "one all-reduce for buckets of several ranks"),
-        ("allgather_partitions", bool, "all-gather instead of broadcasts after the step"),
-        ("allgather_bucket_size", NUMBER, "numbers in one gather"),
-        ("overlap_comm", bool, "reduce while the backward pass goes on"),
-        ("round_robin_gradients", bool, "spread copies to the host over ranks"),
-        ("ignore_unused_parameters", (True,), "tensors that no sample uses are told by tunestudy"),
-        ("sub_group_size", NUMBER, "stage 3: numbers in one optimiser call"),
-        ("stage3_prefetch_bucket_size", NUMBER, "stage 3: numbers gathered ahead"),
-        ("stage3_param_persistence_threshold", NUMBER, "stage 3: smaller tensors stay whole"),
-        ("stage3_model_persistence_threshold", NUMBER, "stage 3: as many numbers may stay whole"),
-        ("stage3_max_live_parameters", NUMBER, "stage 3: numbers that may be whole at once"),
-        ("stage3_max_reuse_distance", NUMBER, "stage 3: keep what is used again within as many numbers"),
-        ("stage3_use_all_reduce_for_fetch_params", bool, "stage 3: gather by all-reduce"),
-        ("stage3_allgather_sequential", bool, "stage 3: gather one tensor at a time"),
-        ("zero_hpz_partition_size", int, "stage 3: ranks of a host that hold a second cut of the weights"),
-        ("offload_optimizer.device", ("cpu", "none"), "the optimiser's state in the host's memory"),
-        ("offload_optimizer.pin_memory", bool, "in memory that the GPU reads directly"),
-        ("offload_param.device", ("cpu", "none"), "stage 3: slices of weights in the host's memory"),
-        ("offload_param.pin_memory", bool, "in memory that the GPU reads directly"),
-        ("log_trace_cache_warnings", bool, "stage 3: tell when the order of modules changes"),
-        ("enable_sanity_checks", bool, "stage 3: checks of its own"),
-    ):
-        yield Key(name=zero + name, kind="passed on", values=values, words=words)
-    for name, values, words in (
-        ("communication_data_type", ("fp32",), "in which gradients travel: less would change the result"),
-        ("prescale_gradients", bool, "divide gradients by ranks before adding them up"),
-        ("gradient_predivide_factor", NUMBER, "by what to divide before, with prescale_gradients"),
-        ("disable_python_gc", bool, "no garbage collection while a step runs"),
-        ("dump_state", bool, "print DeepSpeed's state at the start"),
-        ("steps_per_print", int, "steps between DeepSpeed's own lines"),
-        ("wall_clock_breakdown", bool, "time forward, backward and step"),
-        ("memory_breakdown", bool, "tell memory at every part of a step"),
-        ("comms_logger", Mapping, "log every collective"),
-        ("timers", Mapping, "how timers wait for the GPU"),
-        ("log_level", ("debug", "info", "warning", "error"), "of DeepSpeed's own log; here `error` unless given"),
-    ):
-        yield Key(name=name, kind="passed on", values=values, words=words)
-    for name, values, words in (
-        ("train_batch_size", int, "`effective_batch_size`"),
-        ("train_micro_batch_size_per_gpu", int, "`per_device_train_batch_size`"),
-        ("gradient_accumulation_steps", int, "`gradient_accumulation_steps`"),
-        ("gradient_clipping", NUMBER, "`max_grad_norm` (null is 0.0)"),
-        ("bf16.enabled", bool, "`bf16`: autocast over float32 weights; DeepSpeed's own bf16 mode stays off"),
-        ("fp16.enabled", bool, "`fp16`, which this engine refuses"),
-        ("optimizer.type", str, "`optim`: AdamW or SGD"),
-        ("optimizer.params.lr", NUMBER, "`learning_rate`"),
-        ("optimizer.params.betas", tuple, "`adam_beta1`, `adam_beta2`"),
-        ("optimizer.params.eps", NUMBER, "`adam_epsilon`"),
-        ("optimizer.params.weight_decay", NUMBER, "`weight_decay`"),
-    ):
-        yield Key(name=name, kind="held against the study", values=values, words=words)
-    for name, words in WITHOUT_EFFECT.items():
-        yield Key(name=name, kind="without effect", words=words)
-    for name, words in REFUSED.items():
-        yield Key(name=name, kind="refused", words=words)
-
+_OF_ZERO: tuple[tuple[str, Values, str], ...] = (
+    ("stage", (1, 2, 3), "1: the optimiser's state is cut, 2: gradients too, 3: weights too; 0 would be `ddp`"),
+    ("contiguous_gradients", bool, "gradients in one buffer"),
+    ("reduce_scatter", bool, "reduce-scatter instead of all-reduce"),
+    ("reduce_bucket_size", NUMBER, "numbers in one reduction"),
+    ("use_multi_rank_bucket_allreduce", bool, "one all-reduce for buckets of several ranks"),
+    ("allgather_partitions", bool, "all-gather instead of broadcasts after the step"),
+    ("allgather_bucket_size", NUMBER, "numbers in one gather"),
+    ("overlap_comm", bool, "reduce while the backward pass goes on"),
+    ("round_robin_gradients", bool, "spread copies to the host over ranks"),
+    ("ignore_unused_parameters", (True,), "tensors that no sample uses are told by tunestudy"),
+    ("sub_group_size", NUMBER, "stage 3: numbers in one optimiser call"),
+    ("stage3_prefetch_bucket_size", NUMBER, "stage 3: numbers gathered ahead"),
+    ("stage3_param_persistence_threshold", NUMBER, "stage 3: smaller tensors stay whole"),
+    ("stage3_model_persistence_threshold", NUMBER, "stage 3: as many numbers may stay whole"),
+    ("stage3_max_live_parameters", NUMBER, "stage 3: numbers that may be whole at once"),
+    ("stage3_max_reuse_distance", NUMBER, "stage 3: keep what is used again within as many numbers"),
+    ("stage3_use_all_reduce_for_fetch_params", bool, "stage 3: gather by all-reduce"),
+    ("stage3_allgather_sequential", bool, "stage 3: gather one tensor at a time"),
+    ("zero_hpz_partition_size", int, "stage 3: ranks of a host that hold a second cut of the weights"),
+    ("offload_optimizer.device", ("cpu", "none"), "the optimiser's state in the host's memory"),
+    ("offload_optimizer.pin_memory", bool, "in memory that the GPU reads directly"),
+    ("offload_param.device", ("cpu", "none"), "stage 3: slices of weights in the host's memory"),
+    ("offload_param.pin_memory", bool, "in memory that the GPU reads directly"),
+    ("log_trace_cache_warnings", bool, "stage 3: tell when the order of modules changes"),
+    ("enable_sanity_checks", bool, "stage 3: checks of its own"),
+)
+_OF_DEEPSPEED: tuple[tuple[str, Values, str], ...] = (
+    ("communication_data_type", ("fp32",), "in which gradients travel: less would change the result"),
+    ("prescale_gradients", bool, "divide gradients by ranks before adding them up"),
+    ("gradient_predivide_factor", NUMBER, "by what to divide before, with prescale_gradients"),
+    ("disable_python_gc", bool, "no garbage collection while a step runs"),
+    ("dump_state", bool, "print DeepSpeed's state at the start"),
+    ("steps_per_print", int, "steps between DeepSpeed's own lines"),
+    ("wall_clock_breakdown", bool, "time forward, backward and step"),
+    ("memory_breakdown", bool, "tell memory at every part of a step"),
+    ("comms_logger", Mapping, "log every collective"),
+    ("timers", Mapping, "how timers wait for the GPU"),
+    ("log_level", ("debug", "info", "warning", "error"), "of DeepSpeed's own log; here `error` unless given"),
+)
+_OF_THE_STUDY: tuple[tuple[str, Values, str], ...] = (
+    ("train_batch_size", int, "`effective_batch_size`"),
+    ("train_micro_batch_size_per_gpu", int, "`per_device_train_batch_size`"),
+    ("gradient_accumulation_steps", int, "`gradient_accumulation_steps`"),
+    ("gradient_clipping", NUMBER, "`max_grad_norm` (null is 0.0)"),
+    ("bf16.enabled", bool, "`bf16`: autocast over float32 weights; DeepSpeed's own bf16 mode stays off"),
+    ("fp16.enabled", bool, "`fp16`, which this engine refuses"),
+    ("optimizer.type", str, "`optim`: AdamW or SGD"),
+    ("optimizer.params.lr", NUMBER, "`learning_rate`"),
+    ("optimizer.params.betas", tuple, "`adam_beta1`, `adam_beta2`"),
+    ("optimizer.params.eps", NUMBER, "`adam_epsilon`"),
+    ("optimizer.params.weight_decay", NUMBER, "`weight_decay`"),
+)
 
 _EXPERTS = "cuts a mixture of experts by its own layers, and changes what is computed"
 _DATA = "data and their order are the study's"
@@ -306,5 +294,19 @@ REFUSED = {
     "zero_optimization.zero_quantized_weights": _QUANTISED,
     "zero_optimization.zeropp_loco_param": f"{_QUANTISED}; {_GONE}",
 }
+
+
+def _keys() -> Iterator[Key]:
+    for name, values, words in _OF_ZERO:
+        yield Key(name=f"zero_optimization.{name}", kind="passed on", values=values, words=words)
+    for name, values, words in _OF_DEEPSPEED:
+        yield Key(name=name, kind="passed on", values=values, words=words)
+    for name, values, words in _OF_THE_STUDY:
+        yield Key(name=name, kind="held against the study", values=values, words=words)
+    for name, words in WITHOUT_EFFECT.items():
+        yield Key(name=name, kind="without effect", words=words)
+    for name, words in REFUSED.items():
+        yield Key(name=name, kind="refused", words=words)
+
 
 KEYS: dict[str, Key] = {key.name: key for key in _keys()}

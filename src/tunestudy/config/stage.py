@@ -173,6 +173,7 @@ class LoggingSettings(Config):
     gpu_sample_s: float = neutral(5.0, gt=0)
 
 
+PlacementRule = Literal["auto", "balanced", "balanced_low_0", "sequential"]
 SLICING = ("fsdp2", "deepspeed")
 """Engines under which a rank may hold a slice of what learns."""
 
@@ -200,7 +201,12 @@ class EngineSettings(Config):
     fsdp2: Fsdp2Settings = neutral(Fsdp2Settings())
     deepspeed: dict[str, Any] = neutral({})
     """Of the engine `deepspeed` (extra `deepspeed`): DeepSpeed's own keys, or the name of a JSON file that holds them.
-    What each of them does is in docs/engines.md. Default: ZeRO stage 2."""
+    What each of them does is in docs/deepspeed.md. Default: ZeRO stage 2."""
+    device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | dict[str, int | str] | None = neutral(
+        None
+    )
+    """One rank with its model spread over several GPUs (`resources.gpus_per_rank`): by size, or module → device, as
+    transformers' `device_map`. Devices take turns: this is for what does not fit, not for speed."""
     torch_compile: bool = neutral(False)
     """Compile the model's blocks, for any length of input. Needs a C++ compiler."""
 

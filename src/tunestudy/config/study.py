@@ -32,6 +32,8 @@ class Resources(Config):
     """Jobs at the same time. `auto`: GPUs ÷ ranks, without GPUs: cores ÷ (ranks × threads)."""
     ranks: int = neutral(1, ge=1)
     """Processes per job: one GPU (or CPU share) each."""
+    gpus_per_rank: int = neutral(1, ge=1)
+    """More than one for a stage's `device_map`, which spreads a rank's model over them."""
     hostfile: str | None = neutral(None)
     """Spread every job over these machines, reached by ssh: a file of lines `name slots=N`, relative to the study file.
     `ranks` is the sum of their slots then. All see the same files under the same paths."""
@@ -58,6 +60,8 @@ class Resources(Config):
     def _one_list_of_hosts(self) -> Self:
         if self.hostfile is not None and self.launcher == "srun":
             raise ValueError("srun takes the hosts of its allocation; leave hostfile out")
+        if self.gpus_per_rank > 1 and (self.ranks > 1 or self.is_spread):
+            raise ValueError("gpus_per_rank: a rank with several GPUs is alone; with more ranks each has one")
         return self
 
 

@@ -55,12 +55,13 @@ def visible_gpus() -> list[str]:
 
 
 def _gpu_slots(resources: Resources, devices: list[str]) -> list[Slot]:
-    ranks = resources.ranks
-    groups = [tuple(devices[start : start + ranks]) for start in range(0, len(devices) - ranks + 1, ranks)]
+    ranks, wanted = resources.ranks, resources.ranks * resources.gpus_per_rank
+    groups = [tuple(devices[start : start + wanted]) for start in range(0, len(devices) - wanted + 1, wanted)]
     if not groups:
+        key, word = ("ranks", "ranks need") if resources.gpus_per_rank == 1 else ("gpus_per_rank", "GPUs per rank need")
         raise StudyError(
-            at("resources.ranks"),
-            f"{ranks} ranks need {ranks} GPUs, this machine shows {len(devices)}; set resources.ranks={len(devices)}",
+            at(f"resources.{key}"),
+            f"{wanted} {word} {wanted} GPUs, this machine shows {len(devices)}; set resources.{key}={len(devices)}",
             exit_code=Exit.PREFLIGHT_REFUSED,
         )
     count = len(groups) if resources.slots == "auto" else resources.slots

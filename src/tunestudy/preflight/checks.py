@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 
+from tunestudy.config.deepspeed import INSTALL
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.job import Job
 from tunestudy.preflight.hosts import host_problems
@@ -58,6 +59,9 @@ def installation_problems(unfinished: Sequence[Job]) -> Iterator[StudyError]:
         if what and importlib.util.find_spec("bitsandbytes") is None:
             yield StudyError(f"stages.{job.stage}.{what}", "needs bitsandbytes: pip install 'tunestudy[quant]'")
             break
+    sharing = next((job for job in unfinished if job.settings is not None and job.settings.engine == "deepspeed"), None)
+    if sharing is not None and importlib.util.find_spec("deepspeed") is None:
+        yield StudyError(f"stages.{sharing.stage}.engine", f"needs deepspeed: {INSTALL}")
     compiled = next((job for job in unfinished if job.settings is not None and job.settings.torch_compile), None)
     if compiled is not None and shutil.which(os.environ.get("CXX", "c++")) is None:
         yield StudyError(f"stages.{compiled.stage}.torch_compile", "needs a C++ compiler: apt-get install g++")

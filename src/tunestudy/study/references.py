@@ -38,6 +38,11 @@ def reference_mistakes(study: Study, locate: Locate, folder: Path) -> Iterator[S
                 if stage.engine == "single" and study.resources.ranks > 1:
                     message = f"single is one rank, and resources.ranks is {study.resources.ranks}"
                     yield StudyError(locate((*path, "engine")), message)
+                if stage.device_map is not None and (
+                    study.resources.ranks > 1 or stage.engine not in ("auto", "single")
+                ):
+                    message = "spreads the model of a single rank; set resources.ranks: 1 and engine: single"
+                    yield StudyError(locate((*path, "device_map")), message)
                 used = engine if stage.engine == "auto" or engine == "single" else stage.engine
                 for inner, message in (*adapter_mistakes(stage, sizes, engine=used), *deepspeed_mistakes(stage)):
                     yield StudyError(locate((*path, *inner)), message)

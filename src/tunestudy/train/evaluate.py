@@ -43,7 +43,7 @@ class EvaluationSet:
         for batch in self._batches:
             with precision.autocast():
                 losses = engine.evaluated(batch.to(world.device), num_sources=count)
-            sums += torch.stack([losses.nll_by_source, losses.tokens_by_source.double()])
+            sums += torch.stack([losses.nll_by_source, losses.tokens_by_source.double()]).to(sums.device)
         nll, targets = world.all_reduce_sum(sums).tolist()
         engine.train(True)
         return Sums(nll=nll, targets=[int(value) for value in targets])

@@ -113,7 +113,7 @@ def accumulate_gradients(run: Run, batches: list[Batch], targets: int) -> Sums:
                     batch, label_smoothing=run.settings.label_smoothing_factor, num_sources=num_sources
                 )
             run.learner.engine.backward(losses.nll_sum, denominator=targets, scale=run.learner.precision.loss_scale)
-        sums += torch.stack([losses.nll_by_source, losses.tokens_by_source.double()])
+        sums += torch.stack([losses.nll_by_source, losses.tokens_by_source.double()]).to(sums.device)
     nll, counts = run.world.all_reduce_sum(sums).tolist()
     require_finite(run, nll)
     return Sums(nll=nll, targets=[int(value) for value in counts])

@@ -20,7 +20,6 @@ from tunestudy.config.job import Job
 from tunestudy.config.stage import TrainStage
 from tunestudy.data.order import Schedule
 from tunestudy.data.prepare import prepare
-from tunestudy.models.load import load_start
 from tunestudy.records.atomic import read_json, write_json
 from tunestudy.records.layout import JobDir
 from tunestudy.records.stop import StopRequest
@@ -28,7 +27,7 @@ from tunestudy.train.loop import take_step
 from tunestudy.train.optim import set_learning_rates
 from tunestudy.train.progress import Progress
 from tunestudy.train.run import Run, Task
-from tunestudy.train.stage import lay_out, loading_device, make_learner, make_trainable
+from tunestudy.train.stage import lay_out, load_placed, make_learner, make_trainable
 from tunestudy.train.start import start_run
 from tunestudy.train.world import World, open_world
 
@@ -62,7 +61,7 @@ def main(folder: str) -> None:
 
 def open_run(task: Task) -> Run:
     """As `train.stage.train_and_publish` does it."""
-    loaded = load_start(task.job, task.folder, loading_device(task))
+    loaded = load_placed(task)
     model = make_trainable(loaded, task)
     data = prepare(task.job, task.folder, loaded.tokenizer, task.world)
     material = lay_out(task, model, data.train, data.eval)

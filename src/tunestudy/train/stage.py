@@ -16,6 +16,7 @@ from tunestudy.data.prepare import prepare
 from tunestudy.models.attention import segment_attention_obstacle
 from tunestudy.models.decoder import base_model_of, blocks_of
 from tunestudy.models.load import LoadedModel, load_start
+from tunestudy.models.placement import place
 from tunestudy.models.roles import set_trainable, trainable_table
 from tunestudy.records.atomic import read_json, write_json
 from tunestudy.records.layout import JobDir
@@ -64,7 +65,7 @@ def run_stage(job: Job, folder: JobDir, world: World, stop: StopRequest) -> bool
 
 def train_and_publish(task: Task) -> bool:
     """load → adapter → table → data → learner → resume → loop → publish."""
-    loaded = load_start(task.job, task.folder, loading_device(task))
+    loaded = load_placed(task)
     model = make_trainable(loaded, task)
     roles = table_of_roles(model, task)
     task.progress.tell(phase="data")
@@ -85,8 +86,16 @@ def train_and_publish(task: Task) -> bool:
         run.close()
 
 
+def load_placed(task: Task) -> LoadedModel:
+    """What the stage starts from, its parts where `device_map` wants them."""
+    loaded = load_start(task.job, task.folder, loading_device(task))
+    if task.settings.device_map is not None:
+        place(loaded.model, task.settings.device_map)
+    return loaded
+
+
 def loading_device(task: Task) -> torch.device:
-    """Where weights go when they are read: not to a GPU that will keep a slice of them only.
+    """Where weights go when they are read: not to a GPU that will keep a slice or a part of them only.
 
     In host memory they are pages of the file, which the ranks of a host share; a page nobody touches costs nothing.
     """
@@ -94,7 +103,8 @@ def loading_device(task: Task) -> torch.device:
     sliced = (settings.engine == "fsdp2" and settings.fsdp2.shard == "all") or (
         settings.engine == "deepspeed" and zero_stage(settings.deepspeed) == 3
     )
-    return torch.device("cpu") if sliced and task.world.size > 1 else task.world.device
+    later = (sliced and task.world.size > 1) or settings.device_map is not None
+    return torch.device("cpu") if later else task.world.device
 
 
 def make_trainable(loaded: LoadedModel, task: Task) -> Any:

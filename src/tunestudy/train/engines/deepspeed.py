@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from tunestudy.config.deepspeed import passed_on, zero_stage
+from tunestudy.config.deepspeed import INSTALL, passed_on, zero_stage
 from tunestudy.config.errors import StudyError, at
 from tunestudy.config.stage import OptimiserSettings
 from tunestudy.data.batch import Batch
@@ -32,9 +32,6 @@ from tunestudy.train.optim import load_states, make_optimizer
 from tunestudy.train.shards import FlatSlice
 from tunestudy.train.trainable import Trainable
 from tunestudy.train.world import World
-
-
-INSTALL = "DS_BUILD_OPS=0 pip install --no-build-isolation deepspeed"
 
 
 class DeepSpeedEngine(Engine):
