@@ -1,17 +1,20 @@
 """One number whatever the ranks and batches, one all-reduce, no trace left."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from tinyjob import tiny_model
+from tinyjob import make_job, rows_of, run, tiny_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 from tunestudy.config.model import ModelConfig
 from tunestudy.config.stage import TrainStage
+from tunestudy.data.batch import Layout
 from tunestudy.data.corpus import Corpus, corpus_of
 from tunestudy.train.engines.single import SingleEngine
-from tunestudy.train.evaluate import EvaluationSet
+from tunestudy.train.evaluate import Evaluated, EvaluationSet
 from tunestudy.train.loss import LossModel
 from tunestudy.train.metrics import Sums
 from tunestudy.train.precision import Precision
@@ -45,7 +48,7 @@ def corpus() -> Corpus:
 def evaluate(model: LossModel, corpus: Corpus, world: World, micro_batch: int, layout: str = "right") -> Sums:
     subset = EvaluationSet(corpus, SETTINGS, world, micro_batch=micro_batch, layout=layout)
     precision = Precision(SETTINGS, ModelConfig.model_validate(tiny_model()), world.device)
-    return subset.evaluate(SingleEngine(model), precision, world)
+    return subset.evaluate(SingleEngine(model), precision, world).sums
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
@@ -90,3 +93,41 @@ def test_losses_by_source_add_up_and_one_source_has_no_columns() -> None:
     assert sums.loss_by_source(("a", "b", "c")) == {"loss/a": 2.0, "loss/b": 2.0, "loss/c": None}
     assert Sums(nll=[6.0], targets=[3]).loss_by_source(("a",)) == {}
     assert Sums.zero(2).loss is None
+
+
+@pytest.mark.parametrize("layout", ["right", "free"])
+@pytest.mark.parametrize("size", [1, 3])
+def test_losses_of_samples_are_those_of_each_alone(model: LossModel, corpus: Corpus, size: int, layout: Layout) -> None:
+    settings = SETTINGS.model_copy(update={"eval_sample_losses": True})
+    precision = Precision(settings, ModelConfig.model_validate(tiny_model()), World().device)
+
+    def found(corpus: Corpus, world: World) -> Evaluated:
+        subset = EvaluationSet(corpus, settings, world, micro_batch=4, layout=layout)
+        return subset.evaluate(SingleEngine(model), precision, world)
+
+    alone = [found(corpus.subset(np.array([sample])), World()) for sample in range(len(corpus))]
+    of_ranks = [found(corpus, Alone(rank=rank, size=size)) for rank in range(size)]
+    for sample, one in enumerate(alone):
+        mine = [rank.samples[sample] for rank in of_ranks if rank.samples[sample]["target_tokens"]]
+        assert len(mine) == (one.sums.num_targets > 0)
+        if mine:
+            row = mine[0]
+            assert row["id"] == corpus.sample_ids[sample] and row["target_tokens"] == one.sums.num_targets
+            assert row["source"] == corpus.sources[corpus.source[sample]]
+            assert row["loss"] == pytest.approx(one.sums.loss, rel=1e-5)
+    without = sum(evaluate(model, corpus, Alone(rank=rank, size=size), 4, layout).nll[0] for rank in range(size))
+    assert without == sum(rank.sums.nll[0] for rank in of_ranks)
+
+
+def test_a_stage_writes_them_for_every_evaluation(tmp_path: Path) -> None:
+    settings = {"eval_sample_losses": True, "eval_steps": 3, "max_steps": 6, "two_sources": True}
+    folder = make_job(tmp_path, **settings)
+    assert run(folder)
+    rows, evaluations = rows_of(folder.eval_samples), rows_of(folder.eval_log)
+    steps = [row["step"] for row in evaluations]
+    assert list(dict.fromkeys(row["step"] for row in rows)) == steps
+    for evaluation in evaluations:
+        mine = [row for row in rows if row["step"] == evaluation["step"]]
+        nll = sum(float(row["loss"]) * int(row["target_tokens"]) for row in mine)
+        assert nll / int(evaluation["target_tokens"]) == pytest.approx(float(evaluation["eval_loss"]))
+        assert len({row["id"] for row in mine}) == len(mine) and {row["source"] for row in mine} == {"first@held_out", "second@held_out"}

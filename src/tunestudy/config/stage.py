@@ -132,6 +132,8 @@ class EvaluationSettings(Config):
     """Rows, chosen by hash of id and `eval_subset_seed`; null means all."""
     eval_subset_seed: int = 0
     per_device_eval_batch_size: int | None = neutral(None, ge=1)
+    eval_sample_losses: bool = neutral(False)
+    """Also write the loss of every evaluated row to eval_samples.csv."""
     early_stopping_patience: int | None = Field(None, ge=1)
     """End the stage after this many evaluations without a better `eval_loss`."""
     early_stopping_threshold: float = Field(0.0, ge=0)

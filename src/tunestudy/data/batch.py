@@ -30,6 +30,7 @@ class Batch:
     Padded ("right"): cu_seqlens is None; attention_mask (B, T) bool is False on padding, None where nothing is padded;
     segment_ids (B, T) int64 (-1 on padding) only where a row holds several samples: attention must keep them apart.
     sources (B, T) int64: the source of every position; None when the corpus has one source.
+    samples (B, T) int64: which of the batch's samples, in the order of `shares_of`; None unless asked for.
     """
 
     input_ids: Tensor
@@ -42,6 +43,8 @@ class Batch:
     attention_mask: Tensor | None = None
     segment_ids: Tensor | None = None
     sources: Tensor | None = None
+    samples: Tensor | None = None
+    num_samples: int = 0
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""
@@ -52,9 +55,23 @@ class Batch:
 
 
 def micro_batches(
-    corpus: Corpus, rows: Sequence[Row], *, rank: int, world_size: int, micro_batch: int, layout: Layout
+    corpus: Corpus,
+    rows: Sequence[Row],
+    *,
+    rank: int,
+    world_size: int,
+    micro_batch: int,
+    layout: Layout,
+    mark_samples: bool = False,
 ) -> list[Batch]:
-    """This rank's share of a step, `micro_batch` rows a batch; every rank gets the same number of batches.
+    """This rank's share of a step, `micro_batch` rows a batch; every rank gets the same number of batches."""
+    shares = shares_of(corpus, rows, rank=rank, world_size=world_size, micro_batch=micro_batch)
+    make = {"free": _laid_end_to_end, "right": _padded_right}[layout]
+    return [make(corpus, share, mark_samples) if share else dummy_batch(corpus, layout) for share in shares]
+
+
+def shares_of(corpus: Corpus, rows: Sequence[Row], *, rank: int, world_size: int, micro_batch: int) -> list[list[Row]]:
+    """The rows of each of this rank's batches; none where other ranks have more.
 
     Rows are sorted by length and dealt round, so that ranks get equal work and rows of a padded batch equal lengths.
     A step's gradient is a sum, so this cannot change what is learned beyond rounding.
@@ -64,9 +81,7 @@ def micro_batches(
     mine = [rows[i] for i in by_length[rank::world_size]]
     rows_of_fullest_rank = -(-len(rows) // world_size)
     count = -(-rows_of_fullest_rank // micro_batch)
-    shares = [mine[i * micro_batch : (i + 1) * micro_batch] for i in range(count)]
-    make = {"free": _laid_end_to_end, "right": _padded_right}[layout]
-    return [make(corpus, share) if share else dummy_batch(corpus, layout) for share in shares]
+    return [mine[i * micro_batch : (i + 1) * micro_batch] for i in range(count)]
 
 
 def dummy_batch(corpus: Corpus, layout: Layout) -> Batch:
@@ -97,6 +112,11 @@ class _Flat:
     def num_targets(self) -> int:
         return int(np.count_nonzero(self.targets != IGNORED))
 
+    @property
+    def samples(self) -> NDArray[np.int64]:
+        """(T,) which sample each position is of."""
+        return np.repeat(np.arange(len(self.lengths)), self.lengths)
+
 
 def _flat(corpus: Corpus, rows: Sequence[Row]) -> _Flat:
     samples = np.fromiter((sample for row in rows for sample in row), np.int64)
@@ -111,7 +131,7 @@ def _flat(corpus: Corpus, rows: Sequence[Row]) -> _Flat:
     return _Flat(ids, np.arange(len(ids)) - np.repeat(starts, lengths), targets, sources, lengths)
 
 
-def _laid_end_to_end(corpus: Corpus, rows: Sequence[Row]) -> Batch:
+def _laid_end_to_end(corpus: Corpus, rows: Sequence[Row], mark_samples: bool = False) -> Batch:
     flat = _flat(corpus, rows)
     borders = np.concatenate([[0], np.cumsum(flat.lengths)]).astype(np.int32)
     return Batch(
@@ -122,10 +142,12 @@ def _laid_end_to_end(corpus: Corpus, rows: Sequence[Row]) -> Batch:
         num_targets=flat.num_targets,
         cu_seqlens=torch.from_numpy(borders),
         sources=None if flat.sources is None else torch.from_numpy(flat.sources)[None],
+        samples=torch.from_numpy(flat.samples)[None] if mark_samples else None,
+        num_samples=len(flat.lengths),
     )
 
 
-def _padded_right(corpus: Corpus, rows: Sequence[Row]) -> Batch:
+def _padded_right(corpus: Corpus, rows: Sequence[Row], mark_samples: bool = False) -> Batch:
     flat = _flat(corpus, rows)
     samples_per_row = [len(row) for row in rows]
     row_of_sample = np.repeat(np.arange(len(rows)), samples_per_row)
@@ -151,4 +173,6 @@ def _padded_right(corpus: Corpus, rows: Sequence[Row]) -> Batch:
         attention_mask=spread(np.ones_like(flat.ids), 0).bool() if padded else None,
         segment_ids=None if segment is None else spread(segment, -1),
         sources=None if flat.sources is None else spread(flat.sources, 0),
+        samples=spread(flat.samples, 0) if mark_samples else None,
+        num_samples=len(flat.lengths),
     )

@@ -144,6 +144,11 @@ class JobDir:
         return self.root / "loss_log.csv"
 
     @property
+    def eval_samples(self) -> Path:
+        """Loss of each evaluated row, by step, where it was asked for."""
+        return self.root / "eval_samples.csv"
+
+    @property
     def eval_log(self) -> Path:
         """Every evaluation during training: epoch,step,eval_loss,perplexity,tokens + one column per source."""
         return self.root / "eval_log.csv"

@@ -5,16 +5,30 @@ logits are never gathered. No random number is drawn.
 """
 
 import hashlib
+from dataclasses import dataclass
 
 import torch
 
 from tunestudy.config.stage import EvaluationSettings
-from tunestudy.data.batch import Layout, micro_batches
+from tunestudy.data.batch import Layout, micro_batches, shares_of
 from tunestudy.data.corpus import Corpus
 from tunestudy.train.engines import Engine
 from tunestudy.train.metrics import Sums
 from tunestudy.train.precision import Precision
 from tunestudy.train.world import World
+
+SampleLoss = dict[str, str | float | int | None]
+"""A row of eval_samples.csv without its step."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation found."""
+
+    sums: Sums
+    """Σ NLL and target tokens by source."""
+    samples: list[SampleLoss]
+    """In the order of the subset; empty unless asked for."""
 
 
 class EvaluationSet:
@@ -24,26 +38,53 @@ class EvaluationSet:
         self, corpus: Corpus, settings: EvaluationSettings, world: World, *, micro_batch: int, layout: Layout
     ) -> None:
         self.ids_sha256 = hashlib.sha256("\n".join(sorted(corpus.sample_ids)).encode()).hexdigest()
+        self.corpus = corpus
         self.sources = corpus.sources
+        rows = [(sample,) for sample in range(len(corpus))]
+        size = settings.per_device_eval_batch_size or micro_batch
         self._batches = micro_batches(
             corpus,
-            [(sample,) for sample in range(len(corpus))],
+            rows,
             rank=world.rank,
             world_size=world.size,
-            micro_batch=settings.per_device_eval_batch_size or micro_batch,
+            micro_batch=size,
             layout=layout,
+            mark_samples=settings.eval_sample_losses,
         )
+        self._samples: list[list[int]] = []
+        """Of each batch; empty unless their losses are wanted."""
+        if settings.eval_sample_losses:
+            shares = shares_of(corpus, rows, rank=world.rank, world_size=world.size, micro_batch=size)
+            self._samples = [[sample for (sample,) in share] for share in shares]
 
     @torch.no_grad()
-    def evaluate(self, engine: Engine, precision: Precision, world: World) -> Sums:
-        """Σ NLL and target tokens by source over the whole subset, equal on all ranks. Leaves the model training."""
+    def evaluate(self, engine: Engine, precision: Precision, world: World) -> Evaluated:
+        """Sums over the whole subset, equal on all ranks. Leaves the model training."""
         engine.train(False)
         count = len(self.sources)
         sums = torch.zeros(2, count, dtype=torch.float64, device=world.device)
-        for batch in self._batches:
+        by_sample = torch.zeros(2, len(self.corpus) if self._samples else 0, dtype=torch.float64, device=world.device)
+        for index, batch in enumerate(self._batches):
             with precision.autocast():
                 losses = engine.evaluated(batch.to(world.device), num_sources=count)
             sums += torch.stack([losses.nll_by_source, losses.tokens_by_source.double()]).to(sums.device)
-        nll, targets = world.all_reduce_sum(sums).tolist()
+            if losses.nll_by_sample is not None and losses.tokens_by_sample is not None:
+                found = torch.stack([losses.nll_by_sample, losses.tokens_by_sample.double()])
+                by_sample[:, self._samples[index]] = found.to(by_sample.device)
+        total = world.all_reduce_sum(torch.cat([sums, by_sample], dim=1))
+        nll, targets = total[:, :count].tolist()
         engine.train(True)
-        return Sums(nll=nll, targets=[int(value) for value in targets])
+        whole = Sums(nll=nll, targets=[int(value) for value in targets])
+        return Evaluated(whole, self._rows(*total[:, count:].tolist()) if self._samples else [])
+
+    def _rows(self, nll: list[float], targets: list[float]) -> list[SampleLoss]:
+        corpus = self.corpus
+        return [
+            {
+                "id": corpus.sample_ids[sample],
+                "source": self.sources[corpus.source[sample]],
+                "loss": nll[sample] / targets[sample] if targets[sample] else None,
+                "target_tokens": int(targets[sample]),
+            }
+            for sample in range(len(corpus))
+        ]

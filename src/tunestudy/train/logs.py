@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tunestudy.config.stage import LoggingSettings
+from tunestudy.config.stage import TrainStage
 from tunestudy.records.atomic import point_to, write_json
 from tunestudy.records.layout import JobDir
 from tunestudy.records.tables import TableLog, Value, read_table
@@ -31,6 +31,7 @@ LOSS_COLUMNS = (
 SPARSITY_COLUMNS = ("epoch", "step", "overall")
 EXPERT_COLUMNS = ("epoch", "step", "overall", "idle")
 EVAL_COLUMNS = ("epoch", "step", "eval_loss", "perplexity", "target_tokens")
+SAMPLE_COLUMNS = ("step", "id", "source", "loss", "target_tokens")
 GRADIENT_COLUMNS = ("step", "role", "grad_norm", "grad_max", "param_norm", "update_ratio")
 
 
@@ -40,7 +41,7 @@ class Logs:
     def __init__(
         self,
         folder: JobDir,
-        settings: LoggingSettings,
+        settings: TrainStage,
         *,
         writes: bool,
         keep_through_step: int,
@@ -58,6 +59,8 @@ class Logs:
             return
         self._loss = self._open(folder.loss_log, [*LOSS_COLUMNS, *_source_columns(sources)], keep_through_step)
         self._eval = self._open(folder.eval_log, [*EVAL_COLUMNS, *_source_columns(eval_sources)], keep_through_step)
+        if settings.eval_sample_losses:
+            self._samples = self._open(folder.eval_samples, SAMPLE_COLUMNS, keep_through_step)
         if gated_modules:
             columns = [*SPARSITY_COLUMNS, *gated_modules]
             self._sparsity = self._open(folder.sparsity_log, columns, keep_through_step)
@@ -89,6 +92,11 @@ class Logs:
         if self._writes:
             self._eval.append(row)
             self._to_board("eval", row)
+
+    def samples(self, *, step: int, rows: Sequence[Mapping[str, Value]]) -> None:
+        """Rows of eval_samples.csv; nothing unless losses of samples were asked for."""
+        for row in rows if self._writes else ():
+            self._samples.append({"step": step, **row})
 
     def sparsity(self, *, epoch: float, step: int, gates: GateDrive) -> None:
         """One row of sparsity_log.csv; nothing without gates."""

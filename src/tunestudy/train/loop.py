@@ -211,12 +211,14 @@ def evaluate(run: Run) -> Sums | None:
     began = time.perf_counter()
     evaluation = run.material.evaluation
     with run.world.at(f"the evaluation after step {run.state.step}"):
-        sums = run.task.progress.during(
+        found = run.task.progress.during(
             "evaluate", lambda: evaluation.evaluate(run.learner.engine, run.learner.precision, run.world)
         )
-    run.logs.evaluation(epoch=epoch_of(run), step=run.state.step, sums=sums, sources=evaluation.sources)
+    epoch, step = epoch_of(run), run.state.step
+    run.logs.evaluation(epoch=epoch, step=step, sums=found.sums, sources=evaluation.sources)
+    run.logs.samples(step=step, rows=found.samples)
     run.state.eval_s += time.perf_counter() - began
-    return sums
+    return found.sums
 
 
 def lose_patience(run: Run, evaluated: Sums | None) -> None:

@@ -29,6 +29,9 @@ class LossSums:
     """(S,) fp64, detached; adds up to `nll_sum`."""
     tokens_by_source: Tensor
     """(S,) int64."""
+    nll_by_sample: Tensor | None = None
+    """(samples of the batch,) fp64, detached; None unless the batch marks them."""
+    tokens_by_sample: Tensor | None = None
 
 
 class LossModel(nn.Module):
@@ -54,8 +57,11 @@ class LossModel(nn.Module):
             through = self._fused if self.head.kind == "fused" else self._through_head
             nll_sum, losses_N = through(hidden_ND, targets_N, label_smoothing)
         sources_N = None if batch.sources is None else batch.sources.flatten()[index_N]
-        nll_by_source, tokens_by_source = _by_source(losses_N, sources_N, num_sources)
-        return LossSums(nll_sum, batch.num_targets, nll_by_source, tokens_by_source)
+        by_source = _by_source(losses_N, sources_N, num_sources)
+        if batch.samples is None:
+            return LossSums(nll_sum, batch.num_targets, *by_source)
+        by_sample = _by_source(losses_N, batch.samples.flatten()[index_N], batch.num_samples)
+        return LossSums(nll_sum, batch.num_targets, *by_source, *by_sample)
 
     def _require_apart(self, batch: Batch) -> None:
         """Refuse, once and for all, to train on rows of several samples with a model that would mix them."""

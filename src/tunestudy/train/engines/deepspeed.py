@@ -12,7 +12,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -158,7 +158,7 @@ class _Root(nn.Module):
         """All sums of the last forward pass, `nll_sum` with what hooks put around it."""
         sums, self._sums = self._sums, None
         assert sums is not None, "no forward pass before"
-        return LossSums(nll_sum, sums.target_tokens, sums.nll_by_source, sums.tokens_by_source)
+        return replace(sums, nll_sum=nll_sum)
 
 
 @dataclass(frozen=True)
