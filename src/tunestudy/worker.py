@@ -53,7 +53,7 @@ def run_job(folder: JobDir, stop: StopRequest) -> int:
     from tunestudy.train.world import open_world
 
     job = Job.model_validate(read_json(folder.job_json))
-    with open_world() as world:
+    with open_world(folder.logs) as world:
         if world.rank > 0:
             return train_and_evaluate(job, folder, world, stop)
         with Lease.acquire(folder.lease, on_lost=end_at_once):

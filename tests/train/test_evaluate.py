@@ -130,4 +130,8 @@ def test_a_stage_writes_them_for_every_evaluation(tmp_path: Path) -> None:
         mine = [row for row in rows if row["step"] == evaluation["step"]]
         nll = sum(float(row["loss"]) * int(row["target_tokens"]) for row in mine)
         assert nll / int(evaluation["target_tokens"]) == pytest.approx(float(evaluation["eval_loss"]))
-        assert len({row["id"] for row in mine}) == len(mine) and {row["source"] for row in mine} == {"first@held_out", "second@held_out"}
+        assert len({row["id"] for row in mine}) == len(mine)
+        assert {row["source"] for row in mine} == {
+            "first@held_out",
+            "second@held_out",
+        }

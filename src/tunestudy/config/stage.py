@@ -173,6 +173,7 @@ class LoggingSettings(Config):
     """Also write gradient statistics per role to gradient_log.csv."""
     report_to: tuple[Literal["tensorboard"], ...] = neutral(())
     gpu_sample_s: float = neutral(5.0, gt=0)
+    """Seconds between samples of GPUs (gpu.csv) and, with several ranks, of hosts' networks (logs/network-*.csv)."""
 
 
 PlacementRule = Literal["auto", "balanced", "balanced_low_0", "sequential"]

@@ -121,6 +121,10 @@ class JobDir:
         """Held by the launcher that started the job, from before there is a process to hold `lease`."""
         return self.root / "claim"
 
+    def network_log(self, rank: int) -> Path:
+        """What crossed a host's network, by the rank that sampled it."""
+        return self.logs / f"network-{rank}.csv"
+
     def rank_log(self, rank: int) -> Path:
         return self.logs / f"rank-{rank}.log"
 

@@ -29,6 +29,7 @@ from tunestudy.train.gates import GateDrive
 from tunestudy.train.gpu import GpuSampler
 from tunestudy.train.loop import train
 from tunestudy.train.loss import LossModel
+from tunestudy.train.network import NetworkSampler
 from tunestudy.train.noise import EmbeddingNoise
 from tunestudy.train.precision import Precision
 from tunestudy.train.progress import Progress
@@ -55,7 +56,11 @@ def run_stage(job: Job, folder: JobDir, world: World, stop: StopRequest) -> bool
             publish_base(job, folder, world, progress)
             return True
         task = Task(job=job, settings=job.settings, folder=folder, world=world, stop=stop, progress=progress)
-        with GpuSampler(folder, interval_s=job.settings.gpu_sample_s, enabled=world.rank == 0):
+        first, every = world.size > 1 and world.local_rank == 0, job.settings.gpu_sample_s
+        with (
+            GpuSampler(folder, interval_s=every, enabled=world.rank == 0),
+            NetworkSampler(folder, rank=world.rank, interval_s=every, enabled=first),
+        ):
             return train_and_publish(task)
     except torch.OutOfMemoryError as error:
         raise torch.OutOfMemoryError(_advice(error)) from error

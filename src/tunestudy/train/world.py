@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -95,9 +96,29 @@ class World:
             dist.barrier()
 
 
+def record_collectives(logs: Path) -> None:
+    """Have NCCL's flight recorder keep the last collectives and write them there when one of them times out.
+
+    `torchfrtrace` reads the files `collectives-<rank>`. What the environment says already stays. Older torch reads the
+    second name of each pair.
+    """
+    kept, file = "2000", str(logs / "collectives-")
+    for name, value in {
+        "TORCH_FR_BUFFER_SIZE": kept,
+        "TORCH_NCCL_TRACE_BUFFER_SIZE": kept,
+        "TORCH_FR_DUMP_TEMP_FILE": file,
+        "TORCH_NCCL_DEBUG_INFO_TEMP_FILE": file,
+        "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
 @contextmanager
-def open_world() -> Iterator[World]:
-    """The world that torchrun's environment describes; its process group is closed on the way out."""
+def open_world(logs: Path | None = None) -> Iterator[World]:
+    """The world that torchrun's environment describes; its process group is closed on the way out.
+
+    logs: a folder for what a GPU's flight recorder saw, should ranks wait in vain.
+    """
     size, local_rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     world = World(
         rank=int(os.environ.get("RANK", "0")),
@@ -110,6 +131,8 @@ def open_world() -> Iterator[World]:
         yield world
         return
     on_gpu = world.device.type == "cuda"
+    if on_gpu and logs is not None:
+        record_collectives(logs)
     patience = timedelta(seconds=float(os.environ.get("TUNESTUDY_TIMEOUT_S", TIMEOUT_S)))
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=patience, device_id=world.device if on_gpu else None)
     _OPENED.append(dist.group.WORLD)
