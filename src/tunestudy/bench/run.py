@@ -12,10 +12,12 @@ from tunestudy.bench.metrics.accuracy import accuracy
 from tunestudy.bench.rows import read_rows
 from tunestudy.bench.scorer import Scorer
 from tunestudy.bench.tasks import Row, Scored, task
+from tunestudy.config.engines import slices_weights
 from tunestudy.config.job import Evaluation, Job
 from tunestudy.models.decoder import base_model_of
-from tunestudy.models.load import load_result
+from tunestudy.models.load import LoadedModel, load_result
 from tunestudy.models.placement import place
+from tunestudy.models.slicing import slice_blocks
 from tunestudy.records.atomic import read_json, write_json, write_text
 from tunestudy.records.layout import JobDir
 from tunestudy.records.stop import StopRequest
@@ -29,17 +31,28 @@ def run_benchmarks(job: Job, folder: JobDir, world: "World", stop: StopRequest) 
     missing = [name for name, wanted in job.evaluations.items() if not is_scored(folder, name, wanted)]
     if not missing:
         return True
-    spread = None if job.settings is None else job.settings.device_map
-    loaded = load_result(folder, world.device if spread is None else "cpu")
-    if spread is not None:
-        place(base_model_of(loaded.model), spread)
-    if job.settings is not None and job.settings.adapter is not None:
-        go_on(loaded.model, job.settings.adapter)
+    loaded, sliced = load_to_score(job, folder, world)
     for name in missing:
         if world.any(bool(stop)):
             return False
-        score(name, job, folder, world, loaded.model, loaded.tokenizer)
+        score(name, job, folder, world, loaded, sliced=sliced)
     return True
+
+
+def load_to_score(job: Job, folder: JobDir, world: "World") -> tuple[LoadedModel, bool]:
+    """The job's model, where it can answer, and whether ranks hold slices of it."""
+    settings = job.settings
+    if settings is None:
+        return load_result(folder, world.device), False
+    sliced = world.size > 1 and slices_weights(settings)
+    loaded = load_result(folder, "cpu" if sliced or settings.device_map is not None else world.device)
+    if settings.device_map is not None:
+        place(base_model_of(loaded.model), settings.device_map)
+    if settings.adapter is not None:
+        go_on(loaded.model, settings.adapter)
+    if sliced:
+        slice_blocks(loaded.model, world.size, world.device)
+    return loaded, sliced
 
 
 def is_scored(folder: JobDir, name: str, wanted: Evaluation) -> bool:
@@ -47,15 +60,19 @@ def is_scored(folder: JobDir, name: str, wanted: Evaluation) -> bool:
     return bool((read_json(folder.eval_json(name)) or {}).get("fingerprint") == wanted.fingerprint)
 
 
-def score(name: str, job: Job, folder: JobDir, world: "World", model: Any, tokenizer: Any) -> None:
-    """Run one benchmark on all ranks and let rank 0 write predictions first, the score last."""
+def score(name: str, job: Job, folder: JobDir, world: "World", loaded: LoadedModel, *, sliced: bool) -> None:
+    """Run one benchmark on all ranks and let rank 0 write predictions first, the score last.
+
+    Ranks share the rows; those that hold slices of the model ask it the same questions together.
+    """
     started = time.time()
     wanted = job.evaluations[name]
     kind = task(wanted.benchmark.type)
-    rows = read_rows(name, wanted.benchmark, job, folder, tokenizer)
-    scorer = Scorer(model, tokenizer, batch_size=wanted.benchmark.batch_size, device=world.device)
-    mine = kind.score(scorer, share(rows, wanted.benchmark.batch_size, world.rank, world.size), wanted.benchmark)
-    scored = [row for part in world.gather_objects(mine) for row in part]
+    rows = read_rows(name, wanted.benchmark, job, folder, loaded.tokenizer)
+    size = wanted.benchmark.batch_size
+    scorer = Scorer(loaded.model, loaded.tokenizer, batch_size=size, device=world.device, sliced=sliced)
+    mine = kind.score(scorer, rows if sliced else share(rows, size, world.rank, world.size), wanted.benchmark)
+    scored = mine if sliced else [row for part in world.gather_objects(mine) for row in part]
     if world.rank > 0:
         return
     scored.sort(key=lambda row: row.id)

@@ -16,13 +16,16 @@ Ids = tuple[int, ...]
 class Scorer:
     """A model and its tokenizer, in evaluation mode, with a batch size."""
 
-    def __init__(self, model: Any, tokenizer: Any, *, batch_size: int, device: torch.device) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, *, batch_size: int, device: torch.device, sliced: bool = False
+    ) -> None:
+        """sliced: ranks hold slices of the model and make the same calls together."""
         self._model = model.eval()
         self._tokenizer = tokenizer
         self._batch_size = batch_size
         self._device = device
+        self._sliced = sliced
 
-    @torch.inference_mode()
     def generate(self, prompts: Sequence[Ids], *, max_new_tokens: int) -> list[str]:
         """Greedy continuation of every prompt, decoded without special tokens."""
 
@@ -35,13 +38,13 @@ class Scorer:
                 do_sample=False,
                 num_beams=1,
                 pad_token_id=self._pad_id,
+                synced_gpus=self._sliced,
             )
             texts: list[str] = self._tokenizer.batch_decode(out_BT[:, ids_BT.shape[1] :], skip_special_tokens=True)
             return texts
 
         return self._by_length(prompts, len, continue_batch)
 
-    @torch.inference_mode()
     def log_probabilities(self, asked: Sequence[tuple[Ids, str]]) -> list[tuple[float, int]]:
         """For every (prompt, answer): the answer's summed log-probability and its number of tokens."""
         encoded = [(prompt, tuple(self._tokenizer(text, add_special_tokens=False).input_ids)) for prompt, text in asked]
@@ -85,5 +88,8 @@ class Scorer:
         results: dict[int, T] = {}
         for start in range(0, len(order), self._batch_size):
             indices = order[start : start + self._batch_size]
-            results.update(zip(indices, run([items[i] for i in indices]), strict=True))
+            with (
+                torch.no_grad() if self._sliced else torch.inference_mode()
+            ):  # slices are gathered into ordinary tensors
+                results.update(zip(indices, run([items[i] for i in indices]), strict=True))
         return [results[i] for i in range(len(items))]

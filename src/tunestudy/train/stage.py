@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from tunestudy.adapters.attach import attach, go_on
-from tunestudy.config.deepspeed import zero_stage
+from tunestudy.config.engines import slices_weights
 from tunestudy.config.errors import StudyError, at
 from tunestudy.config.job import Job
 from tunestudy.config.schedules import schedule_of
@@ -104,11 +104,7 @@ def loading_device(task: Task) -> torch.device:
 
     In host memory they are pages of the file, which the ranks of a host share; a page nobody touches costs nothing.
     """
-    settings = task.settings
-    sliced = (settings.engine == "fsdp2" and settings.fsdp2.shard == "all") or (
-        settings.engine == "deepspeed" and zero_stage(settings.deepspeed) == 3
-    )
-    later = (sliced and task.world.size > 1) or settings.device_map is not None
+    later = (slices_weights(task.settings) and task.world.size > 1) or task.settings.device_map is not None
     return torch.device("cpu") if later else task.world.device
 
 
