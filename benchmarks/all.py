@@ -29,6 +29,7 @@ SECTIONS = {
     "adapters": ("Cost of the adapters against PEFT's LoRA", [["adapters.py"]]),
     "pruning": ("Accuracy of a pruned adapter", [["pruning.py"]]),
     "distributed": ("A model in slices over ranks", [["distributed.py"]]),
+    "engines": ("Engines against one rank", [["engines.py"]]),
     "slow_network": ("Two hosts on a slow line", [["slow_network.py"]]),
     "gradients": ("Gradient equality", [["gradient_equality.py"]]),
     "kills": ("Exact resume after SIGKILL", [["kills.py"]]),
