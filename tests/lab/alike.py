@@ -12,7 +12,12 @@ CASES: dict[str, dict[str, Any]] = {
     "full fine-tuning, accumulation, gradient statistics": {"per_device_train_batch_size": 2, "log_gradients": True},
     "adapter whose slices are uneven": {"adapter": {**ADAPTER, "lora_r": 3}, "per_device_train_batch_size": 2},
     "an adapter that starts at the weights' own factors": {"adapter": {**ADAPTER, "init_lora_weights": "pissa"}},
-    "only gradients in slices": {"adapter": ADAPTER, "fsdp2": {"shard": "gradients", "prefetch": 2}},
+    "few modules, only gradients in slices, stochastic gradient descent": {
+        "adapter": {**ADAPTER, "target_modules": ["q_proj", "v_proj"]},
+        "fsdp2": {"shard": "gradients", "prefetch": 2},
+        "optim": "sgd",
+        "learning_rate": 0.05,
+    },
     "direction, recomputed activations": {
         "adapter": {**ADAPTER, "type": "dora"},
         "activation_checkpointing": True,
@@ -40,11 +45,6 @@ CASES: dict[str, dict[str, Any]] = {
     "fused experts with an adapter": {
         "model": moe_model(),
         "adapter": {**ADAPTER, "target_modules": ["q_proj", "o_proj"], "target_parameters": ["experts.down_proj"]},
-    },
-    "few modules, stochastic gradient descent": {
-        "adapter": {**ADAPTER, "target_modules": ["q_proj", "v_proj"]},
-        "optim": "sgd",
-        "learning_rate": 0.05,
     },
 }
 

@@ -22,7 +22,8 @@ COLLECTIVES = (
     "all_gather_object",
     "all_gather_into_tensor",
     "reduce_scatter_tensor",
-    "gather",
+    "irecv",
+    "send",
     "barrier",
 )
 

@@ -55,10 +55,9 @@ def training(lab: LabHosts, folder: Path, **settings: Any) -> "subprocess.Popen[
 
 @pytest.mark.slow
 @pytest.mark.lab
-@pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
-def test_two_hosts_train_one_job_and_it_goes_on_after_a_stop(lab: LabHosts, tmp_path: Path, engine: str) -> None:
+def test_two_hosts_train_one_job_and_it_goes_on_after_a_stop(lab: LabHosts, tmp_path: Path) -> None:
     folder = tmp_path / "work"
-    process = training(lab, folder, steps=150, engine=engine)
+    process = training(lab, folder, steps=150, engine="fsdp2")
     assert lab.processes(1, "tunestudy.worker") and lab.processes(2, "tunestudy.worker")
     stopped = tunestudy(lab, folder, "stop", "study.yaml").communicate(timeout=120)[0]
     assert "interrupted" in process.communicate(timeout=120)[0], stopped
@@ -161,11 +160,15 @@ def test_ranks_end_when_their_launcher_is_killed(lab: LabHosts, tmp_path: Path) 
 
 @pytest.mark.slow
 @pytest.mark.lab
-def test_the_first_host_ends_its_ranks_when_the_other_loses_power(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lost", ["power", "network"])
+def test_the_first_host_ends_its_ranks_when_the_other_is_lost(tmp_path: Path, lost: str) -> None:
+    """One that lost the network ends its ranks, too: nobody could stop them from outside."""
     with lab_hosts(tmp_path / "net", 2) as lab:
         process = training(lab, tmp_path / "work", steps=100000)
-        lab.power_off(2)
+        lab.power_off(2) if lost == "power" else lab.cut_off(2)
         wait_until_gone(lab, 1, 30)
+        if lost == "network":
+            wait_until_gone(lab, 2, 60)
         output = process.communicate(timeout=60)[0]
         assert process.returncode == Exit.JOBS_FAILED
         assert "host h2 failed: the connection ended" in output, output

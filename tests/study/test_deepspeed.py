@@ -29,11 +29,11 @@ AGREEING = {
     "fp16.enabled": False,
     "optimizer.type": "AdamW",
     "optimizer.params.lr": 1e-3,
-    "optimizer.params.betas": (0.9, 0.95),
+    "optimizer.params.betas": [0.9, 0.95],
     "optimizer.params.eps": 1e-8,
     "optimizer.params.weight_decay": 0,
 }
-OTHERS = {"optimizer.type": "Lion", "optimizer.params.betas": (0.9, 0.98), "bf16.enabled": True, "fp16.enabled": True}
+OTHERS = {"optimizer.type": "Lion", "optimizer.params.betas": [0.9, 0.98], "bf16.enabled": True, "fp16.enabled": True}
 
 
 def section(name: str, value: Any) -> dict[str, Any]:
@@ -112,6 +112,13 @@ seeds: [0]
 """
 
 
+def test_a_model_in_float16_needs_a_scaler(tmp_path: Path) -> None:
+    text = STUDY.replace("  architecture: qwen3", "  architecture: qwen3\n  dtype: float16")
+    (tmp_path / "zero.yaml").write_text(text.replace("SETTINGS", "engine: deepspeed"))
+    with pytest.raises(StudyError, match="loss scaler"):
+        load_study(tmp_path / "zero.yaml")
+
+
 def load(tmp_path: Path, settings: str) -> TrainStage:
     (tmp_path / "zero.yaml").write_text(STUDY.replace("SETTINGS", settings))
     return load_study(tmp_path / "zero.yaml").study.variants["v"].stages["a"]
@@ -142,6 +149,7 @@ def test_a_file_of_hugging_faces_kind(tmp_path: Path) -> None:
         ("engine: deepspeed, deepspeed: {zero_optimisation: {stage: 2}}", "did you mean zero_optimization.stage"),
         ("engine: deepspeed, deepspeed: {train_batch_size: 64}", "contradicts effective_batch_size of the study, 8"),
         ("engine: deepspeed, deepspeed: {gradient_accumulation_steps: 3}", "contradicts gradient_accumulation_steps"),
+        ("engine: deepspeed, deepspeed: {zero_optimization: true}", "must be a mapping of keys"),
         ("engine: deepspeed, fp16: true", "use bf16"),
         ("engine: deepspeed, optim: adamw_8bit", "cannot work on slices"),
         (

@@ -34,12 +34,14 @@ def test_slices_learn_as_the_whole_does(tmp_path: Path, case: str) -> None:
 
 
 def test_three_ranks_some_of_which_hold_nothing(tmp_path: Path) -> None:
-    settings = {"adapter": ADAPTER, "effective_batch_size": 6, "per_device_train_batch_size": 2}
+    settings = {"adapter": ADAPTER, "effective_batch_size": 6, "per_device_train_batch_size": 2, "gpu_sample_s": 0.2}
     one, three = make_job(tmp_path, "one", **settings), make_job(tmp_path, "three", engine="fsdp2", **settings)
     assert run(one)
     assert start(three, ranks=3).wait(timeout=300) == 0
     equal_logs(one, three)
     equal_models(one, three)
+    assert [path.name for path in three.logs.glob("network-*")] == ["network-0.csv"]
+    assert {row["interface"] for row in read_table(three.network_log(0))} >= {"lo"}
 
 
 def test_another_number_of_ranks_goes_on_from_the_checkpoint(tmp_path: Path) -> None:

@@ -106,7 +106,9 @@ def test_wherever_ranks_wait_in_training_their_absence_would_be_noticed(tmp_path
     subprocess.run(command, env=ENVIRONMENT, check=True, timeout=300)
     for rank in (0, 1):
         seen = json.loads((tmp_path / f"{rank}.json").read_text())
-        assert {"all_reduce in all_reduce_sum", "gather in take"} <= set(seen["watched"])
+        assert "all_reduce in all_reduce_sum" in seen["watched"]
+        slices = "irecv in " if rank == 0 else "send in "
+        assert any(place.startswith(slices) for place in seen["watched"])
         assert seen["unwatched"] == {}
 
 

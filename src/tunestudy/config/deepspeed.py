@@ -46,6 +46,9 @@ class Key:
 def mistakes(section: Mapping[str, Any], stage: TrainStage) -> Iterator[str]:
     """Everything wrong with a `deepspeed` section, by key."""
     flat = dict(flattened(section))
+    if not isinstance(section.get("zero_optimization", {}), Mapping):
+        yield "zero_optimization: must be a mapping of keys"
+        return
     for name, value in flat.items():
         key = KEYS.get(name)
         if key is None:
@@ -58,7 +61,7 @@ def mistakes(section: Mapping[str, Any], stage: TrainStage) -> Iterator[str]:
             yield f"{name}: {wrong}"
         elif value != AUTO and key.kind == "held against the study":
             field, expected = _of_study(name, stage)
-            if value != expected:
+            if (tuple(value) if isinstance(value, list) else value) != expected:
                 yield f"{name}: {value} contradicts {field} of the study, {expected}"
     if "zero_optimization" in section and flat.get("zero_optimization.stage", AUTO) == AUTO:
         yield "zero_optimization.stage: give 1, 2 or 3"
@@ -90,7 +93,9 @@ def passed_on(section: Mapping[str, Any]) -> Section:
 
 def zero_stage(section: Mapping[str, Any]) -> int:
     """1 (optimiser's state cut), 2 (gradients too) or 3 (weights too)."""
-    return int(section.get("zero_optimization", {}).get("stage", DEFAULT_STAGE))
+    zero = section.get("zero_optimization")
+    stage = zero.get("stage") if isinstance(zero, Mapping) else None
+    return stage if stage in (1, 2, 3) else DEFAULT_STAGE
 
 
 def _is_off(value: object) -> bool:
@@ -149,6 +154,7 @@ _OF_ZERO: tuple[tuple[str, Values, str], ...] = (
     ("stage3_max_reuse_distance", NUMBER, "stage 3: keep what is used again within as many numbers"),
     ("stage3_use_all_reduce_for_fetch_params", bool, "stage 3: gather by all-reduce"),
     ("stage3_allgather_sequential", bool, "stage 3: gather one tensor at a time"),
+    ("memory_efficient_linear", bool, "stage 3: DeepSpeed's own linear product, which saves activations"),
     ("zero_hpz_partition_size", int, "stage 3: ranks of a host that hold a second cut of the weights"),
     ("offload_optimizer.device", ("cpu", "none"), "the optimiser's state in the host's memory"),
     ("offload_optimizer.pin_memory", bool, "in memory that the GPU reads directly"),
@@ -159,8 +165,6 @@ _OF_ZERO: tuple[tuple[str, Values, str], ...] = (
 )
 _OF_DEEPSPEED: tuple[tuple[str, Values, str], ...] = (
     ("communication_data_type", ("fp32",), "in which gradients travel: less would change the result"),
-    ("prescale_gradients", bool, "divide gradients by ranks before adding them up"),
-    ("gradient_predivide_factor", NUMBER, "by what to divide before, with prescale_gradients"),
     ("disable_python_gc", bool, "no garbage collection while a step runs"),
     ("dump_state", bool, "print DeepSpeed's state at the start"),
     ("steps_per_print", int, "steps between DeepSpeed's own lines"),
@@ -179,7 +183,7 @@ _OF_THE_STUDY: tuple[tuple[str, Values, str], ...] = (
     ("fp16.enabled", bool, "`fp16`, which this engine refuses"),
     ("optimizer.type", str, "`optim`: AdamW or SGD"),
     ("optimizer.params.lr", NUMBER, "`learning_rate`"),
-    ("optimizer.params.betas", tuple, "`adam_beta1`, `adam_beta2`"),
+    ("optimizer.params.betas", list | tuple, "`adam_beta1`, `adam_beta2`"),
     ("optimizer.params.eps", NUMBER, "`adam_epsilon`"),
     ("optimizer.params.weight_decay", NUMBER, "`weight_decay`"),
 )
@@ -210,7 +214,6 @@ WITHOUT_EFFECT = {
     "vocabulary_size": "only warns about alignment",
     "zero_allow_untested_optimizer": "always on: torch's AdamW and SGD are tested here",
     "zero_force_ds_cpu_optimizer": "always off: the optimiser is torch's on every device",
-    "zero_optimization.memory_efficient_linear": "is for models that DeepSpeed itself builds",
     "zero_optimization.offload_optimizer.buffer_count": "is for NVMe",
     "zero_optimization.offload_optimizer.fast_init": "is for NVMe",
     "zero_optimization.offload_optimizer.pipeline_read": "is for NVMe",
@@ -253,6 +256,8 @@ REFUSED = {
     "optimizer.params.adam_w_mode": "the optimiser is torch's",
     "optimizer.params.torch_adam": "the optimiser is torch's",
     "pipeline": "cuts the model into stages that must be written for it",
+    "prescale_gradients": "DeepSpeed scatters gradients, and then does not scale them before",
+    "gradient_predivide_factor": "DeepSpeed scatters gradients, and then does not scale them before",
     "progressive_layer_drop": f"leaves layers out at random; {_GONE}",
     "quantize_training": _QUANTISED,
     "scheduler": "learning rates are the study's: lr_scheduler_type, warmup_steps; DeepSpeed's warm-up is logarithmic",

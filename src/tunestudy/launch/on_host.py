@@ -1,7 +1,8 @@
 """One host's part of a job that is spread over several: torchrun, for as long as the connection holds.
 
-The first line of stdin says what to start, a later one asks to stop. The end of stdin means that the launcher is gone,
-or does not want this any more: every process is killed, whatever it is doing.
+The first line of stdin says what to start, a later one asks to stop, the others are signs of life. The end of stdin, or
+its silence, means that the launcher is gone, cut off, or does not want this any more: every process is killed, whatever
+it is doing.
 """
 
 import json
@@ -19,6 +20,10 @@ from tunestudy.launch.torchrun import ask_to_stop, torchrun_on
 from tunestudy.records.layout import JobDir
 
 POLL_S = 0.2
+BEAT_S = 5.0
+"""Between signs of life from the launcher."""
+SILENCE_S = 40.0
+"""Without any, the network is taken to be cut: nobody could stop these ranks, or would ever hear from them."""
 
 
 def main() -> int:
@@ -39,21 +44,38 @@ def main() -> int:
         start_new_session=True,
     )
     kept = Family(process.pid)
-    threading.Thread(target=listen, args=(process, kept), daemon=True).start()
+    launcher = Launcher(process.pid, kept)
     while process.poll() is None:
         kept.look()
+        if launcher.silent_s > SILENCE_S:
+            print(f"ended: nothing was heard from the launcher for {SILENCE_S:.0f} s", file=sys.stderr, flush=True)
+            kept.kill()
         time.sleep(POLL_S)
     kept.kill()  # ranks that outlived a torchrun that was killed
     return process.returncode if process.returncode >= 0 else 128 - process.returncode
 
 
-def listen(process: "subprocess.Popen[bytes]", kept: "Family") -> None:
-    """Pass on a wish to stop; kill everything when nobody is there any more."""
-    for line in sys.stdin:
-        if line.strip() and json.loads(line).get("stop"):
-            ask_to_stop(process.pid)
-    kept.look()
-    kept.kill()
+class Launcher:
+    """The other end of stdin: its wish to stop is passed on; when it is gone, everything is killed."""
+
+    def __init__(self, torchrun: int, kept: "Family") -> None:
+        self._torchrun = torchrun
+        self._kept = kept
+        self._heard = time.monotonic()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since its last word."""
+        return time.monotonic() - self._heard
+
+    def _listen(self) -> None:
+        for line in sys.stdin:
+            self._heard = time.monotonic()
+            if line.strip() and json.loads(line).get("stop"):
+                ask_to_stop(self._torchrun)
+        self._kept.look()
+        self._kept.kill()
 
 
 class Family:

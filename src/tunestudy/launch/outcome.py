@@ -69,8 +69,8 @@ def read_outcome(
     tail = _tail(folder.launch_log, log_start[0])
     killed_by = _fatal_signal(exit_code, tail)
     step = failure.get("step") if failure.get("step") is not None else progress.get("step")
+    lost = _LOST_HOST.search(tail)
     if failure and (failure["kind"] == "user" or killed_by is None):
-        lost = _LOST_HOST.search(tail)
         message = f"{lost[0]}; rank {failure['rank']} then said: " if lost else ""
         if failure["kind"] == "user" and failure.get("where"):
             message += f"{failure['where']}: "
@@ -84,6 +84,8 @@ def read_outcome(
         if failure:
             message += f"; rank {failure['rank']} then said: {failure['message']}"
         return Outcome(kind=kind, message=message, signal=killed_by, exit_code=exit_code, step=step)
+    if lost:  # the ranks were ended while they waited for it
+        return Outcome(kind="error", message=lost[0], exit_code=exit_code, step=step)
     words = _tail(folder.rank_log(0), log_start[1]) or tail
     last = next((line.strip() for line in reversed(words.splitlines()) if line.strip()), "it printed nothing")
     return Outcome(

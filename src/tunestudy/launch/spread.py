@@ -3,8 +3,8 @@
     python -m tunestudy.launch.spread FOLDER ADDRESS PORT MODULE LAUNCHER HOST:SLOTS …
 
 This process stands where torchrun stands on one host. SIGTERM asks all ranks to save and leave. When one host fails, or
-this process goes, the others are ended: a host kills its ranks when the connection closes. Lines of a host's output
-begin with its name. Exit code: 0, or the first failing host's, 255 where ssh could not reach it.
+this process goes, the others are ended: a host kills its ranks when the connection closes or is silent. Lines of a
+host's output begin with its name. Exit code: 0, or the first failing host's, 255 where ssh could not reach it.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tunestudy.config.study import Resources
+from tunestudy.launch.on_host import BEAT_S
 from tunestudy.launch.torchrun import Command, torchrun_command
 from tunestudy.preflight.hosts import hosts_of, on_host
 from tunestudy.records.layout import JobDir
@@ -92,6 +93,11 @@ class HostEnd:
         """Let the host's ranks save and leave."""
         self._say({"stop": True})
 
+    def give_a_sign(self) -> None:
+        """Tell the host that its launcher lives."""
+        if self.poll() is None:
+            self._say({"alive": True})
+
     def close(self) -> None:
         """End the host's ranks if any are left, and pass on its last words."""
         stdin: IO[bytes] | None = self._process.stdin
@@ -120,13 +126,17 @@ class HostEnd:
 
 def watch(ends: Sequence[HostEnd], stop: StopRequest) -> int:
     """Until all hosts are through; the first failure's exit code, after the others had time to see it, too."""
-    told = False
+    told, beat = False, time.monotonic()
     failed: tuple[float, int] | None = None
     while any(end.poll() is None for end in ends):
         if stop and not told:
             told = True
             for end in ends:
                 end.ask_to_stop()
+        if time.monotonic() - beat > BEAT_S:
+            beat = time.monotonic()
+            for end in ends:
+                end.give_a_sign()
         wrong = next((end for end in ends if end.poll()), None)
         if wrong is not None and failed is None:
             failed = time.monotonic(), wrong.poll() or UNREACHED

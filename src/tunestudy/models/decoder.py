@@ -41,10 +41,10 @@ def base_model_of(model: nn.Module) -> Any:
 
 
 def last_hidden_states(model: nn.Module, batch: Batch) -> Tensor:
-    """(B, T, D): what the head would get. Logits are not formed."""
+    """(B, T, D), on the batch's device: what the head would get. Logits are not formed."""
     base = base_model_of(model)
     output: Tensor = base.base_model(**forward_arguments(base, batch)).last_hidden_state
-    return output
+    return output.to(batch.input_ids.device)
 
 
 def forward_arguments(base: Any, batch: Batch) -> dict[str, Any]:

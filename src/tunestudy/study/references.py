@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tunestudy.config.data import FileDataset, MixturePart
 from tunestudy.config.errors import Place, StudyError
-from tunestudy.config.stage import TrainStage
+from tunestudy.config.stage import SLICING, TrainStage
 from tunestudy.config.study import Study
 from tunestudy.study.adapter_options import adapter_mistakes, model_sizes
 from tunestudy.study.deepspeed import deepspeed_mistakes
@@ -35,19 +35,26 @@ def reference_mistakes(study: Study, locate: Locate, folder: Path) -> Iterator[S
                 checked.add(id(stage))
                 path = ("variants", variant_name, "stages", stage_name)
                 yield from _stage(study, locate, stage, path)
-                if stage.engine == "single" and study.resources.ranks > 1:
-                    message = f"single is one rank, and resources.ranks is {study.resources.ranks}"
-                    yield StudyError(locate((*path, "engine")), message)
-                if stage.device_map is not None and (
-                    study.resources.ranks > 1 or stage.engine not in ("auto", "single")
-                ):
-                    message = "spreads the model of a single rank; set resources.ranks: 1 and engine: single"
-                    yield StudyError(locate((*path, "device_map")), message)
+                for key, message in _engine_mistakes(study, stage):
+                    yield StudyError(locate((*path, key)), message)
                 used = engine if stage.engine == "auto" or engine == "single" else stage.engine
                 for inner, message in (*adapter_mistakes(stage, sizes, engine=used), *deepspeed_mistakes(stage)):
                     yield StudyError(locate((*path, *inner)), message)
     yield from _seeds(study, locate)
     yield from _report(study, locate)
+
+
+def _engine_mistakes(study: Study, stage: TrainStage) -> Iterator[tuple[str, str]]:
+    """An engine that cannot share what the study has between as many ranks, at its key."""
+    ranks = study.resources.ranks
+    if stage.engine == "single" and ranks > 1:
+        yield "engine", f"single is one rank, and resources.ranks is {ranks}"
+    if stage.device_map is not None and (ranks > 1 or stage.engine not in ("auto", "single")):
+        message = "spreads the model of a single rank; set resources.ranks: 1 and engine: single"
+        yield "device_map", message
+    if study.model.dtype == "float16" and not stage.bf16 and stage.engine in SLICING and ranks > 1:
+        why = "a model in float16 needs a loss scaler, which does not see other ranks' slices"
+        yield "engine", f"{why} under {stage.engine}; set bf16: true, or dtype: bfloat16 of the model"
 
 
 def _names(study: Study, locate: Locate) -> Iterator[StudyError]:

@@ -91,9 +91,12 @@ class GateDrive:
         return sum(self._shut(gated) * gated.params_per_rank for gated in self.gates.values())
 
     def _groups(self) -> Iterator[tuple[dict[str, Any], dict[str, Gated]]]:
-        """The optimiser's groups of gates as they are now: loading its state replaces them."""
+        """The optimiser's groups of gates as they are now: loading its state replaces them.
+
+        Under DeepSpeed's stage 3 other groups are empty between steps.
+        """
         for group in self._optimizer.param_groups:
-            if id(group["params"][0]) in self._grouped:
+            if group["params"] and id(group["params"][0]) in self._grouped:
                 yield group, self._grouped[id(group["params"][0])]
 
     def _shut(self, gated: Gated) -> int:

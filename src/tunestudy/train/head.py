@@ -46,7 +46,7 @@ def check_head(model: nn.Module) -> Head:
         expected = base(**forward_arguments(base, batch)).logits
         if module is None:
             return Head("full", f"{type(base).__name__} names no head", expected.shape[-1])
-        plain = module(last_hidden_states(base, batch))
+        plain = module(last_hidden_states(base, batch)).to(expected.device)
     for scale, softcap in _known_finishes(base.config.get_text_config()):
         head = Head("chunked", None, expected.shape[-1], scale, softcap)
         if plain.shape == expected.shape and nearly_equal(head.finish(plain.float()), expected):

@@ -65,8 +65,11 @@ class LossModel(nn.Module):
 
     def _require_apart(self, batch: Batch) -> None:
         """Refuse, once and for all, to train on rows of several samples with a model that would mix them."""
-        if self._proven_apart or (batch.cu_seqlens is None and batch.segment_ids is None):
-            return
+        if not self._proven_apart and (batch.cu_seqlens is not None or batch.segment_ids is not None):
+            self.prove_apart()
+
+    def prove_apart(self) -> None:
+        """Run a few tokens to see that samples in a row do not see each other; StudyError where they do."""
         leak = samples_leak(self.model)
         if leak is not None:
             raise StudyError(at("packing"), f"{leak}; train without packing, with padding: right")

@@ -10,6 +10,7 @@ import re
 import sys
 import time
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch.distributed as dist
 
@@ -18,6 +19,8 @@ from tunestudy.records.host import host_name
 _NETWORK = re.compile(r"gloo|NCCL|TCPStore|Connection (?:reset|closed)|Broken pipe|[Tt]imed out|timeout")
 
 
+HOWEVER_LONG = timedelta(days=2)
+"""Rank 0 may still write: torchrun ends the others should it die."""
 GRACE_S = 4
 """How long a rank that lost the others waits for them to notice the same."""
 
@@ -58,10 +61,10 @@ class RollCall:
         """
         everyone = range(self.size)
         self._store.set(f"tunestudy/done/{self.rank}", "1")
-        self._store.wait([f"tunestudy/done/{rank}" for rank in everyone])
+        self._store.wait([f"tunestudy/done/{rank}" for rank in everyone], HOWEVER_LONG)
         self._store.set(f"tunestudy/gone/{self.rank}", "1")
         if self.rank == 0:
-            self._store.wait([f"tunestudy/gone/{rank}" for rank in everyone])
+            self._store.wait([f"tunestudy/gone/{rank}" for rank in everyone], HOWEVER_LONG)
 
     def explain(self, error: RuntimeError) -> RuntimeError:
         """The error with the missing ranks' names, where it is one of the network and the store can still be asked."""

@@ -111,3 +111,4 @@ class Run:
             self.saver.close()
         finally:
             self.logs.close()
+            self.learner.engine.close()

@@ -95,7 +95,7 @@ def load_placed(task: Task) -> LoadedModel:
     """What the stage starts from, its parts where `device_map` wants them."""
     loaded = load_start(task.job, task.folder, loading_device(task))
     if task.settings.device_map is not None:
-        place(loaded.model, task.settings.device_map)
+        place(base_model_of(loaded.model), task.settings.device_map)
     return loaded
 
 
@@ -194,6 +194,8 @@ def make_learner(task: Task, model: Any, total_steps: int) -> Learner:
         raise StudyError(at(f"stages.{job.stage}.train"), "nothing is trainable: name a role, or give an adapter")
     require_alike(model, task.world)
     loss_model = LossModel(model)
+    if settings.packing:
+        loss_model.prove_apart()  # now: once the model is in slices, ranks must make the same calls
     if settings.torch_compile:
         for block in blocks_of(model):
             block.compile(dynamic=True)

@@ -74,6 +74,9 @@ class Engine(ABC):
     def finish(self) -> None:  # noqa: B027 - nothing to give back
         """After the last step: give the model back what was taken out of it."""
 
+    def close(self) -> None:  # noqa: B027 - nothing is held
+        """Let go of what would outlive the run."""
+
 
 def open_engine(loss_model: LossModel, world: World, settings: EngineSettings = AUTO) -> Engine:
     """The engine that the settings name; one rank alone shares with nobody: `single`."""

@@ -10,6 +10,7 @@ import importlib.util
 import math
 import os
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -54,7 +55,7 @@ class DeepSpeedEngine(Engine):
         self._put_gates_back: list[Callable[[], None]] = []
 
     def optimizer(self, trainables: Sequence[Trainable], settings: OptimiserSettings) -> torch.optim.Optimizer:
-        deepspeed = import_deepspeed(self._section.get("log_level", "error"))
+        deepspeed = import_deepspeed(passed_on(self._section).get("log_level", "error"))
         gates = [trainable for trainable in trainables if trainable.is_gate]
         others = [trainable for trainable in trainables if not trainable.is_gate]
         for trainable in others:
@@ -64,11 +65,13 @@ class DeepSpeedEngine(Engine):
                 vars(block)["_z3_leaf"] = True  # what deepspeed.utils.set_z3_leaf_modules sets, by class only
             let_inputs_have_gradients(self._loss_model.model)
         self._put_gates_back = take_out_gates(self._root, [gate.parameter for gate in gates])
-        self._engine, inner, _, _ = deepspeed.initialize(
-            model=self._root,
-            optimizer=make_optimizer(others, settings),
-            config=config_of(self._section),
-            dist_init_required=False,
+        config, inner = config_of(self._section), make_optimizer(others, settings)
+        if self._stage == 3:  # cut one at a time: left to `initialize`, the whole model would be moved before
+            deepspeed.zero.Init(module=self._root, config_dict_or_path=config)
+            for buffer in self._root.buffers():
+                buffer.data = buffer.data.to(self._world.device)
+        self._engine, zero, _, _ = deepspeed.initialize(
+            model=self._root, optimizer=inner, config=config, dist_init_required=False
         )
         for gate in gates:
             gate.parameter.data = gate.parameter.data.to(self._world.device)
@@ -76,14 +79,16 @@ class DeepSpeedEngine(Engine):
             for parameter in outside_of_blocks(self._loss_model.model):
                 deepspeed.zero.register_external_parameter(self._root, parameter)
         self._gates = GatesOfAllRanks(self._world, [gate.parameter for gate in gates])
-        self._zero = ZeroOptimizer(self._engine, inner, others, make_optimizer(gates, settings) if gates else None)
+        self._zero = ZeroOptimizer(self._engine, zero, others, make_optimizer(gates, settings) if gates else None)
         return self._zero
 
     def losses(self, batch: Batch, *, label_smoothing: float, num_sources: int) -> LossSums:
+        self._root.take_over_autocast(self._world.device.type)  # DeepSpeed's forward switches it off
         nll_sum = self._engine(batch, label_smoothing=label_smoothing, num_sources=num_sources)
         return self._root.with_gradient(nll_sum)
 
     def evaluated(self, batch: Batch, *, num_sources: int) -> LossSums:
+        self._root.take_over_autocast(self._world.device.type)
         return self._root.with_gradient(self._root(batch, num_sources=num_sources))
 
     @contextmanager
@@ -99,8 +104,7 @@ class DeepSpeedEngine(Engine):
     def clip(self, trainables: Sequence[Trainable], max_norm: float | None) -> float:
         """DeepSpeed scales its gradients in its step; gates, of which it does not know, are scaled here."""
         gates = [t.parameter.grad for t in trainables if t.is_gate and t.parameter.grad is not None]
-        square = self._zero.norm() ** 2 + float(nn.utils.get_total_norm(gates) if gates else 0.0) ** 2
-        norm = math.sqrt(square) if square >= 0 else math.nan
+        norm = math.hypot(self._zero.norm(), float(nn.utils.get_total_norm(gates)) if gates else 0.0)
         if not math.isfinite(norm):
             raise FloatingPointError("gradients are not finite: DeepSpeed would leave the step out without a word")
         self._clipped = min(1.0, max_norm / (norm + 1e-6)) if max_norm is not None else 1.0
@@ -130,6 +134,13 @@ class DeepSpeedEngine(Engine):
         for put_back in self._put_gates_back:
             put_back()
 
+    def close(self) -> None:
+        """DeepSpeed's hooks, and a stack of modules that it keeps, would hold the model's memory for ever."""
+        from deepspeed.runtime.zero import parameter_offload
+
+        self._engine.destroy()
+        parameter_offload.FWD_MODULE_STACK.clear()
+
     def _note_first_gradient(self, parameter: nn.Parameter) -> None:
         """ZeRO takes gradients away as they come, so whether there was one is noted before."""
 
@@ -148,9 +159,16 @@ class _Root(nn.Module):
         super().__init__()
         self.loss_model = loss_model
         self._sums: LossSums | None = None
+        self._autocast: dict[str, Any] = {"device_type": "cpu", "enabled": False}
+
+    def take_over_autocast(self, kind: str) -> None:
+        """What holds at the call of the engine holds inside."""
+        enabled = torch.is_autocast_enabled(kind)
+        self._autocast = {"device_type": kind, "enabled": enabled, "dtype": torch.get_autocast_dtype(kind)}
 
     def forward(self, batch: Batch, **options: Any) -> Tensor:
-        sums: LossSums = self.loss_model(batch, **options)
+        with torch.autocast(**self._autocast):
+            sums: LossSums = self.loss_model(batch, **options)
         self._sums = sums
         return sums.nll_sum
 
@@ -197,7 +215,7 @@ class ZeroOptimizer(torch.optim.Optimizer):
     @property
     def state(self) -> Mapping[Any, Any]:  # type: ignore[override]
         """Parameter → name of a state → this rank's slice of it, or a number."""
-        found: dict[Any, Any] = dict(self._of_gates.state) if self._of_gates else {}
+        found: dict[Any, Any] = defaultdict(dict, self._of_gates.state if self._of_gates else {})
         for trainable in self._trainables.values():
             place = self._place(trainable.parameter)
             shape = whole_shape(trainable.parameter)
@@ -212,11 +230,13 @@ class ZeroOptimizer(torch.optim.Optimizer):
         return id(parameter) in self._trainables
 
     def norm(self) -> float:
-        """2-norm of ZeRO's gradients, equal on all ranks; negative or not finite where one of them is not finite."""
+        """2-norm of ZeRO's gradients, equal on all ranks; not finite where one of them is not."""
+        from deepspeed.runtime.utils import combine_grad_norm_groups
+
         zero = self._zero
-        if hasattr(zero, "_get_norm_groups"):  # stage 3
-            return math.sqrt(sum(float(norm) ** 2 for norm in zero._get_norm_groups()))
-        return float(zero.scaled_global_norm())
+        norms = zero._get_norm_groups() if hasattr(zero, "_get_norm_groups") else None  # stage 3
+        norm = float(zero.scaled_global_norm() if norms is None else combine_grad_norm_groups(norms))
+        return norm if norm >= 0 else math.inf  # DeepSpeed writes -1 for a norm that is no number
 
     def scale_by(self, share: float) -> None:
         """Have the next step multiply gradients by `share`, at most 1: DeepSpeed multiplies by clip_grad ÷ norm."""
@@ -235,6 +255,8 @@ class ZeroOptimizer(torch.optim.Optimizer):
     def load_named(self, states: Mapping[str, Mapping[str, Tensor]], trainables: Sequence[Trainable]) -> None:
         """The weights that are in the model now become the master copies."""
         self._zero.refresh_fp32_params()
+        if hasattr(self._zero, "invalidate_secondary_tensor"):  # zero_hpz_partition_size: a host's own cut of weights
+            self._zero.invalidate_secondary_tensor()
         if self._of_gates is not None:
             gates = [trainable for trainable in trainables if not self.moves(trainable.parameter)]
             load_states(self._of_gates, states, gates)
