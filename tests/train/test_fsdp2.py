@@ -16,6 +16,7 @@ from tinyranks import start, wait_for_step
 
 from tunestudy.config.stage import TrainStage
 from tunestudy.launch.torchrun import ask_to_stop
+from tunestudy.records.tables import read_table
 from tunestudy.train.shards import rows_of_rank
 
 pytestmark = pytest.mark.slow
