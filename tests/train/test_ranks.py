@@ -113,6 +113,14 @@ def test_wherever_ranks_wait_in_training_their_absence_would_be_noticed(tmp_path
 
 
 @pytest.mark.slow
+def test_ranks_wait_for_what_rank_0_writes_longer_than_for_each_other() -> None:
+    script = Path(__file__).parents[1] / "lab" / "patient_ranks.py"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+    said = succeed([*command, "--nproc-per-node=2", script, "4"], env={**ENVIRONMENT, "TUNESTUDY_TIMEOUT_S": "1.5"})
+    assert said.count("both came") == 2
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
 def test_a_rank_that_hangs_is_named_and_the_others_leave_their_stacks(tmp_path: Path, engine: str) -> None:
     folder = make_job(tmp_path, engine=engine, max_steps=100000, full_save_steps=None, save_steps=None)

@@ -38,6 +38,7 @@ MEBIBYTE = 2**20
 def publish_result(run: Run, loaded: LoadedModel, roles: Sequence[Mapping[str, Any]]) -> None:
     """Write `model/`, prune checkpoints, and last of all result.json: with it the stage is done."""
     run.saver.finish()
+    run.world.after_rank_0()
     with run.world.at("the publication of the result"):
         if run.settings.load_best_model_at_end:
             load_best(run)
@@ -51,13 +52,12 @@ def publish_result(run: Run, loaded: LoadedModel, roles: Sequence[Mapping[str, A
         if run.settings.save_merged and kind == "adapter":
             publish_merged(run, loaded)
         write_json(run.task.folder.result_json, result)
-    run.world.barrier()
+    run.world.after_rank_0()
 
 
 def load_best(run: Run) -> None:
     """Put the best checkpoint's weights into the model; one that does not hold is an error, never passed over."""
     assert run.state.best is not None, "the last step is an epoch's end, hence evaluated"
-    run.world.barrier()  # rank 0 has finished writing
     path = run.task.folder.checkpoint(run.state.best.step)
     if wrong := [*problems(path), *weight_problems(path, run.learner.trainables)]:
         cure = "delete this job's checkpoints to train it anew"

@@ -20,7 +20,7 @@ _NETWORK = re.compile(r"gloo|NCCL|TCPStore|Connection (?:reset|closed)|Broken pi
 
 
 HOWEVER_LONG = timedelta(days=2)
-"""Rank 0 may still write: torchrun ends the others should it die."""
+"""While rank 0 writes: torchrun ends the others should it die."""
 GRACE_S = 4
 """How long a rank that lost the others waits for them to notice the same."""
 
@@ -38,6 +38,8 @@ class RollCall:
     patience_s: float
     """How long collectives wait."""
     count: int = 0
+    waits: int = 0
+    """How often `after_rank_0` was called. All ranks call it in the same order."""
 
     def __post_init__(self) -> None:
         self._store = dist.distributed_c10d._get_default_store()
@@ -52,6 +54,15 @@ class RollCall:
     def end(self) -> None:
         """Nobody is waited for any more."""
         faulthandler.cancel_dump_traceback_later()
+
+    def after_rank_0(self) -> None:
+        """Go on when rank 0 has come here too, however long it writes: no collective waits for a disk."""
+        self.waits += 1
+        key = f"tunestudy/after/{self.waits}"
+        if self.rank == 0:
+            self._store.set(key, "1")
+        else:
+            self._store.wait([key], HOWEVER_LONG)
 
     def leave_together(self) -> None:
         """Wait, through the store, until all ranks have done their last collective.

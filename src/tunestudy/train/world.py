@@ -90,6 +90,11 @@ class World:
         dist.all_gather_object(gathered, value)
         return gathered  # type: ignore[return-value]
 
+    def after_rank_0(self) -> None:
+        """Wait until rank 0 is here, too, which may have files to write."""
+        if self.roll_call is not None:
+            self.roll_call.after_rank_0()
+
     def barrier(self) -> None:
         """Wait until every rank is here."""
         if self.size > 1:
