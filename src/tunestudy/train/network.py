@@ -27,6 +27,7 @@ class NetworkSampler:
         """enabled: on one rank per host."""
         self._path = folder.network_log(rank)
         self._interval_s = interval_s
+        self._before, self._then = counters() if enabled else {}, time.monotonic()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._sample_until_end, name="network", daemon=True) if enabled else None
 
@@ -42,8 +43,7 @@ class NetworkSampler:
 
     def _sample_until_end(self) -> None:
         table = TableLog(self._path, COLUMNS)
-        before, then = counters(), time.monotonic()
-        ended = False
+        before, then, ended = self._before, self._then, False
         while not ended:
             ended = self._end.wait(self._interval_s)
             after, now = counters(), time.monotonic()
