@@ -9,7 +9,8 @@ import pytest
 from tunestudy.records.layout import JobDir
 from tunestudy.records.tables import read_table
 from tunestudy.train import network
-from tunestudy.train.network import NetworkSampler, counters, rates
+from tunestudy.train.network import NetworkLook, counters, rates
+from tunestudy.train.sampling import Sampler
 from tunestudy.train.world import record_collectives
 
 
@@ -32,7 +33,7 @@ def test_what_is_sent_is_seen(tmp_path: Path) -> None:
     folder = JobDir(tmp_path)
     folder.logs.mkdir()
     server = socket.create_server(("127.0.0.1", 0))
-    with NetworkSampler(folder, rank=3, interval_s=0.05, enabled=True):
+    with Sampler(folder.network_log(3), network.COLUMNS, NetworkLook(), interval_s=0.05):
         sender = socket.create_connection(server.getsockname())
         receiver, _ = server.accept()
         for _ in range(100):

@@ -1,52 +1,29 @@
-"""Use, memory and power of the GPUs over time, sampled by a thread into gpu.csv."""
+"""Use, memory and power of the GPUs: what gpu.csv is made of."""
 
 import sys
-import threading
 import time
 from collections.abc import Callable
-from typing import Any, Self
+from functools import partial
+from typing import Any
 
-from tunestudy.records.layout import JobDir
-from tunestudy.records.tables import TableLog
+from tunestudy.train.sampling import Look
 
 COLUMNS = ("t", "device", "utilisation_percent", "memory_mb", "power_w")
 MEBIBYTE = 2**20
 
 
-class GpuSampler:
-    """A context in which every GPU of this machine that the job may see is sampled; nothing where there is none."""
+def gpu_look() -> Look | None:
+    """What samples every GPU of this machine that the job may see; None where there is none."""
+    nvml = _open_nvml()
+    return None if nvml is None else partial(samples, nvml)
 
-    def __init__(self, folder: JobDir, *, interval_s: float, enabled: bool) -> None:
-        self._folder = folder
-        self._interval_s = interval_s
-        self._nvml = _open_nvml() if enabled else None
-        self._end = threading.Event()
-        self._thread: threading.Thread | None = None
 
-    def __enter__(self) -> Self:
-        if self._nvml is not None:
-            self._thread = threading.Thread(target=self._sample_until_end, name="gpu", daemon=True)
-            self._thread.start()
-        return self
+def samples(nvml: Any) -> list[dict[str, float | int | None]]:
+    """A row of gpu.csv for each of them."""
+    import torch
 
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        if self._thread is not None:
-            self._thread.join()
-
-    def _sample_until_end(self) -> None:
-        import torch
-
-        indices = [
-            _nvml_index(self._nvml, torch.cuda.get_device_properties(i)) for i in range(torch.cuda.device_count())
-        ]
-        table = TableLog(self._folder.gpu_log, COLUMNS)
-        while True:
-            for index in indices:
-                table.append(sample(self._nvml, index))
-            if self._end.wait(self._interval_s):
-                table.close()
-                return
+    devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return [sample(nvml, _nvml_index(nvml, properties)) for properties in devices]
 
 
 def sample(nvml: Any, index: int) -> dict[str, float | int | None]:

@@ -1,15 +1,10 @@
-"""What crosses a host's network while ranks of a job train, sampled by a thread into logs/network-<rank>.csv.
+"""What crosses a host's network while ranks of a job train: what logs/network-<rank>.csv is made of.
 
 Bytes that InfiniBand carries go past the kernel's own counters, so its ports are read beside them.
 """
 
-import threading
 import time
 from pathlib import Path
-from typing import Self
-
-from tunestudy.records.layout import JobDir
-from tunestudy.records.tables import TableLog
 
 COLUMNS = ("t", "interface", "sent_mbit_per_s", "received_mbit_per_s")
 INFINIBAND = Path("/sys/class/infiniband")
@@ -20,37 +15,17 @@ Counters = dict[str, tuple[int, int]]
 """Interface → bytes sent and received since the machine started."""
 
 
-class NetworkSampler:
-    """A context in which a host's network is sampled; nothing for a job of one rank."""
+class NetworkLook:
+    """Rows of what went over the network since the last look, the first time since it was made."""
 
-    def __init__(self, folder: JobDir, *, rank: int, interval_s: float, enabled: bool) -> None:
-        """enabled: on one rank per host."""
-        self._path = folder.network_log(rank)
-        self._interval_s = interval_s
-        self._before, self._then = counters() if enabled else {}, time.monotonic()
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._sample_until_end, name="network", daemon=True) if enabled else None
+    def __init__(self) -> None:
+        self._before, self._then = counters(), time.monotonic()
 
-    def __enter__(self) -> Self:
-        if self._thread is not None:
-            self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        if self._thread is not None:
-            self._thread.join()
-
-    def _sample_until_end(self) -> None:
-        table = TableLog(self._path, COLUMNS)
-        before, then, ended = self._before, self._then, False
-        while not ended:
-            ended = self._end.wait(self._interval_s)
-            after, now = counters(), time.monotonic()
-            for row in rates(before, after, now - then):
-                table.append({"t": round(time.time(), 3), **row})
-            before, then = after, now
-        table.close()
+    def __call__(self) -> list[dict[str, str | float]]:
+        after, now = counters(), time.monotonic()
+        rows = rates(self._before, after, now - self._then)
+        self._before, self._then = after, now
+        return [{"t": round(time.time(), 3), **row} for row in rows]
 
 
 def counters() -> Counters:

@@ -20,7 +20,6 @@ from tunestudy.train.evaluate import EvaluationSet
 from tunestudy.train.experts import ExpertLoad
 from tunestudy.train.gates import GateDrive
 from tunestudy.train.logs import Logs
-from tunestudy.train.loss import LossModel
 from tunestudy.train.metrics import TrainState
 from tunestudy.train.noise import EmbeddingNoise
 from tunestudy.train.precision import Precision
@@ -59,7 +58,6 @@ class Learner:
     """What learns, and how it moves."""
 
     model: Any
-    loss_model: LossModel
     engine: Engine
     trainables: list[Trainable]
     optimizer: torch.optim.Optimizer

@@ -21,20 +21,22 @@ from tunestudy.models.roles import set_trainable, trainable_table
 from tunestudy.records.atomic import read_json, write_json
 from tunestudy.records.layout import JobDir
 from tunestudy.records.stop import StopRequest
+from tunestudy.train import gpu, network
 from tunestudy.train.batching import plan_batches
 from tunestudy.train.engines import open_engine
 from tunestudy.train.evaluate import EvaluationSet
 from tunestudy.train.experts import ExpertLoad
 from tunestudy.train.gates import GateDrive
-from tunestudy.train.gpu import GpuSampler
+from tunestudy.train.gpu import gpu_look
 from tunestudy.train.loop import train
 from tunestudy.train.loss import LossModel
-from tunestudy.train.network import NetworkSampler
+from tunestudy.train.network import NetworkLook
 from tunestudy.train.noise import EmbeddingNoise
 from tunestudy.train.precision import Precision
 from tunestudy.train.progress import Progress
 from tunestudy.train.publish import publish_base, publish_result
 from tunestudy.train.run import Learner, Material, Task
+from tunestudy.train.sampling import Sampler
 from tunestudy.train.start import start_run
 from tunestudy.train.trainable import as_text, find_trainables, require_alike
 from tunestudy.train.world import World
@@ -56,10 +58,12 @@ def run_stage(job: Job, folder: JobDir, world: World, stop: StopRequest) -> bool
             publish_base(job, folder, world, progress)
             return True
         task = Task(job=job, settings=job.settings, folder=folder, world=world, stop=stop, progress=progress)
-        first, every = world.size > 1 and world.local_rank == 0, job.settings.gpu_sample_s
+        every = job.settings.gpu_sample_s
+        of_gpus = gpu_look() if world.rank == 0 else None
+        of_network = NetworkLook() if world.size > 1 and world.local_rank == 0 else None  # one rank per host
         with (
-            GpuSampler(folder, interval_s=every, enabled=world.rank == 0),
-            NetworkSampler(folder, rank=world.rank, interval_s=every, enabled=first),
+            Sampler(folder.gpu_log, gpu.COLUMNS, of_gpus, interval_s=every),
+            Sampler(folder.network_log(world.rank), network.COLUMNS, of_network, interval_s=every),
         ):
             return train_and_publish(task)
     except torch.OutOfMemoryError as error:
@@ -204,7 +208,6 @@ def make_learner(task: Task, model: Any, total_steps: int) -> Learner:
     optimizer = engine.optimizer(trainables, settings)
     return Learner(
         model=model,
-        loss_model=loss_model,
         engine=engine,
         trainables=trainables,
         optimizer=optimizer,
