@@ -86,10 +86,9 @@ class Scorer:
         """`run` over batches of items of like length, results back in the order of `items`."""
         order = sorted(range(len(items)), key=lambda i: (length(items[i]), i))
         results: dict[int, T] = {}
+        quiet = torch.no_grad if self._sliced else torch.inference_mode  # slices are gathered into ordinary tensors
         for start in range(0, len(order), self._batch_size):
             indices = order[start : start + self._batch_size]
-            with (
-                torch.no_grad() if self._sliced else torch.inference_mode()
-            ):  # slices are gathered into ordinary tensors
+            with quiet():
                 results.update(zip(indices, run([items[i] for i in indices]), strict=True))
         return [results[i] for i in range(len(items))]

@@ -43,6 +43,11 @@ def few_bit_layers() -> tuple[type[nn.Module], ...]:
     return Linear4bit, Linear8bitLt
 
 
+def whole_shape(parameter: nn.Parameter) -> torch.Size:
+    """Of a parameter that DeepSpeed's stage 3 may have emptied."""
+    return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
+
+
 def num_values(parameter: nn.Parameter) -> int:
     """Numbers that a parameter stands for: packed ones hold two in a byte, and DeepSpeed keeps slices elsewhere."""
     state = getattr(parameter, "quant_state", None)

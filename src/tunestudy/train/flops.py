@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from tunestudy.models.quantize import num_values
+from tunestudy.models.quantize import num_values, whole_shape
 
 MULTIPLY_ADD = 2
 """Operations per weight and token in a matrix product."""
@@ -33,7 +33,7 @@ def _matrices(module: nn.Module) -> list[nn.Parameter]:
     if isinstance(module, nn.Embedding):
         return []
     weights = module.parameters(recurse=False)
-    return [weight for weight in weights if len(getattr(weight, "ds_shape", weight.shape)) in (2, 3)]
+    return [weight for weight in weights if len(whole_shape(weight)) in (2, 3)]
 
 
 def _active_share(model: Any, name: str) -> float:

@@ -10,7 +10,6 @@ import importlib.util
 import math
 import os
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from tunestudy.config.errors import StudyError, at
 from tunestudy.config.stage import OptimiserSettings
 from tunestudy.data.batch import Batch
 from tunestudy.models.decoder import base_model_of, blocks_of
+from tunestudy.models.quantize import whole_shape
 from tunestudy.train.engines import Engine
 from tunestudy.train.engines.gates import GatesOfAllRanks
 from tunestudy.train.loss import LossModel, LossSums
@@ -104,11 +104,12 @@ class DeepSpeedEngine(Engine):
     def clip(self, trainables: Sequence[Trainable], max_norm: float | None) -> float:
         """DeepSpeed scales its gradients in its step; gates, of which it does not know, are scaled here."""
         gates = [t.parameter.grad for t in trainables if t.is_gate and t.parameter.grad is not None]
-        norm = math.hypot(self._zero.norm(), float(nn.utils.get_total_norm(gates)) if gates else 0.0)
+        of_zero = self._zero.norm()
+        norm = math.hypot(of_zero, float(nn.utils.get_total_norm(gates)) if gates else 0.0)
         if not math.isfinite(norm):
             raise FloatingPointError("gradients are not finite: DeepSpeed would leave the step out without a word")
         self._clipped = min(1.0, max_norm / (norm + 1e-6)) if max_norm is not None else 1.0
-        self._zero.scale_by(self._clipped)
+        self._zero.scale_by(self._clipped, norm=of_zero)
         if self._clipped < 1.0 and gates:
             torch._foreach_mul_(gates, self._clipped)
         return norm
@@ -203,9 +204,8 @@ class ZeroOptimizer(torch.optim.Optimizer):
     ) -> None:
         self._engine, self._zero, self._of_gates = engine, zero, of_gates
         self._trainables = {id(trainable.parameter): trainable for trainable in trainables}
-        self._groups = {
-            id(parameter): index for index, group in enumerate(_groups_of(trainables, zero)) for parameter in group
-        }
+        groups = getattr(zero, "bit16_groups", ())  # under stage 3 a parameter knows its place itself
+        self._groups = {id(parameter): index for index, group in enumerate(groups) for parameter in group}
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
@@ -214,16 +214,24 @@ class ZeroOptimizer(torch.optim.Optimizer):
 
     @property
     def state(self) -> Mapping[Any, Any]:  # type: ignore[override]
-        """Parameter → name of a state → this rank's slice of it, or a number."""
-        found: dict[Any, Any] = defaultdict(dict, self._of_gates.state if self._of_gates else {})
-        for trainable in self._trainables.values():
-            place = self._place(trainable.parameter)
-            shape = whole_shape(trainable.parameter)
-            found[trainable.parameter] = {
-                key: place.slice_of(value, shape) if value.shape == place.flat.shape else value
-                for key, value in self._zero.optimizer.state.get(place.flat, {}).items()
-            }
-        return found
+        """Parameter → name of a state → this rank's slice of it, or a number; made when it is asked for."""
+        return _States(self)
+
+    def state_of(self, parameter: nn.Parameter) -> Mapping[str, Any]:
+        """Empty before the first step."""
+        if not self.moves(parameter):
+            return self._of_gates.state.get(parameter, {}) if self._of_gates else {}
+        place, shape = self._place(parameter), whole_shape(parameter)
+        return {
+            key: place.slice_of(value, shape) if value.shape == place.flat.shape else value
+            for key, value in self._zero.optimizer.state.get(place.flat, {}).items()
+        }
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The model's, gates last."""
+        gates = [gate for group in (self._of_gates.param_groups if self._of_gates else ()) for gate in group["params"]]
+        return [*(trainable.parameter for trainable in self._trainables.values()), *gates]
 
     def moves(self, parameter: nn.Parameter) -> bool:
         """Whether it is ZeRO's, not a gate."""
@@ -238,9 +246,12 @@ class ZeroOptimizer(torch.optim.Optimizer):
         norm = float(zero.scaled_global_norm() if norms is None else combine_grad_norm_groups(norms))
         return norm if norm >= 0 else math.inf  # DeepSpeed writes -1 for a norm that is no number
 
-    def scale_by(self, share: float) -> None:
-        """Have the next step multiply gradients by `share`, at most 1: DeepSpeed multiplies by clip_grad ÷ norm."""
-        self._zero.clip_grad = 0.0 if share >= 1.0 else share * (self.norm() + 1e-6)
+    def scale_by(self, share: float, *, norm: float) -> None:
+        """Have the next step multiply gradients of this norm by `share`, at most 1.
+
+        DeepSpeed multiplies by clip_grad ÷ norm.
+        """
+        self._zero.clip_grad = 0.0 if share >= 1.0 else share * (norm + 1e-6)
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]  # noqa: ARG002 - torch's signature
         self._engine.step()
@@ -285,9 +296,20 @@ class ZeroOptimizer(torch.optim.Optimizer):
         return _Place(flat, here.start, here.numel, there.start)
 
 
-def whole_shape(parameter: Any) -> torch.Size:
-    """Of a parameter that stage 3 may have emptied."""
-    return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
+class _States(Mapping[nn.Parameter, Mapping[str, Any]]):
+    """A `ZeroOptimizer`'s states, of which few are asked for at a time."""
+
+    def __init__(self, optimizer: ZeroOptimizer) -> None:
+        self._optimizer = optimizer
+
+    def __getitem__(self, parameter: nn.Parameter) -> Mapping[str, Any]:
+        return self._optimizer.state_of(parameter)
+
+    def __iter__(self) -> Iterator[nn.Parameter]:
+        return iter(self._optimizer.parameters)
+
+    def __len__(self) -> int:
+        return len(self._optimizer.parameters)
 
 
 def import_deepspeed(log_level: str) -> Any:
@@ -355,8 +377,3 @@ def take_out_gates(model: nn.Module, gates: Sequence[nn.Parameter]) -> list[Call
 def _put_back(layer: nn.Module, name: str, holder: nn.ParameterDict) -> None:
     del vars(layer)[name]
     layer._modules[name] = holder
-
-
-def _groups_of(trainables: Sequence[Trainable], zero: Any) -> list[list[nn.Parameter]]:
-    """Parameters by ZeRO's groups; under stage 3 a parameter knows its place itself."""
-    return list(getattr(zero, "bit16_groups", [[trainable.parameter for trainable in trainables]]))
