@@ -10,10 +10,17 @@ import pytest
 import torch
 
 from tunestudy.data.corpus import Corpus, corpus_of
+from tunestudy.data.sources import Folders
 
 torch.set_num_threads(1)
 
 WriteJsonl = Callable[[str, Sequence[Any]], Path]
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Folders:
+    """The study file's folder, and a cache below its results."""
+    return Folders(tmp_path, tmp_path / "results" / "study" / "cache")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pyarrow import ipc, parquet
 
 from tunestudy.config.data import FileDataset
 from tunestudy.config.errors import Exit, StudyError
-from tunestudy.data.sources import file
+from tunestudy.data.sources import Folders, file
 
 ROWS = [{"prompt": f"q{i} é漢", "completion": f'a{i}, "quoted"\nline'} for i in range(5)]
 
@@ -59,7 +59,7 @@ KINDS = {
 
 
 def read(tmp_path, name="."):
-    return list(file.read(FileDataset(path=name), tmp_path))
+    return list(file.read(FileDataset(path=name), Folders(tmp_path, tmp_path / "cache")))
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -146,11 +146,11 @@ def test_missing_files(tmp_path):
         read(tmp_path)
 
 
-def test_the_identity_follows_content_not_place(tmp_path):
-    for folder in ("x", "y"):
-        (tmp_path / folder).mkdir()
-        write_jsonl(tmp_path / folder / "a.jsonl")
-    one, two = (file.identity(FileDataset(path=f"{folder}/a.jsonl"), tmp_path) for folder in "xy")
+def test_the_identity_follows_content_not_place(tmp_path, folders):
+    for name in ("x", "y"):
+        (tmp_path / name).mkdir()
+        write_jsonl(tmp_path / name / "a.jsonl")
+    one, two = (file.identity(FileDataset(path=f"{name}/a.jsonl"), folders) for name in "xy")
     assert one == two
     (tmp_path / "y" / "a.jsonl").write_text('{"text": "x"}\n')
-    assert file.identity(FileDataset(path="y/a.jsonl"), tmp_path) != one
+    assert file.identity(FileDataset(path="y/a.jsonl"), folders) != one

@@ -15,8 +15,8 @@ def as_image(prompt):
 
 
 @pytest.mark.parametrize("rotate", [0, 90, 180, 270])
-def test_digits_are_the_scans(tmp_path, rotate):
-    records = list(digits.read(DigitsDataset(rotate=rotate), tmp_path))
+def test_digits_are_the_scans(folders, rotate):
+    records = list(digits.read(DigitsDataset(rotate=rotate), folders))
     real = load_digits()
     assert [raw.columns["completion"] for raw in records] == [str(digit) for digit in real.target]
     for i in (0, 7, 1796):
@@ -25,15 +25,15 @@ def test_digits_are_the_scans(tmp_path, rotate):
 
 
 @pytest.mark.parametrize("rotate", [0, 270])
-def test_trimmed_digits_lack_the_blank_columns(tmp_path, rotate):
-    records = list(digits.read(DigitsDataset(rotate=rotate, trim=True), tmp_path))
+def test_trimmed_digits_lack_the_blank_columns(folders, rotate):
+    records = list(digits.read(DigitsDataset(rotate=rotate, trim=True), folders))
     real = load_digits().images[7][:, 1:7]
     assert np.array_equal(as_image(records[7].columns["prompt"]), np.rot90(real, rotate // 90))
 
 
-def test_digits_identity_knows_what_is_done_to_them(tmp_path):
+def test_digits_identity_knows_what_is_done_to_them(folders):
     kinds = [DigitsDataset(), DigitsDataset(rotate=90), DigitsDataset(trim=True)]
-    assert len({digits.identity(kind, tmp_path) for kind in kinds}) == 3
+    assert len({digits.identity(kind, folders) for kind in kinds}) == 3
 
 
 def test_the_tag_finds_the_module():
@@ -41,16 +41,16 @@ def test_the_tag_finds_the_module():
 
 
 @pytest.mark.slow
-def test_hub_through_the_real_client(tmp_path, write_jsonl, monkeypatch):
+def test_hub_through_the_real_client(tmp_path, folders, write_jsonl, monkeypatch):
     write_jsonl("set/train.jsonl", [{"text": "one"}, {"text": "two"}])
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     dataset = HubDataset(name=str(tmp_path / "set"))
-    assert [raw.columns for raw in hub.read(dataset, tmp_path)] == [{"text": "one"}, {"text": "two"}]
-    assert hub.identity(dataset, tmp_path) == hub.identity(dataset, tmp_path)
-    assert hub.identity(dataset.model_copy(update={"revision": "abc"}), tmp_path).endswith("train abc")
+    assert [raw.columns for raw in hub.read(dataset, folders)] == [{"text": "one"}, {"text": "two"}]
+    assert hub.identity(dataset, folders) == hub.identity(dataset, folders)
+    assert hub.identity(dataset.model_copy(update={"revision": "abc"}), folders).endswith("train abc")
 
 
 @pytest.mark.slow
-def test_a_hub_id_that_is_not_there(tmp_path):
+def test_a_hub_id_that_is_not_there(folders):
     with pytest.raises(StudyError, match="nobody/nothing cannot be loaded"):
-        list(hub.read(HubDataset(name="nobody/nothing"), tmp_path))
+        list(hub.read(HubDataset(name="nobody/nothing"), folders))

@@ -1,6 +1,5 @@
 """A benchmark's questions: the prompt that a model is given and the answer it should come to."""
 
-from pathlib import Path
 from typing import Any
 
 from tunestudy.bench.tasks import Row
@@ -9,6 +8,7 @@ from tunestudy.config.data import DataSettings
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.job import Job
 from tunestudy.data.select import is_held_out, smallest, split_name
+from tunestudy.data.sources import Folders
 from tunestudy.data.survey import Record, survey
 from tunestudy.data.tokenize import Tokenize
 from tunestudy.records.layout import JobDir
@@ -18,7 +18,7 @@ LIMIT_SALT = "benchmark"
 
 def read_rows(name: str, benchmark: Benchmark, job: Job, folder: JobDir, tokenizer: Any) -> list[Row]:
     """Every row that `benchmark` asks, sorted by id: the same for every variant, seed and number of ranks."""
-    records = _records(name, benchmark, job, folder.root / job.base_dir)
+    records = _records(name, benchmark, job, Folders.of(job, folder))
     tokenize = Tokenize(tokenizer, DataSettings())
     rows = [
         Row(record.id, tuple(tokenize.prompt_ids(record.example)), record.example.reference, record.example.choices)
@@ -27,13 +27,13 @@ def read_rows(name: str, benchmark: Benchmark, job: Job, folder: JobDir, tokeniz
     return sorted(rows, key=lambda row: row.id)
 
 
-def _records(name: str, benchmark: Benchmark, job: Job, base_dir: Path) -> list[Record]:
+def _records(name: str, benchmark: Benchmark, job: Job, folders: Folders) -> list[Record]:
     """The benchmark's part of its data set, cut to `limit` by hash of id."""
     dataset_name, only_held_out = split_name(benchmark.dataset)
     dataset = job.datasets[dataset_name]
     records = [
         record
-        for record in survey(dataset_name, dataset, base_dir).records()
+        for record in survey(dataset_name, dataset, folders).records()
         if not only_held_out or is_held_out(record.split_id, dataset.held_out)
     ]
     where = at(f"benchmarks.{name}.dataset")

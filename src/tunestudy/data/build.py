@@ -15,6 +15,7 @@ from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.data.corpus import CorpusWriter
 from tunestudy.data.formats import Example, Rejected
 from tunestudy.data.select import HELD_OUT, is_held_out
+from tunestudy.data.sources import Folders
 from tunestudy.data.survey import Record, Survey, survey
 from tunestudy.data.tokenize import TOO_LONG, Sample, Tokenize
 
@@ -29,7 +30,7 @@ class Wanted:
     datasets: Mapping[str, AnyDataset]
     train: tuple[str, ...]
     evaluation: tuple[str, ...]
-    base_dir: Path
+    folders: Folders
 
 
 def build(wanted: Wanted, tokenizer: Any, settings: DataSettings, folder: Path) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def build(wanted: Wanted, tokenizer: Any, settings: DataSettings, folder: Path) 
     Returns per data set {"read", "rejected": {reason: n}, "too_long"}. Raises StudyError for a source without samples
     or with too many bad records.
     """
-    surveys = [survey(name, dataset, wanted.base_dir) for name, dataset in wanted.datasets.items()]
+    surveys = [survey(name, dataset, wanted.folders) for name, dataset in wanted.datasets.items()]
     with ExitStack() as open_files:
         train = open_files.enter_context(CorpusWriter(folder / "train", wanted.train))
         corpora = [(train, wanted.train)]

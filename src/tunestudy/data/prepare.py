@@ -23,7 +23,7 @@ from tunestudy.config.stage import TrainStage
 from tunestudy.data.build import Wanted, build
 from tunestudy.data.corpus import Corpus, open_corpus
 from tunestudy.data.select import HELD_OUT, smallest, split_name
-from tunestudy.data.sources import source_of
+from tunestudy.data.sources import Folders, source_of
 from tunestudy.records.atomic import read_json, temporary_beside
 from tunestudy.records.layout import JobDir
 from tunestudy.records.lease import Lease
@@ -57,7 +57,7 @@ def prepare(job: Job, folder: JobDir, tokenizer: Any, world: Ranks) -> PreparedD
     """The data of `job`'s stage. Raises StudyError for data that cannot be used; every rank calls this."""
     settings = job.settings
     assert settings is not None, "a job that only evaluates has no training data"
-    wanted = wanted_data(job, settings, folder.root / job.base_dir)
+    wanted = wanted_data(job, settings, Folders.of(job, folder))
     fingerprint = data_fingerprint(wanted, tokenizer, settings)
     cache = folder.study.data_cache / fingerprint[:32]
     if world.rank == 0:
@@ -73,7 +73,7 @@ def prepare(job: Job, folder: JobDir, tokenizer: Any, world: Ranks) -> PreparedD
     return data
 
 
-def wanted_data(job: Job, settings: TrainStage, base_dir: Path) -> Wanted:
+def wanted_data(job: Job, settings: TrainStage, folders: Folders) -> Wanted:
     """The data sets a stage trains and evaluates on; evaluation defaults to the held-out rows of its own."""
     train = [part.dataset for part in settings.data]
     own = [name for name in train if not split_name(name)[1] and _dataset(job, name).held_out > 0]
@@ -85,7 +85,7 @@ def wanted_data(job: Job, settings: TrainStage, base_dir: Path) -> Wanted:
     for name in [*train, *evaluation]:
         if split_name(name)[1] and datasets[split_name(name)[0]].held_out == 0:
             raise StudyError(at(f"datasets.{split_name(name)[0]}.held_out"), f"is 0, so there are no rows in {name}")
-    return Wanted(datasets, tuple(train), tuple(evaluation), base_dir)
+    return Wanted(datasets, tuple(train), tuple(evaluation), folders)
 
 
 def data_fingerprint(wanted: Wanted, tokenizer: Any, settings: TrainStage) -> str:
@@ -96,7 +96,7 @@ def data_fingerprint(wanted: Wanted, tokenizer: Any, settings: TrainStage) -> st
         "datasets": {
             name: [
                 dataset.model_dump(mode="json", exclude=neutral),
-                source_of(dataset).identity(dataset, wanted.base_dir),
+                source_of(dataset).identity(dataset, wanted.folders),
             ]
             for name, dataset in wanted.datasets.items()
         },

@@ -7,7 +7,6 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from tunestudy.config.data import Dataset
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.data.formats import Example, RecordReader, Rejected
 from tunestudy.data.select import LIMIT_SEED, smallest
-from tunestudy.data.sources import Raw, source_of
+from tunestudy.data.sources import Folders, Raw, source_of
 
 EXAMPLES = 3
 """Bad records shown in an error."""
@@ -72,7 +71,7 @@ class Survey:
 
     name: str
     dataset: Dataset
-    base_dir: Path
+    folders: Folders
     own_ids: bool
     """Every record has its own, unique `id`."""
     repeated: frozenset[int]
@@ -93,7 +92,7 @@ class Survey:
         """The chosen records in their order."""
         seen: Counter[int] = Counter()
         index = -1
-        for raw, own_id, outcome in _examples(self.name, self.dataset, self.base_dir):
+        for raw, own_id, outcome in _examples(self.name, self.dataset, self.folders):
             if isinstance(outcome, Rejected):
                 continue
             index += 1
@@ -107,11 +106,11 @@ class Survey:
                 yield Record(record_id, split_id, raw.place, outcome, content)
 
 
-def survey(name: str, dataset: Dataset, base_dir: Path) -> Survey:
+def survey(name: str, dataset: Dataset, folders: Folders) -> Survey:
     """Read a data set once. Raises StudyError when it cannot be used."""
     tally, bad = Tally(), []
     contents, ids = array("Q"), _IdCheck()
-    for raw, own_id, outcome in _examples(name, dataset, base_dir):
+    for raw, own_id, outcome in _examples(name, dataset, folders):
         tally.read += 1
         if isinstance(outcome, Rejected):
             tally.reject(raw.place, outcome)
@@ -123,12 +122,12 @@ def survey(name: str, dataset: Dataset, base_dir: Path) -> Survey:
     tally.check(name, dataset)
     values, counts = np.unique(np.frombuffer(contents, np.uint64), return_counts=True)
     own_ids = ids.all_unique()
-    found = Survey(name, dataset, base_dir, own_ids, frozenset(values[counts > 1].tolist()), None, tally, tuple(bad))
+    found = Survey(name, dataset, folders, own_ids, frozenset(values[counts > 1].tolist()), None, tally, tuple(bad))
     if dataset.limit is None or dataset.limit >= len(contents):
         return found
     chosen = np.zeros(len(contents), np.bool_)
     chosen[smallest((record.id for record in found.records()), dataset.limit, LIMIT_SEED)] = True
-    return Survey(name, dataset, base_dir, own_ids, found.repeated, chosen, tally, tuple(bad))
+    return Survey(name, dataset, folders, own_ids, found.repeated, chosen, tally, tuple(bad))
 
 
 class _IdCheck:
@@ -147,10 +146,10 @@ class _IdCheck:
         return self._complete and len(hashes) > 0 and len(np.unique(hashes)) == len(hashes)
 
 
-def _examples(name: str, dataset: Dataset, base_dir: Path) -> Iterator[tuple[Raw, Any, Example | Rejected]]:
+def _examples(name: str, dataset: Dataset, folders: Folders) -> Iterator[tuple[Raw, Any, Example | Rejected]]:
     """Every record with its own id and its example, or the reason against it."""
     reader: RecordReader | None = None
-    for raw in source_of(dataset).read(dataset, base_dir):
+    for raw in source_of(dataset).read(dataset, folders):
         if raw.problem:
             yield raw, None, Rejected(raw.problem)
             continue

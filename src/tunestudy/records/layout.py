@@ -50,14 +50,19 @@ class StudyDir:
         return self.root / "run.log"
 
     @property
+    def cache(self) -> Path:
+        """What can be made again: tokenised data, fetched images, hashes, timings."""
+        return self.root / "cache"
+
+    @property
     def data_cache(self) -> Path:
         """Tokenised data sets, one folder per fingerprint, shared by all jobs of the study."""
-        return self.root / "cache" / "data"
+        return self.cache / "data"
 
     def probe(self, key: str) -> Path:
         """Timed steps of one stage on one machine; its working folder, of the same name without ending, is a `JobDir`
         as deep as those of jobs, so that it finds data, parents and the study's folder as they do."""
-        return self.root / "cache" / f"probe-{key}.json"
+        return self.cache / f"probe-{key}.json"
 
     @property
     def estimates(self) -> Path:

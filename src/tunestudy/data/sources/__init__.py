@@ -1,16 +1,18 @@
 """Where records come from: one module per `type` of a data set, found by that name.
 
-A module has `read(dataset, base_dir) -> Iterator[Raw]`, the same records in the same order at every call, and
-`identity(dataset, base_dir) -> str`, which changes when they do.
+A module has `read(dataset, folders) -> Iterator[Raw]`, the same records in the same order at every call, and
+`identity(dataset, folders) -> str`, which changes when they do.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, Self, cast
 
 from tunestudy.config.data import Dataset
+from tunestudy.config.job import Job
+from tunestudy.records.layout import JobDir
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +25,27 @@ class Raw:
     problem: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """Where a source finds its files."""
+
+    base: Path
+    """The study file's folder: relative data paths start there."""
+    cache: Path
+    """The study's `cache/`, which holds what was fetched ahead of training."""
+
+    @classmethod
+    def of(cls, job: Job, folder: JobDir) -> Self:
+        """Those of a job."""
+        return cls(folder.root / job.base_dir, folder.study.cache)
+
+
 class Source(Protocol):
     """What a source module offers."""
 
-    def read(self, dataset: Any, base_dir: Path) -> Iterator[Raw]: ...
+    def read(self, dataset: Any, folders: Folders) -> Iterator[Raw]: ...
 
-    def identity(self, dataset: Any, base_dir: Path) -> str: ...
+    def identity(self, dataset: Any, folders: Folders) -> str: ...
 
 
 def source_of(dataset: Dataset) -> Source:

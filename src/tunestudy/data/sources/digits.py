@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from tunestudy.config.data import DigitsDataset
 from tunestudy.config.errors import Exit, StudyError, at
-from tunestudy.data.sources import Raw
+from tunestudy.data.sources import Folders, Raw
 
 GREY = np.array(list("0123456789abcdefg"))
 FILE = "datasets/data/digits.csv.gz"
 """Within scikit-learn: 64 grey values and the digit a line."""
 
 
-def read(dataset: DigitsDataset, base_dir: Path) -> Iterator[Raw]:  # noqa: ARG001 - the data lie in scikit-learn
+def read(dataset: DigitsDataset, folders: Folders) -> Iterator[Raw]:  # noqa: ARG001 - the data lie in scikit-learn
     """One prompt/completion record per scan; the scan's number is its id, whatever the rotation."""
     for number, scan in enumerate(_scans()):
         pixels = scan[:64].reshape(8, 8)
@@ -33,7 +33,7 @@ def read(dataset: DigitsDataset, base_dir: Path) -> Iterator[Raw]:  # noqa: ARG0
         yield Raw(f"digits:{number}", columns)
 
 
-def identity(dataset: DigitsDataset, base_dir: Path) -> str:  # noqa: ARG001
+def identity(dataset: DigitsDataset, folders: Folders) -> str:  # noqa: ARG001
     """Hash of the scans, and what is done to them."""
     trimmed = " trimmed" if dataset.trim else ""
     return f"digits {hashlib.sha256(_scans().tobytes()).hexdigest()} {dataset.rotate}{trimmed}"

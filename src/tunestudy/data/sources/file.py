@@ -12,7 +12,7 @@ from typing import Any
 
 from tunestudy.config.data import FileDataset
 from tunestudy.config.errors import Exit, StudyError, at
-from tunestudy.data.sources import Raw
+from tunestudy.data.sources import Folders, Raw
 from tunestudy.records.manifest import sha256
 
 SIGNATURES = {
@@ -32,17 +32,17 @@ SIGNATURES = {
 TEXT = "text"
 
 
-def read(dataset: FileDataset, base_dir: Path) -> Iterator[Raw]:
+def read(dataset: FileDataset, folders: Folders) -> Iterator[Raw]:
     """Records of every file, in the order of file names."""
-    for path in data_files(dataset, base_dir):
+    for path in data_files(dataset, folders.base):
         reader, expected = READERS[path.suffix.lower()]
         _check_content(path, expected)
         yield from reader(path)
 
 
-def identity(dataset: FileDataset, base_dir: Path) -> str:
+def identity(dataset: FileDataset, folders: Folders) -> str:
     """Names and hashes of the files; not where they lie."""
-    return " ".join(f"{path.name} {sha256(path)}" for path in data_files(dataset, base_dir))
+    return " ".join(f"{path.name} {sha256(path)}" for path in data_files(dataset, folders.base))
 
 
 def data_files(dataset: FileDataset, base_dir: Path) -> list[Path]:

@@ -1,22 +1,21 @@
 """Data sets of the Hugging Face hub, through `datasets` and its cache."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from tunestudy.config.data import HubDataset
 from tunestudy.config.errors import Exit, StudyError, at
-from tunestudy.data.sources import Raw
+from tunestudy.data.sources import Folders, Raw
 
 
-def read(dataset: HubDataset, base_dir: Path) -> Iterator[Raw]:  # noqa: ARG001 - the hub's cache has its own place
+def read(dataset: HubDataset, folders: Folders) -> Iterator[Raw]:  # noqa: ARG001 - the hub's cache has its own place
     """Records of one split, in the data set's order; images and audio stay encoded."""
     loaded = _load(dataset)
     for number, columns in enumerate(loaded):
         yield Raw(f"{dataset.name}:{number}", columns)
 
 
-def identity(dataset: HubDataset, base_dir: Path) -> str:  # noqa: ARG001
+def identity(dataset: HubDataset, folders: Folders) -> str:  # noqa: ARG001
     """The pinned revision, or what `datasets` knows of the prepared split where none is pinned."""
     if dataset.revision:
         return f"hub {dataset.name} {dataset.subset} {dataset.split} {dataset.revision}"
