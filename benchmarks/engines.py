@@ -41,7 +41,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "plain": {},
     "accumulation": {"per_device_train_batch_size": 1},
     "checkpointing": {"activation_checkpointing": True, "adapter": ADAPTER},
-    "compiled": {"torch_compile": True, "adapter": ADAPTER, "per_device_train_batch_size": 2},
+    "compiled": {"torch_compile": True, "adapter": ADAPTER},
 }
 
 
