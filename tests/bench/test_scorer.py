@@ -7,7 +7,7 @@ import torch
 
 from tunestudy.bench.run import share
 from tunestudy.bench.scorer import Scorer
-from tunestudy.bench.tasks import Row, Scored, exact_match, multiple_choice
+from tunestudy.bench.tasks import Question, Row, Scored, exact_match, multiple_choice
 from tunestudy.config.benchmark import ExactMatch, MultipleChoice
 from tunestudy.config.errors import StudyError
 from tunestudy.config.model import CharacterTokenizer
@@ -50,7 +50,7 @@ def scorer_of(model, tokenizer, batch_size):
 
 def test_log_probabilities_of_a_batch_equal_those_of_the_plain_model(model, tokenizer):
     asked = [("abc=", "1"), ("a=", "12 4"), ("hgfedcba=", "07"), ("=", "9")]
-    batched = scorer_of(model, tokenizer, 3).log_probabilities([(ids(tokenizer, p), a) for p, a in asked])
+    batched = scorer_of(model, tokenizer, 3).log_probabilities([(Question(ids(tokenizer, p)), a) for p, a in asked])
     for (prompt, answer), (total, num_tokens) in zip(asked, batched, strict=True):
         row = torch.tensor([ids(tokenizer, prompt + answer)])
         log_probs = model(row).logits[0].detach().log_softmax(-1)
@@ -61,7 +61,7 @@ def test_log_probabilities_of_a_batch_equal_those_of_the_plain_model(model, toke
 
 
 def test_generation_does_not_depend_on_the_batch(model, tokenizer):
-    prompts = [ids(tokenizer, text) for text in ("abc=", "d=", "abcdefgh=", "00=", "e f g=")]
+    prompts = [Question(ids(tokenizer, text)) for text in ("abc=", "d=", "abcdefgh=", "00=", "e f g=")]
     one_by_one = [scorer_of(model, tokenizer, 1).generate([prompt], max_new_tokens=6)[0] for prompt in prompts]
     assert scorer_of(model, tokenizer, 4).generate(prompts, max_new_tokens=6) == one_by_one
     assert len(set(one_by_one)) > 1, "the model must say different things for the comparison to mean anything"

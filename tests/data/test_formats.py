@@ -1,10 +1,14 @@
 """Formats told by their columns, canonical examples, and the reason for every rejected record."""
 
+from pathlib import Path
+
 import pytest
 
 from tunestudy.config.data import FileDataset
 from tunestudy.config.errors import StudyError
-from tunestudy.data.formats import Example, RecordReader, Rejected
+from tunestudy.data.formats import Example, RecordReader
+from tunestudy.data.rejected import Rejected
+from tunestudy.data.sources import Folders
 
 CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
 SHAREGPT = [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]
@@ -18,7 +22,7 @@ RECORDS = {
 
 
 def reader(record, **options):
-    return RecordReader("d", FileDataset(path="x.jsonl", **options), record)
+    return RecordReader("d", FileDataset(path="x.jsonl", **options), record, Folders(Path(), Path("cache")))
 
 
 def example(record, first=None, **options):
@@ -101,8 +105,10 @@ REJECTED = {
     "empty completion": ({"prompt": "x", "completion": ""}, "empty answer"),
     "number for text": ({"prompt": "x", "completion": 7}, "wrong type: completion must be text, not int"),
     "empty text": ({"text": ""}, "empty text"),
-    "image part": (turn(content=[{"type": "image", "url": "x"}]), "images or media: .*vision model"),
-    "image column": ({**RECORDS["messages"], "images": ["x.png"]}, "images or media: .*vision model"),
+    "image that is not there": (turn(content=[{"type": "image", "path": "x.png"}]), "no such image: x.png"),
+    "column of an image that is not there": ({**RECORDS["messages"], "images": ["x.png"]}, "no such image: x.png"),
+    "URL": (turn(content=[{"type": "image_url", "image_url": {"url": "https://a/b.png"}}]), "image is a URL: .*fetch"),
+    "video": ({**RECORDS["messages"], "video": "x.mp4"}, "video or audio"),
     "history": ({"instruction": "a", "output": "b", "history": ["x"]}, "wrong type: history"),
 }
 

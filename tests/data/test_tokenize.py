@@ -4,7 +4,8 @@ import pytest
 
 from tunestudy.config.data import DataSettings
 from tunestudy.config.errors import StudyError
-from tunestudy.data.formats import Example, Rejected
+from tunestudy.data.formats import Example
+from tunestudy.data.rejected import Rejected
 from tunestudy.data.tokenize import Tokenize
 
 CHATML = (
@@ -208,15 +209,15 @@ def test_a_cut_that_leaves_nothing_to_learn_is_rejected(byte_tokenizer):
 def test_what_a_model_is_asked(byte_tokenizer):
     tokenizer = byte_tokenizer(IM, CHATML)
     tokenize = Tokenize(tokenizer, DataSettings())
-    asked = tokenizer.decode(tokenize.prompt_ids(TWO))
+    asked = tokenizer.decode(tokenize.prompt(TWO)[0])
     assert asked == f"{U}hi<|im_end|>\n{A}fine<|im_end|>\n{U}ok?<|im_end|>\n{A}"
-    assert tokenizer.decode(tokenize.prompt_ids(Example(prompt="2+2=", completion="4"))) == "2+2="
+    assert tokenizer.decode(tokenize.prompt(Example(prompt="2+2=", completion="4"))[0]) == "2+2="
 
 
 @pytest.mark.parametrize("template", [CHATML, CHATML_TAGGED, REASONING])
 def test_what_a_model_is_asked_is_how_its_samples_begin(byte_tokenizer, template):
     tokenize = Tokenize(byte_tokenizer(IM, template), DataSettings(loss_on="completion"))
     (sample,) = tokenize([TWO])
-    prompt = tokenize.prompt_ids(TWO)
+    prompt = tokenize.prompt(TWO)[0]
     assert sample.ids[: len(prompt)].tolist() == prompt
     assert sample.is_target.tolist().index(True) == len(prompt)

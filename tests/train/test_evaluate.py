@@ -13,6 +13,7 @@ from tunestudy.config.model import ModelConfig
 from tunestudy.config.stage import TrainStage
 from tunestudy.data.batch import Layout
 from tunestudy.data.corpus import Corpus, corpus_of
+from tunestudy.data.loader import Cutter
 from tunestudy.train.engines.single import SingleEngine
 from tunestudy.train.evaluate import Evaluated, EvaluationSet
 from tunestudy.train.loss import LossModel
@@ -45,8 +46,12 @@ def corpus() -> Corpus:
     return corpus_of(samples, sources=("a", "b"), source=[i % 2 for i in range(13)])
 
 
+def cutter(world: World, layout: Layout) -> Cutter:
+    return Cutter(layout=layout, rank=world.rank, world_size=world.size)
+
+
 def evaluate(model: LossModel, corpus: Corpus, world: World, micro_batch: int, layout: str = "right") -> Sums:
-    subset = EvaluationSet(corpus, SETTINGS, world, micro_batch=micro_batch, layout=layout)
+    subset = EvaluationSet(corpus, SETTINGS, cutter(world, layout), micro_batch=micro_batch)
     precision = Precision(SETTINGS, ModelConfig.model_validate(tiny_model()), world.device)
     return subset.evaluate(SingleEngine(model), precision, world).sums
 
@@ -102,7 +107,7 @@ def test_losses_of_samples_are_those_of_each_alone(model: LossModel, corpus: Cor
     precision = Precision(settings, ModelConfig.model_validate(tiny_model()), World().device)
 
     def found(corpus: Corpus, world: World) -> Evaluated:
-        subset = EvaluationSet(corpus, settings, world, micro_batch=4, layout=layout)
+        subset = EvaluationSet(corpus, settings, cutter(world, layout), micro_batch=4)
         return subset.evaluate(SingleEngine(model), precision, world)
 
     alone = [found(corpus.subset(np.array([sample])), World()) for sample in range(len(corpus))]

@@ -12,7 +12,6 @@ from tinyjob import ADAPTER, facts_of, make_job, rows_of, run
 from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP
 
 from tunestudy.config.errors import StudyError
-from tunestudy.data.batch import dummy_batch
 from tunestudy.records.manifest import problems, read_manifest
 from tunestudy.records.stop import StopRequest
 from tunestudy.train import loop, publish, stage
@@ -143,14 +142,14 @@ def test_golden_losses(tmp_path: Path) -> None:
 def test_a_step_without_targets_moves_nothing_and_training_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = loop.cut
+    real = loop.agree
     weights = []
 
-    def cut(run: loop.Run, rows: list) -> list:
+    def agree(run: loop.Run, shares: list) -> tuple[int, bool]:
         weights.append(run.learner.trainables[0].parameter.detach().clone())
-        return [dummy_batch(run.material.corpus, run.material.layout)] if run.state.step == 2 else real(run, rows)
+        return (0, False) if run.state.step == 2 else real(run, shares)
 
-    monkeypatch.setattr(loop, "cut", cut)
+    monkeypatch.setattr(loop, "agree", agree)
     folder = make_job(tmp_path)
     assert run(folder)
     assert not torch.equal(weights[1], weights[2])

@@ -7,24 +7,35 @@ from tunestudy.config.benchmark import Benchmark
 from tunestudy.config.data import DataSettings
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.job import Job
+from tunestudy.data.rejected import Rejected
 from tunestudy.data.select import is_held_out, smallest, split_name
 from tunestudy.data.sources import Folders
 from tunestudy.data.survey import Record, survey
 from tunestudy.data.tokenize import Tokenize
+from tunestudy.data.vision import Eyes
 from tunestudy.records.layout import JobDir
 
 LIMIT_SALT = "benchmark"
 
 
-def read_rows(name: str, benchmark: Benchmark, job: Job, folder: JobDir, tokenizer: Any) -> list[Row]:
+def read_rows(
+    name: str, benchmark: Benchmark, job: Job, folder: JobDir, tokenizer: Any, eyes: Eyes | None = None
+) -> list[Row]:
     """Every row that `benchmark` asks, sorted by id: the same for every variant, seed and number of ranks."""
     records = _records(name, benchmark, job, Folders.of(job, folder))
-    tokenize = Tokenize(tokenizer, DataSettings())
-    rows = [
-        Row(record.id, tuple(tokenize.prompt_ids(record.example)), record.example.reference, record.example.choices)
-        for record in records
-    ]
+    tokenize = Tokenize(tokenizer, DataSettings(), eyes)
+    rows = [_row(name, record, tokenize) for record in records]
     return sorted(rows, key=lambda row: row.id)
+
+
+def _row(name: str, record: Record, tokenize: Tokenize) -> Row:
+    """StudyError for an image that cannot be used: leaving rows out would make another benchmark."""
+    try:
+        ids, images = tokenize.prompt(record.example)
+    except Rejected as problem:
+        where = at(f"benchmarks.{name}.dataset")
+        raise StudyError(where, f"{record.place}: {problem}", exit_code=Exit.PREFLIGHT_REFUSED) from problem
+    return Row(record.id, tuple(ids), record.example.reference, record.example.choices, images)
 
 
 def _records(name: str, benchmark: Benchmark, job: Job, folders: Folders) -> list[Record]:

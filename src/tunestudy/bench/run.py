@@ -14,6 +14,7 @@ from tunestudy.bench.scorer import Scorer
 from tunestudy.bench.tasks import Row, Scored, task
 from tunestudy.config.engines import slices_weights
 from tunestudy.config.job import Evaluation, Job
+from tunestudy.data.build import eyes_of
 from tunestudy.models.decoder import base_model_of
 from tunestudy.models.load import LoadedModel, load_result
 from tunestudy.models.placement import place
@@ -68,9 +69,10 @@ def score(name: str, job: Job, folder: JobDir, world: "World", loaded: LoadedMod
     started = time.time()
     wanted = job.evaluations[name]
     kind = task(wanted.benchmark.type)
-    rows = read_rows(name, wanted.benchmark, job, folder, loaded.tokenizer)
+    eyes = eyes_of(loaded.vision, job, folder)
+    rows = read_rows(name, wanted.benchmark, job, folder, loaded.tokenizer, eyes)
     size = wanted.benchmark.batch_size
-    scorer = Scorer(loaded.model, loaded.tokenizer, batch_size=size, device=world.device, sliced=sliced)
+    scorer = Scorer(loaded.model, loaded.tokenizer, batch_size=size, device=world.device, sliced=sliced, eyes=eyes)
     mine = kind.score(scorer, rows if sliced else share(rows, size, world.rank, world.size), wanted.benchmark)
     scored = mine if sliced else [row for part in world.gather_objects(mine) for row in part]
     if world.rank > 0:

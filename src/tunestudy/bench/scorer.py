@@ -9,6 +9,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from tunestudy.bench.tasks import Question
+from tunestudy.data.vision import Eyes
+from tunestudy.models.decoder import base_model_of
+from tunestudy.models.vision import module_of
+
 T = TypeVar("T")
 Ids = tuple[int, ...]
 
@@ -17,23 +22,33 @@ class Scorer:
     """A model and its tokenizer, in evaluation mode, with a batch size."""
 
     def __init__(
-        self, model: Any, tokenizer: Any, *, batch_size: int, device: torch.device, sliced: bool = False
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        batch_size: int,
+        device: torch.device,
+        sliced: bool = False,
+        eyes: Eyes | None = None,
     ) -> None:
-        """sliced: ranks hold slices of the model and make the same calls together."""
+        """sliced: ranks hold slices of the model and make the same calls together. eyes: to see images with."""
         self._model = model.eval()
         self._tokenizer = tokenizer
         self._batch_size = batch_size
         self._device = device
         self._sliced = sliced
+        self._eyes = eyes
+        self._of_vision = module_of(base_model_of(model).config.model_type)
 
-    def generate(self, prompts: Sequence[Ids], *, max_new_tokens: int) -> list[str]:
-        """Greedy continuation of every prompt, decoded without special tokens."""
+    def generate(self, questions: Sequence[Question], *, max_new_tokens: int) -> list[str]:
+        """Greedy continuation of every question, decoded without special tokens."""
 
-        def continue_batch(batch: list[Ids]) -> list[str]:
-            ids_BT, mask_BT = self._left_padded(batch)
+        def continue_batch(batch: list[Question]) -> list[str]:
+            ids_BT, mask_BT = self._left_padded([question.ids for question in batch])
             out_BT = self._model.generate(
                 input_ids=ids_BT,
                 attention_mask=mask_BT,
+                **self._seen(batch, ids_BT),
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 num_beams=1,
@@ -43,20 +58,22 @@ class Scorer:
             texts: list[str] = self._tokenizer.batch_decode(out_BT[:, ids_BT.shape[1] :], skip_special_tokens=True)
             return texts
 
-        return self._by_length(prompts, len, continue_batch)
+        return self._by_length(questions, lambda question: len(question.ids), continue_batch)
 
-    def log_probabilities(self, asked: Sequence[tuple[Ids, str]]) -> list[tuple[float, int]]:
-        """For every (prompt, answer): the answer's summed log-probability and its number of tokens."""
-        encoded = [(prompt, tuple(self._tokenizer(text, add_special_tokens=False).input_ids)) for prompt, text in asked]
+    def log_probabilities(self, asked: Sequence[tuple[Question, str]]) -> list[tuple[float, int]]:
+        """For every (question, answer): the answer's summed log-probability and its number of tokens."""
+        encoded = [(asking, tuple(self._tokenizer(text, add_special_tokens=False).input_ids)) for asking, text in asked]
 
-        def score_batch(batch: list[tuple[Ids, Ids]]) -> list[tuple[float, int]]:
-            ids_BT, mask_BT = self._left_padded([prompt + answer for prompt, answer in batch])
+        def score_batch(batch: list[tuple[Question, Ids]]) -> list[tuple[float, int]]:
+            ids_BT, mask_BT = self._left_padded([question.ids + answer for question, answer in batch])
             kept = max(len(answer) for _, answer in batch) + 1
-            positions_BT = (mask_BT.cumsum(-1) - 1).clamp_min(0)
+            seen = self._seen([question for question, _ in batch], ids_BT)
+            if "image_grid_thw" not in seen:  # with grids, the model makes positions of its own
+                seen["position_ids"] = (mask_BT.cumsum(-1) - 1).clamp_min(0)
             logits_BKV = self._model(
                 input_ids=ids_BT,
                 attention_mask=mask_BT,
-                position_ids=positions_BT,
+                **seen,
                 logits_to_keep=kept,
                 use_cache=False,
             ).logits
@@ -66,7 +83,18 @@ class Scorer:
                 for row_K, (_, answer) in zip(log_probs_BK.cpu(), batch, strict=True)
             ]
 
-        return self._by_length(encoded, lambda pair: len(pair[0]) + len(pair[1]), score_batch)
+        return self._by_length(encoded, lambda pair: len(pair[0].ids) + len(pair[1]), score_batch)
+
+    def _seen(self, questions: Sequence[Question], ids_BT: Tensor) -> dict[str, Tensor]:
+        """What a model with eyes gets beside ids and mask."""
+        if self._eyes is None or self._of_vision is None:
+            return {}
+        images = [image for question in questions for image in question.images]
+        found: dict[str, Tensor] = self._of_vision.asking(ids_BT, self._eyes.vision.image_token)
+        if images:
+            pixels = self._eyes.pixels(images, filled=False)
+            found |= {name: tensor.to(self._device) for name, tensor in pixels.items()}
+        return found
 
     @property
     def _pad_id(self) -> int:

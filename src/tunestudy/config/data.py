@@ -28,6 +28,10 @@ class Dataset(Config):
     """Share of records kept from training, chosen by hash of id; named `<data set>@held_out`."""
     max_rejected: float = Field(0.01, ge=0, le=1)
     """Share of bad records above which the data set is refused."""
+    image_folder: str | None = None
+    """Where relative paths of images start; default: the folder of the data set's file."""
+    max_image_pixels: int = Field(89_478_485, gt=0)
+    """Width × height above which an image is rejected before it is decoded."""
 
 
 class FileDataset(Dataset):
@@ -123,6 +127,8 @@ class DataSettings(Config):
     overlong: Literal["reject", "truncate"] = "reject"
     packing: bool = False
     """Fill rows of `max_length` with several samples; attention and positions never cross a sample."""
+    max_images_per_pack: int | None = Field(None, gt=0)
+    """Images that packed samples of one row may have in all; a sample with more has a row of its own."""
     order: Literal["shuffle", "sequential", "length_grouped"] = "shuffle"
     data_seed: int | None = None
     """Default: the trial's seed."""

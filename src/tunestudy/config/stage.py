@@ -115,6 +115,8 @@ class BatchSettings(Config):
     fp16: bool = False
     """Half precision with a loss scaler whose state is part of a full checkpoint."""
     activation_checkpointing: bool = neutral(False)
+    dataloader_num_workers: int = neutral(2, ge=0)
+    """Threads of a rank that decode and resize images ahead of their batches; 0: none, each when it is needed."""
     padding: Literal["auto", "free", "right"] = neutral("auto")
     """Unpacked batches: `free` lays samples end to end without padding, `right` pads; `auto` is free where the
     model's attention can keep samples apart."""

@@ -1,7 +1,7 @@
 """What a forward pass gets, and how a step's rows are dealt to ranks and micro-batches."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tunestudy.data.corpus import Corpus, gather_index
+from tunestudy.data.vision import Eyes
 
 IGNORED = -100
 """The target of a position that predicts nothing."""
@@ -31,6 +32,9 @@ class Batch:
     segment_ids (B, T) int64 (-1 on padding) only where a row holds several samples: attention must keep them apart.
     sources (B, T) int64: the source of every position; None when the corpus has one source.
     samples (B, T) int64: which of the batch's samples, in the order of `shares_of`; None unless asked for.
+    With images: pixels are named inputs of the model's forward pass; images (B, T) int64 says which of the batch's
+    images a position belongs to, -1 for text; rope_positions (3, B, T) int64 where positions are of time, height and
+    width.
     """
 
     input_ids: Tensor
@@ -45,13 +49,17 @@ class Batch:
     sources: Tensor | None = None
     samples: Tensor | None = None
     num_samples: int = 0
+    pixels: Mapping[str, Tensor] = field(default_factory=dict)
+    images: Tensor | None = None
+    rope_positions: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
         moved: dict[str, Any] = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
-        return replace(self, **moved)
+        pixels = {name: tensor.to(device, non_blocking=True) for name, tensor in self.pixels.items()}
+        return replace(self, **moved, pixels=pixels)
 
 
 def micro_batches(
@@ -63,11 +71,28 @@ def micro_batches(
     micro_batch: int,
     layout: Layout,
     mark_samples: bool = False,
+    eyes: Eyes | None = None,
 ) -> list[Batch]:
-    """This rank's share of a step, `micro_batch` rows a batch; every rank gets the same number of batches."""
+    """This rank's share of a step, `micro_batch` rows a batch; every rank gets the same number of batches.
+
+    eyes: needed for a corpus with images.
+    """
     shares = shares_of(corpus, rows, rank=rank, world_size=world_size, micro_batch=micro_batch)
+    return [batch_of(corpus, share, layout, mark_samples=mark_samples, eyes=eyes) for share in shares]
+
+
+def batch_of(
+    corpus: Corpus, share: Sequence[Row], layout: Layout, *, mark_samples: bool = False, eyes: Eyes | None = None
+) -> Batch:
+    """One micro-batch of these rows.
+
+    Without rows, one ignored token: it keeps a rank in step with the others. In a corpus with images, a batch without
+    any gets an ignored blank one: all ranks go through the vision tower, and all of its weights get a gradient.
+    """
+    assert corpus.images is None or eyes is not None, "a corpus with images needs eyes"
+    flat = _flat(corpus, share, eyes if corpus.images is not None else None)
     make = {"free": _laid_end_to_end, "right": _padded_right}[layout]
-    return [make(corpus, share, mark_samples) if share else dummy_batch(corpus, layout) for share in shares]
+    return make(flat, mark_samples)
 
 
 def shares_of(corpus: Corpus, rows: Sequence[Row], *, rank: int, world_size: int, micro_batch: int) -> list[list[Row]]:
@@ -84,29 +109,28 @@ def shares_of(corpus: Corpus, rows: Sequence[Row], *, rank: int, world_size: int
     return [mine[i * micro_batch : (i + 1) * micro_batch] for i in range(count)]
 
 
-def dummy_batch(corpus: Corpus, layout: Layout) -> Batch:
-    """One ignored token: keeps a rank without rows in step with the others."""
-    zeros = torch.zeros(1, 1, dtype=torch.int64)
-    return Batch(
-        input_ids=zeros,
-        position_ids=zeros,
-        targets=torch.full_like(zeros, IGNORED),
-        num_tokens=0,
-        num_targets=0,
-        cu_seqlens=torch.tensor([0, 1], dtype=torch.int32) if layout == "free" else None,
-        sources=zeros if len(corpus.sources) > 1 else None,
-    )
-
-
 @dataclass(frozen=True)
 class _Flat:
-    """Samples laid end to end: (T,) arrays, and (S,) lengths."""
+    """Samples laid end to end: (T,) arrays, (S,) lengths, and the row of each sample (S,)."""
 
     ids: NDArray[np.int64]
     positions: NDArray[np.int64]
     targets: NDArray[np.int64]
     sources: NDArray[np.int64] | None
     lengths: NDArray[np.int64]
+    row_of_sample: NDArray[np.int64]
+    ignored: int = 0
+    """Tokens at the end that belong to no sample of the corpus."""
+    seen: "_Seen | None" = None
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.ids) - self.ignored
+
+    @property
+    def num_samples(self) -> int:
+        """Of the corpus."""
+        return len(self.lengths) - bool(self.ignored)
 
     @property
     def num_targets(self) -> int:
@@ -118,43 +142,100 @@ class _Flat:
         return np.repeat(np.arange(len(self.lengths)), self.lengths)
 
 
-def _flat(corpus: Corpus, rows: Sequence[Row]) -> _Flat:
+@dataclass(frozen=True)
+class _Seen:
+    """What of a batch comes from its images: the inputs of the tower, (T,) image numbers, (3, T) positions."""
+
+    pixels: dict[str, Tensor]
+    images: NDArray[np.int64]
+    rope_positions: NDArray[np.int64] | None
+
+
+def _flat(corpus: Corpus, rows: Sequence[Row], eyes: Eyes | None) -> _Flat:
     samples = np.fromiter((sample for row in rows for sample in row), np.int64)
     lengths = corpus.lengths[samples]
     where = gather_index(corpus, samples)
     ids = corpus.ids[where].astype(np.int64)
     # A sample's first token is never a target, so the shift cannot reach into the next sample.
-    following = np.append(corpus.is_target[where[1:]], False)
+    following = np.append(corpus.is_target[where[1:]], False) if len(where) else np.zeros(0, np.bool_)
     targets = np.where(following, np.append(ids[1:], 0), IGNORED)
-    starts = np.cumsum(lengths) - lengths
+    row_of_sample = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
     sources = np.repeat(corpus.source[samples].astype(np.int64), lengths) if len(corpus.sources) > 1 else None
-    return _Flat(ids, np.arange(len(ids)) - np.repeat(starts, lengths), targets, sources, lengths)
+
+    filler = _filler(corpus, samples, eyes)
+    if ignored := len(filler):
+        ids, lengths = np.append(ids, filler), np.append(lengths, ignored)
+        targets = np.append(targets, np.full(ignored, IGNORED))
+        row_of_sample = np.append(row_of_sample, len(rows))
+        sources = None if sources is None else np.append(sources, np.zeros(ignored, np.int64))
+    starts = np.cumsum(lengths) - lengths
+    positions = np.arange(len(ids)) - np.repeat(starts, lengths)
+    seen = None if eyes is None else _look(corpus, samples, ids, lengths, eyes, filled=bool(ignored))
+    return _Flat(ids, positions, targets, sources, lengths, row_of_sample, ignored, seen)
 
 
-def _laid_end_to_end(corpus: Corpus, rows: Sequence[Row], mark_samples: bool = False) -> Batch:
-    flat = _flat(corpus, rows)
+def _filler(corpus: Corpus, samples: NDArray[np.int64], eyes: Eyes | None) -> NDArray[np.int64]:
+    """The ids of an ignored sample: a blank image where no sample has one, a token where there is no sample."""
+    if eyes is not None and (corpus.images is None or not corpus.images.counts[samples].any()):
+        return np.full(eyes.num_filler_tokens, eyes.vision.image_token, np.int64)
+    return np.zeros(0 if len(samples) else 1, np.int64)
+
+
+def _look(
+    corpus: Corpus,
+    samples: NDArray[np.int64],
+    ids: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    eyes: Eyes,
+    *,
+    filled: bool,
+) -> _Seen:
+    assert corpus.images is not None
+    facts = [corpus.images.of(int(sample)) for sample in samples]
+    sizes = [[(image.width, image.height) for image in of_sample] for of_sample in facts]
+    sizes += [[eyes.FILLER]] if filled else []
+    counts = [eyes.vision.num_tokens(size) for of_sample in sizes for size in of_sample]
+    images = np.full(len(ids), -1)
+    images[ids == eyes.vision.image_token] = np.repeat(np.arange(len(counts)), counts)
+    ends = np.cumsum(lengths)
+    rope = [
+        eyes.vision.rope_positions(ids[end - length : end], of_sample)
+        for end, length, of_sample in zip(ends, lengths, sizes, strict=True)
+    ]
+    positions = [part for part in rope if part is not None]
+    pixels = eyes.pixels([image for of_sample in facts for image in of_sample], filled=filled)
+    return _Seen(pixels, images, np.concatenate(positions, axis=1) if positions else None)
+
+
+def _laid_end_to_end(flat: _Flat, mark_samples: bool) -> Batch:
     borders = np.concatenate([[0], np.cumsum(flat.lengths)]).astype(np.int32)
+
+    def row(values: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(values)[None]
+
+    seen = flat.seen
+    rope = None if seen is None or seen.rope_positions is None else torch.from_numpy(seen.rope_positions)[:, None]
     return Batch(
-        input_ids=torch.from_numpy(flat.ids)[None],
-        position_ids=torch.from_numpy(flat.positions)[None],
-        targets=torch.from_numpy(flat.targets)[None],
-        num_tokens=len(flat.ids),
+        input_ids=row(flat.ids),
+        position_ids=row(flat.positions),
+        targets=row(flat.targets),
+        num_tokens=flat.num_tokens,
         num_targets=flat.num_targets,
         cu_seqlens=torch.from_numpy(borders),
-        sources=None if flat.sources is None else torch.from_numpy(flat.sources)[None],
-        samples=torch.from_numpy(flat.samples)[None] if mark_samples else None,
-        num_samples=len(flat.lengths),
+        sources=None if flat.sources is None else row(flat.sources),
+        samples=row(flat.samples) if mark_samples else None,
+        num_samples=flat.num_samples,
+        pixels={} if seen is None else seen.pixels,
+        images=None if seen is None else row(seen.images),
+        rope_positions=rope,
     )
 
 
-def _padded_right(corpus: Corpus, rows: Sequence[Row], mark_samples: bool = False) -> Batch:
-    flat = _flat(corpus, rows)
-    samples_per_row = [len(row) for row in rows]
-    row_of_sample = np.repeat(np.arange(len(rows)), samples_per_row)
-    row_lengths = np.bincount(row_of_sample, weights=flat.lengths, minlength=len(rows)).astype(np.int64)
-    row = np.repeat(np.arange(len(rows)), row_lengths)
+def _padded_right(flat: _Flat, mark_samples: bool) -> Batch:
+    row_lengths = np.bincount(flat.row_of_sample, weights=flat.lengths).astype(np.int64)
+    row = np.repeat(np.arange(len(row_lengths)), row_lengths)
     column = np.arange(len(flat.ids)) - np.repeat(np.cumsum(row_lengths) - row_lengths, row_lengths)
-    shape = (len(rows), int(row_lengths.max()))
+    shape = (len(row_lengths), int(row_lengths.max()))
 
     def spread(values: NDArray[np.int64], padding: int) -> Tensor:
         grid = np.full(shape, padding, np.int64)
@@ -162,17 +243,22 @@ def _padded_right(corpus: Corpus, rows: Sequence[Row], mark_samples: bool = Fals
         return torch.from_numpy(grid)
 
     padded = len(flat.ids) < shape[0] * shape[1]
-    several = max(samples_per_row) > 1
-    segment = np.repeat(np.concatenate([np.arange(n) for n in samples_per_row]), flat.lengths) if several else None
+    in_row = np.bincount(flat.row_of_sample)
+    segment = np.repeat(np.concatenate([np.arange(n) for n in in_row]), flat.lengths) if in_row.max() > 1 else None
+    seen = flat.seen
+    rope = None if seen is None else seen.rope_positions
     return Batch(
         input_ids=spread(flat.ids, 0),
         position_ids=spread(flat.positions, 0),
         targets=spread(flat.targets, IGNORED),
-        num_tokens=len(flat.ids),
+        num_tokens=flat.num_tokens,
         num_targets=flat.num_targets,
         attention_mask=spread(np.ones_like(flat.ids), 0).bool() if padded else None,
         segment_ids=None if segment is None else spread(segment, -1),
         sources=None if flat.sources is None else spread(flat.sources, 0),
         samples=spread(flat.samples, 0) if mark_samples else None,
-        num_samples=len(flat.lengths),
+        num_samples=flat.num_samples,
+        pixels={} if seen is None else seen.pixels,
+        images=None if seen is None else spread(seen.images, -1),
+        rope_positions=None if rope is None else torch.stack([spread(one, 0) for one in rope]),
     )

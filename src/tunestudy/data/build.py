@@ -10,14 +10,19 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
-from tunestudy.config.data import AnyDataset, DataSettings
+from tunestudy.config.data import AnyDataset, Dataset, DataSettings
 from tunestudy.config.errors import Exit, StudyError, at
+from tunestudy.config.job import Job
 from tunestudy.data.corpus import CorpusWriter
-from tunestudy.data.formats import Example, Rejected
+from tunestudy.data.formats import Example
+from tunestudy.data.images import MAX_PIXELS, ImagePlaces, ImageStore
+from tunestudy.data.rejected import Rejected
 from tunestudy.data.select import HELD_OUT, is_held_out
 from tunestudy.data.sources import Folders
 from tunestudy.data.survey import Record, Survey, survey
 from tunestudy.data.tokenize import TOO_LONG, Sample, Tokenize
+from tunestudy.data.vision import Eyes, Vision
+from tunestudy.records.layout import JobDir
 
 CHUNK = 256
 """Records tokenised in one go."""
@@ -33,7 +38,9 @@ class Wanted:
     folders: Folders
 
 
-def build(wanted: Wanted, tokenizer: Any, settings: DataSettings, folder: Path) -> dict[str, Any]:
+def build(
+    wanted: Wanted, tokenizer: Any, settings: DataSettings, folder: Path, vision: Vision | None = None
+) -> dict[str, Any]:
     """Write `train/`, `eval/` (if there is any) and rejected.jsonl into `folder`.
 
     Returns per data set {"read", "rejected": {reason: n}, "too_long"}. Raises StudyError for a source without samples
@@ -51,10 +58,13 @@ def build(wanted: Wanted, tokenizer: Any, settings: DataSettings, folder: Path) 
             for source in {*wanted.train, *wanted.evaluation}
         }
         rejected = open_files.enter_context(open(folder / "rejected.jsonl", "w", encoding="utf-8"))
-        tokenised = open_files.enter_context(
-            TokenizeInOrder(Tokenize(tokenizer, settings), settings.preprocessing_num_workers)
-        )
-        return {found.name: _write_dataset(found, routes, tokenised, rejected) for found in surveys}
+        report = {}
+        for found in surveys:
+            eyes = None if vision is None else eyes_for(vision, wanted.folders, found.dataset)
+            tokenize = Tokenize(tokenizer, settings, eyes)
+            with TokenizeInOrder(tokenize, settings.preprocessing_num_workers) as tokenised:
+                report[found.name] = _write_dataset(found, routes, tokenised, rejected)
+        return report
 
 
 Routes = Mapping[str, Sequence[tuple[CorpusWriter, int]]]
@@ -73,7 +83,14 @@ def _write_dataset(found: Survey, routes: Routes, tokenised: "TokenizeInOrder", 
             continue
         written[source] += 1
         for writer, index in routes[source]:
-            writer.add(outcome.ids, outcome.is_target, source=index, sample_id=record.id, content=record.content)
+            writer.add(
+                outcome.ids,
+                outcome.is_target,
+                outcome.images,
+                source=index,
+                sample_id=record.id,
+                content=record.content,
+            )
     tally.check(found.name, found.dataset)
     for source, count in written.items():
         if count == 0:
@@ -92,6 +109,20 @@ def _source(found: Survey, record: Record) -> str:
 
 def _sources_of(found: Survey, routes: Routes) -> list[str]:
     return [source for source in (found.name, f"{found.name}{HELD_OUT}") if source in routes]
+
+
+def eyes_of(vision: Vision | None, job: Job, folder: JobDir) -> Eyes | None:
+    """A model's vision over the images of all the job's data sets, whose sizes were settled when they were read."""
+    if vision is None:
+        return None
+    folders = Folders.of(job, folder)
+    limit = max((dataset.max_image_pixels for dataset in job.datasets.values()), default=MAX_PIXELS)
+    return Eyes(vision, ImagePlaces(folders.base, ImageStore(folders.store), limit))
+
+
+def eyes_for(vision: Vision, folders: Folders, dataset: Dataset) -> Eyes:
+    """A model's vision over the images of one data set."""
+    return Eyes(vision, ImagePlaces(folders.base, ImageStore(folders.store), dataset.max_image_pixels))
 
 
 Item = tuple[Record, str]

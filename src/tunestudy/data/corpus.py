@@ -10,7 +10,10 @@ from typing import Any, Self, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from tunestudy.data.images import ImageFacts
+
 _ARRAYS = {"ids": np.int32, "is_target": np.bool_, "offsets": np.int64, "source": np.int16, "content": np.uint64}
+_IMAGE_ARRAYS = {"image_ends": np.int64, "image_numbers": np.int64, "image_hashes": np.uint8}
 
 
 class Texts(Sequence[str]):
@@ -44,6 +47,54 @@ class Texts(Sequence[str]):
 
 
 @dataclass(frozen=True, eq=False)
+class Images:
+    """The images of N samples, in order, as they were settled.
+
+    Shapes: ends (N,) int64, where each sample's images end; numbers (I, 4) int64: offset and length in bytes, width and
+    height; hashes (I, 32) uint8, SHA-256; places: I texts.
+    """
+
+    ends: NDArray[np.int64]
+    numbers: NDArray[np.int64]
+    hashes: NDArray[np.uint8]
+    places: Sequence[str]
+
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """(N,) images per sample."""
+        return np.diff(self.ends, prepend=0)
+
+    def of(self, sample: int) -> list[ImageFacts]:
+        """The images of one sample."""
+        return [self[i] for i in range(int(self.ends[sample - 1]) if sample else 0, int(self.ends[sample]))]
+
+    def __getitem__(self, index: int) -> ImageFacts:
+        offset, length, width, height = self.numbers[index].tolist()
+        digest = self.hashes[index].tobytes().hex()
+        return ImageFacts(self.places[index], offset, length, digest, width, height)
+
+    def subset(self, samples: NDArray[np.int64]) -> "Images":
+        """A copy that holds only the images of these samples, in this order."""
+        found = [self.of(int(sample)) for sample in samples]
+        return images_table(found)
+
+
+def images_table(images: Sequence[Sequence[ImageFacts]]) -> Images:
+    """In memory, from the images of every sample."""
+    flat = [one for of_sample in images for one in of_sample]
+    return Images(
+        ends=np.cumsum([len(of_sample) for of_sample in images], dtype=np.int64),
+        numbers=np.array([_numbers(one) for one in flat], np.int64).reshape(-1, 4),
+        hashes=np.frombuffer(b"".join(bytes.fromhex(one.sha256) for one in flat), np.uint8).reshape(-1, 32),
+        places=Texts.of(one.place for one in flat),
+    )
+
+
+def _numbers(image: ImageFacts) -> tuple[int, int, int, int]:
+    return image.offset, image.length, image.width, image.height
+
+
+@dataclass(frozen=True, eq=False)
 class Corpus:
     """N samples of P tokens in all.
 
@@ -59,6 +110,8 @@ class Corpus:
     content: NDArray[np.uint64]
     sample_ids: Sequence[str]
     sources: tuple[str, ...]
+    images: Images | None = None
+    """None where no sample has any."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -76,15 +129,24 @@ class Corpus:
     def num_targets(self) -> int:
         return int(np.count_nonzero(self.is_target))
 
+    @cached_property
+    def _targets(self) -> NDArray[np.int32]:
+        """(N,) target tokens per sample."""
+        ends = np.concatenate([[0], np.cumsum(self.is_target, dtype=np.int64)])
+        found: NDArray[np.int32] = (ends[self.offsets[1:]] - ends[self.offsets[:-1]]).astype(np.int32)
+        return found
+
+    def num_targets_of(self, sample: int) -> int:
+        """Target tokens of one sample."""
+        return int(self._targets[sample])
+
     def of_source(self, index: int) -> NDArray[np.int64]:
         """Indices of the samples of one source, in their order."""
         return np.flatnonzero(self.source == index)
 
     def targets_by_source(self) -> NDArray[np.int64]:
         """(S,) target tokens of each source."""
-        ends = np.concatenate([[0], np.cumsum(self.is_target, dtype=np.int64)])
-        per_sample = ends[self.offsets[1:]] - ends[self.offsets[:-1]]
-        return np.bincount(self.source, weights=per_sample, minlength=len(self.sources)).astype(np.int64)
+        return np.bincount(self.source, weights=self._targets, minlength=len(self.sources)).astype(np.int64)
 
     def subset(self, indices: NDArray[np.int64]) -> "Corpus":
         """A copy that holds only these samples, in this order."""
@@ -97,6 +159,7 @@ class Corpus:
             content=self.content[indices],
             sample_ids=Texts.of(self.sample_ids[int(i)] for i in indices),
             sources=self.sources,
+            images=None if self.images is None else self.images.subset(indices),
         )
 
 
@@ -136,13 +199,20 @@ class CorpusWriter:
     def __init__(self, folder: Path, sources: tuple[str, ...]) -> None:
         folder.mkdir(parents=True)
         (folder / "corpus.json").write_text(json.dumps({"sources": sources}), encoding="utf-8")
-        names = [*_ARRAYS, "sample_ids", "sample_id_ends"]
+        names = [*_ARRAYS, "sample_ids", "sample_id_ends", *_IMAGE_ARRAYS, "image_places", "image_place_ends"]
         self._files = {name: open(folder / f"{name}.bin", "wb") for name in names}  # noqa: SIM115 - closed by close()
-        self._tokens = self._id_bytes = 0
+        self._tokens = self._id_bytes = self._images = self._place_bytes = 0
         self._write("offsets", np.zeros(1, np.int64))
 
     def add(
-        self, ids: NDArray[np.int32], is_target: NDArray[np.bool_], *, source: int, sample_id: str, content: int
+        self,
+        ids: NDArray[np.int32],
+        is_target: NDArray[np.bool_],
+        images: Sequence[ImageFacts] = (),
+        *,
+        source: int,
+        sample_id: str,
+        content: int,
     ) -> None:
         """Append one sample; the caller has cleared the first token's flag."""
         assert len(ids) == len(is_target) > 0 and not is_target[0]
@@ -156,6 +226,18 @@ class CorpusWriter:
         self._write("content", np.array([content], np.uint64))
         self._files["sample_ids"].write(name)
         self._write("sample_id_ends", np.array([self._id_bytes], np.int64))
+        for image in images:
+            self._add_image(image)
+        self._write("image_ends", np.array([self._images], np.int64))
+
+    def _add_image(self, image: ImageFacts) -> None:
+        self._images += 1
+        place = image.place.encode()
+        self._place_bytes += len(place)
+        self._write("image_numbers", np.array(_numbers(image), np.int64))
+        self._write("image_hashes", np.frombuffer(bytes.fromhex(image.sha256), np.uint8))
+        self._files["image_places"].write(place)
+        self._write("image_place_ends", np.array([self._place_bytes], np.int64))
 
     def close(self) -> None:
         for file in self._files.values():
@@ -176,7 +258,15 @@ def open_corpus(folder: Path) -> Corpus:
     arrays = {name: _mapped(folder / f"{name}.bin", dtype) for name, dtype in _ARRAYS.items()}
     ids = Texts(_mapped(folder / "sample_ids.bin", np.uint8), _mapped(folder / "sample_id_ends.bin", np.int64))
     sources = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))["sources"]
-    return Corpus(**arrays, sample_ids=ids, sources=tuple(sources))
+    return Corpus(**arrays, sample_ids=ids, sources=tuple(sources), images=_open_images(folder))
+
+
+def _open_images(folder: Path) -> Images | None:
+    ends, numbers, hashes = (_mapped(folder / f"{name}.bin", dtype) for name, dtype in _IMAGE_ARRAYS.items())
+    if len(numbers) == 0:
+        return None
+    places = Texts(_mapped(folder / "image_places.bin", np.uint8), _mapped(folder / "image_place_ends.bin", np.int64))
+    return Images(ends, numbers.reshape(-1, 4), hashes.reshape(-1, 32), places)
 
 
 def _mapped(path: Path, dtype: Any) -> NDArray[Any]:

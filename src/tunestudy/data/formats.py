@@ -3,12 +3,16 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
 
 from tunestudy.config.data import Dataset
 from tunestudy.config.errors import Exit, StudyError, at
+from tunestudy.data.images import IMAGE_MARK, ImageBytes
+from tunestudy.data.pictured import COLUMNS, OTHER_MEDIA, record_images, with_images
+from tunestudy.data.rejected import Rejected
+from tunestudy.data.sources import Folders
 
 Message = dict[str, str]
 
@@ -26,18 +30,6 @@ ROLES = {
 }
 """Spellings of roles in messages and ShareGPT → the canonical ones."""
 
-MEDIA_COLUMNS = ("image", "images", "video", "videos", "audio", "audios")
-
-NO_IMAGES = "holds images or other media, which need a vision model; this stage trains on text"
-
-
-class Rejected(Exception):  # noqa: N818 - not an error of the program: a record that is left out
-    """A record that cannot be used. `reason` is counted, `detail` helps to find it."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        self.reason, self.detail = reason, detail
-        super().__init__(f"{reason}: {detail}" if detail else reason)
-
 
 @dataclass(frozen=True, slots=True)
 class Example:
@@ -50,6 +42,8 @@ class Example:
     completion: str | None = None
     text: str | None = None
     choices: tuple[str, ...] = ()
+    images: tuple[ImageBytes, ...] = ()
+    """In the order of their marks in the text."""
 
     @property
     def reference(self) -> str:
@@ -63,6 +57,7 @@ class Example:
         """128 bits over prompts and answers; system prompts do not make a record another one."""
         turns = [[m["role"], m["content"].strip()] for m in self.messages if m["role"] != "system"]
         parts = [turns, self.prompt, self.completion, self.text]
+        parts += [image.sha256 for image in self.images]
         return hashlib.blake2b(json.dumps(parts, ensure_ascii=False).encode(), digest_size=16).digest()
 
 
@@ -80,8 +75,8 @@ class Format:
 class RecordReader:
     """Turns the columns of one data set's records into examples; made from its first record."""
 
-    def __init__(self, name: str, dataset: Dataset, first: Mapping[str, Any]) -> None:
-        self._name, self._system = name, dataset.system
+    def __init__(self, name: str, dataset: Dataset, first: Mapping[str, Any], folders: Folders) -> None:
+        self._name, self._system, self._folders = name, dataset.system, folders
         self.format_name = dataset.format if dataset.format != "auto" else detect(name, first, dataset.columns)
         self._format = FORMATS[self.format_name]
         self._columns = _columns(name, self.format_name, dataset.columns, first)
@@ -92,13 +87,14 @@ class RecordReader:
 
     def example(self, record: Mapping[str, Any]) -> Example:
         """The canonical example of a record. Raises Rejected."""
-        if any(record.get(column) for column in MEDIA_COLUMNS):
-            raise Rejected("images or media", NO_IMAGES)
+        if any(record.get(column) for column in OTHER_MEDIA):
+            raise Rejected("video or audio", "no stage can train on it")
         fields = {name: record[column] for name, column in self._columns.items() if record.get(column) is not None}
         for name in self._format.required:
             if name not in fields:
                 raise Rejected("missing field", self._columns.get(name, name))
         example = self._format.convert(fields)
+        example = with_images(example, record_images(record, self._columns, self._folders))
         if self._system and not example.messages:
             raise StudyError(
                 at(f"datasets.{self._name}.system"), f"{self.format_name} records have no place for a system prompt"
@@ -106,7 +102,7 @@ class RecordReader:
         if self._system and example.messages and all(m["role"] != "system" for m in example.messages):
             messages = ({"role": "system", "content": self._system}, *example.messages)
             num_context = example.num_context and example.num_context + 1
-            example = Example(messages=messages, num_context=num_context, choices=example.choices)
+            example = replace(example, messages=messages, num_context=num_context)
         return example
 
 
@@ -128,7 +124,7 @@ def detect(name: str, first: Mapping[str, Any], columns: Mapping[str, str]) -> s
 def _columns(name: str, format_name: str, mapping: Mapping[str, str], first: Mapping[str, Any]) -> dict[str, str]:
     """Field → column, after checking that every mapped field and column exists."""
     known = FORMATS[format_name]
-    fields = (*known.required, *known.optional, "id", "choices")
+    fields = (*known.required, *known.optional, "id", "choices", *COLUMNS)
     for wanted, column in mapping.items():
         key = f"datasets.{name}.columns.{wanted}"
         if wanted not in fields:
@@ -225,18 +221,19 @@ def _turn(turn: Any) -> Message:
 
 
 def _joined(content: Any) -> str:
-    """A turn's text; a list of text parts is joined, parts of another kind reject the record."""
+    """A turn's text; parts of text are joined, with marks where images stand; other kinds reject the record."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
         raise Rejected("wrong type", f"content must be text, not {type(content).__name__}")
     parts = [{"type": "text", "text": part} if isinstance(part, str) else part for part in content]
     for part in parts:
-        if not isinstance(part, Mapping) or part.get("type") != "text":
-            raise Rejected("images or media", NO_IMAGES)
-        if not isinstance(part.get("text"), str):
+        if not isinstance(part, Mapping) or part.get("type") not in ("text", "image", "image_url"):
+            kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+            raise Rejected("unknown content", f"a part of type {kind}; text and image can be used")
+        if part["type"] == "text" and not isinstance(part.get("text"), str):
             raise Rejected("missing field", "text of a content part")
-    return "".join(part["text"] for part in parts)
+    return "".join(part["text"] if part["type"] == "text" else IMAGE_MARK for part in parts)
 
 
 def _system_turn(system: Any) -> list[Message]:

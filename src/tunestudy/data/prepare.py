@@ -24,12 +24,13 @@ from tunestudy.data.build import Wanted, build
 from tunestudy.data.corpus import Corpus, open_corpus
 from tunestudy.data.select import HELD_OUT, smallest, split_name
 from tunestudy.data.sources import Folders, source_of
+from tunestudy.data.vision import Vision
 from tunestudy.records.atomic import read_json, temporary_beside
 from tunestudy.records.layout import JobDir
 from tunestudy.records.lease import Lease
 from tunestudy.records.manifest import problems, seal
 
-DATA_VERSION = 1
+DATA_VERSION = 2
 """Raised when the same settings begin to make other tokens: old caches are then left aside."""
 
 OVERLAP_EXAMPLES = 5
@@ -53,15 +54,15 @@ class PreparedData:
     report: dict[str, Any]
 
 
-def prepare(job: Job, folder: JobDir, tokenizer: Any, world: Ranks) -> PreparedData:
+def prepare(job: Job, folder: JobDir, tokenizer: Any, world: Ranks, vision: Vision | None = None) -> PreparedData:
     """The data of `job`'s stage. Raises StudyError for data that cannot be used; every rank calls this."""
     settings = job.settings
     assert settings is not None, "a job that only evaluates has no training data"
     wanted = wanted_data(job, settings, Folders.of(job, folder))
-    fingerprint = data_fingerprint(wanted, tokenizer, settings)
+    fingerprint = data_fingerprint(wanted, tokenizer, settings, vision)
     cache = folder.study.data_cache / fingerprint[:32]
     if world.rank == 0:
-        _build_once(cache, folder.study.leases / f"data-{fingerprint[:32]}", wanted, tokenizer, settings)
+        _build_once(cache, folder.study.leases / f"data-{fingerprint[:32]}", wanted, tokenizer, settings, vision)
     else:
         while problems(cache, hashes=False):  # a barrier would time out where tokenising takes hours
             time.sleep(POLL_S)
@@ -88,7 +89,7 @@ def wanted_data(job: Job, settings: TrainStage, folders: Folders) -> Wanted:
     return Wanted(datasets, tuple(train), tuple(evaluation), folders)
 
 
-def data_fingerprint(wanted: Wanted, tokenizer: Any, settings: TrainStage) -> str:
+def data_fingerprint(wanted: Wanted, tokenizer: Any, settings: TrainStage, vision: Vision | None = None) -> str:
     """SHA-256 over all that decides which tokens come out: data, tokenizer, template and settings."""
     neutral = {"max_rejected"}
     parts = {
@@ -104,6 +105,7 @@ def data_fingerprint(wanted: Wanted, tokenizer: Any, settings: TrainStage) -> st
         "eval": wanted.evaluation,
         "tokenizer": tokenizer_identity(tokenizer),
         "settings": [settings.max_length, settings.overlong, settings.loss_on],
+        "vision": vision and vision.identity(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -123,14 +125,16 @@ def _dataset(job: Job, name: str) -> AnyDataset:
     return job.datasets[dataset]
 
 
-def _build_once(cache: Path, lease: Path, wanted: Wanted, tokenizer: Any, settings: TrainStage) -> None:
+def _build_once(
+    cache: Path, lease: Path, wanted: Wanted, tokenizer: Any, settings: TrainStage, vision: Vision | None
+) -> None:
     with Lease.acquire(lease, wait_s=math.inf):
         if not problems(cache):
             return
         prepared = temporary_beside(cache)
         prepared.mkdir(parents=True)
         try:
-            report = build(wanted, tokenizer, settings, prepared)
+            report = build(wanted, tokenizer, settings, prepared, vision)
             (prepared / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
             seal(prepared, cache, {"kind": "data", "version": DATA_VERSION})
         except OSError as error:

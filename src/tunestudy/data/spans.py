@@ -8,11 +8,14 @@ asked in another form than it was taught.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tunestudy.config.errors import Exit, StudyError, at
-from tunestudy.data.formats import Example, Message, Rejected
+from tunestudy.data.formats import Example, Message
+from tunestudy.data.images import IMAGE_MARK
+from tunestudy.data.rejected import Rejected
 
 Span = tuple[int, int]
 
@@ -48,13 +51,13 @@ def answer_spans(tokenizer: Any, example: Example, *, last_only: bool) -> Render
         elif len(asked) < len(answers):
             raise Rejected("unstable chat template", "generation blocks and assistant turns differ in number")
     else:
-        text = _render(tokenizer, messages)
+        text = render(tokenizer, messages)
         spans = [_answer_span(tokenizer, messages, i, text) for i in asked]
     spans = [(start, end) for start, end in spans if end > start]
     if not spans:
         raise Rejected("everything masked", "the chat template renders no assistant turn")
     last = answers[-1]
-    tail = _render(tokenizer, [*messages[:last], {**messages[last], "content": MARKER}]).rpartition(MARKER)[2]
+    tail = render(tokenizer, [*messages[:last], {**messages[last], "content": MARKER}]).rpartition(MARKER)[2]
     return Rendered(text, spans[-1:] if last_only else spans, tail)
 
 
@@ -64,7 +67,10 @@ def _tagged(tokenizer: Any, template: str, messages: list[Message]) -> tuple[str
 
     try:
         texts, spans = render_jinja_template(
-            [messages], chat_template=template, return_assistant_tokens_mask=True, **tokenizer.special_tokens_map
+            [[in_parts(message) for message in messages]],
+            chat_template=template,
+            return_assistant_tokens_mask=True,
+            **tokenizer.special_tokens_map,
         )
     except Exception as error:
         raise _template_problem(error) from error
@@ -73,14 +79,14 @@ def _tagged(tokenizer: Any, template: str, messages: list[Message]) -> tuple[str
 
 def _answer_span(tokenizer: Any, messages: list[Message], i: int, text: str) -> Span:
     """Where answer `i` stands in `text`, the rendering of the whole conversation."""
-    prompt = _render(tokenizer, messages[:i], add_generation_prompt=True)
+    prompt = render(tokenizer, messages[:i], add_generation_prompt=True)
     if not text.startswith(prompt):
         raise Rejected(
             "unstable chat template",
             f"the prompt before turn {i + 1} is not how the conversation begins; give a chat_template whose "
             "generation prompt is a prefix, or mark answers with {% generation %}",
         )
-    masked = _render(tokenizer, [*messages[:i], {**messages[i], "content": MARKER}, *messages[i + 1 :]])
+    masked = render(tokenizer, [*messages[:i], {**messages[i], "content": MARKER}, *messages[i + 1 :]])
     before, found, after = masked.partition(MARKER)
     start, end = len(prompt), len(text) - len(after)
     if not found or MARKER in after or len(before) < start or not text.endswith(after) or end < start:
@@ -88,12 +94,38 @@ def _answer_span(tokenizer: Any, messages: list[Message], i: int, text: str) -> 
     return start, end
 
 
-def _render(tokenizer: Any, messages: list[Message], *, add_generation_prompt: bool = False) -> str:
+def render(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
+    """The chat template's text of these messages; an image is whatever it writes for one. Raises Rejected."""
+    parts = [in_parts(message) for message in messages]
     try:
-        text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+        text: str = tokenizer.apply_chat_template(parts, tokenize=False, add_generation_prompt=add_generation_prompt)
     except Exception as error:
         raise _template_problem(error) from error
     return text
+
+
+def in_parts(message: Message) -> dict[str, Any]:
+    """A message in the form of vision-language templates, parts of text and images, if it has images."""
+    texts = message["content"].split(IMAGE_MARK)
+    if len(texts) == 1:
+        return dict(message)
+    parts: list[dict[str, str]] = []
+    for number, text in enumerate(texts):
+        parts += [{"type": "image"}] if number else []
+        parts += [{"type": "text", "text": text}] if text else []
+    return {**message, "content": parts}
+
+
+def rewritten(rendered: Rendered, old: str, new: str) -> Rendered:
+    """The same conversation with `new` wherever the text has `old`; answers stay where they are in it."""
+    starts = [match.start() for match in re.finditer(re.escape(old), rendered.text)]
+    longer = len(new) - len(old)
+
+    def moved(place: int) -> int:
+        return place + longer * sum(start + len(old) <= place for start in starts)
+
+    spans = [(moved(start), moved(end)) for start, end in rendered.spans]
+    return Rendered(rendered.text.replace(old, new), spans, rendered.tail)
 
 
 def _template_problem(error: Exception) -> Exception:

@@ -6,7 +6,8 @@ A data set that cannot be used fails here, before the long work begins.
 from array import array
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 
 from tunestudy.config.data import Dataset
 from tunestudy.config.errors import Exit, StudyError, at
-from tunestudy.data.formats import Example, RecordReader, Rejected
+from tunestudy.data.formats import Example, RecordReader
+from tunestudy.data.rejected import Rejected
 from tunestudy.data.select import LIMIT_SEED, smallest
 from tunestudy.data.sources import Folders, Raw, source_of
 
@@ -76,6 +78,8 @@ class Survey:
     """Every record has its own, unique `id`."""
     repeated: frozenset[int]
     """Content hashes that occur more than once."""
+    shared_images: bool
+    """Several records ask about one image: they fall on the same side of a split."""
     chosen: NDArray[np.bool_] | None
     """(usable records,) which of them `limit` keeps; None: all."""
     tally: Tally
@@ -99,6 +103,8 @@ class Survey:
             digest = outcome.content_hash()
             content = int.from_bytes(digest[:8], "little")
             record_id = split_id = str(own_id) if self.own_ids else digest.hex()
+            if self.shared_images and outcome.images:
+                split_id = outcome.images[0].sha256 or split_id
             if not self.own_ids and content in self.repeated:
                 seen[content] += 1
                 record_id = f"{split_id}-{seen[content]}" if seen[content] > 1 else split_id
@@ -109,7 +115,7 @@ class Survey:
 def survey(name: str, dataset: Dataset, folders: Folders) -> Survey:
     """Read a data set once. Raises StudyError when it cannot be used."""
     tally, bad = Tally(), []
-    contents, ids = array("Q"), _IdCheck()
+    contents, ids, pictures = array("Q"), _IdCheck(), array("Q")
     for raw, own_id, outcome in _examples(name, dataset, folders):
         tally.read += 1
         if isinstance(outcome, Rejected):
@@ -119,15 +125,27 @@ def survey(name: str, dataset: Dataset, folders: Folders) -> Survey:
             continue
         ids.see(own_id)
         contents.append(int.from_bytes(outcome.content_hash()[:8], "little"))
+        if outcome.images and outcome.images[0].sha256:
+            pictures.append(int(outcome.images[0].sha256[:16], 16))
     tally.check(name, dataset)
     values, counts = np.unique(np.frombuffer(contents, np.uint64), return_counts=True)
     own_ids = ids.all_unique()
-    found = Survey(name, dataset, folders, own_ids, frozenset(values[counts > 1].tolist()), None, tally, tuple(bad))
+    repeated = frozenset(values[counts > 1].tolist())
+    shared = len(np.unique(np.frombuffer(pictures, np.uint64))) < len(pictures)
+    found = Survey(name, dataset, folders, own_ids, repeated, shared, None, tally, tuple(bad))
     if dataset.limit is None or dataset.limit >= len(contents):
         return found
     chosen = np.zeros(len(contents), np.bool_)
     chosen[smallest((record.id for record in found.records()), dataset.limit, LIMIT_SEED)] = True
-    return Survey(name, dataset, folders, own_ids, found.repeated, chosen, tally, tuple(bad))
+    return replace(found, chosen=chosen)
+
+
+def image_base(dataset: Dataset, folders: Folders) -> Path:
+    """Where relative paths of a data set's images start: as it says, else beside its file."""
+    if dataset.image_folder is not None:
+        return folders.base / Path(dataset.image_folder).expanduser()
+    path = folders.base / Path(getattr(dataset, "path", ".")).expanduser()
+    return path if path.is_dir() else path.parent
 
 
 class _IdCheck:
@@ -149,11 +167,12 @@ class _IdCheck:
 def _examples(name: str, dataset: Dataset, folders: Folders) -> Iterator[tuple[Raw, Any, Example | Rejected]]:
     """Every record with its own id and its example, or the reason against it."""
     reader: RecordReader | None = None
+    folders = replace(folders, image_base=image_base(dataset, folders))
     for raw in source_of(dataset).read(dataset, folders):
         if raw.problem:
             yield raw, None, Rejected(raw.problem)
             continue
-        reader = reader or RecordReader(name, dataset, raw.columns)
+        reader = reader or RecordReader(name, dataset, raw.columns, folders)
         outcome: Example | Rejected
         try:
             outcome = reader.example(raw.columns)

@@ -13,20 +13,26 @@ from numpy.typing import NDArray
 
 from tunestudy.config.data import DataSettings
 from tunestudy.config.errors import Exit, StudyError, at
-from tunestudy.data.formats import Example, Rejected
-from tunestudy.data.spans import Rendered, Span, answer_spans
+from tunestudy.data.formats import Example
+from tunestudy.data.images import IMAGE_MARK, ImageFacts
+from tunestudy.data.rejected import Rejected
+from tunestudy.data.spans import Rendered, Span, answer_spans, render, rewritten
+from tunestudy.data.vision import Eyes
 
 LossOn = Literal["assistant", "completion", "all"]
 
 TOO_LONG = "too long"
 
+NO_IMAGES = "the stage's model takes none: it trains on text"
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """ids (T,) int32 and is_target (T,) bool; a sample's first token is never a target."""
+    """ids (T,) int32 and is_target (T,) bool; a sample's first token is never a target, nor is an image token."""
 
     ids: NDArray[np.int32]
     is_target: NDArray[np.bool_]
+    images: tuple[ImageFacts, ...] = ()
 
 
 _Encoded = tuple[list[int], list[Span]]
@@ -40,13 +46,15 @@ class _Draft:
     example: Example
     texts: tuple[str, ...]
     rendered: Rendered | None = None
+    images: tuple[ImageFacts, ...] = ()
 
 
 class Tokenize:
     """Makes samples of examples, under one tokenizer and one stage's settings. Can be sent to another process."""
 
-    def __init__(self, tokenizer: Any, settings: DataSettings) -> None:
-        self._tokenizer, self._settings = tokenizer, settings
+    def __init__(self, tokenizer: Any, settings: DataSettings, eyes: Eyes | None = None) -> None:
+        """eyes: of a model that takes images; without, records with images are rejected."""
+        self._tokenizer, self._settings, self._eyes = tokenizer, settings, eyes
         with_special, without = tokenizer("x").input_ids, tokenizer("x", add_special_tokens=False).input_ids
         self._lead = with_special[: with_special.index(without[0])]  # a `<bos>`, if this tokenizer starts with one
         self._special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
@@ -58,25 +66,47 @@ class Tokenize:
         encoded = iter(self._encoded(texts))
         return [draft if isinstance(draft, Rejected) else self._sample(draft, encoded) for draft in drafts]
 
-    def prompt_ids(self, example: Example) -> list[int]:
-        """What a model is given to answer the example: all before the completion or before the last assistant turn."""
+    def prompt(self, example: Example) -> tuple[list[int], tuple[ImageFacts, ...]]:
+        """What a model is given to answer the example: all before the completion or before the last assistant turn.
+
+        Raises Rejected for an image that cannot be used.
+        """
+        images = self._settled(example)
         if example.prompt is not None:
-            return [*self._lead, *self._ids(example.prompt)]
-        last = max(i for i, message in enumerate(example.messages) if message["role"] == "assistant")
-        text = self._tokenizer.apply_chat_template(
-            list(example.messages[:last]), tokenize=False, add_generation_prompt=True
-        )
-        return self._ids(text)
+            ids = [*self._lead, *self._ids(self._written(example.prompt, IMAGE_MARK))]
+        else:
+            last = max(i for i, message in enumerate(example.messages) if message["role"] == "assistant")
+            text = render(self._tokenizer, example.messages[:last], add_generation_prompt=True)
+            ids = self._ids(self._written(text))
+        return self._expanded(ids, [False] * len(ids), images)[0], images
 
     def _draft(self, example: Example) -> _Draft | Rejected:
-        """The texts of an example, rendered but not encoded."""
-        if not example.messages:
-            return _Draft(example, (example.prompt or "", example.completion or example.text or ""))
+        """The texts of an example, rendered but not encoded, and its images, looked at."""
         try:
+            images = self._settled(example)
+            if not example.messages:
+                texts = (example.prompt or "", example.completion or example.text or "")
+                return _Draft(example, tuple(self._written(text, IMAGE_MARK) for text in texts), images=images)
             rendered = answer_spans(self._tokenizer, example, last_only=self._settings.loss_on == "completion")
         except Rejected as reason:
             return reason
-        return _Draft(example, (rendered.text,), rendered)
+        if images and self._eyes is not None:
+            rendered = rewritten(rendered, self._eyes.vision.placeholder, self._eyes.vision.written)
+        return _Draft(example, (rendered.text,), rendered, images)
+
+    def _settled(self, example: Example) -> tuple[ImageFacts, ...]:
+        """Decode every image once. Raises Rejected."""
+        if not example.images:
+            return ()
+        if self._eyes is None:
+            raise Rejected("images", NO_IMAGES)
+        return tuple(self._eyes.places.settle(image) for image in example.images)
+
+    def _written(self, text: str, mark: str | None = None) -> str:
+        """The text with one image token, between its borders, for every image."""
+        if self._eyes is None:
+            return text
+        return text.replace(mark or self._eyes.vision.placeholder, self._eyes.vision.written)
 
     def _encoded(self, texts: Sequence[str]) -> list[_Encoded]:
         if not texts:
@@ -88,10 +118,33 @@ class Tokenize:
         parts = [next(encoded) for _ in draft.texts]
         try:
             if draft.rendered is not None:
-                return self._fitted(*self._conversation(draft.rendered, *parts[0]))
-            return self._fitted(*self._plain(draft.example, prompt=parts[0][0], answer=parts[1][0]))
+                ids, flags = self._conversation(draft.rendered, *parts[0])
+            else:
+                ids, flags = self._plain(draft.example, prompt=parts[0][0], answer=parts[1][0])
+            return self._fitted(*self._expanded(ids, flags, draft.images), draft.images)
         except Rejected as reason:
             return reason
+
+    def _expanded(
+        self, ids: list[int], flags: list[bool], images: Sequence[ImageFacts]
+    ) -> tuple[list[int], list[bool]]:
+        """Every image token repeated for each of its image's features; none of them is a target."""
+        if self._eyes is None:
+            return ids, flags
+        token = self._eyes.vision.image_token
+        if (count := ids.count(token)) != len(images):
+            raise Rejected("images and places differ", f"{count} image tokens in the prompt, {len(images)} images")
+        rest = iter(images)
+        long_ids: list[int] = []
+        long_flags: list[bool] = []
+        for one, flag in zip(ids, flags, strict=True):
+            times = 1
+            if one == token:
+                image, flag = next(rest), False
+                times = self._eyes.vision.num_tokens((image.width, image.height))
+            long_ids += [one] * times
+            long_flags += [flag] * times
+        return long_ids, long_flags
 
     def _plain(self, example: Example, *, prompt: list[int], answer: list[int]) -> tuple[list[int], list[bool]]:
         """Text, or a prompt with its completion; both end with the end-of-sequence token, which is learnt."""
@@ -130,11 +183,16 @@ class Tokenize:
         said = [i for i in inside if self._tokenizer.decode([ids[i]]).strip()]
         return bool(said) and ids[said[-1]] in self._special
 
-    def _fitted(self, ids: list[int], flags: list[bool]) -> Sample:
+    def _fitted(self, ids: list[int], flags: list[bool], images: tuple[ImageFacts, ...] = ()) -> Sample:
         limit = self._settings.max_length
-        if len(ids) > limit and self._settings.overlong == "reject":
-            raise Rejected(TOO_LONG, f"{len(ids)} tokens, max_length is {limit}")
-        sample = Sample(np.asarray(ids[:limit], np.int32), np.asarray(flags[:limit], np.bool_))
+        if len(ids) > limit:
+            of_images = 0 if self._eyes is None else ids.count(self._eyes.vision.image_token)
+            told = f", {of_images} of them of its images" if of_images else ""
+            if self._settings.overlong == "reject":
+                raise Rejected(TOO_LONG, f"{len(ids)} tokens{told}, max_length is {limit}")
+            if self._eyes is not None and self._eyes.vision.image_token in ids[limit:]:
+                raise Rejected(TOO_LONG, f"{len(ids)} tokens{told}; truncated to {limit}, an image would be cut")
+        sample = Sample(np.asarray(ids[:limit], np.int32), np.asarray(flags[:limit], np.bool_), images)
         sample.is_target[:1] = False
         if not sample.is_target.any():
             cut = " after truncation" if len(ids) > limit else ""

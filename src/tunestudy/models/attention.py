@@ -84,7 +84,7 @@ def segment_attention(
     Shapes: query (1, H, T, d), key and value (1, G, T, d) with G dividing H → (1, T, H, d).
     Raises ValueError for what it does not compute, so that the trial run finds it.
     """
-    if segments is None:
+    if segments is None or kwargs.get("is_causal") is False:  # a vision tower's, whose images are rows of their own
         output, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tunestudy.config.errors import StudyError, at
 from tunestudy.data.batch import Batch
+from tunestudy.models.vision import module_of
 
 SEGMENT_ATTENTION = "tunestudy_segments"
 """The name of `models.attention.segment_attention` among transformers' attention functions."""
@@ -55,6 +56,10 @@ def forward_arguments(base: Any, batch: Batch) -> dict[str, Any]:
         arguments["position_ids"] = batch.position_ids
     elif not sees_only_the_past(base):
         arguments["attention_mask"] = batch.attention_mask
+    arguments |= batch.pixels
+    eyes = module_of(base.config.model_type)
+    if eyes is not None:
+        arguments |= eyes.arguments(base, batch)
     if batch.cu_seqlens is not None and base.config.get_text_config()._attn_implementation == SEGMENT_ATTENTION:
         arguments["segments"] = Segments(batch.cu_seqlens)
         # A mask that is already 4-D is passed on as it is, so none of tokens × tokens is built; nobody reads this one.

@@ -4,7 +4,7 @@ A stage starts from the study's model or from its nearest parent's `model/` fold
 lineage of any length is walked one folder at a time, and every folder of ours is checked against its manifest.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,14 @@ from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.job import Job
 from tunestudy.config.model import ModelConfig
 from tunestudy.config.stage import Quantization
+from tunestudy.data.vision import Vision
+from tunestudy.models.decoder import base_model_of
 from tunestudy.models.fold import RAW
 from tunestudy.models.identity import Identity, folder_identity, random_identity
-from tunestudy.models.origin import Origin, find_origin, load_tokenizer, pretrained, random_weights
+from tunestudy.models.origin import Origin, find_origin, load_processor, load_tokenizer, pretrained, random_weights
 from tunestudy.models.publish import keep_base
 from tunestudy.models.roles import hold_trainable_in_float32
+from tunestudy.models.vision import vision_of
 from tunestudy.records.atomic import read_json
 from tunestudy.records.layout import JobDir
 from tunestudy.records.manifest import problems, read_manifest
@@ -42,6 +45,13 @@ class LoadedModel:
     continues_adapter: bool = False
     gated: Path | None = None
     """The adapter to continue when it has gates, in its raw form; `model` is its base alone then."""
+    processor: Any = None
+    """Of images; None for a model without eyes."""
+
+    @property
+    def vision(self) -> Vision | None:
+        """How the model takes images."""
+        return vision_of(base_model_of(self.model).config, self.tokenizer, self.processor)
 
 
 def load_start(job: Job, folder: JobDir, device: torch.device | str) -> LoadedModel:
@@ -49,6 +59,15 @@ def load_start(job: Job, folder: JobDir, device: torch.device | str) -> LoadedMo
 
     Raises StudyError for anything that is not a whole model: it names the job and the file.
     """
+    return _with_processor(_load_start(job, folder, device), job, folder)
+
+
+def _with_processor(loaded: LoadedModel, job: Job, folder: JobDir) -> LoadedModel:
+    base = base_model_of(loaded.model)
+    return replace(loaded, processor=load_processor(job.model, folder.root / job.base_dir, base))
+
+
+def _load_start(job: Job, folder: JobDir, device: torch.device | str) -> LoadedModel:
     tokenizer = load_tokenizer(job.model, folder.root / job.base_dir)
     init = job.settings.init if job.settings else None
     bits = job.settings.quantization if job.settings else None
@@ -74,9 +93,9 @@ def load_result(folder: JobDir, device: torch.device | str) -> LoadedModel:
     tokenizer = _saved_tokenizer(folder.model)
     if facts["kind"] != "adapter":
         model = pretrained(Origin(str(folder.model), local=True), job.model, device)
-        return LoadedModel(model, tokenizer, folder_identity(folder.model))
+        return _with_processor(LoadedModel(model, tokenizer, folder_identity(folder.model)), job, folder)
     base, identity = _base_of(folder, facts, job.model, device, job.settings.quantization)
-    return LoadedModel(_with_adapter(base, folder, trainable=False), tokenizer, identity)
+    return _with_processor(LoadedModel(_with_adapter(base, folder, trainable=False), tokenizer, identity), job, folder)
 
 
 def load_merged(folder: JobDir, device: torch.device | str) -> Any:

@@ -11,6 +11,7 @@ from tunestudy.config.model import CharacterTokenizer, ModelConfig
 from tunestudy.config.stage import Quantization
 from tunestudy.models.quantize import check_quantised, loading_options
 from tunestudy.models.tokenizer import character_tokenizer
+from tunestudy.models.vision import image_processor, module_of
 from tunestudy.records.atomic import read_json
 
 NAMED = 3
@@ -41,7 +42,8 @@ def find_origin(settings: ModelConfig, base_dir: Path) -> Origin:
 def load_tokenizer(settings: ModelConfig, base_dir: Path) -> Any:
     """The study's tokenizer with its chat template; refuses one without character offsets."""
     if isinstance(settings.tokenizer, CharacterTokenizer):
-        tokenizer = character_tokenizer(settings.tokenizer)
+        eyes = module_of(settings.architecture or "")
+        tokenizer = character_tokenizer(settings.tokenizer, () if eyes is None else eyes.SPECIAL)
     else:
         tokenizer = _pretrained_tokenizer(settings, base_dir)
     if settings.chat_template:
@@ -51,6 +53,14 @@ def load_tokenizer(settings: ModelConfig, base_dir: Path) -> Any:
             raise StudyError(at("model.chat_template"), f"there is no file {settings.chat_template}")
         tokenizer.chat_template = settings.chat_template if inline else path.read_text(encoding="utf-8")
     return tokenizer
+
+
+def load_processor(settings: ModelConfig, base_dir: Path, model: Any) -> Any:
+    """The image processor of the study's model, for a model with eyes; None for one without."""
+    if settings.architecture:
+        return image_processor(settings, model.config, "")
+    origin = find_origin(settings, base_dir)
+    return image_processor(settings, model.config, origin.name, origin.revision)
 
 
 def pretrained(
@@ -109,11 +119,8 @@ def architecture_config(settings: ModelConfig, tokenizer: Any) -> Any:
     if settings.architecture not in CONFIG_MAPPING:
         raise StudyError(at("model.architecture"), _unknown_architecture(str(settings.architecture), CONFIG_MAPPING))
     _check_config_keys(settings)
-    derived = {"vocab_size": len(tokenizer)}
-    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
-        derived[name] = getattr(tokenizer, name)
     try:
-        config = CONFIG_MAPPING[settings.architecture](**{**derived, **settings.config})
+        config = CONFIG_MAPPING[settings.architecture](**_with_tokenizer(settings, tokenizer))
     except (TypeError, ValueError) as error:
         raise StudyError(at("model.config"), f"{settings.architecture} refuses its settings: {error}") from error
     vocabulary = config.get_text_config().vocab_size
@@ -122,6 +129,18 @@ def architecture_config(settings: ModelConfig, tokenizer: Any) -> Any:
             at("model.config.vocab_size"), f"{vocabulary} is less than the tokenizer's {len(tokenizer)} tokens"
         )
     return config
+
+
+def _with_tokenizer(settings: ModelConfig, tokenizer: Any) -> dict[str, Any]:
+    """The configuration's arguments with what the tokenizer decides: vocabulary and special ids."""
+    derived = {"vocab_size": len(tokenizer)}
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        derived[name] = getattr(tokenizer, name)
+    eyes = module_of(str(settings.architecture))
+    if eyes is None:
+        return {**derived, **settings.config}
+    text = {**derived, **(settings.config.get("text_config") or {})}
+    return {**eyes.token_ids(tokenizer), **settings.config, "text_config": text}
 
 
 def _check_config_keys(settings: ModelConfig) -> None:

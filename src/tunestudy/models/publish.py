@@ -8,7 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+from tunestudy.models.decoder import base_model_of
 from tunestudy.models.fold import RAW, START, fold, has_gates, joined, write_raw
+from tunestudy.models.vision import save_processor
 from tunestudy.records.atomic import temporary_beside
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.lease import Lease, LeaseHeldError
@@ -16,7 +18,7 @@ from tunestudy.records.manifest import problems, seal
 
 
 def save_result(
-    model: Any, tokenizer: Any, prepared: Path, state: Mapping[str, Tensor] | None = None
+    model: Any, tokenizer: Any, prepared: Path, state: Mapping[str, Tensor] | None = None, processor: Any = None
 ) -> dict[str, Any]:
     """Write a stage's result into `prepared`, a folder beside its final place; returns the manifest's `kind`.
 
@@ -32,6 +34,8 @@ def save_result(
     else:
         model.save_pretrained(prepared, safe_serialization=True, state_dict=state)
     tokenizer.save_pretrained(prepared)
+    if processor is not None:
+        save_processor(processor, base_model_of(model).config.model_type, prepared)
     return {"kind": "adapter" if has_adapter else "full"}
 
 

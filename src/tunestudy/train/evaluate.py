@@ -6,16 +6,23 @@ logits are never gathered. No random number is drawn.
 
 import hashlib
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
-from tunestudy.config.stage import EvaluationSettings
-from tunestudy.data.batch import Layout, micro_batches, shares_of
+from tunestudy.config.stage import TrainStage
+from tunestudy.data.batch import Batch
 from tunestudy.data.corpus import Corpus
+from tunestudy.data.loader import Cutter, Maker, made_ahead
 from tunestudy.train.engines import Engine
 from tunestudy.train.metrics import Sums
 from tunestudy.train.precision import Precision
 from tunestudy.train.world import World
+
+
+def _same(batch: Batch) -> Batch:
+    return batch
+
 
 SampleLoss = dict[str, str | float | int | None]
 """A row of eval_samples.csv without its step."""
@@ -34,28 +41,20 @@ class Evaluated:
 class EvaluationSet:
     """The chosen rows (`data.prepare` picks them by hash of id), cut into this rank's batches."""
 
-    def __init__(
-        self, corpus: Corpus, settings: EvaluationSettings, world: World, *, micro_batch: int, layout: Layout
-    ) -> None:
+    def __init__(self, corpus: Corpus, settings: TrainStage, cutter: Cutter, *, micro_batch: int) -> None:
         self.ids_sha256 = hashlib.sha256("\n".join(sorted(corpus.sample_ids)).encode()).hexdigest()
         self.corpus = corpus
         self.sources = corpus.sources
         rows = [(sample,) for sample in range(len(corpus))]
-        size = settings.per_device_eval_batch_size or micro_batch
-        self._batches = micro_batches(
-            corpus,
-            rows,
-            rank=world.rank,
-            world_size=world.size,
-            micro_batch=size,
-            layout=layout,
-            mark_samples=settings.eval_sample_losses,
-        )
-        self._samples: list[list[int]] = []
+        shares = cutter.shares(corpus, rows, settings.per_device_eval_batch_size or micro_batch)
+        marked = settings.eval_sample_losses
+        self._threads = cutter.threads(corpus, settings.dataloader_num_workers)
+        self._makers: list[Maker] = [partial(cutter.batch, corpus, share, mark_samples=marked) for share in shares]
+        if corpus.images is None:  # text is small: made once, kept for every evaluation
+            made = [make() for make in self._makers]
+            self._makers = [partial(_same, batch) for batch in made]
+        self._samples = [[sample for (sample,) in share] for share in shares] if marked else []
         """Of each batch; empty unless their losses are wanted."""
-        if settings.eval_sample_losses:
-            shares = shares_of(corpus, rows, rank=world.rank, world_size=world.size, micro_batch=size)
-            self._samples = [[sample for (sample,) in share] for share in shares]
 
     @torch.no_grad()
     def evaluate(self, engine: Engine, precision: Precision, world: World) -> Evaluated:
@@ -64,7 +63,7 @@ class EvaluationSet:
         count = len(self.sources)
         sums = torch.zeros(2, count, dtype=torch.float64, device=world.device)
         by_sample = torch.zeros(2, len(self.corpus) if self._samples else 0, dtype=torch.float64, device=world.device)
-        for index, batch in enumerate(self._batches):
+        for index, batch in enumerate(made_ahead(self._makers, self._threads)):
             with precision.autocast():
                 losses = engine.evaluated(batch.to(world.device), num_sources=count)
             sums += torch.stack([losses.nll_by_source, losses.tokens_by_source.double()]).to(sums.device)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-from tunestudy.data.batch import Batch, Row, micro_batches
+from tunestudy.data.batch import Row
+from tunestudy.data.loader import Share
 from tunestudy.train.checkpoint import Kind
 from tunestudy.train.gradients import GradientStatistics
 from tunestudy.train.logs import perplexity
@@ -67,36 +68,24 @@ def take_step(run: Run) -> TakenStep | None:
     """One optimiser step at the rates that the groups have; None, with nothing moved, when a rank was asked to stop."""
     began = time.perf_counter()
     rows = run.material.schedule.rows_of_step(run.state.step)
-    batches = cut(run, rows)
+    shares = run.material.loader.of_step(run.state.step)
     with run.world.at(f"step {run.state.step + 1}"):
-        targets, leaving = agree(run, batches)
+        targets, leaving = agree(run, shares)
         if leaving:
             return None
-        sums = accumulate_gradients(run, batches, targets)
+        sums = accumulate_gradients(run, shares, targets)
         grad_norm = move_weights(run, targets)
     count(run, sums, rows, time.perf_counter() - began)
     return TakenStep(loss=sums.loss, grad_norm=grad_norm)
 
 
-def cut(run: Run, rows: list[Row]) -> list[Batch]:
-    """This rank's micro-batches of a step."""
-    return micro_batches(
-        run.material.corpus,
-        rows,
-        rank=run.world.rank,
-        world_size=run.world.size,
-        micro_batch=run.material.batches.micro_batch,
-        layout=run.material.layout,
-    )
-
-
-def agree(run: Run, batches: list[Batch]) -> tuple[int, bool]:
+def agree(run: Run, shares: list[Share]) -> tuple[int, bool]:
     """Target tokens of the whole step over all ranks, and whether any rank was asked to stop: one all-reduce."""
-    targets, stops = run.world.sum_of(sum(batch.num_targets for batch in batches), bool(run.task.stop))
+    targets, stops = run.world.sum_of(sum(share.num_targets for share in shares), bool(run.task.stop))
     return int(targets), stops > 0
 
 
-def accumulate_gradients(run: Run, batches: list[Batch], targets: int) -> Sums:
+def accumulate_gradients(run: Run, shares: list[Share], targets: int) -> Sums:
     """Gradients of Σ NLL ÷ `targets` over all micro-batches and ranks; returns the sums over all ranks.
 
     A step without any target has no gradient: all ranks skip it together.
@@ -104,10 +93,10 @@ def accumulate_gradients(run: Run, batches: list[Batch], targets: int) -> Sums:
     run.learner.optimizer.zero_grad(set_to_none=True)
     num_sources = len(run.material.corpus.sources)
     sums = torch.zeros(2, num_sources, dtype=torch.float64, device=run.world.device)
-    for index, batch in enumerate(batches if targets else ()):
+    for index, share in enumerate(shares if targets else ()):
         torch.manual_seed(seed_of(run.task.job.seed, run.state.step, index, run.world.rank))
-        batch = batch.to(run.world.device)
-        with run.learner.engine.accumulating(last=index == len(batches) - 1), run.learner.experts.on(batch):
+        batch = share.batch().to(run.world.device)
+        with run.learner.engine.accumulating(last=index == len(shares) - 1), run.learner.experts.on(batch):
             with run.learner.precision.autocast(), run.learner.noise.on(batch, run.state.step):
                 losses = run.learner.engine.losses(
                     batch, label_smoothing=run.settings.label_smoothing_factor, num_sources=num_sources

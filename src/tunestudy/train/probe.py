@@ -63,8 +63,9 @@ def open_run(task: Task) -> Run:
     """As `train.stage.train_and_publish` does it."""
     loaded = load_placed(task)
     model = make_trainable(loaded, task)
-    data = prepare(task.job, task.folder, loaded.tokenizer, task.world)
-    material = lay_out(task, model, data.train, data.eval)
+    vision = loaded.vision
+    data = prepare(task.job, task.folder, loaded.tokenizer, task.world, vision)
+    material = lay_out(task, model, data, vision)
     return start_run(task, material, make_learner(task, model, material.total_steps), loaded.identity)
 
 

@@ -81,7 +81,7 @@ def publish_model(run: Run, loaded: LoadedModel, state: dict[str, Tensor] | None
     final = run.task.folder.model
     prepared = temporary_beside(final)
     try:
-        facts = save_result(run.learner.model, loaded.tokenizer, prepared, state)
+        facts = save_result(run.learner.model, loaded.tokenizer, prepared, state, loaded.processor)
         bits = run.settings.quantization
         origin = {
             "fingerprint": run.task.job.fingerprint,
@@ -104,7 +104,7 @@ def publish_merged(run: Run, loaded: LoadedModel) -> None:
     final = run.task.folder.merged
     prepared = temporary_beside(final)
     try:
-        save_result(load_merged(run.task.folder, run.world.device), loaded.tokenizer, prepared)
+        save_result(load_merged(run.task.folder, run.world.device), loaded.tokenizer, prepared, None, loaded.processor)
         seal(prepared, final, {"kind": "full", "fingerprint": run.task.job.fingerprint, "versions": versions()})
     finally:
         shutil.rmtree(prepared, ignore_errors=True)

@@ -10,6 +10,7 @@ from tunestudy.config.schedules import Multiplier
 from tunestudy.config.stage import TrainStage
 from tunestudy.data.batch import Layout
 from tunestudy.data.corpus import Corpus
+from tunestudy.data.loader import Loader
 from tunestudy.data.order import Schedule
 from tunestudy.models.quantize import num_values
 from tunestudy.records.layout import JobDir
@@ -49,6 +50,7 @@ class Material:
     schedule: Schedule
     batches: BatchPlan
     layout: Layout
+    loader: Loader
     evaluation: EvaluationSet | None
     total_steps: int
 

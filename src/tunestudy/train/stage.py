@@ -10,9 +10,12 @@ from tunestudy.config.errors import StudyError, at
 from tunestudy.config.job import Job
 from tunestudy.config.schedules import schedule_of
 from tunestudy.data.batch import Layout
+from tunestudy.data.build import eyes_of
 from tunestudy.data.corpus import Corpus
+from tunestudy.data.loader import Cutter, Loader
 from tunestudy.data.order import Schedule
-from tunestudy.data.prepare import prepare
+from tunestudy.data.prepare import PreparedData, prepare
+from tunestudy.data.vision import Vision
 from tunestudy.models.attention import segment_attention_obstacle
 from tunestudy.models.decoder import base_model_of, blocks_of
 from tunestudy.models.load import LoadedModel, load_start
@@ -78,10 +81,11 @@ def train_and_publish(task: Task) -> bool:
     model = make_trainable(loaded, task)
     roles = table_of_roles(model, task)
     task.progress.tell(phase="data")
-    data = prepare(task.job, task.folder, loaded.tokenizer, task.world)
+    vision = loaded.vision
+    data = prepare(task.job, task.folder, loaded.tokenizer, task.world, vision)
     if task.world.rank == 0:
         write_json(task.folder.data_report, data.report)
-    material = lay_out(task, model, data.train, data.eval)
+    material = lay_out(task, model, data, vision)
     learner = make_learner(task, model, material.total_steps)
     run = start_run(task, material, learner, loaded.identity)
     try:
@@ -149,22 +153,25 @@ def table_of_roles(model: Any, task: Task) -> list[dict[str, Any]]:
     return table
 
 
-def lay_out(task: Task, model: Any, corpus: Corpus, eval_corpus: Corpus | None) -> Material:
+def lay_out(task: Task, model: Any, data: PreparedData, vision: Vision | None) -> Material:
     """Cut the data into steps and evaluations."""
     settings, job = task.settings, task.job
-    check_best(task, eval_corpus)
+    check_best(task, data.eval)
     batches = plan_batches(settings, task.world.size, stage=job.stage)
     layout = choose_layout(model, task)
-    schedule = Schedule(corpus, settings, job.seed, batches.effective)
+    schedule = Schedule(data.train, settings, job.seed, batches.effective)
+    eyes = eyes_of(vision, job, task.folder)
+    cutter = Cutter(layout=layout, rank=task.world.rank, world_size=task.world.size, eyes=eyes)
     evaluation = None
-    if eval_corpus is not None:
-        evaluation = EvaluationSet(eval_corpus, settings, task.world, micro_batch=batches.micro_batch, layout=layout)
+    if data.eval is not None:
+        evaluation = EvaluationSet(data.eval, settings, cutter, micro_batch=batches.micro_batch)
     return Material(
-        corpus=corpus,
+        corpus=data.train,
         schedule=schedule,
         batches=batches,
         layout=layout,
         evaluation=evaluation,
+        loader=Loader(data.train, schedule, cutter, batches.micro_batch, settings.dataloader_num_workers),
         total_steps=schedule.total_steps(settings.num_train_epochs, settings.max_steps),
     )
 

@@ -7,6 +7,16 @@ from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
 
+from tunestudy.data.images import ImageFacts
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a model is given: token ids (P,), and the images whose tokens are among them, in their order."""
+
+    ids: tuple[int, ...]
+    images: tuple[ImageFacts, ...] = ()
+
 
 @dataclass(frozen=True)
 class Row:
@@ -16,6 +26,12 @@ class Row:
     prompt_ids: tuple[int, ...]
     reference: str
     choices: tuple[str, ...] = ()
+    images: tuple[ImageFacts, ...] = ()
+    """In the order of their tokens in the prompt."""
+
+    @property
+    def question(self) -> Question:
+        return Question(self.prompt_ids, self.images)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ VERSION = 1
 
 def score(scorer: Scorer, rows: Sequence[Row], benchmark: ExactMatch) -> list[Scored]:
     """Generate at most `max_new_tokens` per row and compare."""
-    texts = scorer.generate([row.prompt_ids for row in rows], max_new_tokens=benchmark.max_new_tokens)
+    texts = scorer.generate([row.question for row in rows], max_new_tokens=benchmark.max_new_tokens)
     return [
         Scored(row.id, text, row.reference, evened(text) == evened(row.reference))
         for row, text in zip(rows, texts, strict=True)

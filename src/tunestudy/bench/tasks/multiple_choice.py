@@ -13,7 +13,7 @@ VERSION = 1
 def score(scorer: Scorer, rows: Sequence[Row], benchmark: MultipleChoice) -> list[Scored]:
     """Sum of log-probabilities of each choice's tokens, divided by their number when `normalise: tokens`."""
     asked = [(row, choice) for row in rows for choice in choices_of(row, benchmark)]
-    sums = scorer.log_probabilities([(row.prompt_ids, choice) for row, choice in asked])
+    sums = scorer.log_probabilities([(row.question, choice) for row, choice in asked])
     best: dict[str, tuple[float, str]] = {}
     for (row, choice), (total, num_tokens) in zip(asked, sums, strict=True):
         value = total / num_tokens if benchmark.normalise == "tokens" else total

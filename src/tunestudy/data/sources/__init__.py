@@ -33,6 +33,17 @@ class Folders:
     """The study file's folder: relative data paths start there."""
     cache: Path
     """The study's `cache/`, which holds what was fetched ahead of training."""
+    image_base: Path | None = None
+    """Where relative paths of a data set's images start; default: `base`."""
+
+    @property
+    def images(self) -> Path:
+        return self.image_base or self.base
+
+    @property
+    def store(self) -> Path:
+        """Images that lie in no file of their own, by hash."""
+        return self.cache / "images"
 
     @classmethod
     def of(cls, job: Job, folder: JobDir) -> Self:

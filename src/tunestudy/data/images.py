@@ -1,0 +1,210 @@
+"""Images: from what a record names to pixels that a model may see.
+
+Everything that can be wrong with an image is found before training begins (`examine`), so that decoding in training can
+fail only where a file was changed since; that is found by its hash. What a viewer shows is what a model sees: EXIF
+rotations are applied, transparency lies on white, 16-bit grey is scaled, CMYK becomes RGB.
+"""
+
+import hashlib
+import io
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tunestudy.config.errors import StudyError, at
+from tunestudy.data.rejected import Rejected
+from tunestudy.data.sources import Folders
+from tunestudy.records.atomic import write_bytes
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MAX_PIXELS = 89_478_485
+"""More is refused before decoding: Pillow's own mark for a decompression bomb."""
+
+IMAGE_MARK = "\u2402image\u2403"
+"""Stands for an image in a canonical example's text; control pictures do not occur in conversations."""
+
+STORE = "store"
+"""The place of an image that the study's own store holds."""
+
+CURE = "put it back, or delete the study's cache/data to prepare them anew"
+
+_WEB_PAGE = (b"<!doctype html", b"<html", b"<?xml", b"<head", b"<svg")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageBytes:
+    """Where an image's bytes lie: in a file (a part of it, for a member of a tar), or in the record itself."""
+
+    path: Path | None = None
+    offset: int = 0
+    length: int | None = None
+    """None: to the end of the file."""
+    data: bytes | None = None
+    sha256: str | None = None
+    """What the bytes must hash to; None: not known yet."""
+
+    def read(self) -> bytes:
+        """The bytes. Raises Rejected for a file that is not there."""
+        if self.data is not None:
+            return self.data
+        assert self.path is not None
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(self.offset)
+                return file.read() if self.length is None else file.read(self.length)
+        except OSError as error:
+            raise Rejected("no such image", f"{self.path.name}: {error.strerror}") from error
+
+
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> "Image":
+    """The image as RGB, upright. Raises Rejected for what is no whole, still image of sensible size."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    if not data:
+        raise Rejected("empty image", "a file of 0 bytes")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
+            image: Any = Image.open(io.BytesIO(data))
+        if image.width * image.height > max_pixels:
+            raise Rejected("too many pixels", f"{image.width} × {image.height}, the limit is {max_pixels:,}")
+        if getattr(image, "n_frames", 1) > 1:
+            raise Rejected("animated image", f"{image.n_frames} frames; which one is meant is not said")
+        image.load()
+        upright: Image.Image = _as_rgb(ImageOps.exif_transpose(image))
+        return upright
+    except (Rejected, MemoryError):
+        raise
+    except UnidentifiedImageError:
+        kind = "a web page" if data[:64].lstrip().lower().startswith(_WEB_PAGE) else f"begins with {data[:8]!r}"
+        raise Rejected("not an image", kind) from None
+    except Image.DecompressionBombError as error:
+        raise Rejected("too many pixels", str(error)) from error
+    except Exception as error:
+        raise Rejected("broken image", str(error)) from error
+
+
+def _as_rgb(image: Any) -> Any:
+    """Any of Pillow's modes as RGB."""
+    from PIL import Image
+
+    if image.mode == "F":
+        raise Rejected("broken image", "grey values are floating-point numbers of unknown range")
+    if image.mode.startswith("I"):  # 16-bit grey; `convert` would clip it to white
+        grey = np.asarray(image).astype(np.int64).clip(0, 65535)
+        return Image.fromarray((grey // 257).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        over = image.convert("RGBA")
+        white = Image.new("RGBA", over.size, "white")
+        return Image.alpha_composite(white, over).convert("RGB")
+    return image.convert("RGB")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What training must know of an image: where it lies, what it must be, and how large it is upright."""
+
+    place: str
+    """`store` for the study's own store, else a path relative to the study file's folder."""
+    offset: int
+    length: int
+    sha256: str
+    width: int
+    height: int
+
+
+class ImageStore:
+    """Images that lie in no file of their own, by their hash: `<folder>/<first 2 hex digits>/<SHA-256>`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, sha256: str) -> Path:
+        return self.folder / sha256[:2] / sha256
+
+    def put(self, data: bytes) -> str:
+        """Keep these bytes; returns their SHA-256. Several processes may do so at once."""
+        digest = hashlib.sha256(data).hexdigest()
+        path = self.path(digest)
+        if not path.is_file() or path.stat().st_size != len(data):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(path, data)
+        return digest
+
+
+@dataclass(frozen=True)
+class ImagePlaces:
+    """Where images lie: those of files below the study file's folder, and those of the store."""
+
+    base_dir: Path
+    store: ImageStore
+    max_pixels: int = MAX_PIXELS
+
+    def settle(self, image: ImageBytes) -> ImageFacts:
+        """Decode an image once, keep it where training finds it again, and say what it is. Raises Rejected."""
+        data = image.read()
+        digest = hashlib.sha256(data).hexdigest()
+        if image.sha256 is not None and image.sha256 != digest:
+            raise Rejected("image was changed", f"SHA-256 {digest[:12]}…, expected {image.sha256[:12]}…")
+        decoded = decode(data, max_pixels=self.max_pixels)
+        place, offset = STORE, 0
+        if image.path is None:
+            self.store.put(data)
+        elif image.path != self.store.path(digest):
+            place, offset = _relative(image.path, self.base_dir), image.offset
+        return ImageFacts(place, offset, len(data), digest, decoded.width, decoded.height)
+
+    def read(self, facts: ImageFacts) -> bytes:
+        """The bytes of a settled image; StudyError when they are not what they were."""
+        path = self.store.path(facts.sha256) if facts.place == STORE else self.base_dir / facts.place
+        try:
+            with open(path, "rb") as file:
+                file.seek(facts.offset)
+                data = file.read(facts.length)
+        except OSError as error:
+            raise StudyError(
+                at("datasets"), f"an image is gone since the data were prepared: {error}; {CURE}"
+            ) from error
+        if hashlib.sha256(data).hexdigest() != facts.sha256:
+            raise StudyError(at("datasets"), f"{path} was changed since the data were prepared; {CURE}")
+        return data
+
+
+def _relative(path: Path, base_dir: Path) -> str:
+    return Path(os.path.relpath(path, base_dir)).as_posix()
+
+
+def images_of(value: Any, folders: Folders, *, several: bool) -> list[ImageBytes]:
+    """The images that a column names: a path, bytes, `{bytes, path}`, `{path, offset, length}`, `{sha256, …}`.
+
+    several: the column is a list by its name (`images`); else one image, or a list. Raises Rejected.
+    """
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [_image_of(one, folders) for one in value]
+    if several:
+        raise Rejected("wrong type", f"images must be a list, not {type(value).__name__}; one image is called image")
+    return [_image_of(value, folders)]
+
+
+def _image_of(value: Any, folders: Folders) -> ImageBytes:
+    if isinstance(value, bytes):
+        return ImageBytes(data=value)
+    if isinstance(value, str) and value:
+        if value.startswith(("http://", "https://")):
+            raise Rejected("image is a URL", f"{value[:80]}; give the data set `fetch:` and run `tunestudy fetch`")
+        return ImageBytes(path=folders.images / value)
+    if isinstance(value, Mapping):
+        if value.get("bytes") is not None:
+            return ImageBytes(data=bytes(value["bytes"]))
+        if value.get("path"):
+            return ImageBytes(folders.images / value["path"], int(value.get("offset") or 0), value.get("length"))
+        if value.get("sha256"):
+            return ImageBytes(ImageStore(folders.store).path(value["sha256"]), sha256=value["sha256"])
+    raise Rejected("wrong type", f"an image must be a path, bytes or {{bytes, path}}, not {type(value).__name__}")
