@@ -59,3 +59,15 @@ def test_windows_do_not_mix(monkeypatch, count):
 def test_nothing_to_pack():
     order, borders = pack(np.zeros(0, np.int64), 10)
     assert len(order) == 0 and borders.tolist() == [0]
+
+
+@given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 5)), min_size=1, max_size=200))
+@settings(max_examples=60, deadline=None)
+def test_rows_hold_no_more_images_than_they_may(samples):
+    lengths, images = (np.array(column, np.int64) for column in zip(*samples, strict=True))
+    order, borders = pack(lengths, 50, images, 3)
+    assert sorted(order.tolist()) == list(range(len(lengths)))
+    for row in rows_of(order, borders):
+        pictured = [int(images[i]) for i in row if images[i]]
+        assert sum(lengths[i] for i in row) <= 50
+        assert sum(pictured) <= 3 or len(pictured) == 1

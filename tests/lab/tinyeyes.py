@@ -84,7 +84,7 @@ def model_settings(architecture: str) -> dict[str, Any]:
 
 
 def tiny(architecture: str, *, seed: int = 0) -> LoadedModel:
-    """Random weights, large enough that a wrong attention mask shows; Gemma's projector begins at zero and is filled."""
+    """Random weights, large enough that a wrong mask shows; Gemma's projector, which begins at zero, is filled."""
     settings = ModelConfig.model_validate(model_settings(architecture))
     tokenizer = load_tokenizer(settings, Path())
     model = random_weights(settings, tokenizer, seed=seed, device="cpu")

@@ -37,6 +37,20 @@ def records(count: int, seed: int) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
+def with_pictures(rows: str, folder: Path) -> str:
+    """The records with none, one or two images of their own, and of different shapes."""
+    from tinyeyes import picture
+
+    made = []
+    for number, line in enumerate(rows.splitlines()):
+        row = json.loads(line)
+        names = [f"{row['id']}-{i}.png" for i in range((1, 0, 2, 1)[number % 4])]
+        for i, name in enumerate(names):
+            (folder / name).write_bytes(picture(number * 10 + i, [(28, 28), (56, 28), (30, 44)][(number + i) % 3]))
+        made.append(json.dumps({**row, "images": names}) + "\n")
+    return "".join(made)
+
+
 def tiny_model(**config: Any) -> dict[str, Any]:
     """Qwen3 with a few thousand parameters, random weights."""
     shape = {
@@ -76,17 +90,19 @@ def make_job(
     seed: int = 7,
     two_sources: bool = False,
     num_records: int = 40,
+    pictured: bool = False,
     model: Any = None,
     after: JobDir | None = None,
     **settings: Any,
 ) -> JobDir:
     """Write data and a job directory below `root`; keyword arguments are settings of the stage.
 
-    `after` is the job that its stage starts from.
+    `after` is the job that its stage starts from. `pictured`: most records have images, as files beside the data.
     """
     names = ["first", "second"] if two_sources else ["first"]
     for number, source in enumerate(names):
-        (root / f"{source}.jsonl").write_text(records(num_records, number), encoding="utf-8")
+        text = records(num_records, number)
+        (root / f"{source}.jsonl").write_text(with_pictures(text, root) if pictured else text, encoding="utf-8")
     stage = {
         "data": names,
         "max_length": 32,

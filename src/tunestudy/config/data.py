@@ -9,7 +9,7 @@ from pydantic import Discriminator, Field, Tag
 
 from tunestudy.config.base import Config, neutral
 
-Format = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "text"]
+Format = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "caption", "text"]
 
 
 class Dataset(Config):
@@ -28,6 +28,8 @@ class Dataset(Config):
     """Share of records kept from training, chosen by hash of id; named `<data set>@held_out`."""
     max_rejected: float = Field(0.01, ge=0, le=1)
     """Share of bad records above which the data set is refused."""
+    question: str | None = None
+    """What is asked about images that have only a caption; default: nothing, the caption follows its image."""
     image_folder: str | None = None
     """Where relative paths of images start; default: the folder of the data set's file."""
     max_image_pixels: int = Field(89_478_485, gt=0)
@@ -35,7 +37,7 @@ class Dataset(Config):
 
 
 class FileDataset(Dataset):
-    """json, jsonl, csv, parquet or arrow, alone or a folder of them."""
+    """json, jsonl, csv, parquet, arrow or WebDataset's tar, alone or a folder of them."""
 
     type: Literal["file"] = "file"
     path: str
@@ -54,7 +56,7 @@ class HubDataset(Dataset):
 
 
 class DigitsDataset(Dataset):
-    """scikit-learn's bundled handwritten digits (1,797 real scans of 8×8 pixels), as text.
+    """scikit-learn's bundled handwritten digits (1,797 real scans of 8×8 pixels), as text or as images.
 
     Source: Alpaydin & Kaynak 1998, Optical Recognition of Handwritten Digits, UCI.
     """
@@ -64,6 +66,10 @@ class DigitsDataset(Dataset):
     """Degrees counter-clockwise; the record ids stay, so every rotation holds out the same scans."""
     trim: bool = False
     """Leave out the scans' first and last column, which hold 0.3 % of the ink, before turning them."""
+    render: Literal["text", "image"] = "text"
+    """`image`: a grey picture of 8×8 pixels and a question, for vision-language models."""
+    question: str = "digit?"
+    """What an image is asked."""
 
 
 def _source_tag(value: object) -> str:

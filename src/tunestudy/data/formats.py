@@ -76,7 +76,7 @@ class RecordReader:
     """Turns the columns of one data set's records into examples; made from its first record."""
 
     def __init__(self, name: str, dataset: Dataset, first: Mapping[str, Any], folders: Folders) -> None:
-        self._name, self._system, self._folders = name, dataset.system, folders
+        self._name, self._system, self._question, self._folders = name, dataset.system, dataset.question, folders
         self.format_name = dataset.format if dataset.format != "auto" else detect(name, first, dataset.columns)
         self._format = FORMATS[self.format_name]
         self._columns = _columns(name, self.format_name, dataset.columns, first)
@@ -94,6 +94,8 @@ class RecordReader:
             if name not in fields:
                 raise Rejected("missing field", self._columns.get(name, name))
         example = self._format.convert(fields)
+        if self.format_name == "caption" and self._question:
+            example = replace(example, prompt=self._question)
         example = with_images(example, record_images(record, self._columns, self._folders))
         if self._system and not example.messages:
             raise StudyError(
@@ -169,6 +171,13 @@ def _prompt_completion(fields: Mapping[str, Any]) -> Example:
     return Example(prompt=prompt, completion=completion, choices=_choices(fields))
 
 
+def _caption(fields: Mapping[str, Any]) -> Example:
+    caption = _text(fields, "caption")
+    if not caption:
+        raise Rejected("empty answer")
+    return Example(prompt="", completion=caption)
+
+
 def _plain_text(fields: Mapping[str, Any]) -> Example:
     text = _text(fields, "text")
     if not text:
@@ -181,6 +190,7 @@ FORMATS = {
     "sharegpt": Format(("conversations",), _sharegpt, ("system",), {"conversations": "conversation"}),
     "alpaca": Format(("instruction", "output"), _alpaca, ("input", "system", "history")),
     "prompt_completion": Format(("prompt", "completion"), _prompt_completion),
+    "caption": Format(("caption",), _caption, aliases={"caption": "txt"}),
     "text": Format(("text",), _plain_text),
 }
 """In the order in which `auto` tries them."""

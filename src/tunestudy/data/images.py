@@ -11,6 +11,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,12 +68,11 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> "Image":
     """The image as RGB, upright. Raises Rejected for what is no whole, still image of sensible size."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
+    _quieten()
     if not data:
         raise Rejected("empty image", "a file of 0 bytes")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
-            image: Any = Image.open(io.BytesIO(data))
+        image: Any = Image.open(io.BytesIO(data))
         if image.width * image.height > max_pixels:
             raise Rejected("too many pixels", f"{image.width} × {image.height}, the limit is {max_pixels:,}")
         if getattr(image, "n_frames", 1) > 1:
@@ -89,6 +89,15 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> "Image":
         raise Rejected("too many pixels", str(error)) from error
     except Exception as error:
         raise Rejected("broken image", str(error)) from error
+
+
+@lru_cache
+def _quieten() -> None:
+    """Pillow warns of odd metadata, and of sizes that our own limit is for. Once: filters belong to all threads."""
+    from PIL import Image
+
+    warnings.filterwarnings("ignore", module=r"PIL\..*")
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def _as_rgb(image: Any) -> Any:

@@ -115,7 +115,8 @@ class Schedule:
         samples = self._samples_of_epoch(epoch)
         lengths = self._corpus.lengths[samples]
         if self._settings.packing:
-            order, borders = pack(lengths, self._settings.max_length)
+            images = None if self._corpus.images is None else self._corpus.images.counts[samples]
+            order, borders = pack(lengths, self._settings.max_length, images, self._settings.max_images_per_pack)
             rows = EpochRows(samples[order], borders)
             return rows if self._settings.order == "sequential" else shuffled_rows(rows, self._seed, epoch)
         if self._settings.order == "length_grouped":

@@ -104,8 +104,9 @@ class Estimator:
         return _Source(Amount(round(count * kept), records.exact and not dataset.held_out), self._length(dataset))
 
     def _length(self, dataset: Dataset) -> float | None:
-        by_character = isinstance(self._study.model.tokenizer, CharacterTokenizer)
-        return _digit_tokens(dataset) if isinstance(dataset, DigitsDataset) and by_character else None
+        if not isinstance(dataset, DigitsDataset) or dataset.render == "image":
+            return None
+        return _digit_tokens(dataset) if isinstance(self._study.model.tokenizer, CharacterTokenizer) else None
 
 
 def _digit_tokens(dataset: DigitsDataset) -> int:

@@ -1,4 +1,4 @@
-"""Records in files: json, jsonl, csv, tsv, parquet and arrow, alone or a folder of them.
+"""Records in files: json, jsonl, csv, tsv, parquet, arrow and WebDataset's tar, alone or a folder of them.
 
 A file must be what its name says: its first bytes are looked at before its records are.
 """
@@ -13,6 +13,7 @@ from typing import Any
 from tunestudy.config.data import FileDataset
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.data.sources import Folders, Raw
+from tunestudy.data.sources.tar import read_tar
 from tunestudy.records.manifest import sha256
 
 SIGNATURES = {
@@ -142,6 +143,7 @@ READERS: dict[str, tuple[Reader, str]] = {
     ".tsv": (_read_csv, TEXT),
     ".parquet": (_read_parquet, "parquet"),
     ".arrow": (_read_arrow, "arrow"),
+    ".tar": (read_tar, "tar"),
 }
 """Ending → how such a file is read, and what its first bytes must say."""
 
@@ -154,6 +156,7 @@ def _check_content(path: Path, expected: str) -> None:
         raise _refused(path, "is empty")
     start = head.lstrip().lower() if head[:1] in b" \r\n\t<" else head
     known = next((kind for mark, kind in SIGNATURES.items() if start.startswith((mark, mark.lower()))), None)
+    known = "tar" if head[257:262] == b"ustar" else known
     actual = known or ("binary data" if b"\x00" in head else TEXT)
     if actual == expected:
         return

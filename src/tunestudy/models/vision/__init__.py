@@ -14,6 +14,7 @@ from typing import Any
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.model import ModelConfig
 from tunestudy.data.vision import Vision
+from tunestudy.records.atomic import read_json, write_json
 
 ARCHITECTURES = ("internvl", "gemma3", "qwen3_vl")
 
@@ -48,8 +49,9 @@ def save_processor(processor: Any, model_type: str, folder: Path) -> None:
     """preprocessor_config.json, which names the processor that transformers makes of it and the tokenizer."""
     module = module_of(model_type)
     assert module is not None
-    processor._set_processor_class(module.PROCESSOR_CLASS)
     processor.save_pretrained(folder)
+    file = folder / "preprocessor_config.json"
+    write_json(file, {**read_json(file), "processor_class": module.PROCESSOR_CLASS})
 
 
 def vision_of(config: Any, tokenizer: Any, processor: Any) -> Vision | None:
