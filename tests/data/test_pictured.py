@@ -174,10 +174,10 @@ def test_a_tar_is_a_file_data_set_and_a_broken_one_is_told(tmp_path: Path) -> No
     assert [record.id for record in found.records()] == ["0", "1", "2"]
     whole = (tmp_path / "s.tar").read_bytes()
     (tmp_path / "cut.tar").write_bytes(whole[:700])
-    with pytest.raises(StudyError, match="cut.tar cannot be read as tar"):
+    with pytest.raises(StudyError, match=r"cut\.tar cannot be read as tar"):
         survey("d", FileDataset(path="cut.tar"), Folders(tmp_path, tmp_path / "cache"))
     (tmp_path / "text.tar").write_text("hello")
-    with pytest.raises(StudyError, match="named .tar but its content is text"):
+    with pytest.raises(StudyError, match=r"named \.tar but its content is text"):
         survey("d", FileDataset(path="text.tar"), Folders(tmp_path, tmp_path / "cache"))
 
 
@@ -276,5 +276,5 @@ def test_a_cut_never_goes_through_an_image(loaded: LoadedModel, tmp_path: Path) 
 
 def test_a_template_that_has_no_place_for_images_is_refused(loaded: LoadedModel) -> None:
     loaded.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
-    with pytest.raises(StudyError, match="must write .* once for an image"):
+    with pytest.raises(StudyError, match=r"must write .* once for an image"):
         _ = loaded.vision

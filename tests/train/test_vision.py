@@ -105,9 +105,9 @@ def test_a_step_that_is_left_out_or_looked_at_again_does_not_shift_the_rest(
 def test_stopped_and_run_again_it_ends_the_same(stop_after: int, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    whole = job(tmp_path / "a", "see", packing=True, num_train_epochs=4)
+    whole = job(tmp_path / "a", "see", packing=True, max_steps=7)
     assert run(whole)
-    folder = job(tmp_path / "b", "see", packing=True, num_train_epochs=4)
+    folder = job(tmp_path / "b", "see", packing=True, max_steps=7)
     stop = StopRequest()
     real = loop.save_if_due
 
