@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from tunestudy.adapters.attach import attach
-from tunestudy.adapters.targets import target_names
+from tunestudy.adapters.targets import shortest, target_names
 from tunestudy.config.adapter import LoraAdapter
 from tunestudy.config.errors import StudyError
 from tunestudy.config.model import CharacterTokenizer
@@ -114,6 +115,14 @@ def test_modules_trained_in_full_get_no_adapter():
         "projector",
         "language_model",
     }
+
+
+def test_numbered_layers_of_a_container_are_not_taken_for_the_layers_of_the_model():
+    """A head's linear layers called 0 and 2 beside blocks called 0 and 1: endings alone would name the blocks too."""
+    blocks = nn.ModuleList(nn.Sequential(nn.Linear(4, 4)) for _ in range(2))
+    model = nn.ModuleDict({"layers": blocks, "head": nn.Sequential(nn.Linear(4, 4), nn.SiLU(), nn.Linear(4, 4))})
+    assert shortest(["head.0", "head.2"], model) == ["head.0", "head.2"]
+    assert shortest(["head.2"], model) == ["2"]
 
 
 def test_fused_experts_are_refused_in_words():

@@ -95,10 +95,25 @@ def adaptable_modules(model: Any) -> dict[str, nn.Module]:
 
 
 def shortest(names: Sequence[str], model: Any) -> list[str]:
-    """The last parts of the names if they name exactly these modules, otherwise the names in full."""
+    """The last parts of the names if they name exactly these modules, otherwise the names in full.
+
+    Modules that no adapter fits count too: a layer called 0 in a container, and the container's own first layer.
+    """
     endings = sorted({name.rpartition(".")[2] for name in names})
-    named = [name for name in adaptable_modules(model) if any(_ends(name, ending) for ending in endings)]
+    known = (*adaptable_modules(model), *_other_modules(model))
+    named = [name for name in known if any(_ends(name, ending) for ending in endings)]
     return endings if set(named) == set(names) else list(names)
+
+
+def _other_modules(model: Any) -> list[str]:
+    """Names of modules that are neither adaptable nor part of an adapter's wrapping."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    wrapped = [f"{name}." for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+    adaptable = adaptable_modules(model)
+    names = [name for name, _ in model.named_modules() if not name.startswith(tuple(wrapped))]
+    plain = {name.removeprefix("base_model.model.") for name in names}
+    return sorted(plain - adaptable.keys())
 
 
 def _ends(name: str, ending: str) -> bool:
