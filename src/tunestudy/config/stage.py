@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from tunestudy.config.adapter import AnyAdapter
 from tunestudy.config.base import Config, neutral
+from tunestudy.config.components import AnyComponents
 from tunestudy.config.data import DataSettings, MixturePart
 from tunestudy.config.model import DType, Role
 
@@ -45,6 +46,8 @@ class TrainableSettings(Config):
     adapter: AnyAdapter | None = None
     quantization: Quantization | None = None
     """Load the base in few bits (QLoRA). Needs an adapter."""
+    components: AnyComponents = None
+    """Added to the model's vision pipeline at the start of this stage; the stages after it keep them."""
     learning_rates: dict[Role, float] = {}
     """Learning rate per role; roles that are not named use `learning_rate`."""
 

@@ -4,6 +4,8 @@ A stage starts from the study's model or from its nearest parent's `model/` fold
 lineage of any length is walked one folder at a time, and every folder of ours is checked against its manifest.
 """
 
+import hashlib
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -55,11 +57,11 @@ class LoadedModel:
 
 
 def load_start(job: Job, folder: JobDir, device: torch.device | str) -> LoadedModel:
-    """The model that `job`'s stage starts from, without a new adapter.
+    """The model that `job`'s stage starts from, without a new adapter, with the components that the stage names.
 
     Raises StudyError for anything that is not a whole model: it names the job and the file.
     """
-    return _with_processor(_load_start(job, folder, device), job, folder)
+    return _with_processor(_start(job, folder, device), job, folder)
 
 
 def _with_processor(loaded: LoadedModel, job: Job, folder: JobDir) -> LoadedModel:
@@ -67,7 +69,41 @@ def _with_processor(loaded: LoadedModel, job: Job, folder: JobDir) -> LoadedMode
     return replace(loaded, processor=load_processor(job.model, folder.root / job.base_dir, base))
 
 
+def _start(job: Job, folder: JobDir, device: torch.device | str) -> LoadedModel:
+    """The start with the components that the stage names."""
+    settings = job.settings
+    if settings is None or settings.components is None:
+        return _load_start(job, folder, device)
+    from tunestudy.models.components.install import has_components  # imports InternVL's classes
+
+    whole = job.model_copy(update={"settings": settings.model_copy(update={"quantization": None})})
+    loaded = _load_start(whole, folder, device)
+    below_adapter = loaded.continues_adapter or hasattr(loaded.model, "peft_config")
+    if not has_components(loaded.model, settings.components, job.stage, below_adapter=below_adapter):
+        return _begin_components(loaded, job, folder, device)
+    return loaded if settings.quantization is None else _load_start(job, folder, device)
+
+
+def _begin_components(loaded: LoadedModel, job: Job, folder: JobDir, device: torch.device | str) -> LoadedModel:
+    """Add fresh components; below an adapter the model with them is kept on disk, since it exists nowhere else."""
+    from tunestudy.models.components.install import install
+
+    assert job.settings is not None and job.settings.components is not None
+    try:
+        install(loaded.model, job.settings.components, seed=job.seed)
+    except StudyError as error:
+        raise StudyError(at(f"stages.{job.stage}.{error.place.key}"), error.message) from error
+    if job.settings.adapter is None:
+        return loaded
+    facts = [loaded.identity, loaded.model.components.model_dump(mode="json"), job.seed]
+    name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+    kept = keep_base(loaded.model, loaded.tokenizer, folder.study, f"components-{name}")
+    model = pretrained(Origin(str(kept)), job.model, device, job.settings.quantization)
+    return LoadedModel(model, loaded.tokenizer, folder_identity(kept))
+
+
 def _load_start(job: Job, folder: JobDir, device: torch.device | str) -> LoadedModel:
+    """The start without components that only this stage adds."""
     tokenizer = load_tokenizer(job.model, folder.root / job.base_dir)
     init = job.settings.init if job.settings else None
     bits = job.settings.quantization if job.settings else None

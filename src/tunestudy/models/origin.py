@@ -9,6 +9,7 @@ import torch
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.model import CharacterTokenizer, ModelConfig
 from tunestudy.config.stage import Quantization
+from tunestudy.models.components.load import class_with_components, wrong_tensors
 from tunestudy.models.quantize import check_quantised, loading_options
 from tunestudy.models.tokenizer import character_tokenizer
 from tunestudy.models.vision import image_processor, module_of
@@ -76,20 +77,22 @@ def pretrained(
     common = {"revision": origin.revision, "trust_remote_code": settings.trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(origin.name, **common)
-        model, info = _model_class(config).from_pretrained(
+        model_class, extra = _class_of(config, origin)
+        model, info = model_class.from_pretrained(
             origin.name,
             config=config,
             dtype=getattr(torch, settings.dtype),
             attn_implementation=settings.attn_implementation,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are told below, by name
             **loading_options(quantization, device),
             **common,
+            **extra,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _wrong(f"{origin.name} cannot be loaded: {error}") from error
-    absent = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
-    if absent:
+    if absent := wrong_tensors(info):
         raise _wrong(
             f"{origin.name} lacks {len(absent)} tensors of its architecture ({config.model_type}), or has them in "
             f"another shape: {', '.join(absent[:NAMED])}{', …' if len(absent) > NAMED else ''}"
@@ -201,6 +204,16 @@ def _model_class(config: Any) -> Any:
     is_text = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
     return AutoModelForCausalLM if is_text or remote else AutoModelForImageTextToText
+
+
+def _class_of(config: Any, origin: Origin) -> tuple[Any, dict[str, Any]]:
+    """The class to load pretrained weights as, and its own arguments: components of the vision pipeline are told by a
+    file beside them."""
+    if config.model_type == "internvl":
+        with_components, extra = class_with_components(origin.name, origin.revision)
+        if with_components is not None:
+            return with_components, extra
+    return _model_class(config), {}
 
 
 def _unknown_architecture(name: str, known: Any) -> str:
