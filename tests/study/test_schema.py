@@ -44,6 +44,9 @@ def test_accepts_the_studies_that_ship(name: str) -> None:
         ("data: rotated,", "data: rotated, adapter: {type: sdora, sparse_lambda: 0.3, target_sparsity: 0.5},"),
         ("data: rotated,", "data: rotated, adapter: {target: language_model, rank_pattern: {q_proj: 4}},"),
         ("data: rotated,", "data: rotated, adapter: {lora_r: 4}, quantization: {load_in_4bit: true},"),
+        ("data: rotated,", "data: rotated, components: {rope2d: true, pyramid: {levels: [2], how: fpn}},"),
+        ("data: rotated,", "data: rotated, components: {rope2d: null, c_abstractor: {num_queries: 64}},"),
+        ("adapt.adapter.lora_r:", "adapt: {components: {rope2d: '{r}', pyramid: false}}  #"),
         ("data: rotated,", "data: rotated, layer_lr_decay: 0.9, early_stopping_patience: 3, save_merged: true,"),
     ],
 )
@@ -72,6 +75,8 @@ def test_accepts_every_form(folder: Folder, edited: Callable[..., str], old: str
         ("data: rotated,", "data: rotated, adapter: {prox: absolute, sparse_lambda: 1},"),
         ("data: rotated,", "data: rotated, quantization: {load_in_4bit: maybe},"),
         ("data: rotated,", "data: rotated, checkpoint_names: epoch,"),
+        ("data: rotated,", "data: rotated, components: {rope3d: true},"),
+        ("data: rotated,", "data: rotated, components: {rope2d: {gate: one}},"),
     ],
 )
 def test_refuses_what_validation_refuses(folder: Folder, edited: Callable[..., str], old: str, new: str) -> None:

@@ -9,6 +9,7 @@ from tunestudy.config.errors import Place, StudyError
 from tunestudy.config.stage import SLICING, TrainStage
 from tunestudy.config.study import Study
 from tunestudy.study.adapter_options import adapter_mistakes, model_sizes
+from tunestudy.study.components import component_mistakes, model_type_of
 from tunestudy.study.deepspeed import deepspeed_mistakes
 from tunestudy.study.nearest import did_you_mean
 from tunestudy.study.source import KeyPath
@@ -29,7 +30,10 @@ def reference_mistakes(study: Study, locate: Locate, folder: Path) -> Iterator[S
     checked: set[int] = set()
     sizes = model_sizes(study.model, folder)
     engine = "single" if study.resources.ranks == 1 else "ddp"
+    model_type = model_type_of(sizes, study.model.architecture)
     for variant_name, variant in study.variants.items():
+        for stage_name, message in component_mistakes(variant.stages, model_type):
+            yield StudyError(locate(("variants", variant_name, "stages", stage_name, "components")), message)
         for stage_name, stage in variant.stages.items():
             if id(stage) not in checked:
                 checked.add(id(stage))

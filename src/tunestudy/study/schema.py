@@ -39,8 +39,10 @@ def study_schema() -> Schema:
         "StageSettings": settings,
         "StageOverride": _override(settings),
         "AdapterOverride": _override(_all_adapters(definitions)),
+        "ComponentsOverride": _override(definitions["VisionComponents"]),
     }
     definitions["StageOverride"]["properties"]["adapter"]["anyOf"].append(_ref("AdapterOverride"))
+    definitions["StageOverride"]["properties"]["components"]["anyOf"].append(_ref("ComponentsOverride"))
     definitions.pop("TrainStage", None)
     _require_types(definitions)
     properties: Schema = study["properties"]

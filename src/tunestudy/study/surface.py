@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from tunestudy.config.adapter import DoraAdapter, LoraAdapter, SdoraAdapter, SoraAdapter
 from tunestudy.config.benchmark import ExactMatch, MultipleChoice
+from tunestudy.config.components import CAbstractor, Pyramid, Rope2d, VisionComponents
 from tunestudy.config.data import DigitsDataset, FileDataset, HubDataset, MixturePart
 from tunestudy.config.model import CharacterTokenizer, ModelConfig
 from tunestudy.config.stage import Quantization, TrainStage
@@ -24,6 +25,10 @@ Level = Literal[
     "stage",
     "adapter",
     "quantization",
+    "components",
+    "rope2d",
+    "pyramid",
+    "c_abstractor",
     "mixture",
     "variant",
     "resources",
@@ -39,6 +44,10 @@ KEYS: dict[Level, frozenset[str]] = {
     "stage": frozenset(TrainStage.model_fields),
     "adapter": frozenset().union(*(a.model_fields for a in (LoraAdapter, DoraAdapter, SoraAdapter, SdoraAdapter))),
     "quantization": frozenset(Quantization.model_fields),
+    "components": frozenset(VisionComponents.model_fields),
+    "rope2d": frozenset(Rope2d.model_fields),
+    "pyramid": frozenset(Pyramid.model_fields),
+    "c_abstractor": frozenset(CAbstractor.model_fields),
     "mixture": frozenset(MixturePart.model_fields),
     "variant": frozenset({*Variant.model_fields, "overrides", "from", "matrix", "exclude"}),
     "resources": frozenset(Resources.model_fields),
@@ -54,6 +63,10 @@ HOME: dict[Level, str] = {
     "stage": "in a stage (`defaults:`, an entry of `stages:`, or a variant's `overrides:`)",
     "adapter": "under a stage's `adapter:`",
     "quantization": "under a stage's `quantization:`",
+    "components": "under a stage's `components:`",
+    "rope2d": "under `components.rope2d:`",
+    "pyramid": "under `components.pyramid:`",
+    "c_abstractor": "under `components.c_abstractor:`",
     "mixture": "in an item of a stage's `data:`",
     "variant": "in an entry of `variants:`",
     "resources": "under `resources:`",
@@ -95,6 +108,11 @@ def _inside_stage(path: KeyPath, stage: dict[str, Any]) -> Iterator[tuple[Level,
         yield "adapter", (*path, "adapter"), stage["adapter"]
     if isinstance(stage.get("quantization"), dict):
         yield "quantization", (*path, "quantization"), stage["quantization"]
+    if isinstance(components := stage.get("components"), dict):
+        yield "components", (*path, "components"), components
+        for level in ("rope2d", "pyramid", "c_abstractor"):
+            if isinstance(components.get(level), dict):
+                yield level, (*path, "components", level), components[level]
     for key in ("data", "eval_data"):
         parts = stage.get(key)
         if isinstance(parts, dict):

@@ -108,10 +108,32 @@ class Resolver:
 
 
 def laid_over(below: Settings, above: Settings) -> Settings:
-    """`above` over `below`; `adapter`, `learning_rates` and `quantization` are merged, everything else is replaced."""
+    """`above` over `below`; what `_MERGED` names is merged, everything else is replaced."""
     result = {**below, **above}
-    for key in ("adapter", "learning_rates", "quantization"):
+    for key, merged in _MERGED.items():
         old, new = below.get(key), above.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            result[key] = laid_over_kind(old, new) if key == "adapter" else {**old, **new}
+            result[key] = merged(old, new)
     return result
+
+
+def _keys(below: Settings, above: Settings) -> Settings:
+    return {**below, **above}
+
+
+def _laid_over_components(below: Settings, above: Settings) -> Settings:
+    """Component by component, and each by its keys; `true` leaves the options of one that is on as they are."""
+    result = {**below, **above}
+    for name, new in above.items():
+        old = below.get(name)
+        if isinstance(old, dict) and (new is True or isinstance(new, dict)):
+            result[name] = old if new is True else {**old, **new}
+    return result
+
+
+_MERGED = {
+    "adapter": laid_over_kind,
+    "learning_rates": _keys,
+    "quantization": _keys,
+    "components": _laid_over_components,
+}
