@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast lint benchmarks clean
+.PHONY: help install demo demo-vision test test-fast lint benchmarks clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev]' setuptools
 	@DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation 'deepspeed>=0.18'  # its build looks for torch
 	@touch $@
+
+demo-vision: $(READY)  ## run the demo on images; print its table and the path of the report
+	@$(BIN)/tunestudy run studies/demo_vision.yaml
 
 demo: $(READY)  ## run the demo study; print its table and the path of the report
 	@$(BIN)/tunestudy run studies/demo.yaml

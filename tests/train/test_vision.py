@@ -200,3 +200,23 @@ def test_an_unknown_option_of_the_processor_gets_the_nearest(tmp_path: Path) -> 
     model = {**model_settings("internvl"), "image_processor": {"max_patch": 3}}
     with pytest.raises(StudyError, match="no such option; did you mean max_patches"):
         run(job(tmp_path, "see", model=model))
+
+
+def test_components_see_images_through_stages(tmp_path: Path) -> None:
+    """All three of them, and a prompt whose number of image tokens follows the projector's queries."""
+    first = job(
+        tmp_path,
+        "first",
+        components={"rope2d": {}, "pyramid": {}, "c_abstractor": {"num_queries": 9, "hidden_size": 16, "depth": 1}},
+        packing=True,
+        num_train_epochs=3,
+    )
+    assert run(first)
+    losses = [float(row["train_loss"]) for row in rows_of(first.loss_log)]
+    assert losses[-1] < losses[0]
+    second = job(tmp_path, "second", after=first, adapter={"type": "lora", "target": "language_model"}, max_steps=2)
+    assert run(second)
+    vision = load_result(second, "cpu").vision
+    assert vision is not None
+    assert vision.num_tokens((28, 28)) == 9
+    assert vision.num_tokens((56, 28)) == 27  # two tiles and their thumbnail
