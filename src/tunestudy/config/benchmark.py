@@ -22,6 +22,8 @@ class ExactMatch(Benchmark):
 
     type: Literal["exact_match"] = "exact_match"
     max_new_tokens: int = Field(16, ge=1)
+    answer_after: str | None = Field(None, min_length=1)
+    """Only what follows the last of these in the generated text is compared: an answer behind its rationale."""
 
 
 class MultipleChoice(Benchmark):

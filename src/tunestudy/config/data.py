@@ -5,9 +5,10 @@ from fractions import Fraction
 from math import floor
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, field_validator
 
 from tunestudy.config.base import Config, neutral
+from tunestudy.config.order import AnyOrder
 
 Format = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "caption", "text"]
 
@@ -34,6 +35,11 @@ class Dataset(Config):
     """Where relative paths of images start; default: the folder of the data set's file."""
     max_image_pixels: int = Field(89_478_485, gt=0)
     """Width × height above which an image is rejected before it is decoded."""
+    chain_of_thought: Literal["none", "before_answer"] = "none"
+    """`before_answer`: a record's `rationale` is learnt in front of its (last) answer; `none` leaves the answer alone.
+    Ids, splits and a benchmark's reference stay those of the answer either way."""
+    rationale_separator: str = "\n"
+    """What stands between a rationale and its answer."""
 
 
 class FileDataset(Dataset):
@@ -135,10 +141,17 @@ class DataSettings(Config):
     """Fill rows of `max_length` with several samples; attention and positions never cross a sample."""
     max_images_per_pack: int | None = Field(None, gt=0)
     """Images that packed samples of one row may have in all; a sample with more has a row of its own."""
-    order: Literal["shuffle", "sequential", "length_grouped"] = "shuffle"
+    order: AnyOrder = "shuffle"
+    """`shuffle` (or `random`), `sequential` (or `as_given`), `length_grouped`, or a curriculum: `{by: column, …}` or
+    `{by: score, …}`. It decides which samples are in a step; within a step ranks get them by length."""
     data_seed: int | None = None
     """Default: the trial's seed."""
     loss_on: Literal["assistant", "completion", "all"] = "assistant"
     """Which tokens are targets. `assistant`: every assistant turn with its stop token, or the completion of a prompt;
     `completion`: the last assistant turn alone; `all`: every token. Plain text always counts in full."""
     preprocessing_num_workers: int = neutral(1, ge=1)
+
+    @field_validator("order", mode="before")
+    @classmethod
+    def _other_words(cls, value: object) -> object:
+        return {"random": "shuffle", "as_given": "sequential"}.get(value, value) if isinstance(value, str) else value

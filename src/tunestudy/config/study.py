@@ -10,7 +10,7 @@ from tunestudy.config.data import AnyDataset
 from tunestudy.config.model import ModelConfig
 from tunestudy.config.stage import TrainStage
 
-Intent = Literal["data", "tokens", "steps", "effective_batch_size", "model", "seeds", "evaluation"]
+Intent = Literal["data", "order", "tokens", "steps", "effective_batch_size", "model", "seeds", "evaluation"]
 
 
 class Variant(Config):

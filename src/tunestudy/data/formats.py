@@ -44,6 +44,18 @@ class Example:
     choices: tuple[str, ...] = ()
     images: tuple[ImageBytes, ...] = ()
     """In the order of their marks in the text."""
+    rationale: str | None = None
+    """What is learnt in front of the answer, with its separator; no part of the answer, nor of what the record is."""
+
+    def as_learnt(self) -> "Example":
+        """With the rationale written in front of the completion, or of the last assistant turn."""
+        if self.rationale is None:
+            return self
+        if self.completion is not None:
+            return replace(self, completion=self.rationale + self.completion, rationale=None)
+        last = max(i for i, message in enumerate(self.messages) if message["role"] == "assistant")
+        answer = {**self.messages[last], "content": self.rationale + self.messages[last]["content"]}
+        return replace(self, messages=(*self.messages[:last], answer, *self.messages[last + 1 :]), rationale=None)
 
     @property
     def reference(self) -> str:
@@ -76,7 +88,7 @@ class RecordReader:
     """Turns the columns of one data set's records into examples; made from its first record."""
 
     def __init__(self, name: str, dataset: Dataset, first: Mapping[str, Any], folders: Folders) -> None:
-        self._name, self._system, self._question, self._folders = name, dataset.system, dataset.question, folders
+        self._name, self._system, self._dataset, self._folders = name, dataset.system, dataset, folders
         self.format_name = dataset.format if dataset.format != "auto" else detect(name, first, dataset.columns)
         self._format = FORMATS[self.format_name]
         self._columns = _columns(name, self.format_name, dataset.columns, first)
@@ -93,9 +105,9 @@ class RecordReader:
         for name in self._format.required:
             if name not in fields:
                 raise Rejected("missing field", self._columns.get(name, name))
-        example = self._format.convert(fields)
-        if self.format_name == "caption" and self._question:
-            example = replace(example, prompt=self._question)
+        example = self._with_rationale(self._format.convert(fields), fields)
+        if self.format_name == "caption" and self._dataset.question:
+            example = replace(example, prompt=self._dataset.question)
         example = with_images(example, record_images(record, self._columns, self._folders))
         if self._system and not example.messages:
             raise StudyError(
@@ -106,6 +118,16 @@ class RecordReader:
             num_context = example.num_context and example.num_context + 1
             example = replace(example, messages=messages, num_context=num_context)
         return example
+
+    def _with_rationale(self, example: Example, fields: Mapping[str, Any]) -> Example:
+        if self._dataset.chain_of_thought == "none":
+            return example
+        if example.text is not None:
+            where = at(f"datasets.{self._name}.chain_of_thought")
+            raise StudyError(where, "running text has no answer for a rationale to stand before")
+        if not _text(fields, "rationale").strip():
+            raise Rejected("missing field", self._columns["rationale"])
+        return replace(example, rationale=f"{fields['rationale']}{self._dataset.rationale_separator}")
 
 
 def detect(name: str, first: Mapping[str, Any], columns: Mapping[str, str]) -> str:
@@ -126,7 +148,7 @@ def detect(name: str, first: Mapping[str, Any], columns: Mapping[str, str]) -> s
 def _columns(name: str, format_name: str, mapping: Mapping[str, str], first: Mapping[str, Any]) -> dict[str, str]:
     """Field → column, after checking that every mapped field and column exists."""
     known = FORMATS[format_name]
-    fields = (*known.required, *known.optional, "id", "choices", *COLUMNS)
+    fields = (*known.required, *known.optional, "id", "choices", "rationale", *COLUMNS)
     for wanted, column in mapping.items():
         key = f"datasets.{name}.columns.{wanted}"
         if wanted not in fields:

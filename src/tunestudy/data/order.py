@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunestudy.config.data import DataSettings, samples_per_epoch
+from tunestudy.config.errors import StudyError, at
+from tunestudy.config.order import Curriculum
 from tunestudy.data.batch import Row
 from tunestudy.data.corpus import Corpus
 from tunestudy.data.pack import pack
@@ -52,16 +54,42 @@ class Schedule:
     epoch takes only a part of the source or more than the whole.
     """
 
-    def __init__(self, corpus: Corpus, settings: DataSettings, seed: int, effective_batch_size: int) -> None:
+    def __init__(
+        self,
+        corpus: Corpus,
+        settings: DataSettings,
+        seed: int,
+        effective_batch_size: int,
+        places: Indices | None = None,
+    ) -> None:
+        """places: (N,) of a curriculum, −1 for a sample that the stage leaves out (`data.curriculum.places_of`)."""
         assert len(corpus) > 0 and effective_batch_size > 0
         self._corpus, self._settings, self._step_rows = corpus, settings, effective_batch_size
         self._seed = seed if settings.data_seed is None else settings.data_seed
         self._members = [corpus.of_source(index) for index in range(len(corpus.sources))]
+        self._curriculum = settings.order if isinstance(settings.order, Curriculum) else None
+        assert (places is not None) == (self._curriculum is not None), "a curriculum needs every sample's place"
+        self._places = np.zeros(0, np.int64) if places is None else places
+        if places is not None:
+            self._members = [members[places[members] >= 0] for members in self._members]
+            self._check_members()
         available = [len(members) for members in self._members]
         self.samples_per_epoch = samples_per_epoch(available, settings.data) if settings.data else available
         """(S,) how many samples each source gives to an epoch: the same in every epoch."""
         self._epochs: OrderedDict[int, EpochRows] = OrderedDict()
         self._first_step = [0]  # first step of epochs 0, 1, … as far as they were needed
+
+    def _check_members(self) -> None:
+        """That `take` and missing values leave something of every source that must give a share."""
+        counts = [len(members) for members in self._members]
+        weighted = any(part.weight is not None for part in self._settings.data)
+        for name, count in zip(self._corpus.sources, counts, strict=True):
+            if sum(counts) == 0 or (weighted and count == 0):
+                raise StudyError(
+                    at("order.take"),
+                    f"nothing of {name} lies in this part of the order, so it cannot give its share; widen `take`"
+                    f"{', or leave the weights of `data` out' if weighted else ''}",
+                )
 
     def rows_of_step(self, step: int) -> list[Row]:
         """The rows of 0-based optimiser step `step`; the last step of an epoch may have fewer."""
@@ -93,6 +121,19 @@ class Schedule:
         steps = self.first_step_of_epoch(whole)
         return steps + (math.ceil(part * self.steps_in_epoch(whole) - 1e-9) if part else 0)
 
+    def times_drawn(self, total_steps: int) -> Indices:
+        """(N,) how often each sample comes in the first `total_steps` steps. Whole epochs need no packing to tell."""
+        last = self.epoch_of_step(total_steps - 1)
+        whole = last + 1 if total_steps == self.first_step_of_epoch(last + 1) else last
+        times = np.zeros(len(self._corpus), np.int64)
+        for epoch in range(whole):
+            times += np.bincount(self._drawn_of_all(epoch), minlength=len(times))
+        if whole == last:
+            rows = self._rows_of_epoch(last)
+            taken = (total_steps - self.first_step_of_epoch(last)) * self._step_rows
+            times += np.bincount(rows.samples[: rows.borders[min(taken, len(rows))]], minlength=len(times))
+        return times
+
     def packing_waste(self, epoch: int) -> float:
         """Share of the positions of an epoch's packs that hold no token."""
         rows = self._rows_of_epoch(epoch)
@@ -118,16 +159,22 @@ class Schedule:
             images = None if self._corpus.images is None else self._corpus.images.counts[samples]
             order, borders = pack(lengths, self._settings.max_length, images, self._settings.max_images_per_pack)
             rows = EpochRows(samples[order], borders)
-            return rows if self._settings.order == "sequential" else shuffled_rows(rows, self._seed, epoch)
+            in_order = self._settings.order == "sequential" or self._curriculum is not None
+            return rows if in_order else shuffled_rows(rows, self._seed, epoch)
         if self._settings.order == "length_grouped":
             samples = samples[group_by_length(lengths, self._step_rows, self._seed, epoch)]
         return EpochRows(samples, np.arange(len(samples) + 1))
 
     def _samples_of_epoch(self, epoch: int) -> Indices:
-        drawn = np.concatenate([self._drawn(source, epoch) for source in range(len(self._members))])
+        drawn = self._drawn_of_all(epoch)
         if self._settings.order == "sequential":
             return drawn
+        if self._curriculum is not None:
+            return walk(drawn, self._places, self._curriculum.buckets, self._seed, epoch)
         return drawn[permutation(len(drawn), self._seed, "epoch", epoch)]
+
+    def _drawn_of_all(self, epoch: int) -> Indices:
+        return np.concatenate([self._drawn(source, epoch) for source in range(len(self._members))])
 
     def _drawn(self, source: int, epoch: int) -> Indices:
         """What one source gives to an epoch: the next stretch of its endless row of passes."""
@@ -156,6 +203,17 @@ def permutation(count: int, seed: int, *key: int | str) -> Indices:
     digest = hashlib.blake2b(repr((seed, *key)).encode(), digest_size=16).digest()
     raw = np.random.Philox(key=np.frombuffer(digest, np.uint64)).random_raw(count)
     return np.argsort(raw, kind="stable")
+
+
+def walk(drawn: Indices, places: Indices, buckets: int | None, seed: int, epoch: int) -> Indices:
+    """Samples drawn for an epoch in the order of their places, shuffled inside each of `buckets` equal parts."""
+    ordered = drawn[np.argsort(places[drawn], kind="stable")]
+    if buckets is None:
+        return ordered
+    parts = np.array_split(ordered, buckets)
+    return np.concatenate(
+        [part[permutation(len(part), seed, "bucket", epoch, number)] for number, part in enumerate(parts)]
+    )
 
 
 def group_by_length(lengths: Indices, step_rows: int, seed: int, epoch: int) -> Indices:

@@ -26,7 +26,7 @@ from tunestudy.data.select import HELD_OUT, smallest, split_name
 from tunestudy.data.sources import Folders, source_of
 from tunestudy.data.vision import Vision
 from tunestudy.records.atomic import read_json, temporary_beside
-from tunestudy.records.layout import JobDir
+from tunestudy.records.layout import JobDir, StudyDir
 from tunestudy.records.lease import Lease
 from tunestudy.records.manifest import problems, seal
 
@@ -59,19 +59,31 @@ def prepare(job: Job, folder: JobDir, tokenizer: Any, world: Ranks, vision: Visi
     settings = job.settings
     assert settings is not None, "a job that only evaluates has no training data"
     wanted = wanted_data(job, settings, Folders.of(job, folder))
-    fingerprint = data_fingerprint(wanted, tokenizer, settings, vision)
-    cache = folder.study.data_cache / fingerprint[:32]
-    if world.rank == 0:
-        _build_once(cache, folder.study.leases / f"data-{fingerprint[:32]}", wanted, tokenizer, settings, vision)
-    else:
-        while problems(cache, hashes=False):  # a barrier would time out where tokenising takes hours
-            time.sleep(POLL_S)
-    world.barrier()
-    data = _opened(cache, wanted, settings)
+    data = _opened(made_once(wanted, folder.study, tokenizer, settings, world, vision), wanted, settings)
     if world.rank == 0:
         for line in remarks(data.report):
             print(line, flush=True)
     return data
+
+
+def made_once(
+    wanted: Wanted,
+    study: StudyDir,
+    tokenizer: Any,
+    settings: TrainStage,
+    world: Ranks,
+    vision: Vision | None = None,
+) -> Path:
+    """The cache folder of these data under this tokenizer, made by rank 0 unless it is there; every rank calls."""
+    fingerprint = data_fingerprint(wanted, tokenizer, settings, vision)
+    cache = study.data_cache / fingerprint[:32]
+    if world.rank == 0:
+        _build_once(cache, study.leases / f"data-{fingerprint[:32]}", wanted, tokenizer, settings, vision)
+    else:
+        while problems(cache, hashes=False):  # a barrier would time out where tokenising takes hours
+            time.sleep(POLL_S)
+    world.barrier()
+    return cache
 
 
 def wanted_data(job: Job, settings: TrainStage, folders: Folders) -> Wanted:

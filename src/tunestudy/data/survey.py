@@ -94,6 +94,10 @@ class Survey:
 
     def records(self) -> Iterator[Record]:
         """The chosen records in their order."""
+        return (record for _, record in self.records_with_columns())
+
+    def records_with_columns(self) -> Iterator[tuple[dict[str, Any], Record]]:
+        """The chosen records in their order, each behind the columns that it was made of."""
         seen: Counter[int] = Counter()
         index = -1
         for raw, own_id, outcome in _examples(self.name, self.dataset, self.folders):
@@ -107,9 +111,9 @@ class Survey:
                 split_id = outcome.images[0].sha256 or split_id
             if not self.own_ids and content in self.repeated:
                 seen[content] += 1
-                record_id = f"{split_id}-{seen[content]}" if seen[content] > 1 else split_id
+                record_id = f"{record_id}-{seen[content]}" if seen[content] > 1 else record_id
             if self.chosen is None or self.chosen[index]:
-                yield Record(record_id, split_id, raw.place, outcome, content)
+                yield raw.columns, Record(record_id, split_id, raw.place, outcome, content)
 
 
 def survey(name: str, dataset: Dataset, folders: Folders) -> Survey:

@@ -61,7 +61,7 @@ class Tokenize:
 
     def __call__(self, examples: Sequence[Example]) -> list[Sample | Rejected]:
         """A sample or the reason against it, for every example in turn; all their texts are encoded in one go."""
-        drafts = [self._draft(example) for example in examples]
+        drafts = [self._draft(example.as_learnt()) for example in examples]
         texts = [text for draft in drafts if isinstance(draft, _Draft) for text in draft.texts]
         encoded = iter(self._encoded(texts))
         return [draft if isinstance(draft, Rejected) else self._sample(draft, encoded) for draft in drafts]

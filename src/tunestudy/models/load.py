@@ -21,7 +21,15 @@ from tunestudy.data.vision import Vision
 from tunestudy.models.decoder import base_model_of
 from tunestudy.models.fold import RAW
 from tunestudy.models.identity import Identity, folder_identity, random_identity
-from tunestudy.models.origin import Origin, find_origin, load_processor, load_tokenizer, pretrained, random_weights
+from tunestudy.models.origin import (
+    Origin,
+    architecture_config,
+    find_origin,
+    load_processor,
+    load_tokenizer,
+    pretrained,
+    random_weights,
+)
 from tunestudy.models.publish import keep_base
 from tunestudy.models.roles import hold_trainable_in_float32
 from tunestudy.models.vision import vision_of
@@ -115,6 +123,30 @@ def _load_start(job: Job, folder: JobDir, device: torch.device | str) -> LoadedM
         model = pretrained(Origin(str(parent.model), local=True), job.model, device, bits)
         return LoadedModel(model, tokenizer, folder_identity(parent.model))
     return _on_adapter(job, parent, facts, tokenizer, device)
+
+
+def frozen_identity(job: Job, config: ModelConfig, folder: JobDir, tokenizer: Any) -> Identity:
+    """What tells a model to read with apart, without loading it. Random weights are drawn by the job's seed."""
+    from transformers import AutoConfig
+
+    if config.architecture:
+        return random_identity(config, job.seed, architecture_config(config, tokenizer))
+    origin = find_origin(config, folder.root / job.base_dir)
+    if origin.local:
+        return folder_identity(Path(origin.name))
+    options = {"revision": origin.revision, "trust_remote_code": config.trust_remote_code}
+    found = AutoConfig.from_pretrained(origin.name, **options)
+    return {"kind": "hub", "name": origin.name, "revision": getattr(found, "_commit_hash", None)}
+
+
+def load_frozen(job: Job, config: ModelConfig, folder: JobDir, tokenizer: Any, device: torch.device | str) -> Any:
+    """A model to read with, not to train, whole on `device`; the study's own as a first stage of these settings would
+    load it, in few bits where they say so."""
+    if config == job.model:
+        return _study_model(job, folder, tokenizer, device).model
+    if config.architecture:
+        return random_weights(config, tokenizer, seed=job.seed, device=device)
+    return pretrained(find_origin(config, folder.root / job.base_dir), config, device)
 
 
 def load_result(folder: JobDir, device: torch.device | str) -> LoadedModel:

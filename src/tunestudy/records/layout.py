@@ -59,6 +59,16 @@ class StudyDir:
         """Tokenised data sets, one folder per fingerprint, shared by all jobs of the study."""
         return self.cache / "data"
 
+    @property
+    def column_cache(self) -> Path:
+        """Values of a column that a curriculum goes by: `<data 16>-<column 16>/`, by sample id."""
+        return self.root / "cache" / "columns"
+
+    @property
+    def score_cache(self) -> Path:
+        """What frozen models make of samples, for curricula: `<scorer 16>-<data 16>/`, by sample id."""
+        return self.root / "cache" / "scores"
+
     def probe(self, key: str) -> Path:
         """Timed steps of one stage on one machine; its working folder, of the same name without ending, is a `JobDir`
         as deep as those of jobs, so that it finds data, parents and the study's folder as they do."""

@@ -3,6 +3,7 @@
 from tunestudy.report.facts import StudyFacts
 from tunestudy.report.format import listing, plural
 from tunestudy.report.machines import machines
+from tunestudy.report.samples import unequal_samples
 from tunestudy.report.values import mapping, whole
 
 Point = tuple[bool, str]
@@ -62,8 +63,14 @@ def _data(facts: StudyFacts) -> list[Point]:
 
 def _comparable(facts: StudyFacts) -> list[Point]:
     enough = len(facts.seeds) > 1
+    unequal = list(unequal_samples(facts))
+    told = [(not unequal, "the same training samples in all variants that do not declare other data")]
     return [
-        (enough, f"seeds: {listing([str(seed) for seed in facts.seeds])}" + ("" if enough else " (no spread from one)"))
+        *(told if any(job.data.get("drawn") for job in facts.jobs) else []),
+        (
+            enough,
+            f"seeds: {listing([str(seed) for seed in facts.seeds])}" + ("" if enough else " (no spread from one)"),
+        ),
     ]
 
 

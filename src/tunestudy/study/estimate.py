@@ -14,6 +14,7 @@ from typing import Any
 
 from tunestudy.config.data import Dataset, DigitsDataset, FileDataset, MixturePart, samples_per_epoch
 from tunestudy.config.model import CharacterTokenizer
+from tunestudy.config.order import Curriculum
 from tunestudy.config.stage import TrainStage
 from tunestudy.config.study import Study
 
@@ -119,13 +120,14 @@ def _digit_tokens(dataset: DigitsDataset) -> int:
 def _epoch(stage: TrainStage, sources: Sequence[_Source]) -> _Epoch:
     if not all(source.samples.value for source in sources):
         return _Epoch()
-    drawn = samples_per_epoch([source.samples.value for source in sources], stage.data)
+    share = stage.order.take[1] - stage.order.take[0] if isinstance(stage.order, Curriculum) else 1.0
+    drawn = samples_per_epoch([max(1, round(source.samples.value * share)) for source in sources], stage.data)
     lengths = [source.tokens_per_sample for source in sources]
     known = [length for length in lengths if length is not None]
     mean = None
     if len(known) == len(lengths):
         mean = sum(count * length for count, length in zip(drawn, known, strict=True)) / max(1, sum(drawn))
-    samples = Amount(sum(drawn), all(source.samples.exact for source in sources))
+    samples = Amount(sum(drawn), share == 1.0 and all(source.samples.exact for source in sources))
     if not stage.packing:
         return _Epoch(samples, mean)
     packs = None if mean is None else Amount(math.ceil(samples.value * mean / stage.max_length))

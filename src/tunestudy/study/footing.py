@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from tunestudy.config.order import order_words
 from tunestudy.config.stage import TrainStage
-from tunestudy.config.study import Intent, Study
+from tunestudy.config.study import Intent, Study, Variant
 
 _ASPECTS: dict[Intent, tuple[str, Callable[[TrainStage], Any]]] = {
     "effective_batch_size": ("the effective batch size", lambda stage: stage.effective_batch_size),
@@ -15,7 +16,8 @@ _ASPECTS: dict[Intent, tuple[str, Callable[[TrainStage], Any]]] = {
             max_length=stage.max_length, packing=stage.packing, overlong=stage.overlong, loss_on=stage.loss_on
         ),
     ),
-    "data": ("the data", lambda stage: " + ".join(_part(part) for part in stage.data) + f", {stage.order}"),
+    "data": ("the data", lambda stage: " + ".join(_part(part) for part in stage.data)),
+    "order": ("the order of samples", lambda stage: order_words(stage.order)),
     "evaluation": (
         "the evaluation rows",
         lambda stage: _words(
@@ -40,11 +42,16 @@ def _stage_warnings(study: Study, stage: str) -> Iterator[str]:
     for aspect, (words, value_of) in _ASPECTS.items():
         groups: dict[Any, list[str]] = {}
         for name, variant in study.variants.items():
-            if stage in variant.stages and aspect not in variant.intends:
+            if stage in variant.stages and not _is_meant(aspect, variant):
                 groups.setdefault(value_of(variant.stages[stage]), []).append(name)
         if len(groups) > 1:
             told = "; ".join(f"{value} in {_names(names)}" for value, names in groups.items())
             yield f"{words} of `{stage}` differs: {told}. If that is meant, say `intends: [{aspect}]` in the variant"
+
+
+def _is_meant(aspect: Intent, variant: Variant) -> bool:
+    """Whether a variant declares the aspect; other data also come in another order."""
+    return aspect in variant.intends or (aspect == "order" and "data" in variant.intends)
 
 
 def seen_rows_warnings(study: Study) -> list[str]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from tunestudy.config.benchmark import AnyBenchmark
 from tunestudy.config.job import Evaluation, Job
+from tunestudy.config.model import ModelConfig
+from tunestudy.config.order import ScoreOrder
 from tunestudy.config.stage import TrainStage
 from tunestudy.config.study import Study
 from tunestudy.study.fingerprint import (
@@ -23,6 +25,9 @@ from tunestudy.study.identity import Identities
 
 BASE_MODEL = "base_model"
 """The stage name of a job that trains nothing: the study's model, only evaluated."""
+
+SCORER = "order/scorer"
+"""Stands among a stage's data sets for the model that orders them; no data set can be called so."""
 
 
 @dataclass
@@ -142,6 +147,8 @@ class Graph:
         """Worked out once per object: trials share their settings' objects."""
         if id(settings) not in self._facts:
             data = {name: self._identities.dataset_digests[name] for name in datasets_of(settings)}
+            if isinstance(settings.order, ScoreOrder) and isinstance(settings.order.scorer, ModelConfig):
+                data[SCORER] = digest(self._identities.model_of(settings.order.scorer))
             self._facts[id(settings)] = _StageFacts(digest(significant(settings)), data)
         return self._facts[id(settings)]
 

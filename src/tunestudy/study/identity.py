@@ -34,7 +34,7 @@ class Identities:
         self.unpinned: list[str] = []
         """Hub ids without a revision, neither in the study nor in study.lock."""
         self.datasets = {name: self._dataset(dataset) for name, dataset in study.datasets.items()}
-        self.model = self._model(study.model)
+        self.model = self.model_of(study.model)
         self.dataset_digests = {name: digest(identity) for name, identity in self.datasets.items()}
         self.model_digest = digest(self.model)
 
@@ -54,7 +54,8 @@ class Identities:
         assert isinstance(dataset, DigitsDataset), f"no identity for {dataset}"
         return {**options, "version": DIGITS_VERSION}
 
-    def _model(self, model: ModelConfig) -> dict[str, Any]:
+    def model_of(self, model: ModelConfig) -> dict[str, Any]:
+        """What a model is: hashes of local files, revisions of hub ids."""
         options: dict[str, Any] = significant(model)
         for key in ("model_name_or_path", "tokenizer", "chat_template"):
             name = options[key]

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from tunestudy.config.data import FileDataset, MixturePart
 from tunestudy.config.errors import Place, StudyError
+from tunestudy.config.model import ModelConfig
+from tunestudy.config.order import ScoreOrder
 from tunestudy.config.stage import SLICING, TrainStage
 from tunestudy.config.study import Study
 from tunestudy.study.adapter_options import adapter_mistakes, model_sizes
@@ -23,7 +25,7 @@ Locate = Callable[[KeyPath], Place]
 def reference_mistakes(study: Study, locate: Locate, folder: Path) -> Iterator[StudyError]:
     """Every name that refers to nothing; `folder` is where relative paths start."""
     yield from _names(study, locate)
-    yield from _model(study, locate, folder)
+    yield from _model(study.model, locate, folder, ("model",))
     yield from _files(study, locate, folder)
     for name, benchmark in study.benchmarks.items():
         yield from _dataset(study, locate, benchmark.dataset, ("benchmarks", name, "dataset"))
@@ -39,6 +41,8 @@ def reference_mistakes(study: Study, locate: Locate, folder: Path) -> Iterator[S
                 checked.add(id(stage))
                 path = ("variants", variant_name, "stages", stage_name)
                 yield from _stage(study, locate, stage, path)
+                if isinstance(stage.order, ScoreOrder) and isinstance(stage.order.scorer, ModelConfig):
+                    yield from _model(stage.order.scorer, locate, folder, (*path, "order", "scorer"))
                 for key, message in _engine_mistakes(study, stage):
                     yield StudyError(locate((*path, key)), message)
                 used = engine if stage.engine == "auto" or engine == "single" else stage.engine
@@ -53,6 +57,9 @@ def _engine_mistakes(study: Study, stage: TrainStage) -> Iterator[tuple[str, str
     ranks = study.resources.ranks
     if stage.engine == "single" and ranks > 1:
         yield "engine", f"single is one rank, and resources.ranks is {ranks}"
+    if isinstance(stage.order, ScoreOrder) and stage.order.scorer == "start" and stage.engine in SLICING and ranks > 1:
+        cure = "use base or a smaller model, which every rank holds whole, or order by a column"
+        yield "order", f"scorer: start cannot score in slices under {stage.engine}; {cure}"
     if stage.device_map is not None and (ranks > 1 or stage.engine not in ("auto", "single")):
         message = "spreads the model of a single rank; set resources.ranks: 1 and engine: single"
         yield "device_map", message
@@ -80,19 +87,19 @@ def _names(study: Study, locate: Locate) -> Iterator[StudyError]:
             )
 
 
-def _model(study: Study, locate: Locate, folder: Path) -> Iterator[StudyError]:
+def _model(model: ModelConfig, locate: Locate, folder: Path, path: KeyPath) -> Iterator[StudyError]:
     """A hub id looks like `organisation/name`; everything else, and a path that starts like one, must be there."""
     for key, name in (
-        ("model_name_or_path", study.model.model_name_or_path),
-        ("tokenizer", study.model.tokenizer if isinstance(study.model.tokenizer, str) else None),
+        ("model_name_or_path", model.model_name_or_path),
+        ("tokenizer", model.tokenizer if isinstance(model.tokenizer, str) else None),
     ):
         if name is None or (folder / name).is_dir():
             continue
         if (folder / name).exists():
-            yield StudyError(locate(("model", key)), f"`{name}` is a file; give the folder that holds config.json")
+            yield StudyError(locate((*path, key)), f"`{name}` is a file; give the folder that holds config.json")
         elif not _looks_like_hub_id(name):
             yield StudyError(
-                locate(("model", key)),
+                locate((*path, key)),
                 f"there is no folder `{name}` beside the study file, and it is no hub id (organisation/name)",
             )
 

@@ -12,6 +12,7 @@ from tunestudy.config.benchmark import ExactMatch, MultipleChoice
 from tunestudy.config.components import CAbstractor, Pyramid, Rope2d, VisionComponents
 from tunestudy.config.data import DigitsDataset, FileDataset, HubDataset, MixturePart
 from tunestudy.config.model import CharacterTokenizer, ModelConfig
+from tunestudy.config.order import ColumnOrder, ScoreOrder
 from tunestudy.config.stage import Quantization, TrainStage
 from tunestudy.config.study import ReportSettings, Resources, Study, Variant
 from tunestudy.study.source import KeyPath
@@ -30,6 +31,7 @@ Level = Literal[
     "pyramid",
     "c_abstractor",
     "mixture",
+    "order",
     "variant",
     "resources",
     "report",
@@ -49,6 +51,7 @@ KEYS: dict[Level, frozenset[str]] = {
     "pyramid": frozenset(Pyramid.model_fields),
     "c_abstractor": frozenset(CAbstractor.model_fields),
     "mixture": frozenset(MixturePart.model_fields),
+    "order": frozenset({*ColumnOrder.model_fields, *ScoreOrder.model_fields}),
     "variant": frozenset({*Variant.model_fields, "overrides", "from", "matrix", "exclude"}),
     "resources": frozenset(Resources.model_fields),
     "report": frozenset(ReportSettings.model_fields),
@@ -68,6 +71,7 @@ HOME: dict[Level, str] = {
     "pyramid": "under `components.pyramid:`",
     "c_abstractor": "under `components.c_abstractor:`",
     "mixture": "in an item of a stage's `data:`",
+    "order": "under a stage's `order:`",
     "variant": "in an entry of `variants:`",
     "resources": "under `resources:`",
     "report": "under `report:`",
@@ -113,6 +117,10 @@ def _inside_stage(path: KeyPath, stage: dict[str, Any]) -> Iterator[tuple[Level,
         for level in ("rope2d", "pyramid", "c_abstractor"):
             if isinstance(components.get(level), dict):
                 yield level, (*path, "components", level), components[level]
+    if isinstance(order := stage.get("order"), dict):
+        yield "order", (*path, "order"), order
+        if isinstance(order.get("scorer"), dict):
+            yield "model", (*path, "order", "scorer"), order["scorer"]
     for key in ("data", "eval_data"):
         parts = stage.get(key)
         if isinstance(parts, dict):

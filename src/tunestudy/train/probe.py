@@ -23,6 +23,7 @@ from tunestudy.data.prepare import prepare
 from tunestudy.records.atomic import read_json, write_json
 from tunestudy.records.layout import JobDir
 from tunestudy.records.stop import StopRequest
+from tunestudy.train.curriculum import stand_in_places
 from tunestudy.train.loop import take_step
 from tunestudy.train.optim import set_learning_rates
 from tunestudy.train.progress import Progress
@@ -65,7 +66,7 @@ def open_run(task: Task) -> Run:
     model = make_trainable(loaded, task)
     vision = loaded.vision
     data = prepare(task.job, task.folder, loaded.tokenizer, task.world, vision)
-    material = lay_out(task, model, data, vision)
+    material = lay_out(task, model, data, vision, stand_in_places(task, data.train))
     return start_run(task, material, make_learner(task, model, material.total_steps), loaded.identity)
 
 

@@ -13,7 +13,7 @@ from tunestudy.data.batch import Layout
 from tunestudy.data.build import eyes_of
 from tunestudy.data.corpus import Corpus
 from tunestudy.data.loader import Cutter, Loader
-from tunestudy.data.order import Schedule
+from tunestudy.data.order import Indices, Schedule
 from tunestudy.data.prepare import PreparedData, prepare
 from tunestudy.data.vision import Vision
 from tunestudy.models.attention import segment_attention_obstacle
@@ -26,6 +26,7 @@ from tunestudy.records.layout import JobDir
 from tunestudy.records.stop import StopRequest
 from tunestudy.train import gpu, network
 from tunestudy.train.batching import plan_batches
+from tunestudy.train.curriculum import settle_places, tell_drawn
 from tunestudy.train.engines import open_engine
 from tunestudy.train.evaluate import EvaluationSet
 from tunestudy.train.experts import ExpertLoad
@@ -40,6 +41,7 @@ from tunestudy.train.progress import Progress
 from tunestudy.train.publish import publish_base, publish_result
 from tunestudy.train.run import Learner, Material, Task
 from tunestudy.train.sampling import Sampler
+from tunestudy.train.scores import AskedToLeaveError
 from tunestudy.train.start import start_run
 from tunestudy.train.trainable import as_text, find_trainables, require_alike
 from tunestudy.train.world import World
@@ -76,7 +78,7 @@ def run_stage(job: Job, folder: JobDir, world: World, stop: StopRequest) -> bool
 
 
 def train_and_publish(task: Task) -> bool:
-    """load → adapter → table → data → learner → resume → loop → publish."""
+    """load → adapter → table → data → order → learner → resume → loop → publish."""
     loaded = load_placed(task)
     model = make_trainable(loaded, task)
     roles = table_of_roles(model, task)
@@ -85,7 +87,13 @@ def train_and_publish(task: Task) -> bool:
     data = prepare(task.job, task.folder, loaded.tokenizer, task.world, vision)
     if task.world.rank == 0:
         write_json(task.folder.data_report, data.report)
-    material = lay_out(task, model, data, vision)
+    try:
+        places = settle_places(task, loaded, model, data)
+    except AskedToLeaveError:
+        task.progress.tell(phase="interrupted")
+        return False
+    material = lay_out(task, model, data, vision, None if places is None else places.of_samples)
+    tell_drawn(task, data, material, places)
     learner = make_learner(task, model, material.total_steps)
     run = start_run(task, material, learner, loaded.identity)
     try:
@@ -153,13 +161,15 @@ def table_of_roles(model: Any, task: Task) -> list[dict[str, Any]]:
     return table
 
 
-def lay_out(task: Task, model: Any, data: PreparedData, vision: Vision | None) -> Material:
-    """Cut the data into steps and evaluations."""
+def lay_out(
+    task: Task, model: Any, data: PreparedData, vision: Vision | None, places: Indices | None = None
+) -> Material:
+    """Cut the data into steps and evaluations; `places` are those of a curriculum."""
     settings, job = task.settings, task.job
     check_best(task, data.eval)
     batches = plan_batches(settings, task.world.size, stage=job.stage)
     layout = choose_layout(model, task)
-    schedule = Schedule(data.train, settings, job.seed, batches.effective)
+    schedule = Schedule(data.train, settings, job.seed, batches.effective, places)
     eyes = eyes_of(vision, job, task.folder)
     cutter = Cutter(layout=layout, rank=task.world.rank, world_size=task.world.size, eyes=eyes)
     evaluation = None

@@ -13,9 +13,14 @@ def score(scorer: Scorer, rows: Sequence[Row], benchmark: ExactMatch) -> list[Sc
     """Generate at most `max_new_tokens` per row and compare."""
     texts = scorer.generate([row.question for row in rows], max_new_tokens=benchmark.max_new_tokens)
     return [
-        Scored(row.id, text, row.reference, evened(text) == evened(row.reference))
+        Scored(row.id, text, row.reference, evened(answer_in(text, benchmark)) == evened(row.reference))
         for row, text in zip(rows, texts, strict=True)
     ]
+
+
+def answer_in(text: str, benchmark: ExactMatch) -> str:
+    """The part of a generated text that is compared; all of it where the mark does not occur."""
+    return text if benchmark.answer_after is None else text.rpartition(benchmark.answer_after)[2]
 
 
 def evened(text: str) -> str:
