@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Discriminator, Field, Tag, field_validator
 
 from tunestudy.config.base import Config
 from tunestudy.config.model import ModelConfig
@@ -27,7 +27,7 @@ class Curriculum(Config):
     @classmethod
     def _rising(cls, value: tuple[float, float]) -> tuple[float, float]:
         if not 0 <= value[0] < value[1] <= 1:
-            raise ValueError("take: two shares with 0 ≤ from < to ≤ 1, such as [0, 0.5]")
+            raise ValueError("two shares with 0 ≤ from < to ≤ 1, such as [0, 0.5]")
         return value
 
 
@@ -52,11 +52,28 @@ class ScoreOrder(Curriculum):
     tokenizer, which reads the same answers."""
 
 
-AnyCurriculum = Annotated[ColumnOrder | ScoreOrder, Field(discriminator="by")]
-AnyOrder = Literal["shuffle", "sequential", "length_grouped"] | AnyCurriculum
+PlainOrder = Literal["shuffle", "sequential", "length_grouped"]
 
 
-def order_words(order: "Literal['shuffle', 'sequential', 'length_grouped'] | Curriculum") -> str:
+def _kind(value: object) -> str | None:
+    by = value.get("by") if isinstance(value, dict) else getattr(value, "by", None)
+    is_curriculum = isinstance(value, dict | Curriculum)
+    return {"column": "by column", "score": "by score"}.get(str(by)) if is_curriculum else "plain"
+
+
+AnyOrder = Annotated[
+    Annotated[PlainOrder, Tag("plain")]
+    | Annotated[ColumnOrder, Tag("by column")]
+    | Annotated[ScoreOrder, Tag("by score")],
+    Discriminator(
+        _kind,
+        custom_error_type="curriculum",
+        custom_error_message="a curriculum says what samples are sorted by: `by: column` or `by: score`",
+    ),
+]
+
+
+def order_words(order: PlainOrder | Curriculum) -> str:
     """An order in a few words, for a warning or a table."""
     if not isinstance(order, Curriculum):
         return order

@@ -226,7 +226,10 @@ def _relative(base: Path, folder: StudyDir) -> str:
 
 
 def _unpinned(identities: Identities) -> list[str]:
-    return [f"`{name}` is not pinned to a revision: what the hub serves may change" for name in identities.unpinned]
+    return [
+        f"`{name}` is not pinned to a revision: what the hub serves may change"
+        for name in dict.fromkeys(identities.unpinned)
+    ]
 
 
 def _sum(values: Sequence[int | None]) -> int | None:

@@ -174,7 +174,7 @@ def _short_forms(name: str, schema: Schema) -> Schema:
         part: Schema = {"anyOf": [{"type": "string"}, _ref("MixturePart")]}
         return {"anyOf": [*part["anyOf"], {"type": "array", "items": part}], **_description(schema)}
     if name == "order":
-        return {"anyOf": [*schema["anyOf"], {"enum": ["random", "as_given"]}], **_description(schema)}
+        return {"anyOf": [*schema["oneOf"], {"enum": ["random", "as_given"]}], **_description(schema)}
     if name == "report_to":
         return {"anyOf": [{k: v for k, v in schema.items() if k != "default"}, {"enum": ["none", "tensorboard"]}]}
     return schema
