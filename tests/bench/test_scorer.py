@@ -105,3 +105,12 @@ def test_shares_cover_every_row_once_in_the_same_batches(num_ranks):
 def batches(rows):
     ordered = sorted(rows, key=lambda row: (len(row.prompt_ids), row.id))
     return [tuple(row.id for row in ordered[i : i + 4]) for i in range(0, len(ordered), 4)]
+
+
+@pytest.mark.parametrize(
+    ("said", "right"), [("1 + 2 = 3\n7", True), ("7", True), ("x\ny\n7", True), ("7\nor 8", False), ("8", False)]
+)
+def test_exact_match_of_what_follows_a_rationale(said, right):
+    fake = SimpleNamespace(generate=lambda prompts, max_new_tokens: [said])
+    [scored] = exact_match.score(fake, [Row("r", (1,), "7")], ExactMatch(dataset="d", answer_after="\n"))
+    assert scored == Scored("r", said, "7", right)

@@ -148,3 +148,33 @@ def test_content_hashes_follow_prompts_and_answers_alone():
         example({"prompt": "a", "completion": "bc"}).content_hash()
         != example({"prompt": "ab", "completion": "c"}).content_hash()
     )
+
+
+COT = {"chain_of_thought": "before_answer"}
+
+
+@pytest.mark.parametrize("name", ["messages", "sharegpt", "alpaca", "prompt_completion"])
+def test_a_rationale_is_learnt_before_the_answer_and_is_no_part_of_the_record(name):
+    record = {**RECORDS[name], "rationale": "because"}
+    plain, thought = example(record), example(record, **COT)
+    assert plain == example(RECORDS[name]) and plain.as_learnt() == plain
+    assert thought.as_learnt().reference == "because\nhello"
+    assert example(record, rationale_separator=" => ", **COT).as_learnt().reference == "because => hello"
+    assert (thought.reference, thought.content_hash()) == (plain.reference, plain.content_hash())
+
+
+def test_a_rationale_can_have_another_column_and_stands_before_the_last_turn():
+    record = {"messages": [*CHAT, CHAT[0], {"role": "assistant", "content": "bye"}], "why": "late"}
+    found = example(record, columns={"rationale": "why"}, system="s", **COT).as_learnt()
+    assert [m["content"] for m in found.messages] == ["s", "hi", "hello", "hi", "late\nbye"]
+
+
+@pytest.mark.parametrize("rationale", [None, "", "  "])
+def test_a_record_without_a_rationale_is_rejected(rationale):
+    with pytest.raises(Rejected, match="missing field: rationale"):
+        example({**RECORDS["prompt_completion"], "rationale": rationale}, **COT)
+
+
+def test_running_text_has_no_answer_to_think_before():
+    with pytest.raises(StudyError, match=r"datasets\.d\.chain_of_thought: running text has no answer"):
+        example({"text": "hello", "rationale": "because"}, **COT)

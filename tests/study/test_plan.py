@@ -213,6 +213,7 @@ class TestFooting:
             ("max_steps=9", "how long it trains of `adapt` differs", "steps"),
             ("max_length=9", "how samples become tokens of `adapt` differs", "tokens"),
             ("data=upright", "the data of `adapt` differs", "data"),
+            ("order=as_given", "the order of samples of `adapt` differs: shuffle in lora_r4", "order"),
             ("eval_subset_size=9", "the evaluation rows of `adapt` differs", "evaluation"),
         ],
     )
@@ -225,6 +226,14 @@ class TestFooting:
         assert sorted(words.replace(":", ";").split("; ")[:1]) == sorted(warnings[0].replace(":", ";").split("; ")[:1])
         assert f"intends: [{intent}]" in warnings[0]
         assert folder.plan(edited(), change, f"variants.full.intends=[{intent}]").warnings == []
+
+    def test_other_data_come_in_another_order(self, folder: Folder, edited: Edit) -> None:
+        assert (
+            folder.plan(
+                edited(), "variants.full.overrides.adapt.order=as_given", "variants.full.intends=[data]"
+            ).warnings
+            == []
+        )
 
     def test_what_variants_are_for_is_no_accident(self, folder: Folder) -> None:
         assert folder.plan().warnings == []
