@@ -16,6 +16,7 @@ from tunestudy.data.curriculum import column_values, natural, places_of, read_va
 from tunestudy.data.drawn import multiset_digests, samples_drawn
 from tunestudy.data.order import Schedule
 from tunestudy.data.pack import WINDOW
+from tunestudy.data.select import is_held_out
 
 PART = MixturePart(dataset="a")
 
@@ -70,6 +71,7 @@ def test_places_are_pythons_sort_and_know_no_order_of_records(values, descending
 
 
 def test_text_sorts_as_people_count():
+    assert natural("9" * 5000) < natural("1" + "0" * 5000)
     values = ["level 10", "level 2", "level 1", "Level 3", "level 02", "level"]
     assert sorted(values, key=natural) == ["Level 3", "level", "level 1", "level 02", "level 2", "level 10"]
 
@@ -246,6 +248,24 @@ def test_samples_that_were_not_tokenised_are_stepped_over(column):
     assert column([5, 6, 7, 8, 9], skipped=(0, 3))[0] == [6, 7, 9]
 
 
+def test_data_that_only_evaluate_need_no_column(write_jsonl, tmp_path):
+    write_jsonl("d.jsonl", [{"id": "r0", "prompt": "p", "completion": "c", "c": 4}])
+    write_jsonl("e.jsonl", [{"id": "r0", "prompt": "p", "completion": "c"}])
+    datasets = {name: FileDataset(path=f"{name}.jsonl") for name in "de"}
+    data = named(1, ["r0"], sources=("d",))
+    assert column_values(data, "c", datasets, tmp_path, key="k")[0] == [4]
+
+
+def test_a_data_set_and_its_held_out_rows_are_told_apart(write_jsonl, tmp_path):
+    rows = [{"id": f"r{i}", "prompt": f"{i}", "completion": "c", "c": i} for i in range(20)]
+    write_jsonl("d.jsonl", rows)
+    held_out = [is_held_out(f"r{i}", 0.5) for i in range(20)]
+    order = sorted(range(20), key=lambda i: held_out[i])
+    data = named(20, [f"r{i}" for i in order], sources=("d", "d@held_out"), source=[int(held_out[i]) for i in order])
+    datasets = {"d": FileDataset(path="d.jsonl", held_out=0.5)}
+    assert column_values(data, "c", datasets, tmp_path, key="k")[0] == order
+
+
 def test_too_many_records_without_a_value(column):
     with pytest.raises(StudyError) as caught:
         column([1, None, 2, "hard"], max_rejected=0.4)
@@ -272,4 +292,4 @@ def test_what_was_written_is_read_back(tmp_path):
 def test_orders_in_words():
     assert order_words("shuffle") == "shuffle"
     words = order_words(by_column(direction="descending", buckets=3, take=(0, 0.5)))
-    assert words == "by column c, descending, in 3 buckets, from 0 to 0.5 of it"
+    assert words == "by column c, descending, shuffled in 3 buckets, from 0 to 0.5 of it"

@@ -1,9 +1,10 @@
-"""The adapter study that ships is the one that was asked for, and its small sibling differs in size alone."""
+"""The studies that ship are the ones that were asked for, and small siblings differ in size alone."""
 
 from pathlib import Path
 
 import pytest
 
+from tunestudy.config.order import order_words
 from tunestudy.study.load import load_study
 from tunestudy.study.plan import make_plan
 
@@ -47,3 +48,31 @@ def test_the_numbers_of_the_first_runs(tmp_path: Path) -> None:
     }
     assert {(s.save_steps, s.logging_steps, s.checkpoint_names) for s in stages.values()} == {(500, 100, "epoch_step")}
     assert all(stage.save_on_epoch_end and stage.save_merged for stage in stages.values())
+
+
+def test_five_curricula(tmp_path: Path) -> None:
+    loaded = load_study(STUDIES / "qwen3vl_curriculum.yaml")
+    variants = loaded.study.variants
+    orders = {
+        name.partition("_")[0]: [order_words(stage.order) for stage in variant.stages.values()]
+        for name, variant in variants.items()
+    }
+    by_score = "by score of base, ascending"
+    assert orders == {
+        "exp1": ["shuffle"],
+        "exp2": [by_score],
+        "exp3": [
+            f"{by_score}, shuffled, from {part} of it" for part in ("0 to 0.3333", "0.3333 to 0.6667", "0.6667 to 1")
+        ],
+        "exp4": [f"{by_score}, from {part} of it" for part in ("0 to 0.5", "0.5 to 1")],
+        "exp5": ["sequential"],
+    }
+    stages = [stage for variant in variants.values() for stage in variant.stages.values()]
+    assert {stage.effective_batch_size for stage in stages} == {16}
+    assert {stage.gradient_accumulation_steps for stage in stages} == {4}
+    assert all(stage.quantization and stage.quantization.bnb_4bit_quant_type == "nf4" for stage in stages)
+    assert len({stage.model_dump_json(exclude={"order", "init", "data"}) for stage in stages}) == 1
+    data = {name: {part.dataset for s in v.stages.values() for part in s.data} for name, v in variants.items()}
+    assert [name for name, used in data.items() if used != {"answers"}] == ["exp5_sequential_cot"]
+    assert loaded.study.datasets["thoughts"].chain_of_thought == "before_answer"
+    assert not [line for line in make_plan(loaded, tmp_path).warnings if "pinned" not in line]

@@ -79,7 +79,8 @@ def order_words(order: PlainOrder | Curriculum) -> str:
         return order
     by = f"column {order.column}" if isinstance(order, ColumnOrder) else f"score of {_scorer_words(order)}"
     words = [f"by {by}, {order.direction}"]
-    words += [f"in {order.buckets} buckets"] if order.buckets else []
+    if order.buckets:
+        words.append(f"shuffled in {order.buckets} buckets" if order.buckets > 1 else "shuffled")
     words += [f"from {order.take[0]:g} to {order.take[1]:g} of it"] if order.take != (0.0, 1.0) else []
     return ", ".join(words)
 

@@ -82,7 +82,10 @@ def _sort_key(value: int | float | str) -> tuple[Any, ...]:
 
 def natural(text: str) -> tuple[Any, ...]:
     """A sort key under which runs of digits count as numbers; texts that only differ in zeros are still apart."""
-    parts = [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in _DIGITS.split(text) if part]
+    parts: list[tuple[int, int, str]] = []
+    for part in filter(None, _DIGITS.split(text)):
+        digits = part.lstrip("0")
+        parts.append((1, len(digits), digits) if part.isdecimal() else (0, 0, part))
     return (*parts, (-1, 0, text))
 
 
@@ -102,6 +105,8 @@ def column_values(
             for index, source in enumerate(corpus.sources)
             if split_name(source)[0] == name
         }
+        if not of_samples:  # it only evaluates
+            continue
         for index, value in _aligned(corpus, of_samples, _column_of(name, dataset, folders, column, key)):
             found[index] = value
     kind, usable = _of_one_kind(found)
@@ -109,7 +114,9 @@ def column_values(
     return usable, {"kind": kind, **rejected}
 
 
-def _column_of(name: str, dataset: AnyDataset, folders: Folders, column: str, key: str) -> Iterator[tuple[str, str, Any]]:
+def _column_of(
+    name: str, dataset: AnyDataset, folders: Folders, column: str, key: str
+) -> Iterator[tuple[str, str, Any]]:
     """(source, record id, value) of every chosen record."""
     seen, first = False, None
     for columns, record in survey(name, dataset, folders).records_with_columns():
