@@ -47,6 +47,10 @@ def test_accepts_the_studies_that_ship(name: str) -> None:
         ("data: rotated,", "data: rotated, components: {rope2d: true, pyramid: {levels: [2], how: fpn}},"),
         ("data: rotated,", "data: rotated, components: {rope2d: null, c_abstractor: {num_queries: 64}},"),
         ("adapt.adapter.lora_r:", "adapt: {components: {rope2d: '{r}', pyramid: false}}  #"),
+        ("data: rotated,", "data: rotated, order: as_given,"),
+        ("data: rotated,", "data: rotated, order: {by: column, column: d, direction: descending, buckets: 3},"),
+        ("data: rotated,", "data: rotated, order: {by: score, scorer: base, take: [0, 0.5]},"),
+        ("data: rotated,", "data: rotated, order: {by: score, scorer: {model_name_or_path: o/m}},"),
         ("data: rotated,", "data: rotated, layer_lr_decay: 0.9, early_stopping_patience: 3, save_merged: true,"),
     ],
 )
@@ -77,6 +81,10 @@ def test_accepts_every_form(folder: Folder, edited: Callable[..., str], old: str
         ("data: rotated,", "data: rotated, checkpoint_names: epoch,"),
         ("data: rotated,", "data: rotated, components: {rope3d: true},"),
         ("data: rotated,", "data: rotated, components: {rope2d: {gate: one}},"),
+        ("data: rotated,", "data: rotated, order: shufle,"),
+        ("data: rotated,", "data: rotated, order: {column: d},"),
+        ("data: rotated,", "data: rotated, order: {by: column, column: d, scorer: base},"),
+        ("data: rotated,", "data: rotated, order: {by: score, take: [0, 0.2, 0.5]},"),
     ],
 )
 def test_refuses_what_validation_refuses(folder: Folder, edited: Callable[..., str], old: str, new: str) -> None:
@@ -121,7 +129,8 @@ _KNOWN = {
         "oneOf",
         "required",
     ),
-    *("properties", "patternProperties", "additionalProperties", "propertyNames", "minProperties", "items", "minItems"),
+    *("properties", "patternProperties", "additionalProperties", "propertyNames", "minProperties"),
+    *("items", "prefixItems", "minItems", "maxItems"),
     *("pattern", "minLength", "maxLength", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
 }
 
@@ -172,8 +181,10 @@ def _property(schema: Any, key: str, value: Any, root: Any) -> bool:
 def _array(schema: Any, value: Any, root: Any) -> bool:
     if not isinstance(value, list):
         return True
-    return len(value) >= schema.get("minItems", 0) and all(
-        accepts(schema.get("items", True), item, root) for item in value
+    first = schema.get("prefixItems", [])
+    parts = [*first, *[schema.get("items", True)] * (len(value) - len(first))]
+    return schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", len(value)) and all(
+        accepts(part, item, root) for part, item in zip(parts, value, strict=False)
     )
 
 
