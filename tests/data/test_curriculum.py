@@ -208,7 +208,7 @@ def test_a_part_that_leaves_a_weighted_source_nothing():
 
 
 @pytest.fixture
-def column(write_jsonl, tmp_path):
+def column(write_jsonl, folders):
     """A function: the values of column `c` of records that hold these, None for one that lacks the column."""
 
     def read(values, *, name="c", max_rejected=0.5, skipped=()):
@@ -221,7 +221,7 @@ def column(write_jsonl, tmp_path):
         kept = [i for i in range(len(values)) if i not in skipped]
         data = named(len(kept), [f"r{i}" for i in kept], sources=("d",))
         datasets = {"d": FileDataset(path="d.jsonl", max_rejected=max_rejected)}
-        return column_values(data, name, datasets, tmp_path, key="stages.a.order.column")
+        return column_values(data, name, datasets, folders, key="stages.a.order.column")
 
     return read
 
@@ -248,22 +248,22 @@ def test_samples_that_were_not_tokenised_are_stepped_over(column):
     assert column([5, 6, 7, 8, 9], skipped=(0, 3))[0] == [6, 7, 9]
 
 
-def test_data_that_only_evaluate_need_no_column(write_jsonl, tmp_path):
+def test_data_that_only_evaluate_need_no_column(write_jsonl, folders):
     write_jsonl("d.jsonl", [{"id": "r0", "prompt": "p", "completion": "c", "c": 4}])
     write_jsonl("e.jsonl", [{"id": "r0", "prompt": "p", "completion": "c"}])
     datasets = {name: FileDataset(path=f"{name}.jsonl") for name in "de"}
     data = named(1, ["r0"], sources=("d",))
-    assert column_values(data, "c", datasets, tmp_path, key="k")[0] == [4]
+    assert column_values(data, "c", datasets, folders, key="k")[0] == [4]
 
 
-def test_a_data_set_and_its_held_out_rows_are_told_apart(write_jsonl, tmp_path):
+def test_a_data_set_and_its_held_out_rows_are_told_apart(write_jsonl, folders):
     rows = [{"id": f"r{i}", "prompt": f"{i}", "completion": "c", "c": i} for i in range(20)]
     write_jsonl("d.jsonl", rows)
     held_out = [is_held_out(f"r{i}", 0.5) for i in range(20)]
     order = sorted(range(20), key=lambda i: held_out[i])
     data = named(20, [f"r{i}" for i in order], sources=("d", "d@held_out"), source=[int(held_out[i]) for i in order])
     datasets = {"d": FileDataset(path="d.jsonl", held_out=0.5)}
-    assert column_values(data, "c", datasets, tmp_path, key="k")[0] == order
+    assert column_values(data, "c", datasets, folders, key="k")[0] == order
 
 
 def test_too_many_records_without_a_value(column):

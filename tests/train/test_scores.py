@@ -90,13 +90,13 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> JobDir:
 def walked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The samples that training takes, in its order."""
     seen: list[int] = []
-    cut = loop.cut
+    count = loop.count
 
-    def watch(run_: Any, rows: list[Row]) -> Any:
+    def watch(run_: Any, sums: Any, rows: list[Row], seconds: float) -> None:
         seen.extend(sample for row in rows for sample in row)
-        return cut(run_, rows)
+        count(run_, sums, rows, seconds)
 
-    monkeypatch.setattr(loop, "cut", watch)
+    monkeypatch.setattr(loop, "count", watch)
     return seen
 
 
