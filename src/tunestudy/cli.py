@@ -144,6 +144,34 @@ def setup_hosts(
     _print(set_up(_load(study, overrides, False), carry_out=yes))
 
 
+@app.command()
+def synth(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.", show_default=False)],
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Other options of `type: synth`, e.g. image_size=224."),
+    ] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="chart, document, table or shapes; repeatable. Default: all that fit.")
+    ] = None,
+    count: Annotated[int, typer.Option(help="Records in all.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Another seed gives another set.")] = 0,
+    language: Annotated[str, typer.Option(help="en, ko or both.")] = "en",
+    shape: Annotated[str, typer.Option(help="Columns: plain, chartqa, docvqa, wtq, tabfact or kdtc.")] = "plain",
+    file_format: Annotated[str, typer.Option("--format", help="jsonl or parquet.")] = "jsonl",
+    workers: Annotated[int, typer.Option(help="Processes that draw.")] = 1,
+) -> None:
+    """Draw images with questions and exact answers into a folder: charts, documents, tables, shapes."""
+    from tunestudy.launch.synth import make_synth
+
+    given = [f"seed={seed}", f"language={language}", *(options or ())]
+    _leave(
+        make_synth(
+            out, kinds=kind or (), count=count, shape=shape, file_format=file_format, workers=workers, options=given
+        )
+    )
+
+
 @app.command("commands")
 def commands(
     study: StudyArgument,

@@ -9,7 +9,7 @@ import pytest
 from tunestudy.config.adapter import LoraAdapter
 from tunestudy.config.base import Config, neutral
 from tunestudy.config.benchmark import ExactMatch, MultipleChoice
-from tunestudy.config.data import DigitsDataset, FileDataset, HubDataset
+from tunestudy.config.data import DigitsDataset, FileDataset, HubDataset, SynthDataset
 from tunestudy.config.model import ModelConfig
 from tunestudy.config.stage import TrainStage
 from tunestudy.config.study import Study
@@ -30,6 +30,7 @@ EXAMPLES: list[Config] = [
     FileDataset(path="a"),
     HubDataset(name="a/b"),
     DigitsDataset(),
+    SynthDataset(kind="shapes", count=1),
     ModelConfig(model_name_or_path="a/b"),
 ]
 

@@ -9,6 +9,7 @@ from pydantic import Discriminator, Field, Tag, field_validator
 
 from tunestudy.config.base import Config, neutral
 from tunestudy.config.order import AnyOrder
+from tunestudy.config.synth import SynthSettings
 
 Format = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "caption", "text"]
 
@@ -78,6 +79,12 @@ class DigitsDataset(Dataset):
     """What an image is asked."""
 
 
+class SynthDataset(SynthSettings, Dataset):
+    """Images drawn when they are read, with questions whose answers are known exactly; needs no download."""
+
+    type: Literal["synth"] = "synth"
+
+
 def _source_tag(value: object) -> str:
     if isinstance(value, Dataset):
         return str(value.type)  # type: ignore[attr-defined]
@@ -86,7 +93,10 @@ def _source_tag(value: object) -> str:
 
 
 AnyDataset = Annotated[
-    Annotated[FileDataset, Tag("file")] | Annotated[HubDataset, Tag("hub")] | Annotated[DigitsDataset, Tag("digits")],
+    Annotated[FileDataset, Tag("file")]
+    | Annotated[HubDataset, Tag("hub")]
+    | Annotated[DigitsDataset, Tag("digits")]
+    | Annotated[SynthDataset, Tag("synth")],
     Discriminator(_source_tag),
 ]
 

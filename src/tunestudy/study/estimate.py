@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunestudy.config.data import Dataset, DigitsDataset, FileDataset, MixturePart, samples_per_epoch
+from tunestudy.config.data import Dataset, DigitsDataset, FileDataset, MixturePart, SynthDataset, samples_per_epoch
 from tunestudy.config.model import CharacterTokenizer
 from tunestudy.config.order import Curriculum
 from tunestudy.config.stage import TrainStage
@@ -149,6 +149,8 @@ def _count(dataset: Dataset, folder: Path) -> Amount | None:
     """Records of a data set; not exact, because bad and overlong ones are rejected later."""
     if isinstance(dataset, DigitsDataset):
         return Amount(DIGITS, exact=True)
+    if isinstance(dataset, SynthDataset):
+        return Amount(dataset.count)
     if not isinstance(dataset, FileDataset):
         return None
     path = folder / dataset.path

@@ -7,8 +7,9 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from tunestudy.config.data import Dataset, DigitsDataset, FileDataset, HubDataset
+from tunestudy.config.data import Dataset, DigitsDataset, FileDataset, HubDataset, SynthDataset
 from tunestudy.config.errors import StudyError
+from tunestudy.config.fonts import candidates
 from tunestudy.config.model import ModelConfig
 from tunestudy.config.study import Study
 from tunestudy.records.atomic import read_json, write_json
@@ -18,6 +19,9 @@ from tunestudy.study.fingerprint import digest, significant
 
 DIGITS_VERSION = 1
 """Raised when the text form of the bundled digits changes."""
+
+SYNTH_VERSION = 1
+"""Raised with `data.synth.sample.VERSION`."""
 
 REMEMBERED_FROM_BYTES = 1_000_000
 
@@ -51,8 +55,18 @@ class Identities:
             return {**options, "content": self._content(self._folder / dataset.path)}
         if isinstance(dataset, HubDataset):
             return {**options, "revision": self._revision(f"datasets/{dataset.name}", dataset.revision)}
+        if isinstance(dataset, SynthDataset):
+            return {**options, "font": self._fonts(dataset), "version": SYNTH_VERSION}
         assert isinstance(dataset, DigitsDataset), f"no identity for {dataset}"
         return {**options, "version": DIGITS_VERSION}
+
+    def _fonts(self, dataset: SynthDataset) -> dict[str, str | None]:
+        """Hashes of the fonts that images are drawn with: the one that is named, or the best of this system."""
+        if not dataset.draws_text:
+            return {}
+        named = [self._folder / dataset.font] if dataset.font is not None else []
+        files = {language: next(iter(named or candidates(language)), None) for language in dataset.languages}
+        return {language: None if file is None else self._hash(file) for language, file in files.items()}
 
     def model_of(self, model: ModelConfig) -> dict[str, Any]:
         """What a model is: hashes of local files, revisions of hub ids."""

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from tunestudy.config.data import FileDataset, MixturePart
+from tunestudy.config.data import FileDataset, MixturePart, SynthDataset
 from tunestudy.config.errors import Place, StudyError
 from tunestudy.config.model import ModelConfig
 from tunestudy.config.order import ScoreOrder
@@ -113,6 +113,8 @@ def _files(study: Study, locate: Locate, folder: Path) -> Iterator[StudyError]:
     for name, dataset in study.datasets.items():
         if isinstance(dataset, FileDataset):
             yield from _file(folder / dataset.path, dataset.path, locate(("datasets", name, "path")))
+        if isinstance(dataset, SynthDataset) and dataset.font is not None:
+            yield from _file(folder / dataset.font, dataset.font, locate(("datasets", name, "font")))
 
 
 def _file(path: Path, written: str, where: Place) -> Iterator[StudyError]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from tunestudy.config.adapter import DoraAdapter, LoraAdapter, SdoraAdapter, SoraAdapter
 from tunestudy.config.benchmark import ExactMatch, MultipleChoice
 from tunestudy.config.components import CAbstractor, Pyramid, Rope2d, VisionComponents
-from tunestudy.config.data import DigitsDataset, FileDataset, HubDataset, MixturePart
+from tunestudy.config.data import DigitsDataset, FileDataset, HubDataset, MixturePart, SynthDataset
 from tunestudy.config.model import CharacterTokenizer, ModelConfig
 from tunestudy.config.order import ColumnOrder, ScoreOrder
 from tunestudy.config.stage import Quantization, TrainStage
@@ -41,7 +41,7 @@ KEYS: dict[Level, frozenset[str]] = {
     "study": frozenset({*Study.model_fields, "defaults", "stages", "tiny"}),
     "model": frozenset(ModelConfig.model_fields),
     "tokenizer": frozenset(CharacterTokenizer.model_fields),
-    "dataset": frozenset({*FileDataset.model_fields, *HubDataset.model_fields, *DigitsDataset.model_fields}),
+    "dataset": frozenset().union(*(d.model_fields for d in (FileDataset, HubDataset, DigitsDataset, SynthDataset))),
     "benchmark": frozenset({*ExactMatch.model_fields, *MultipleChoice.model_fields}),
     "stage": frozenset(TrainStage.model_fields),
     "adapter": frozenset().union(*(a.model_fields for a in (LoraAdapter, DoraAdapter, SoraAdapter, SdoraAdapter))),

@@ -1,0 +1,43 @@
+"""Synthetic images with questions and exact answers: nothing is downloaded; see docs/synth.md."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import PIL
+
+from tunestudy.config.data import SynthDataset
+from tunestudy.config.synth import SynthSettings
+from tunestudy.data.sources import Raw
+from tunestudy.data.synth.fonts import find_fonts
+from tunestudy.data.synth.generate import Encoded, generate
+from tunestudy.data.synth.sample import VERSION
+
+
+def read(dataset: SynthDataset, base_dir: Path) -> Iterator[Raw]:
+    """One prompt/completion record with an image per sample."""
+    for number, encoded in enumerate(generate(dataset, base_dir)):
+        yield Raw(f"synth {dataset.kind}:{number}", columns_of(encoded))
+
+
+def columns_of(encoded: Encoded) -> dict[str, Any]:
+    """id, image (PNG bytes), prompt, completion, category, language; choices where the answer is one of a few words."""
+    sample = encoded.sample
+    columns = {
+        "id": sample.id,
+        "image": {"bytes": encoded.png},
+        "prompt": sample.prompt,
+        "completion": sample.answer,
+        "category": sample.category,
+        "language": sample.language,
+    }
+    return {**columns, "choices": list(sample.words)} if sample.words else columns
+
+
+def identity(dataset: SynthDataset, base_dir: Path) -> str:
+    """The settings, and what else pixels depend on: this module's version, the fonts, Pillow."""
+    fields = set(SynthSettings.model_fields) - {"num_workers", "font"}
+    settings = dataset.model_dump_json(include=fields)
+    fonts = find_fonts(dataset, base_dir)
+    used = " ".join(f"{language}={fonts.digest(language)}" for language in dataset.languages if dataset.draws_text)
+    return f"synth v{VERSION} {settings} Pillow {PIL.__version__} {used}"
