@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -48,8 +49,19 @@ def make_synth(
         "format": file_format,
         "num_workers": workers,
     }
-    done = subprocess.run([sys.executable, "-m", WORKER], input=json.dumps(request), text=True, check=False)
-    return Exit(done.returncode) if done.returncode in list(Exit) else Exit.JOBS_FAILED
+    code = _carry_out(json.dumps(request))
+    return Exit(code) if code in list(Exit) else Exit.JOBS_FAILED
+
+
+def _carry_out(request: str) -> int:
+    """Run the worker to its end. Ctrl-C reaches it through the terminal: it tidies up, and its word is waited for."""
+    worker = subprocess.Popen([sys.executable, "-m", WORKER], stdin=subprocess.PIPE, text=True)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        worker.communicate(request)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return worker.returncode
 
 
 def settings_for(shape: str, kind: SynthKind, given: dict[str, Any]) -> SynthSettings:

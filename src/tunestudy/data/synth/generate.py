@@ -1,5 +1,6 @@
 """Many samples, drawn by one process or several: the same bytes in the same order either way."""
 
+import signal
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -45,7 +46,7 @@ def encode(jobs: Iterator[Job], fonts: Fonts, num_workers: int) -> Generator[Enc
         for settings, index in jobs:
             yield _encoded(settings, index, fonts)
         return
-    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(num_workers, get_context("spawn"), _leave_interrupts_to_the_parent) as pool:
         waiting: deque[Future[list[Encoded]]] = deque()
         try:
             while chunk := list(islice(jobs, CHUNK)):
@@ -56,6 +57,10 @@ def encode(jobs: Iterator[Job], fonts: Fonts, num_workers: int) -> Generator[Enc
                 yield from waiting.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _encode_chunk(jobs: Sequence[Job], fonts: Fonts) -> list[Encoded]:

@@ -1,5 +1,6 @@
 """Scenes made for a question: first what is to be answered, then shapes of which it is true."""
 
+from math import ceil
 from typing import Any
 
 from tunestudy.data.synth.korean import Word
@@ -142,7 +143,7 @@ def _covering(wanted: Wanted) -> list[Thing]:
     """Two shapes of one size, the second in front of the first."""
     rng, size = wanted.rng, wanted.size
     radius = max(5, int(IN_FRONT * size))
-    shift = round(OVERLAP * radius) * rng.choice((-1, 1))
+    shift = ceil(OVERLAP * radius) * rng.choice((-1, 1))
     reach = radius + abs(shift) + 1
     x, y = (rng.randint(reach, size - 1 - reach) if size > 2 * reach + 1 else size // 2 for _ in range(2))
     x = min(max(x, radius + max(0, -shift)), size - 1 - radius - max(0, shift))
