@@ -34,6 +34,7 @@ def test_accepts_the_studies_that_ship(name: str) -> None:
         ("data: upright,", "data: [upright, {dataset: rotated, weight: 2}],"),
         ("{type: digits, held_out: 0.2}", "{path: train.jsonl}"),
         ("{type: digits, held_out: 0.2}", "{name: org/data, split: train}"),
+        ("{type: digits, held_out: 0.2}", "{type: synth, kind: chart, count: 9, tasks: [argmax], language: both}"),
         ("full: {stages", "full: {from: untrained@base, priority: 2, intends: [steps], stages"),
         ("adapt.adapter.lora_r:", "adapt: {learning_rate: '{r}', adapter: {lora_r: '{r}'}}  #"),
         ("defaults:\n", "defaults:\n  report_to: tensorboard\n  max_grad_norm: null\n"),

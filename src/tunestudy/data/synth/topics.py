@@ -39,7 +39,7 @@ TOPICS = (
         "Kiwi/키위 Lime/라임",
     ),
     Topic(
-        ("Days of rain", "강수 일수"),
+        ("Rainfall (mm)", "강수량 (mm)"),
         ("city", "도시"),
         "Seoul/서울 Busan/부산 Daegu/대구 Incheon/인천 Jeju/제주 Ulsan/울산 Suwon/수원 Pohang/포항 Mokpo/목포 "
         "Yeosu/여수 "
