@@ -9,7 +9,7 @@ from tunestudy.config import fonts as listed
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.synth import SynthSettings
 from tunestudy.data.synth import fonts
-from tunestudy.data.synth.fonts import Fonts, draws, find_fonts, system_font
+from tunestudy.data.synth.fonts import Fonts, draws, find_fonts
 from tunestudy.data.synth.sample import sample
 
 KOREAN = SynthSettings(kind="chart", count=1, language="ko")
@@ -21,14 +21,6 @@ def latin() -> Path:
     found = next((path for path in listed.candidates("en") if draws(path, "en") and not draws(path, "ko")), None)
     if found is None:
         pytest.skip("every font of this machine has Hangul")
-    return found
-
-
-@pytest.fixture
-def hangul() -> Path:
-    found = system_font("ko")
-    if found is None:
-        pytest.skip("no font of this machine draws Hangul")
     return found
 
 

@@ -8,6 +8,8 @@ PIE_MOST = 6
 PIE_SMALLEST, PIE_GAP = 8, 3
 """Percent: the smallest slice, and the least difference of two."""
 
+MOST_HEADROOM = 1.25
+
 
 @dataclass(frozen=True, slots=True)
 class Series:
@@ -25,13 +27,17 @@ class Series:
 
 
 def printed_series(rng: random.Random, count: int, digits: int) -> Series:
-    """Values of at most `digits` digits, any two of them at least 0.75 ÷ (2·count + 5) of the axis apart."""
-    slots = 2 * count + 3
+    """Values of at most `digits` digits, any two at least 0.875 ÷ (2·count + 3) of the highest apart.
+
+    The axis ends at the highest value or up to a quarter above it, so that the top of the image does not tell which
+    one that is.
+    """
+    slots = 2 * count + 1
     largest_unit = (10**digits - 1) // (slots + 2)
     unit = rng.randint(max(3, largest_unit // 3), largest_unit)
-    values = tuple(slot * unit + rng.randint(0, unit // 4) for slot in rng.sample(range(2, slots + 2), count))
-    step = _round_step(max(values) / 6)
-    return Series(values, max(values), step)
+    values = tuple(slot * unit + rng.randint(0, unit // 8) for slot in rng.sample(range(2, slots + 2), count))
+    top = round(max(values) * rng.uniform(1, MOST_HEADROOM))
+    return Series(values, top, _round_step(top / 6))
 
 
 def gridded_series(rng: random.Random, count: int) -> Series:
