@@ -120,3 +120,16 @@ def test_bitsandbytes_is_asked_for_before_a_job_starts(tmp_path, monkeypatch, se
     with pytest.raises(StudyError, match="tunestudy\\[quant\\]") as told:
         check(loaded, jobs, StudyDir(tmp_path / "results" / "tiny"))
     assert key in str(told.value) and told.value.exit_code == Exit.PREFLIGHT_REFUSED
+
+
+def test_korean_without_a_font_for_it(tmp_path, monkeypatch):
+    chart = "{type: synth, kind: chart, count: 9, language: both}"
+    sets = f"{{ko: {chart}, shapes: {{type: synth, kind: shapes, count: 9, language: ko}}}}"
+    stages = "stages: {learn: {data: [ko, shapes], max_steps: 1, learning_rate: 1}}\nvariants: {one: {stages: [learn]}}"
+    text = STUDY.replace("{digits: {type: digits}}", sets).replace("variants: {untrained: {stages: []}}", stages)
+    jobs = [planned.job for planned in make_plan(load(tmp_path, text), tmp_path / "results").jobs]
+    monkeypatch.setattr(checks, "candidates", lambda language: iter([Path("a font")]))
+    assert not list(checks.font_problems(jobs))
+    monkeypatch.setattr(checks, "candidates", lambda language: iter([]))
+    (problem,) = checks.font_problems(jobs)
+    assert str(problem).startswith("datasets.ko.language") and "fonts-nanum" in str(problem)

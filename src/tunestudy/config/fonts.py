@@ -40,6 +40,7 @@ LATIN = (
     "Helvetica.ttc",
     *HANGUL,
 )
+NO_HANGUL = "no font of this system draws Hangul: `apt-get install fonts-nanum`, or name a file with `font:`"
 SUFFIXES = (".ttf", ".otf", ".ttc")
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import psutil
 
+from tunestudy.config.data import SynthDataset
 from tunestudy.config.deepspeed import INSTALL
 from tunestudy.config.errors import Exit, StudyError, at
+from tunestudy.config.fonts import NO_HANGUL, candidates
 from tunestudy.config.job import Job
 from tunestudy.preflight.hosts import host_problems
 from tunestudy.records.layout import StudyDir
@@ -32,6 +34,7 @@ def check(loaded: LoadedStudy, unfinished: Sequence[Job], study: StudyDir) -> No
     found = [
         *environment_problems(loaded.study.env),
         *installation_problems(unfinished),
+        *font_problems(unfinished),
         *host_problems(loaded),
         *folder_problems(study.root, bytes_needed(unfinished, loaded.path.parent)),
     ]
@@ -69,6 +72,19 @@ def installation_problems(unfinished: Sequence[Job]) -> Iterator[StudyError]:
     if missing:
         cure = "pip install 'tunestudy[train]'"
         yield StudyError("installation", f"training needs {', '.join(missing)}, not installed here; {cure}")
+
+
+def font_problems(unfinished: Sequence[Job]) -> Iterator[StudyError]:
+    """Korean that is to be drawn on a machine without a font for it."""
+    drawn = {
+        name: dataset
+        for job in unfinished
+        for name, dataset in job.datasets.items()
+        if isinstance(dataset, SynthDataset) and dataset.draws_text and dataset.font is None
+    }
+    for name, dataset in drawn.items():
+        if "ko" in dataset.languages and next(candidates("ko"), None) is None:
+            yield StudyError(f"datasets.{name}.language", NO_HANGUL)
 
 
 def needs_bitsandbytes(job: Job) -> str | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import ImageFont
 
 from tunestudy.config.errors import Exit, StudyError, at
-from tunestudy.config.fonts import candidates
+from tunestudy.config.fonts import NO_HANGUL, candidates
 from tunestudy.config.synth import SynthSettings
 
 Font = ImageFont.FreeTypeFont
@@ -17,7 +17,6 @@ PROBES = {"en": ("A", "g"), "ko": ("가", "힣")}
 ABSENT = "\U0010fff0"
 """A private code point, which fonts draw as their empty box."""
 PROBE_PIXELS = 24
-NO_HANGUL = "no font of this system draws Hangul: `apt-get install fonts-nanum`, or name a file with `font:`"
 
 
 @dataclass(frozen=True)

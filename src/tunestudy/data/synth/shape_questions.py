@@ -5,8 +5,7 @@ from typing import Any
 
 from tunestudy.data.synth.korean import Word
 from tunestudy.data.synth.sample import YES_NO, Asked, Language, Wanted, near_counts, yes_or_no
-from tunestudy.data.synth.shape_words import COLOURS, PLURALS, SHAPES, SIDES, spoken
-from tunestudy.data.synth.shapes import (
+from tunestudy.data.synth.scene import (
     FLAT,
     IN_FRONT,
     OVERLAP,
@@ -16,6 +15,7 @@ from tunestudy.data.synth.shapes import (
     place,
     some_cells,
 )
+from tunestudy.data.synth.shape_words import COLOURS, PLURALS, SHAPES, SIDES, spoken
 from tunestudy.data.synth.topics import said
 
 Scene = tuple[list[Thing], Asked]
