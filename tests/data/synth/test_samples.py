@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
 from tunestudy.config.synth import TASKS, SynthSettings
 from tunestudy.data.synth import sample as sampling
@@ -154,3 +155,37 @@ def test_png_files_hold_pixels_alone(draw: Any) -> None:
     with Image.open(io.BytesIO(data)) as image:
         assert image.format == "PNG" and not image.info
     assert data.count(b"tIME") == data.count(b"tEXt") == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_fewest_items_give_enough_wrong_answers(draw: Any, kind: str) -> None:
+    for one in draw(40, kind=kind, language="both", image_size=224, max_items=2, min_items=2, **SIX):
+        assert len(set(one.choices)) == 6
+
+
+SIX = {"answer_form": "choice", "num_choices": 6}
+
+
+def test_whatever_is_accepted_can_be_drawn(hangul: Any) -> None:
+    """Settings at random: what the settings' checks let through has its texts inside the image."""
+    rng = random.Random(11)
+    accepted = 0
+    while accepted < 60:
+        kind = rng.choice(KINDS)
+        options: dict[str, Any] = {"image_size": rng.choice([28, 30, 57, 70, 100, 130, 159, 160, 300])}
+        if rng.random() < 0.5:
+            options |= {"answer_form": "choice", "num_choices": rng.randint(2, 6)}
+        if rng.random() < 0.5:
+            options["min_items"] = rng.randint(2, 12)
+        if rng.random() < 0.3:
+            options["tasks"] = (rng.choice(list(TASKS[kind])),)  # type: ignore[index]
+        try:
+            settings = SynthSettings(kind=kind, count=1, seed=accepted, language="both", **options)  # type: ignore[arg-type]
+        except ValidationError:
+            continue
+        accepted += 1
+        for index in range(2):
+            one = sample(settings, index)
+            for text in one.truth.get("texts", ()):
+                left, top, right, bottom = text["box"]
+                assert min(left, top) >= 0 and max(right, bottom) <= settings.image_size, (options, text)

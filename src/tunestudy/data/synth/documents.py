@@ -40,7 +40,7 @@ def _page(wanted: Wanted) -> Drawn:
     count = wanted.num_items()
     pitch = min(wanted.size / (count + 0.5), max(12.0, wanted.size / 12))
     text = max(8, min(round(pitch / 1.45), wanted.size // 18))
-    lines = _lines(wanted, count + 3, text)
+    lines = _lines(wanted, count + wanted.settings.num_choices, text)
     shown, strangers = lines[:count], lines[count:]
     canvas = Canvas(wanted)
     margin = max(2, wanted.size // 24)
