@@ -94,6 +94,12 @@ def estimated_width(text: str, pixels: float) -> float:
     return pixels * sum(1.0 if ord(letter) > 0x1100 else 0.3 if letter in " .,:iIl1" else 0.64 for letter in text)
 
 
+def readable_on(colour: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Ink on light colours, white on dark ones, by luma (ITU-R BT.601)."""
+    red, green, blue = colour
+    return INK if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else (255, 255, 255)
+
+
 def png_bytes(image: Image.Image) -> bytes:
     """The image as PNG without metadata: the same bytes for the same pixels and the same Pillow."""
     buffer = io.BytesIO()

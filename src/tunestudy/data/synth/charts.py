@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunestudy.config.synth import ChartType
-from tunestudy.data.synth.canvas import COLOURS, INK, PALE, Canvas, estimated_width
+from tunestudy.data.synth.canvas import COLOURS, INK, PALE, Canvas, estimated_width, readable_on
 from tunestudy.data.synth.chart_questions import Chart, ask
 from tunestudy.data.synth.sample import Drawn, Wanted
 from tunestudy.data.synth.topics import SHORT, SHORT_AWAY_FROM_CHOICES, TOPICS, Topic, said
@@ -191,10 +191,10 @@ def _pie(canvas: Canvas, chart: Chart, colours: list[tuple[int, int, int]], text
         angles.append([round(start, 3), round(end, 3)])
     inside = size >= 224
     if inside:
-        for value, (start, stop) in zip(chart.series.values, angles, strict=True):
+        for value, colour, (start, stop) in zip(chart.series.values, colours, angles, strict=True):
             turn = math.radians((start + stop) / 2)
             place = x + 0.68 * radius * math.cos(turn), y + 0.68 * radius * math.sin(turn)
-            canvas.write(*place, f"{value}%", round(0.9 * text), anchor="mm", colour=(255, 255, 255))
+            canvas.write(*place, f"{value}%", round(0.9 * text), anchor="mm", colour=readable_on(colour))
     _legend(canvas, chart, colours, text, x + radius, y, with_values=not inside)
     return {"marks": angles, "frame": {"x": x, "y": y, "radius": radius}}
 
