@@ -9,16 +9,17 @@ from PIL import Image
 
 from tunestudy.config.data import Dataset, SynthDataset
 from tunestudy.data.formats import RecordReader
-from tunestudy.data.sources import source_of, synth
+from tunestudy.data.images import IMAGE_MARK
+from tunestudy.data.sources import Folders, source_of, synth
 from tunestudy.data.synth.generate import generate
 
-HERE = Path()
+HERE = Folders(Path(), Path("cache"))
 
 
 def test_several_processes_draw_the_same_bytes_in_the_same_order() -> None:
     one = SynthDataset(kind="shapes", count=70, image_size=28)
-    alone = [(encoded.sample.id, encoded.png) for encoded in generate(one, HERE)]
-    together = [(e.sample.id, e.png) for e in generate(one.model_copy(update={"num_workers": 2}), HERE)]
+    alone = [(encoded.sample.id, encoded.png) for encoded in generate(one, HERE.base)]
+    together = [(e.sample.id, e.png) for e in generate(one.model_copy(update={"num_workers": 2}), HERE.base)]
     assert alone == together and len(alone) == 70
 
 
@@ -33,11 +34,10 @@ def test_records_are_prompts_with_an_image() -> None:
         with Image.open(io.BytesIO(raw.columns["image"]["bytes"])) as image:
             assert image.size == (28, 28)
         assert raw.columns["completion"] in raw.columns["choices"]
-        without = {key: value for key, value in raw.columns.items() if key != "image"}
-        reader = RecordReader("shapes", dataset, raw.columns)
-        example = reader.example(without)
+        reader = RecordReader("shapes", dataset, raw.columns, HERE)
+        example = reader.example(raw.columns)
         assert reader.format_name == "prompt_completion" and example.choices == tuple("ABCD")
-        assert (example.prompt, example.completion) == (raw.columns["prompt"], raw.columns["completion"])
+        assert (example.prompt, example.completion) == (IMAGE_MARK + raw.columns["prompt"], raw.columns["completion"])
 
 
 def test_open_questions_have_no_choices() -> None:
@@ -87,11 +87,11 @@ def test_identity_knows_the_font_and_pillow_but_not_the_processes(
     monkeypatch.setattr(synth.PIL, "__version__", "0")
     assert synth.identity(dataset, HERE) != before
     monkeypatch.undo()
-    font = synth.find_fonts(dataset, HERE).en
+    font = synth.find_fonts(dataset, HERE.base).en
     if font is None:
         pytest.skip("no TrueType font on this machine")
     (tmp_path / "other.ttf").write_bytes(font.read_bytes() + b"\0")
     changed = dataset.model_copy(update={"font": "other.ttf"})
-    assert synth.identity(changed, tmp_path) != before
+    assert synth.identity(changed, Folders(tmp_path, tmp_path)) != before
     (tmp_path / "other.ttf").write_bytes(font.read_bytes())
-    assert synth.identity(changed, tmp_path) == before, "the bytes count, not the name"
+    assert synth.identity(changed, Folders(tmp_path, tmp_path)) == before, "the bytes count, not the name"

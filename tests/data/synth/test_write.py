@@ -10,7 +10,7 @@ from PIL import Image
 from tunestudy.config.data import FileDataset
 from tunestudy.config.errors import StudyError
 from tunestudy.config.synth import OUTPUT_SHAPES, SynthSettings
-from tunestudy.data.sources import file
+from tunestudy.data.sources import Folders, file
 from tunestudy.data.synth import write
 from tunestudy.data.synth.columns import MAKERS, TYPES
 from tunestudy.data.synth.sample import sample
@@ -52,7 +52,7 @@ def test_parquet_holds_the_same_rows(tmp_path: Path, shape: str) -> None:
     lines, _ = written(tmp_path / "lines", shape)
     whole, _ = written(tmp_path / "whole", shape, "parquet")
     assert [entry.name for entry in whole.parent.iterdir()] == ["data.parquet"]
-    records = [raw.columns for raw in file.read(FileDataset(path=str(whole)), Path())]
+    records = [raw.columns for raw in file.read(FileDataset(path=str(whole)), Folders(Path(), Path()))]
     for row, record in zip(rows_of(lines), records, strict=True):
         assert record["image"]["bytes"] == (lines.parent / row["image"]).read_bytes()
         assert {**record, "image": row["image"]} == row

@@ -1,22 +1,21 @@
 """Synthetic images with questions and exact answers: nothing is downloaded; see docs/synth.md."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import PIL
 
 from tunestudy.config.data import SynthDataset
 from tunestudy.config.synth import SynthSettings
-from tunestudy.data.sources import Raw
+from tunestudy.data.sources import Folders, Raw
 from tunestudy.data.synth.fonts import find_fonts
 from tunestudy.data.synth.generate import Encoded, generate
 from tunestudy.data.synth.sample import VERSION
 
 
-def read(dataset: SynthDataset, base_dir: Path) -> Iterator[Raw]:
+def read(dataset: SynthDataset, folders: Folders) -> Iterator[Raw]:
     """One prompt/completion record with an image per sample."""
-    for number, encoded in enumerate(generate(dataset, base_dir)):
+    for number, encoded in enumerate(generate(dataset, folders.base)):
         yield Raw(f"synth {dataset.kind}:{number}", columns_of(encoded))
 
 
@@ -34,10 +33,10 @@ def columns_of(encoded: Encoded) -> dict[str, Any]:
     return {**columns, "choices": list(sample.words)} if sample.words else columns
 
 
-def identity(dataset: SynthDataset, base_dir: Path) -> str:
+def identity(dataset: SynthDataset, folders: Folders) -> str:
     """The settings, and what else pixels depend on: this module's version, the fonts, Pillow."""
     fields = set(SynthSettings.model_fields) - {"num_workers", "font"}
     settings = dataset.model_dump_json(include=fields)
-    fonts = find_fonts(dataset, base_dir)
+    fonts = find_fonts(dataset, folders.base)
     used = " ".join(f"{language}={fonts.digest(language)}" for language in dataset.languages if dataset.draws_text)
     return f"synth v{VERSION} {settings} Pillow {PIL.__version__} {used}"
