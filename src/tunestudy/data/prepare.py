@@ -223,6 +223,12 @@ def remarks(report: dict[str, Any]) -> list[str]:
         for name, source in report["sources"].items()
         if source["rejected"]
     ]
+    lines += [
+        f"{name}: {sum(source['lost'].values())} of {source['read']} records have no image "
+        f"({', '.join(f'{reason} {count}' for reason, count in source['lost'].items())})"
+        for name, source in report["sources"].items()
+        if source.get("lost")
+    ]
     if twins := report.get("overlap", {}).get("rows"):
         lines.append(f"warning: {twins} of {report['eval']['rows']} evaluation rows also occur in the training data")
     return lines

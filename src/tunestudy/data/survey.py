@@ -42,7 +42,13 @@ class Tally:
 
     read: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
+    lost: Counter[str] = field(default_factory=Counter)
+    """Records left out because an image could not be fetched, by reason."""
     examples: list[str] = field(default_factory=list)
+
+    @property
+    def usable(self) -> int:
+        return self.read - self.lost.total() - self.rejected.total()
 
     def reject(self, place: str, problem: Rejected) -> None:
         self.rejected[problem.reason] += 1
@@ -50,19 +56,25 @@ class Tally:
             self.examples.append(f"{place}: {problem}")
 
     def check(self, name: str, dataset: Dataset) -> None:
-        """Refuse a data set with no record, or with more bad ones than it may have."""
-        bad = sum(self.rejected.values())
+        """Refuse a data set with no record, or with more bad ones than it may have.
+
+        Of web images a third is usually gone: what could not be fetched counts neither as bad nor as read here.
+        """
+        bad, read = self.rejected.total(), self.read - self.lost.total()
         key = at(f"datasets.{name}")
         reasons = ", ".join(f"{reason} {count}" for reason, count in self.rejected.most_common())
         told = f"({reasons}); first: {'; '.join(self.examples)}"
         if self.read == 0:
             raise StudyError(key, "holds no records", exit_code=Exit.PREFLIGHT_REFUSED)
-        if bad == self.read:
+        if read == 0:
+            why = ", ".join(f"{reason} {count}" for reason, count in self.lost.most_common())
+            raise StudyError(key, f"none of its {self.read} images is here ({why})", exit_code=Exit.PREFLIGHT_REFUSED)
+        if bad == read:
             raise StudyError(key, f"none of its {bad} records can be used {told}", exit_code=Exit.PREFLIGHT_REFUSED)
-        if bad > dataset.max_rejected * self.read:
+        if bad > dataset.max_rejected * read:
             raise StudyError(
                 key,
-                f"{bad} of {self.read} records are bad, over max_rejected ({dataset.max_rejected:g}) {told}",
+                f"{bad} of {read} records are bad, over max_rejected ({dataset.max_rejected:g}) {told}",
                 exit_code=Exit.PREFLIGHT_REFUSED,
             )
 
@@ -89,8 +101,7 @@ class Survey:
 
     @property
     def num_chosen(self) -> int:
-        usable = self.tally.read - sum(self.tally.rejected.values())
-        return usable if self.chosen is None else int(self.chosen.sum())
+        return self.tally.usable if self.chosen is None else int(self.chosen.sum())
 
     def records(self) -> Iterator[Record]:
         """The chosen records in their order."""
@@ -123,8 +134,11 @@ def survey(name: str, dataset: Dataset, folders: Folders) -> Survey:
     for raw, own_id, outcome in _examples(name, dataset, folders):
         tally.read += 1
         if isinstance(outcome, Rejected):
-            tally.reject(raw.place, outcome)
-            told_id = "" if own_id is None else str(own_id)
+            if raw.lost:
+                tally.lost[outcome.reason] += 1
+            else:
+                tally.reject(raw.place, outcome)
+            told_id = str(raw.columns.get("id", "")) if own_id is None else str(own_id)
             bad.append({"id": told_id, "source": name, "line": raw.place, "reason": str(outcome)})
             continue
         ids.see(own_id)

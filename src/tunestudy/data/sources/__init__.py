@@ -23,6 +23,8 @@ class Raw:
     """`file:line`, or the source and the record's number: for messages and the manifest of rejected records."""
     columns: dict[str, Any]
     problem: str = ""
+    lost: bool = False
+    """The problem is an image that could not be fetched: usual, so it is told apart and not counted as a bad record."""
 
 
 @dataclass(frozen=True, slots=True)
