@@ -43,8 +43,8 @@ def build(
 ) -> dict[str, Any]:
     """Write `train/`, `eval/` (if there is any) and rejected.jsonl into `folder`.
 
-    Returns per data set {"read", "rejected": {reason: n}, "lost": {reason: n}, "too_long"}. Raises StudyError for a source without samples
-    or with too many bad records.
+    Returns per data set {"read", "rejected": {reason: n}, "lost": {reason: n}, "too_long"}. Raises StudyError for
+    a source without samples or with too many bad records.
     """
     surveys = [survey(name, dataset, wanted.folders) for name, dataset in wanted.datasets.items()]
     with ExitStack() as open_files:
@@ -99,7 +99,12 @@ def _write_dataset(found: Survey, routes: Routes, tokenised: "TokenizeInOrder", 
                 f"{source} has no rows: held_out is {found.dataset.held_out:g} of {found.num_chosen} records",
                 exit_code=Exit.PREFLIGHT_REFUSED,
             )
-    return {"read": tally.read, "rejected": dict(tally.rejected), "lost": dict(tally.lost), "too_long": tally.rejected[TOO_LONG]}
+    return {
+        "read": tally.read,
+        "rejected": dict(tally.rejected),
+        "lost": dict(tally.lost),
+        "too_long": tally.rejected[TOO_LONG],
+    }
 
 
 def _source(found: Survey, record: Record) -> str:
