@@ -123,6 +123,28 @@ def lr_find(
 
 
 @app.command()
+def fetch(
+    study: StudyArgument,
+    overrides: Overrides = None,
+    tiny: Tiny = False,
+    results: Results = DEFAULT_RESULTS,
+    dataset: Annotated[str, typer.Option(metavar="NAME", help="Only this data set.")] = "",
+    limit_shards: Annotated[int | None, typer.Option(min=1, help="Only the first N shards of records.")] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Ask again for images that failed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what there is to fetch.")] = False,
+) -> None:
+    """Fetch the images that data sets name by URL; again: go on where it stopped."""
+    from tunestudy.launch.fetch import fetch_images
+
+    loaded = _load(study, overrides, tiny)
+    _leave(
+        fetch_images(
+            loaded, results, dataset=dataset, limit_shards=limit_shards, retry_failed=retry_failed, dry_run=dry_run
+        )
+    )
+
+
+@app.command()
 def netcheck(
     study: StudyArgument, overrides: Overrides = None, tiny: Tiny = False, results: Results = DEFAULT_RESULTS
 ) -> None:

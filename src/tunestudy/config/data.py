@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, Tag, field_validator
 
 from tunestudy.config.base import Config, neutral
+from tunestudy.config.fetch import FetchSettings
 from tunestudy.config.order import AnyOrder
 from tunestudy.config.synth import SynthSettings
 
@@ -49,6 +50,8 @@ class FileDataset(Dataset):
     type: Literal["file"] = "file"
     path: str
     """Relative to the study file."""
+    fetch: FetchSettings | None = None
+    """How to fetch the images that the records name by URL (`fetch: {}`); none: URLs are refused."""
 
 
 class HubDataset(Dataset):
@@ -60,6 +63,24 @@ class HubDataset(Dataset):
     subset: str | None = None
     split: str = "train"
     revision: str | None = None
+    fetch: FetchSettings | None = None
+    """How to fetch the images that the records name by URL (`fetch: {}`); none: URLs are refused."""
+
+
+class DatacompDataset(Dataset):
+    """Image-text pairs of the web as DataComp lists them: `uid`, `url`, `text`, `sha256`; the images are fetched.
+
+    Source: Gadre et al. 2023, DataComp, arXiv:2304.14108.
+    """
+
+    type: Literal["datacomp"] = "datacomp"
+    path: str
+    """A file or folder of metadata (parquet; also jsonl, csv), relative to the study file."""
+    num_samples: int | None = Field(None, gt=0)
+    """Take this many, chosen by hash of `uid`: a larger number takes the same ones and more."""
+    question: str = Field("Describe this image.", min_length=1)
+    """What the model is asked of every image; its `text` is the answer."""
+    fetch: FetchSettings = Field(default_factory=FetchSettings)
 
 
 class DigitsDataset(Dataset):
@@ -95,6 +116,7 @@ def _source_tag(value: object) -> str:
 AnyDataset = Annotated[
     Annotated[FileDataset, Tag("file")]
     | Annotated[HubDataset, Tag("hub")]
+    | Annotated[DatacompDataset, Tag("datacomp")]
     | Annotated[DigitsDataset, Tag("digits")]
     | Annotated[SynthDataset, Tag("synth")],
     Discriminator(_source_tag),

@@ -103,7 +103,7 @@ def wanted_data(job: Job, settings: TrainStage, folders: Folders) -> Wanted:
 
 def data_fingerprint(wanted: Wanted, tokenizer: Any, settings: TrainStage, vision: Vision | None = None) -> str:
     """SHA-256 over all that decides which tokens come out: data, tokenizer, template and settings."""
-    neutral = {"max_rejected"}
+    neutral = {"max_rejected", "fetch"}  # what was fetched is part of the identity
     parts = {
         "version": DATA_VERSION,
         "datasets": {

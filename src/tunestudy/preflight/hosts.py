@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tunestudy.config.data import FileDataset, SynthDataset
+from tunestudy.config.data import DatacompDataset, FileDataset, SynthDataset
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.study import Resources
 from tunestudy.preflight.facts import facts
@@ -94,7 +94,7 @@ def compared(loaded: LoadedStudy) -> list[tuple[Host, list[Difference]]]:
 def files_named(loaded: LoadedStudy) -> list[str]:
     """Files that every host must see alike: the study, its hostfile, its data."""
     base = loaded.path.parent
-    data = [one.path for one in loaded.study.datasets.values() if isinstance(one, FileDataset)]
+    data = [one.path for one in loaded.study.datasets.values() if isinstance(one, FileDataset | DatacompDataset)]
     fonts = [one.font for one in loaded.study.datasets.values() if isinstance(one, SynthDataset) and one.font]
     hostfile = loaded.study.resources.hostfile
     named = [loaded.path.name, *([hostfile] if hostfile else []), *data, *fonts]

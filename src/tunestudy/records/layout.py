@@ -62,12 +62,22 @@ class StudyDir:
     @property
     def column_cache(self) -> Path:
         """Values of a column that a curriculum goes by: `<data 16>-<column 16>/`, by sample id."""
-        return self.root / "cache" / "columns"
+        return self.cache / "columns"
 
     @property
     def score_cache(self) -> Path:
         """What frozen models make of samples, for curricula: `<scorer 16>-<data 16>/`, by sample id."""
-        return self.root / "cache" / "scores"
+        return self.cache / "scores"
+
+    @property
+    def images(self) -> Path:
+        """Images by their SHA-256, as they came: `<first 2 digits>/<all 64>`."""
+        return self.cache / "images"
+
+    @property
+    def fetch(self) -> Path:
+        """What became of every image that a data set names by URL: a folder per data set (`records/fetched.py`)."""
+        return self.cache / "fetch"
 
     def probe(self, key: str) -> Path:
         """Timed steps of one stage on one machine; its working folder, of the same name without ending, is a `JobDir`

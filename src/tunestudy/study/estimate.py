@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunestudy.config.data import Dataset, DigitsDataset, FileDataset, MixturePart, SynthDataset, samples_per_epoch
+from tunestudy.config.data import (
+    DatacompDataset,
+    Dataset,
+    DigitsDataset,
+    FileDataset,
+    MixturePart,
+    SynthDataset,
+    samples_per_epoch,
+)
 from tunestudy.config.model import CharacterTokenizer
 from tunestudy.config.order import Curriculum
 from tunestudy.config.stage import TrainStage
@@ -151,6 +159,8 @@ def _count(dataset: Dataset, folder: Path) -> Amount | None:
         return Amount(DIGITS, exact=True)
     if isinstance(dataset, SynthDataset):
         return Amount(dataset.count)
+    if isinstance(dataset, DatacompDataset) and dataset.num_samples is not None:
+        return Amount(dataset.num_samples)
     if not isinstance(dataset, FileDataset):
         return None
     path = folder / dataset.path

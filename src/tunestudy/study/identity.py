@@ -7,12 +7,13 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from tunestudy.config.data import Dataset, DigitsDataset, FileDataset, HubDataset, SynthDataset
+from tunestudy.config.data import DatacompDataset, Dataset, DigitsDataset, FileDataset, HubDataset, SynthDataset
 from tunestudy.config.errors import StudyError
 from tunestudy.config.fonts import candidates
 from tunestudy.config.model import ModelConfig
 from tunestudy.config.study import Study
 from tunestudy.records.atomic import read_json, write_json
+from tunestudy.records.fetched import FetchDir, content_of, fetch_key, images_digest
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.manifest import sha256
 from tunestudy.study.fingerprint import digest, significant
@@ -30,7 +31,7 @@ class Identities:
     """Identities of a study's inputs; call `remember` when done to keep the hashes for the next time."""
 
     def __init__(self, study: Study, folder: Path, results: StudyDir) -> None:
-        self._folder = folder
+        self._folder, self._fetch = folder, results.fetch
         self._cache_file = results.root / "cache" / "hashes.json"
         self._hashes: dict[str, str] = _remembered(self._cache_file)
         self._new = False
@@ -50,15 +51,25 @@ class Identities:
 
     def _dataset(self, dataset: Dataset) -> dict[str, Any]:
         options = significant(dataset)
-        if isinstance(dataset, FileDataset):
+        options.pop("fetch", None)
+        if isinstance(dataset, FileDataset | DatacompDataset):
             del options["path"]
-            return {**options, "content": self._content(self._folder / dataset.path)}
+            content = self._content(self._folder / dataset.path)
+            return {**options, "content": content, **self._images(dataset, content)}
         if isinstance(dataset, HubDataset):
-            return {**options, "revision": self._revision(f"datasets/{dataset.name}", dataset.revision)}
+            revision = self._revision(f"datasets/{dataset.name}", dataset.revision)
+            return {**options, "revision": revision, **self._images(dataset, None)}
         if isinstance(dataset, SynthDataset):
             return {**options, "font": self._fonts(dataset), "version": SYNTH_VERSION}
         assert isinstance(dataset, DigitsDataset), f"no identity for {dataset}"
         return {**options, "version": DIGITS_VERSION}
+
+    def _images(self, dataset: FileDataset | HubDataset | DatacompDataset, content: Any) -> dict[str, Any]:
+        """Which images were fetched, None before; nothing for a data set that names none by URL."""
+        if dataset.fetch is None:
+            return {}
+        folder = FetchDir(self._fetch / fetch_key(dataset, content))
+        return {"images": [folder.root.name, images_digest(dataset, folder)]}
 
     def _fonts(self, dataset: SynthDataset) -> dict[str, str | None]:
         """Hashes of the fonts that images are drawn with: the one that is named, or the best of this system."""
@@ -89,11 +100,7 @@ class Identities:
 
     def _content(self, path: Path) -> Any:
         """A hash of a file, or of every file below a folder by its relative name (hidden ones left out)."""
-        if path.is_file():
-            return self._hash(path)
-        files = sorted(entry for entry in path.rglob("*") if entry.is_file())
-        visible = [entry for entry in files if not any(part.startswith(".") for part in entry.relative_to(path).parts)]
-        return {entry.relative_to(path).as_posix(): self._hash(entry) for entry in visible}
+        return content_of(path, self._hash)
 
     def _hash(self, path: Path) -> str:
         stat = path.stat()

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from tunestudy.config.data import FileDataset, MixturePart, SynthDataset
+from tunestudy.config.data import DatacompDataset, FileDataset, MixturePart, SynthDataset
 from tunestudy.config.errors import Place, StudyError
 from tunestudy.config.model import ModelConfig
 from tunestudy.config.order import ScoreOrder
@@ -111,7 +111,7 @@ def _looks_like_hub_id(name: str) -> bool:
 
 def _files(study: Study, locate: Locate, folder: Path) -> Iterator[StudyError]:
     for name, dataset in study.datasets.items():
-        if isinstance(dataset, FileDataset):
+        if isinstance(dataset, FileDataset | DatacompDataset):
             yield from _file(folder / dataset.path, dataset.path, locate(("datasets", name, "path")))
         if isinstance(dataset, SynthDataset) and dataset.font is not None:
             yield from _file(folder / dataset.font, dataset.font, locate(("datasets", name, "font")))

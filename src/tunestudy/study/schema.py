@@ -182,7 +182,8 @@ def _short_forms(name: str, schema: Schema) -> Schema:
 
 def _require_types(definitions: Schema) -> None:
     """Pydantic fills in `type`; whoever writes a file must say it, except for files, hub data sets and LoRA."""
-    datasets, benchmarks = ("DigitsDataset", "SynthDataset"), ("ExactMatch", "MultipleChoice")
+    datasets = ("DigitsDataset", "DatacompDataset", "SynthDataset")
+    benchmarks = ("ExactMatch", "MultipleChoice")
     for name in (*datasets, *benchmarks, "DoraAdapter", "SoraAdapter", "SdoraAdapter"):
         definitions[name]["required"] = ["type", *definitions[name].get("required", [])]
 

@@ -10,7 +10,15 @@ from typing import Any, Literal
 from tunestudy.config.adapter import DoraAdapter, LoraAdapter, SdoraAdapter, SoraAdapter
 from tunestudy.config.benchmark import ExactMatch, MultipleChoice
 from tunestudy.config.components import CAbstractor, Pyramid, Rope2d, VisionComponents
-from tunestudy.config.data import DigitsDataset, FileDataset, HubDataset, MixturePart, SynthDataset
+from tunestudy.config.data import (
+    DatacompDataset,
+    DigitsDataset,
+    FileDataset,
+    HubDataset,
+    MixturePart,
+    SynthDataset,
+)
+from tunestudy.config.fetch import FetchSettings
 from tunestudy.config.model import CharacterTokenizer, ModelConfig
 from tunestudy.config.order import ColumnOrder, ScoreOrder
 from tunestudy.config.stage import Quantization, TrainStage
@@ -22,6 +30,7 @@ Level = Literal[
     "model",
     "tokenizer",
     "dataset",
+    "fetch",
     "benchmark",
     "stage",
     "adapter",
@@ -41,7 +50,10 @@ KEYS: dict[Level, frozenset[str]] = {
     "study": frozenset({*Study.model_fields, "defaults", "stages", "tiny"}),
     "model": frozenset(ModelConfig.model_fields),
     "tokenizer": frozenset(CharacterTokenizer.model_fields),
-    "dataset": frozenset().union(*(d.model_fields for d in (FileDataset, HubDataset, DigitsDataset, SynthDataset))),
+    "dataset": frozenset().union(
+        *(one.model_fields for one in (FileDataset, HubDataset, DatacompDataset, DigitsDataset, SynthDataset))
+    ),
+    "fetch": frozenset(FetchSettings.model_fields),
     "benchmark": frozenset({*ExactMatch.model_fields, *MultipleChoice.model_fields}),
     "stage": frozenset(TrainStage.model_fields),
     "adapter": frozenset().union(*(a.model_fields for a in (LoraAdapter, DoraAdapter, SoraAdapter, SdoraAdapter))),
@@ -62,6 +74,7 @@ HOME: dict[Level, str] = {
     "model": "under `model:`",
     "tokenizer": "under `model.tokenizer:`",
     "dataset": "in an entry of `datasets:`",
+    "fetch": "under a data set's `fetch:`",
     "benchmark": "in an entry of `benchmarks:`",
     "stage": "in a stage (`defaults:`, an entry of `stages:`, or a variant's `overrides:`)",
     "adapter": "under a stage's `adapter:`",
@@ -88,7 +101,10 @@ def mappings(values: dict[str, Any]) -> Iterator[tuple[Level, KeyPath, dict[str,
     model = values.get("model")
     if isinstance(model, dict) and isinstance(model.get("tokenizer"), dict):
         yield "tokenizer", ("model", "tokenizer"), model["tokenizer"]
-    yield from _entries("dataset", values, ("datasets",))
+    for _, path, dataset in _entries("dataset", values, ("datasets",)):
+        yield "dataset", path, dataset
+        if isinstance(dataset.get("fetch"), dict):
+            yield "fetch", (*path, "fetch"), dataset["fetch"]
     yield from _entries("benchmark", values, ("benchmarks",))
     for path, stage in stage_mappings(values):
         yield "stage", path, stage

@@ -12,6 +12,7 @@ from typing import Any
 
 from tunestudy.config.data import FileDataset
 from tunestudy.config.errors import Exit, StudyError, at
+from tunestudy.data.fetch.wanted import images_identity, with_images
 from tunestudy.data.sources import Folders, Raw
 from tunestudy.data.sources.tar import read_tar
 from tunestudy.records.manifest import sha256
@@ -34,16 +35,26 @@ TEXT = "text"
 
 
 def read(dataset: FileDataset, folders: Folders) -> Iterator[Raw]:
-    """Records of every file, in the order of file names."""
+    """Records of every file, in the order of file names, with the images that were fetched for them."""
+    return with_images(records(dataset, folders), dataset, folders)
+
+
+def records(dataset: FileDataset, folders: Folders) -> Iterator[Raw]:
+    """Records as they stand in the files; images may be named by URL."""
     for path in data_files(dataset, folders.base):
-        reader, expected = READERS[path.suffix.lower()]
-        _check_content(path, expected)
-        yield from reader(path)
+        yield from read_file(path)
+
+
+def read_file(path: Path) -> Iterator[Raw]:
+    """Records of one file."""
+    check_content(path)
+    yield from READERS[path.suffix.lower()][0](path)
 
 
 def identity(dataset: FileDataset, folders: Folders) -> str:
-    """Names and hashes of the files; not where they lie."""
-    return " ".join(f"{path.name} {sha256(path)}" for path in data_files(dataset, folders.base))
+    """Names and hashes of the files, not where they lie; and which images came."""
+    files = " ".join(f"{path.name} {sha256(path)}" for path in data_files(dataset, folders.base))
+    return files + images_identity(dataset, folders)
 
 
 def data_files(dataset: FileDataset, base_dir: Path) -> list[Path]:
@@ -148,8 +159,9 @@ READERS: dict[str, tuple[Reader, str]] = {
 """Ending → how such a file is read, and what its first bytes must say."""
 
 
-def _check_content(path: Path, expected: str) -> None:
+def check_content(path: Path) -> None:
     """Refuse a file whose first bytes say something else than its name."""
+    expected = READERS[path.suffix.lower()][1]
     with open(path, "rb") as file:
         head = file.read(4096)
     if not head.strip():

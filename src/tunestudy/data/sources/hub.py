@@ -5,21 +5,26 @@ from typing import Any
 
 from tunestudy.config.data import HubDataset
 from tunestudy.config.errors import Exit, StudyError, at
+from tunestudy.data.fetch.wanted import images_identity, with_images
 from tunestudy.data.sources import Folders, Raw
 
 
-def read(dataset: HubDataset, folders: Folders) -> Iterator[Raw]:  # noqa: ARG001 - the hub's cache has its own place
-    """Records of one split, in the data set's order; images and audio stay encoded."""
+def read(dataset: HubDataset, folders: Folders) -> Iterator[Raw]:
+    """Records of one split, in the data set's order, with the images that were fetched for them."""
+    return with_images(records(dataset, folders), dataset, folders)
+
+
+def records(dataset: HubDataset, folders: Folders) -> Iterator[Raw]:  # noqa: ARG001 - the hub's cache has its own place
+    """Records as the hub has them: images and audio stay encoded, images may be named by URL."""
     loaded = _load(dataset)
     for number, columns in enumerate(loaded):
         yield Raw(f"{dataset.name}:{number}", columns)
 
 
-def identity(dataset: HubDataset, folders: Folders) -> str:  # noqa: ARG001
-    """The pinned revision, or what `datasets` knows of the prepared split where none is pinned."""
-    if dataset.revision:
-        return f"hub {dataset.name} {dataset.subset} {dataset.split} {dataset.revision}"
-    return f"hub {dataset.name} {dataset.subset} {dataset.split} {_load(dataset)._fingerprint}"
+def identity(dataset: HubDataset, folders: Folders) -> str:
+    """The pinned revision, or what `datasets` knows of the prepared split where none is pinned; which images came."""
+    version = dataset.revision or _load(dataset)._fingerprint
+    return f"hub {dataset.name} {dataset.subset} {dataset.split} {version}{images_identity(dataset, folders)}"
 
 
 def _load(dataset: HubDataset) -> Any:
