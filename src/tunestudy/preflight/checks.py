@@ -15,6 +15,7 @@ from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.fonts import NO_HANGUL, candidates
 from tunestudy.config.job import Job
 from tunestudy.preflight.hosts import host_problems
+from tunestudy.records.fetched import FetchDir, content_of, fetch_key, what_is_missing
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.redact import is_secret_name
 from tunestudy.study.load import LoadedStudy
@@ -36,6 +37,7 @@ def check(loaded: LoadedStudy, unfinished: Sequence[Job], study: StudyDir) -> No
         *installation_problems(unfinished),
         *font_problems(unfinished),
         *host_problems(loaded),
+        *image_problems(unfinished, loaded.path.parent, study),
         *folder_problems(study.root, bytes_needed(unfinished, loaded.path.parent)),
     ]
     raise_all([_refusal(loaded, error) for error in found])
@@ -85,6 +87,19 @@ def font_problems(unfinished: Sequence[Job]) -> Iterator[StudyError]:
     for name, dataset in drawn.items():
         if "ko" in dataset.languages and next(candidates("ko"), None) is None:
             yield StudyError(f"datasets.{name}.language", NO_HANGUL)
+
+
+def image_problems(unfinished: Sequence[Job], base: Path, study: StudyDir) -> Iterator[StudyError]:
+    """Data sets whose images have not been fetched yet: a job would find out only when it reads them."""
+    datasets = {name: dataset for job in unfinished for name, dataset in job.datasets.items()}
+    for name, dataset in datasets.items():
+        if getattr(dataset, "fetch", None) is None:
+            continue
+        path = getattr(dataset, "path", None)
+        content = None if path is None else content_of(base / path)
+        missing = what_is_missing(dataset, FetchDir(study.fetch / fetch_key(dataset, content)))
+        if missing:
+            yield StudyError(f"datasets.{name}", missing)
 
 
 def needs_bitsandbytes(job: Job) -> str | None:

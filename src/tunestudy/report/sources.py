@@ -24,6 +24,8 @@ class Realised:
     realised_share: float | None
     rejected: tuple[tuple[str, int], ...]
     """Reason and number."""
+    lost: tuple[tuple[str, int], ...] = ()
+    """The same for records whose image could not be fetched."""
 
 
 def realised(facts: StudyFacts) -> list[Realised]:
@@ -49,6 +51,7 @@ def _row(stage: str, name: str, told: dict[str, object]) -> Realised:
         weight=number(told.get("weight")),
         realised_share=number(told.get("realised_share")),
         rejected=tuple(rejected.items()),
+        lost=tuple((reason, int(n)) for reason, n in numbers(told.get("lost")).items() if n),
     )
 
 

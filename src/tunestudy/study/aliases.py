@@ -20,7 +20,8 @@ def translate(source: Source) -> list[str]:
     for level, path, mapping in list(mappings(source.values)):
         if level == "stage" and isinstance(mapping.get("adapter"), str):
             printed.append(_adapter_word(source, path, mapping))
-        foreign = [key for key in mapping if key in ALIASES.get(level, {})]
+        known = [key for key in mapping if key in ALIASES.get(level, {})]
+        foreign = [key for key in known if (level, mapping.get("type"), key) not in _OWN]
         printed += [_translate(source, level, path, mapping, alias) for alias in foreign]
         if level == "stage":
             printed += _freezing(source, path, mapping)
@@ -313,5 +314,9 @@ ALIASES: dict[Level, dict[str, Convert]] = {
     },
 }
 
+_OWN: set[tuple[Level, object, str]] = {("dataset", "datacomp", "num_samples")}
+"""Keys of one type that are foreign spellings in every other."""
+
 for _level, _table in ALIASES.items():
-    assert not KEYS[_level] & _table.keys(), f"{_level}: an alias hides a key: {KEYS[_level] & _table.keys()}"
+    _hidden = KEYS[_level] & _table.keys() - {key for level, _, key in _OWN if level == _level}
+    assert not _hidden, f"{_level}: an alias hides a key: {_hidden}"

@@ -22,6 +22,7 @@ Lookup = Callable[[str, int], list[str]]
 """Host, port → addresses; raises socket.gaierror."""
 
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: the last 32 bits are the IPv4 address that is reached
+_UNICAST = IPv6Network("2000::/3")  # RFC 4291: all that is given out to anybody so far
 _NOT_THERE = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 
 
@@ -77,8 +78,9 @@ def as_address(host: str) -> Address | None:
 def is_public(address: Address) -> bool:
     """Whether anyone on the internet may have this address; of one that carries another, the inner one counts."""
     address = _plain(address)
-    closed = address.is_multicast or address.is_reserved or address.is_unspecified or address.is_link_local
-    return address.is_global and not closed and not address.is_private
+    if isinstance(address, IPv6Address) and address not in _UNICAST:
+        return False
+    return address.is_global and not (address.is_multicast or address.is_reserved or address.is_private)
 
 
 def _plain(address: Address) -> Address:

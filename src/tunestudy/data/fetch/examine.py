@@ -18,6 +18,7 @@ DRAFT = 8
 """A JPEG is decoded at an eighth of its size: all its data are read, a sixty-fourth of its pixels are kept."""
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the cap below is our own
+warnings.filterwarnings("ignore", module=r"PIL\.")  # odd metadata are common, and nobody's fault here
 
 
 def examine(data: bytes, *, max_pixels: int) -> tuple[int, int]:
