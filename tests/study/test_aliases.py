@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tunestudy.config.stage import TrainStage
-from tunestudy.study.aliases import ALIASES
+from tunestudy.study.aliases import ALIASES, OWN
 from tunestudy.study.surface import KEYS
 
 Folder = Any
@@ -148,7 +148,8 @@ def test_what_has_no_counterpart_is_told(folder: Folder, edited: Edit, written: 
 
 
 def test_no_alias_hides_a_key_of_ours() -> None:
-    assert all(not KEYS[level] & table.keys() for level, table in ALIASES.items())
+    both = {(level, key) for level, table in ALIASES.items() for key in KEYS[level] & table.keys()}
+    assert both == {(level, key) for level, _, key in OWN}
 
 
 def test_our_own_spellings_print_nothing(folder: Folder) -> None:

@@ -21,7 +21,7 @@ def translate(source: Source) -> list[str]:
         if level == "stage" and isinstance(mapping.get("adapter"), str):
             printed.append(_adapter_word(source, path, mapping))
         known = [key for key in mapping if key in ALIASES.get(level, {})]
-        foreign = [key for key in known if (level, mapping.get("type"), key) not in _OWN]
+        foreign = [key for key in known if (level, mapping.get("type"), key) not in OWN]
         printed += [_translate(source, level, path, mapping, alias) for alias in foreign]
         if level == "stage":
             printed += _freezing(source, path, mapping)
@@ -314,9 +314,9 @@ ALIASES: dict[Level, dict[str, Convert]] = {
     },
 }
 
-_OWN: set[tuple[Level, object, str]] = {("dataset", "datacomp", "num_samples")}
+OWN: set[tuple[Level, object, str]] = {("dataset", "datacomp", "num_samples")}
 """Keys of one type that are foreign spellings in every other."""
 
 for _level, _table in ALIASES.items():
-    _hidden = KEYS[_level] & _table.keys() - {key for level, _, key in _OWN if level == _level}
+    _hidden = KEYS[_level] & _table.keys() - {key for level, _, key in OWN if level == _level}
     assert not _hidden, f"{_level}: an alias hides a key: {_hidden}"
