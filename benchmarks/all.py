@@ -27,6 +27,7 @@ SECTIONS = {
         ],
     ),
     "adapters": ("Cost of the adapters against PEFT's LoRA", [["adapters.py"]]),
+    "fetch": ("Fetching images by their URLs", [["fetch.py"]]),
     "pruning": ("Accuracy of a pruned adapter", [["pruning.py"]]),
     "distributed": ("A model in slices over ranks", [["distributed.py"]]),
     "engines": ("Engines against one rank", [["engines.py"]]),

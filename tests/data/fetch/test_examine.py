@@ -14,6 +14,7 @@ from tunestudy.data.fetch.examine import ORIENTATION, examine
 from tunestudy.data.formats import Rejected
 
 MANY = 1_000_000
+pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow warns of what it is shown here on purpose
 
 
 def saved(image, kind, **options):

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from tunestudy.config.errors import StudyError
 from tunestudy.data.fetch import engine
 from tunestudy.data.fetch.examine import examine as examine_really
 from tunestudy.data.fetch.manifest import read_manifest
+from tunestudy.data.fetch.outage import PATIENCE
 from tunestudy.data.fetch.store import ImageStore
 from tunestudy.data.fetch.wanted import fetch_dir
 from tunestudy.data.sources import datacomp, file
@@ -281,6 +283,31 @@ def test_without_a_network_no_image_is_written_off(tmp_path, server, fetcher):
 def test_a_few_dead_hosts_at_the_end_are_dead(tmp_path, server, fetcher):
     dataset = urls_file(tmp_path, [f"http://h{i}.invalid/" for i in range(5)])
     assert fetcher(dataset, lookup=_nothing) and set(reasons_of(fetcher, dataset)) == {"host not found"}
+
+
+def test_a_host_that_only_costs_time_is_given_up(tmp_path, server, fetcher):
+    """Twice as many drips as anyone has patience for, and another host that is not blamed for it."""
+    count = 2 * PATIENCE
+    urls = [server.url(f"drip/{i}", "slow.test") for i in range(count)]
+    urls += [server.url(f"flaky/{i}?times=9&status=429&after=999", "busy.test") for i in range(count)]
+    urls += [server.url(f"image/{i}?wait=0.02", "quick.test") for i in range(count)]
+    dataset = urls_file(tmp_path, urls, deadline_s=0.2, per_host=4, concurrency=12, retries=0)
+    assert fetcher(dataset, lookup=lambda host, port: [LOOPBACK])
+    reasons = reasons_of(fetcher, dataset)
+    slow, busy, quick_ones = Counter(reasons[:count]), Counter(reasons[count : 2 * count]), reasons[2 * count :]
+    assert slow["deadline"] <= PATIENCE + 4 and slow["host given up"] >= PATIENCE - 4 and slow.total() == count
+    assert busy["http 429"] <= PATIENCE + 4 and busy["host given up"] >= PATIENCE - 4 and busy.total() == count
+    assert set(quick_ones) == {"ok"}
+
+
+def test_too_few_open_files_are_no_image_s_fault(tmp_path, server, fetcher, monkeypatch):
+    def none_left(host, port):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    dataset = urls_file(tmp_path, [server.url("image/1", "a.test")])
+    with pytest.raises(OSError, match="Too many open files"):
+        fetcher(dataset, lookup=none_left)
+    assert fetcher(dataset, lookup=lambda host, port: [LOOPBACK]) and reasons_of(fetcher, dataset) == ["ok"]
 
 
 def _nothing(host, port):

@@ -120,6 +120,8 @@ class PinnedResolver(AbstractResolver):
         try:
             found = await asyncio.get_running_loop().run_in_executor(self._threads, self._lookup, host, port)
         except (OSError, UnicodeError) as error:  # UnicodeError: a label that no name can have
+            if not isinstance(error, UnicodeError | socket.gaierror):
+                raise
             gone = isinstance(error, UnicodeError) or error.errno in _NOT_THERE
             if gone:
                 self._missing.add(host)

@@ -5,6 +5,8 @@ library, which would unpack a few kilobytes into as many gigabytes as they were 
 """
 
 import asyncio
+import errno
+import os
 import ssl
 import zlib
 from collections.abc import AsyncIterator
@@ -22,6 +24,10 @@ MAX_REDIRECTS = 10
 REDIRECTS = (301, 302, 303, 307, 308)
 PASSING = (408, 425, 429)
 """Answers below 500 that may be others a moment later."""
+OUR_OWN = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+"""Errors that say nothing of the host that was asked."""
+KEEP_ALIVE_S = 2.0
+"""Most hosts are asked once: connections to thousands of them must not stay open."""
 OPT_OUT = {"noai", "noimageai"}
 
 
@@ -32,7 +38,7 @@ class Downloader:
         self._session, self._settings, self._guard = session, settings, guard
 
     async def get(self, url: str, *, within_s: float) -> bytes:
-        """The body, unpacked, of at most `max_bytes`. Raises FailedError."""
+        """The body, unpacked, of at most `max_bytes`. Raises FailedError; OSError for what this machine lacks."""
         try:
             async with asyncio.timeout(within_s):
                 return await self._follow(_parsed(url))
@@ -41,6 +47,8 @@ class Downloader:
                 raise FailedError("no connection in time", answered=False) from error
             raise FailedError("deadline") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno in OUR_OWN:
+                raise OSError(error.errno, os.strerror(error.errno)) from error
             raise _told(error) from error
 
     async def _follow(self, url: URL) -> bytes:
@@ -88,6 +96,7 @@ async def open_downloader(
         resolver=PinnedResolver(guard, lookup),
         limit=0,  # whose turn it is has been decided before: nobody shall wait here while his time runs
         ttl_dns_cache=300,
+        keepalive_timeout=KEEP_ALIVE_S,
     )
     session = aiohttp.ClientSession(
         connector=connector,

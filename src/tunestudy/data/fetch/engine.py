@@ -46,7 +46,7 @@ class Engine:
         self._progress, self._stop = progress, stop
         self._turns = Turns(settings.per_host)
         self._threads = ThreadPoolExecutor(os.cpu_count() or 1, "images")
-        self._outage = Outage()
+        self._outage = Outage(settings.deadline_s)
         self._files = Files()
         self._asked: dict[Key, list[Shard]] = {}
         """Who wants each image under way: it is downloaded once."""
@@ -153,9 +153,10 @@ class Engine:
             if known is not None:
                 return await in_thread(self._threads, self._judge, url, known, expected, 0)
             self._store.path(expected).unlink(missing_ok=True)  # damaged: the same bytes are fetched again
+        self._outage.check(task.host)
         task.attempts += 1
         data = await self._downloader.get(task.url, within_s=self._settings.deadline_s - task.spent_s)
-        self._outage.answered()
+        self._outage.answered(task.host)
         self._progress.received(len(data))
         return await in_thread(self._threads, self._judge, url, data, expected, task.attempts)
 

@@ -9,6 +9,8 @@ A Ctrl-C or SIGTERM lets what is under way arrive, keeps all that is settled, an
 """
 
 import asyncio
+import errno
+import resource
 import signal
 import sys
 from collections import Counter
@@ -39,7 +41,12 @@ from tunestudy.records.layout import StudyDir
 from tunestudy.records.lease import Lease, LeaseHeldError
 from tunestudy.records.stop import StopRequest
 
-DISK_FULL = (28, 122)  # ENOSPC, EDQUOT
+CURES = {
+    errno.ENOSPC: "make room, then ",
+    errno.EDQUOT: "make room, then ",
+    errno.EMFILE: "`ulimit -n` allows too few open files for this `concurrency`; then ",
+}
+OPEN_FILES = 65_536
 BUSIEST_HOSTS = 5
 
 
@@ -63,6 +70,7 @@ def main(path: str) -> int:
     study = StudyDir(request_file.parent.parent.parent)
     folders = Folders((request_file.parent / request["base"]).resolve(), study.cache)
     order = Order(limit_shards=request["limit_shards"], retry_failed=request["retry_failed"], again=request["again"])
+    allow_open_files()
     stop = StopRequest.on_signals(signal.SIGTERM, signal.SIGINT)
     adapter: TypeAdapter[AnyDataset] = TypeAdapter(AnyDataset)
     try:
@@ -80,11 +88,18 @@ def main(path: str) -> int:
         print(f"another process fetches this data set: {held}", file=sys.stderr)
         return Exit.PREFLIGHT_REFUSED
     except OSError as error:
-        if error.errno not in DISK_FULL:
-            raise
-        print(f"the disk is full; all that came is kept: make room, then `{order.again}` goes on", file=sys.stderr)
+        cure = CURES.get(error.errno or 0, "")
+        print(f"{error}; all that came is kept: {cure}`{order.again}` goes on", file=sys.stderr)
         return Exit.PREFLIGHT_REFUSED
     return Exit.DONE
+
+
+def allow_open_files() -> None:
+    """As many open files as this process may have: each connection is one, and usual limits are of another time."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def fetch(
