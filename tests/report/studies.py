@@ -328,6 +328,7 @@ def _environment(recipe: Recipe) -> dict[str, Any]:
 
 def _data(recipe: Recipe) -> dict[str, Any]:
     source = {"read": 1797, "rejected": {"longer than max_length": 3}, "too_long": 3, "samples": 1434,
+              "lost": {"not fetched: http 404": 5},
               "tokens": 104_682, "target_tokens": 2868, "language": None, "weight": 1.0,
               "realised_share": 1.0}  # fmt: skip
     return {

@@ -130,6 +130,7 @@ def test_sources_are_told_once_per_stage_with_their_losses(finished: StudyDir) -
         ("adapt", "rotated", 1434),
     ]
     assert rows[0].rejected == (("longer than max_length", 3),)
+    assert rows[0].lost == (("not fetched: http 404", 5),)
     last = [facts.last_job("full", seed).eval_log["eval_loss"][-1] for seed in facts.seeds]
     losses = {row.variant: row.losses for row in source_losses(facts)}["full"]
     assert losses["upright"] == pytest.approx(sum(last) / 3 + 0.1)

@@ -172,6 +172,15 @@ def test_lost_images_are_no_bad_records(tmp_path, server, fetcher):
     with pytest.raises(StudyError) as error:  # the one that came is refused where only text is trained on
         survey("pool", dataset, fetcher.folders)
     assert "none of its 1 records can be used (images or media 1)" in str(error.value)
+    half = urls_file(tmp_path, [[], [], *urls[1:]], "half.jsonl")
+    assert fetcher(half)
+    tally = survey("half", half, fetcher.folders).tally
+    assert (tally.read, tally.usable, dict(tally.lost), tally.rejected.total()) == (
+        11,
+        2,
+        {"not fetched: http 404": 9},
+        0,
+    )
     none_came = urls_file(tmp_path, urls[1:], "gone.jsonl")
     assert fetcher(none_came)
     with pytest.raises(StudyError, match=r"none of its 9 images is here \(not fetched: http 404 9\)"):

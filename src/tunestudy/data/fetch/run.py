@@ -191,7 +191,7 @@ def result(name: str, folder: FetchDir, num_shards: int, progress: Progress) -> 
     """The table of reasons: over all complete shards, or of this run while there is none."""
     summaries = [summary for shard in range(num_shards) if (summary := read_json(folder.summary(shard)))]
     if not summaries:
-        yield from table(name, progress.ok, progress.num_bytes, progress.failed)
+        yield from table(f"{name}, in this run", progress.ok, progress.num_bytes, progress.failed)
         return
     failed: Counter[str] = Counter()
     for summary in summaries:

@@ -5,7 +5,7 @@ A record names images in its column `image` or `images` (or what `columns:` maps
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from tunestudy.config.data import Dataset
@@ -126,8 +126,7 @@ def _with_line(raw: Raw, names: tuple[str, ...], line: Line) -> Raw:
 
 
 def _told(outcome: Outcome) -> dict[str, Any]:
-    facts = asdict(outcome)
-    return {name: facts[name] for name in KEPT}
+    return {name: getattr(outcome, name) for name in KEPT}
 
 
 def _replaced(value: Any, change: Callable[[Want], Any]) -> Any:
