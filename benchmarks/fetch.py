@@ -36,9 +36,9 @@ from tunestudy.config.data import FileDataset
 from tunestudy.config.fetch import FetchSettings
 from tunestudy.data.fetch.examine import examine
 from tunestudy.data.fetch.run import Order, fetch
-from tunestudy.data.fetch.store import ImageStore
 from tunestudy.data.formats import Rejected
 from tunestudy.data.sources import Folders
+from tunestudy.data.store import ImageStore
 from tunestudy.records.layout import StudyDir
 
 LATENCY_S, DRIP_S, TIMEOUT_S = 0.05, 8.0, 3.0

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from tunestudy.config.errors import StudyError
-from tunestudy.data.images import STORE, ImageBytes, ImagePlaces, ImageStore, decode
+from tunestudy.data.images import STORE, ImageBytes, ImagePlaces, decode
 from tunestudy.data.rejected import Rejected
+from tunestudy.data.store import ImageStore
 
 
 def saved(image: Image.Image, kind: str, **options: object) -> bytes:

@@ -12,9 +12,10 @@ from tunestudy.config.data import DataSettings
 from tunestudy.config.model import ModelConfig
 from tunestudy.data.corpus import Corpus, CorpusWriter, open_corpus
 from tunestudy.data.formats import Example
-from tunestudy.data.images import ImageBytes, ImagePlaces, ImageStore
+from tunestudy.data.images import ImageBytes, ImagePlaces
 from tunestudy.data.pictured import with_images
 from tunestudy.data.rejected import Rejected
+from tunestudy.data.store import ImageStore
 from tunestudy.data.tokenize import Sample, Tokenize
 from tunestudy.data.vision import Eyes
 from tunestudy.models.load import LoadedModel

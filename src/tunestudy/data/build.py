@@ -15,10 +15,11 @@ from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.job import Job
 from tunestudy.data.corpus import CorpusWriter
 from tunestudy.data.formats import Example
-from tunestudy.data.images import MAX_PIXELS, ImagePlaces, ImageStore
+from tunestudy.data.images import MAX_PIXELS, ImagePlaces
 from tunestudy.data.rejected import Rejected
 from tunestudy.data.select import HELD_OUT, is_held_out
 from tunestudy.data.sources import Folders
+from tunestudy.data.store import ImageStore
 from tunestudy.data.survey import Record, Survey, survey
 from tunestudy.data.tokenize import TOO_LONG, Sample, Tokenize
 from tunestudy.data.vision import Eyes, Vision

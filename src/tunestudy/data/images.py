@@ -20,7 +20,7 @@ import numpy as np
 from tunestudy.config.errors import StudyError, at
 from tunestudy.data.rejected import Rejected
 from tunestudy.data.sources import Folders
-from tunestudy.records.atomic import write_bytes
+from tunestudy.data.store import ImageStore
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -30,6 +30,9 @@ MAX_PIXELS = 89_478_485
 
 IMAGE_MARK = "\u2402image\u2403"
 """Stands for an image in a canonical example's text; control pictures do not occur in conversations."""
+
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
+"""Not all that Pillow knows: EPS starts Ghostscript, and others are no pictures."""
 
 STORE = "store"
 """The place of an image that the study's own store holds."""
@@ -72,10 +75,10 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> "Image":
     if not data:
         raise Rejected("empty image", "a file of 0 bytes")
     try:
-        image: Any = Image.open(io.BytesIO(data))
+        image: Any = Image.open(io.BytesIO(data), formats=known_formats())
         if image.width * image.height > max_pixels:
             raise Rejected("too many pixels", f"{image.width} × {image.height}, the limit is {max_pixels:,}")
-        if getattr(image, "n_frames", 1) > 1:
+        if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # MPO: a photograph, and others beside it
             raise Rejected("animated image", f"{image.n_frames} frames; which one is meant is not said")
         image.load()
         upright: Image.Image = _as_rgb(ImageOps.exif_transpose(image))
@@ -89,6 +92,15 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> "Image":
         raise Rejected("too many pixels", str(error)) from error
     except Exception as error:
         raise Rejected("broken image", str(error)) from error
+
+
+@lru_cache
+def known_formats() -> list[str]:
+    """Those of `FORMATS` that this Pillow was built with."""
+    from PIL import Image
+
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 @lru_cache
@@ -127,25 +139,6 @@ class ImageFacts:
     sha256: str
     width: int
     height: int
-
-
-class ImageStore:
-    """Images that lie in no file of their own, by their hash: `<folder>/<first 2 hex digits>/<SHA-256>`."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def path(self, sha256: str) -> Path:
-        return self.folder / sha256[:2] / sha256
-
-    def put(self, data: bytes) -> str:
-        """Keep these bytes; returns their SHA-256. Several processes may do so at once."""
-        digest = hashlib.sha256(data).hexdigest()
-        path = self.path(digest)
-        if not path.is_file() or path.stat().st_size != len(data):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(path, data)
-        return digest
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from tunestudy.data.fetch.manifest import FAILED, OK, Key, Outcome
 from tunestudy.data.fetch.outage import Outage
 from tunestudy.data.fetch.progress import Progress
 from tunestudy.data.fetch.shard import Shard
-from tunestudy.data.fetch.store import ImageStore
 from tunestudy.data.fetch.turns import Task, Turns
-from tunestudy.data.formats import Rejected
+from tunestudy.data.rejected import Rejected
+from tunestudy.data.store import ImageStore
 
 READ_AHEAD = 16
 """Images that are waiting or under way, for each that may be under way: enough hosts to choose from."""

@@ -5,10 +5,8 @@ import warnings
 
 from PIL import Image, UnidentifiedImageError
 
-from tunestudy.data.formats import Rejected
-
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-"""Not all that Pillow knows: EPS starts Ghostscript, and others are no pictures of the web."""
+from tunestudy.data.images import known_formats
+from tunestudy.data.rejected import Rejected
 
 ORIENTATION = 0x0112
 TURNED = (5, 6, 7, 8)
@@ -24,15 +22,17 @@ warnings.filterwarnings("ignore", module=r"PIL\.")  # odd metadata are common, a
 def examine(data: bytes, *, max_pixels: int) -> tuple[int, int]:
     """(width, height) as seen, that is, after EXIF orientation. Raises Rejected.
 
-    The header is judged before anything is decoded; of an animation the first frame is.
+    The header is judged before anything is decoded.
     """
     if not data:
         raise Rejected("empty")
     try:
-        with Image.open(io.BytesIO(data), formats=_known()) as image:
+        with Image.open(io.BytesIO(data), formats=known_formats()) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise Rejected("too many pixels", f"{width}×{height}")
+            if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+                raise Rejected("animated image")
             if image.format in ("JPEG", "MPO"):
                 image.draft(None, (max(1, width // DRAFT), max(1, height // DRAFT)))
             image.load()
@@ -46,12 +46,6 @@ def examine(data: bytes, *, max_pixels: int) -> tuple[int, int]:
     except Exception as error:  # noqa: BLE001 - decoders meet foreign bytes with every kind of error
         raise Rejected("damaged image", f"{type(error).__name__}: {error}"[:200]) from None
     return (height, width) if turned else (width, height)
-
-
-def _known() -> list[str]:
-    """Those of `FORMATS` that this Pillow was built with."""
-    Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def _looks_like(data: bytes) -> str:

@@ -31,10 +31,10 @@ from tunestudy.data.fetch.download import open_downloader
 from tunestudy.data.fetch.engine import Engine
 from tunestudy.data.fetch.progress import Progress, table
 from tunestudy.data.fetch.shard import Shard, shards_of
-from tunestudy.data.fetch.store import ImageStore
 from tunestudy.data.fetch.turns import host_of
 from tunestudy.data.fetch.wanted import fetch_dir, fetch_settings, image_columns, wants
 from tunestudy.data.sources import Folders, Raw, source_of
+from tunestudy.data.store import ImageStore
 from tunestudy.records.atomic import read_json, write_json
 from tunestudy.records.fetched import FetchDir
 from tunestudy.records.layout import StudyDir

@@ -14,9 +14,9 @@ from tunestudy.data.fetch.manifest import (
     read_manifest,
     write_manifest,
 )
-from tunestudy.data.fetch.store import ImageStore
 from tunestudy.data.fetch.wanted import Want, fetch_settings, image_columns, wants
 from tunestudy.data.sources import Raw
+from tunestudy.data.store import ImageStore
 from tunestudy.records.fetched import FetchDir
 
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tunestudy.config.errors import StudyError
-from tunestudy.data.fetch.store import LITTER_AGE_S, ImageStore, is_sha256
+from tunestudy.data.store import LITTER_AGE_S, ImageStore, is_sha256
 
 
 def test_put_and_read(tmp_path):
