@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from tunestudy.config.base import Config, neutral
 
-Role = Literal["vision_tower", "projector", "language_model", "router", "lm_head", "world_encoder"]
+Role = Literal["vision_tower", "projector", "language_model", "router", "lm_head", "world_projector", "world_encoder"]
 """A named part of a model. `models/roles.py` says which modules each is in an architecture."""
 
 DType = Literal["float32", "bfloat16", "float16"]

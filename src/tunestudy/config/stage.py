@@ -13,6 +13,7 @@ from tunestudy.config.base import Config, neutral
 from tunestudy.config.components import AnyComponents
 from tunestudy.config.data import DataSettings, MixturePart
 from tunestudy.config.model import DType, Role
+from tunestudy.config.world import WORLD_ALONE, WorldSettings
 
 
 class Quantization(Config):
@@ -48,6 +49,9 @@ class TrainableSettings(Config):
     """Load the base in few bits (QLoRA). Needs an adapter."""
     components: AnyComponents = None
     """Added to the model's vision pipeline at the start of this stage; the stages after it keep them."""
+    world: WorldSettings | None = None
+    """Give the model a world part at the start of this stage (extra `world`); stages after it keep it. Its projection
+    learns, or nothing (`train: none`), and it is published by itself."""
     learning_rates: dict[Role, float] = {}
     """Learning rate per role; roles that are not named use `learning_rate`."""
 
@@ -231,6 +235,11 @@ class TrainStage(
 ):
     """A training stage, every default explicit."""
 
+    @property
+    def trains_nothing(self) -> bool:
+        """Whether the stage only installs a part with its first, random weights: a baseline of the trained one."""
+        return self.world is not None and self.train == "none"
+
     @field_validator("data", "eval_data", mode="before")
     @classmethod
     def _names_to_parts(cls, value: object) -> object:
@@ -250,6 +259,10 @@ class TrainStage(
             raise ValueError("data: a training stage needs at least one data set")
         if self.quantization and self.adapter is None:
             raise ValueError("quantization: weights in few bits cannot be trained in full; add an adapter")
+        if self.world is not None and (self.adapter is not None or self.quantization is not None):
+            raise ValueError(f"world: {WORLD_ALONE}")
+        if self.world is not None and self.train not in (None, "none", ("world_projector",)):
+            raise ValueError(f"train: {WORLD_ALONE}")
         if self.early_stopping_patience and not self.eval_steps and not self.eval_on_epoch_end:
             raise ValueError("early_stopping_patience counts evaluations; set eval_steps or eval_on_epoch_end")
         if self.bf16 and self.fp16:

@@ -33,6 +33,17 @@ def random_identity(settings: ModelConfig, seed: int, config: Any) -> Identity:
     return {"kind": "random", "architecture": settings.architecture, "seed": seed, "sha256": digest}
 
 
+def hub_identity(name: str, model: Any) -> Identity:
+    """Of a model that came from the hub: the commit that it was read at."""
+    return {"kind": "hub", "name": name, "revision": getattr(model.config, "_commit_hash", None)}
+
+
+def settings_identity(config: dict[str, Any], kind: str, seed: int) -> Identity:
+    """Of random weights that are made by a class of another library."""
+    values = json.dumps([kind, seed, config], sort_keys=True, default=str)
+    return {"kind": "random", "architecture": kind, "seed": seed, "sha256": hashlib.sha256(values.encode()).hexdigest()}
+
+
 def _ends(path: Path) -> str:
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())

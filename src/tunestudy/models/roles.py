@@ -16,6 +16,7 @@ from tunestudy.models.quantize import num_values
 
 MARKS: dict[Role, frozenset[str]] = {
     "world_encoder": frozenset({"world_encoder"}),
+    "world_projector": frozenset({"world_projector", "world_borders"}),
     "projector": frozenset(
         {"multi_modal_projector", "mm_projector", "mlp1", "merger", "deepstack_merger_list", "connector", "aligner"}
     ),

@@ -1,4 +1,4 @@
-"""A tiny InternVL, inputs for it, and components of its size."""
+"""A tiny InternVL, inputs for it, and components of its size; models with a world part."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,9 +6,13 @@ from typing import Any
 import pytest
 import torch
 from tinyvision import ALL, IMAGE_TOKEN, INTERNVL, build
+from world_lab import build as build_plain
+from world_lab import world_settings
 
 from tunestudy.config.components import VisionComponents
+from tunestudy.config.world import WorldSettings
 from tunestudy.models.components.install import install
+from tunestudy.models.components.world import install_world
 
 
 @pytest.fixture
@@ -77,3 +81,16 @@ def internvl() -> dict[str, Any]:
     """`model:` of a study, random weights."""
     tokenizer = {"type": "characters", "alphabet": "0123456789ab\n="}
     return {"architecture": "internvl", "config": INTERNVL, "tokenizer": tokenizer}
+
+
+@pytest.fixture
+def equipped() -> Callable[..., tuple[Any, Any, WorldSettings]]:
+    """A function: model, tokenizer and settings, the world part installed."""
+
+    def make(architecture: str = "qwen3", reserve: int = 0, **options: Any) -> tuple[Any, Any, WorldSettings]:
+        model, tokenizer = build_plain(architecture, reserve)
+        settings = world_settings(**options)
+        install_world(model, tokenizer, settings, seed=3)
+        return model, tokenizer, settings
+
+    return make
