@@ -17,10 +17,13 @@ from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.job import Job
 from tunestudy.config.model import ModelConfig
 from tunestudy.config.stage import Quantization
+from tunestudy.config.world import WORLD_ALONE, changed_world
 from tunestudy.data.vision import Vision
+from tunestudy.models.components.world import install_world, put_world, world_of
+from tunestudy.models.components.world_files import base_origin, world_facts
 from tunestudy.models.decoder import base_model_of
 from tunestudy.models.fold import RAW
-from tunestudy.models.identity import Identity, folder_identity, random_identity
+from tunestudy.models.identity import Identity, folder_identity, hub_identity, random_identity
 from tunestudy.models.origin import (
     Origin,
     architecture_config,
@@ -65,11 +68,16 @@ class LoadedModel:
 
 
 def load_start(job: Job, folder: JobDir, device: torch.device | str) -> LoadedModel:
-    """The model that `job`'s stage starts from, without a new adapter, with the components that the stage names.
+    """The model that `job`'s stage starts from, without a new adapter, with the components and the world part that the
+    stage names.
 
     Raises StudyError for anything that is not a whole model: it names the job and the file.
     """
-    return _with_processor(_start(job, folder, device), job, folder)
+    loaded = _with_processor(_start(job, folder, device), job, folder)
+    world = job.settings.world if job.settings else None
+    if world is not None and world_of(loaded.model) is None:
+        install_world(loaded.model, loaded.tokenizer, world, seed=job.seed, base_dir=folder.root / job.base_dir)
+    return loaded
 
 
 def _with_processor(loaded: LoadedModel, job: Job, folder: JobDir) -> LoadedModel:
@@ -119,6 +127,9 @@ def _load_start(job: Job, folder: JobDir, device: torch.device | str) -> LoadedM
         return _study_model(job, folder, tokenizer, device)
     parent = folder.study.job(job.parents[-1])
     facts = _checked(parent)
+    if facts["kind"] == "world":
+        _check_same_world(job, parent)
+        return _on_world(parent, facts, job, tokenizer, device)
     if facts["kind"] != "adapter":
         model = pretrained(Origin(str(parent.model), local=True), job.model, device, bits)
         return LoadedModel(model, tokenizer, folder_identity(parent.model))
@@ -159,6 +170,8 @@ def load_result(folder: JobDir, device: torch.device | str) -> LoadedModel:
         return load_start(job, folder, device)
     facts = _checked(folder)
     tokenizer = _saved_tokenizer(folder.model)
+    if facts["kind"] == "world":
+        return _with_processor(_on_world(folder, facts, job, tokenizer, device), job, folder)
     if facts["kind"] != "adapter":
         model = pretrained(Origin(str(folder.model), local=True), job.model, device)
         return _with_processor(LoadedModel(model, tokenizer, folder_identity(folder.model)), job, folder)
@@ -179,14 +192,14 @@ def _study_model(job: Job, folder: JobDir, tokenizer: Any, device: torch.device 
     if job.model.architecture:
         model = random_weights(job.model, tokenizer, seed=job.seed, device=device)
         identity = random_identity(job.model, job.seed, model.config)
-        if job.settings is not None and job.settings.adapter is not None:
+        if job.settings is not None and (job.settings.adapter is not None or job.settings.world is not None):
             kept = keep_base(model, tokenizer, folder.study, f"random-{identity['sha256'][:12]}")
             if bits is not None:
                 model = pretrained(Origin(str(kept)), job.model, device, bits)
         return LoadedModel(model, tokenizer, identity)
     origin = find_origin(job.model, folder.root / job.base_dir)
     model = pretrained(origin, job.model, device, bits)
-    identity = folder_identity(Path(origin.name)) if origin.local else _hub_identity(origin.name, model)
+    identity = folder_identity(Path(origin.name)) if origin.local else hub_identity(origin.name, model)
     return LoadedModel(model, tokenizer, identity)
 
 
@@ -229,6 +242,31 @@ def _on_adapter(
     return LoadedModel(stacked, tokenizer, identity)
 
 
+def _on_world(
+    owner: JobDir, facts: dict[str, Any], job: Job, tokenizer: Any, device: torch.device | str
+) -> LoadedModel:
+    """The base of a published world part with the part on it; its encoder goes where this job wants it."""
+    stored = world_facts(owner.model)
+    model, identity = _base_at(owner, facts, base_origin(owner.model, stored), job.model, device)
+    world = job.settings.world if job.settings else None
+    put_world(model, tokenizer, owner.model, device=world.device if world else None)
+    return LoadedModel(model, tokenizer, identity)
+
+
+def _check_same_world(job: Job, parent: JobDir) -> None:
+    """A stage goes on with the world part as it is, and with nothing that its small result could not hold."""
+    before = Job.model_validate(read_json(parent.job_json)).settings
+    assert before is not None and before.world is not None and job.settings is not None
+    changed = changed_world(before.world, job.settings.world) if job.settings.world else []
+    if changed:
+        raise StudyError(
+            at(f"stages.{job.stage}.world"),
+            f"{parent.root.name} has a world part of another {', '.join(changed)}; keep it alike, or use init: base",
+        )
+    if job.settings.adapter is not None:
+        raise StudyError(at(f"stages.{job.stage}.adapter"), f"{parent.root.name} has a world part; {WORLD_ALONE}")
+
+
 def _check_same_adapter(job: Job, parent: JobDir) -> None:
     """`continue` goes on with the parent's adapter as it is, so other options for it would be lost."""
     before = Job.model_validate(read_json(parent.job_json)).settings
@@ -256,13 +294,23 @@ def _base_of(
     if name.startswith(".") and not folder.is_dir():
         raise _broken(owner, f"adapter_config.json names {name} as its base, and that folder is gone")
     origin = Origin(str(folder), local=True) if folder.is_dir() else Origin(name, config.get("revision"), local=False)
+    return _base_at(owner, facts, origin, settings, device, bits)
+
+
+def _base_at(
+    owner: JobDir,
+    facts: dict[str, Any],
+    origin: Origin,
+    settings: ModelConfig,
+    device: torch.device | str,
+    bits: Quantization | None = None,
+) -> tuple[Any, Identity]:
+    """The model at `origin`, which a published result names as its base, and what tells it apart."""
     base = pretrained(origin, settings, device, bits)
-    identity = folder_identity(folder) if origin.local else _hub_identity(name, base)
+    identity = folder_identity(Path(origin.name)) if origin.local else hub_identity(origin.name, base)
     expected = facts.get("base")
     if expected and expected.get("kind") == identity["kind"] and expected != identity:
-        raise _broken(
-            owner, f"adapter_config.json names {name} as its base, but that is not the model it was trained on"
-        )
+        raise _broken(owner, f"{origin.name} is named as its base, but that is not the model it was trained on")
     return base, identity
 
 
@@ -303,10 +351,6 @@ def _saved_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(folder)
-
-
-def _hub_identity(name: str, model: Any) -> Identity:
-    return {"kind": "hub", "name": name, "revision": getattr(model.config, "_commit_hash", None)}
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from tunestudy.models.components.world import save_world, world_of
 from tunestudy.models.decoder import base_model_of
 from tunestudy.models.fold import RAW, START, fold, has_gates, joined, write_raw
 from tunestudy.models.vision import save_processor
@@ -24,19 +25,23 @@ def save_result(
 
     An adapter (PEFT's own files) names its base by hub id or by a path relative to the adapter's folder:
     `PeftModel.from_pretrained(base, folder)` needs nothing more. Otherwise a full model in safetensors, tied weights
-    once. The tokenizer and its chat template lie beside both. `state`: the whole tensors by the model's names, where
-    this process holds slices only; of an adapter, those that were trained.
+    once. Of a model with a world part, that part alone. The tokenizer and its chat template lie beside all of them.
+    `state`: the whole tensors by the model's names, where this process holds slices only; of an adapter or a world
+    part, those that were trained.
     """
     has_adapter = hasattr(model, "peft_config")  # importing PEFT to ask would take longer than saving
+    kind = "world" if world_of(model) is not None else "adapter" if has_adapter else "full"
     prepared.mkdir(parents=True, exist_ok=True)
-    if has_adapter:
+    if kind == "world":
+        save_world(model, prepared, state)
+    elif kind == "adapter":
         save_adapter(model, prepared, state)
     else:
         model.save_pretrained(prepared, safe_serialization=True, state_dict=state)
     tokenizer.save_pretrained(prepared)
     if processor is not None:
         save_processor(processor, base_model_of(model).config.model_type, prepared)
-    return {"kind": "adapter" if has_adapter else "full"}
+    return {"kind": kind}
 
 
 def save_adapter(model: Any, prepared: Path, state: Mapping[str, Tensor] | None = None) -> None:
