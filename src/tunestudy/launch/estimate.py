@@ -194,7 +194,8 @@ def probe_missing(plan: Plan, base: Path) -> list[str]:
     asked: set[str] = set()
     for planned in plan.jobs:
         job = planned.job
-        if job.settings is None or planned.status in ("done", "evaluate") or times[job.id].train_s is not None:
+        idle = job.settings is None or job.settings.trains_nothing
+        if idle or planned.status in ("done", "evaluate") or times[job.id].train_s is not None:
             continue
         key = speed_key(job, ranks=resources.ranks, host=host)
         if key not in asked:

@@ -57,6 +57,8 @@ def chosen_job(plan: Plan, variant: str, stage: str) -> PlannedJob:
     wanted = stage or stages[-1]
     if wanted not in stages:
         raise StudyError("--stage", f"`{name}` has no stage `{wanted}`; {did_you_mean(wanted, stages)}")
+    if plan.study.variants[name].stages[wanted].trains_nothing:
+        raise StudyError("--stage", f"nothing learns in `{wanted}` of `{name}`")
     seed = plan.study.seeds[0]
     return next(
         one for one in plan.jobs if name in one.job.variants and one.job.stage == wanted and one.job.seed == seed

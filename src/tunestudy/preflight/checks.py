@@ -14,6 +14,7 @@ from tunestudy.config.deepspeed import INSTALL
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.fonts import NO_HANGUL, candidates
 from tunestudy.config.job import Job
+from tunestudy.config.world import INSTALL_WORLD
 from tunestudy.preflight.hosts import host_problems
 from tunestudy.records.fetched import FetchDir, content_of, fetch_key, what_is_missing
 from tunestudy.records.layout import StudyDir
@@ -64,6 +65,9 @@ def installation_problems(unfinished: Sequence[Job]) -> Iterator[StudyError]:
         if what and importlib.util.find_spec("bitsandbytes") is None:
             yield StudyError(f"stages.{job.stage}.{what}", "needs bitsandbytes: pip install 'tunestudy[quant]'")
             break
+    world = next((job for job in unfinished if job.settings is not None and job.settings.world is not None), None)
+    if world is not None and importlib.util.find_spec("diffusers") is None:
+        yield StudyError(f"stages.{world.stage}.world", f"needs diffusers: {INSTALL_WORLD}")
     sharing = next((job for job in unfinished if job.settings is not None and job.settings.engine == "deepspeed"), None)
     if sharing is not None and importlib.util.find_spec("deepspeed") is None:
         yield StudyError(f"stages.{sharing.stage}.engine", f"needs deepspeed: {INSTALL}")
@@ -136,7 +140,7 @@ def bytes_needed(jobs: Sequence[Job], base: Path) -> int:
     published, largest = 0, 0
     for job in jobs:
         settings, name = job.settings, job.model.model_name_or_path
-        if settings is None or name is None or settings.adapter is not None:
+        if settings is None or name is None or settings.adapter is not None or settings.world is not None:
             continue
         weights = _weights_bytes(base / name)
         published += weights

@@ -85,6 +85,8 @@ class Estimator:
 
     def of(self, stage: TrainStage, measured: Measured) -> Estimate:
         """Steps, tokens and checkpoints of one job; `measured`: `sources` of data.json of a job on the same data."""
+        if stage.trains_nothing:
+            return NOTHING
         sources = [self._source(part, measured) for part in stage.data]
         epoch = _epoch(stage, [source for source in sources if source is not None]) if None not in sources else _Epoch()
         steps = _steps(stage, epoch)

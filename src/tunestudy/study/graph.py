@@ -166,7 +166,8 @@ def _lineage(settings: TrainStage, previous: _Draft | None) -> tuple[str, ...]:
     if previous is None or settings.init == "base":
         return ()
     assert previous.settings is not None
-    below = previous.parents if previous.settings.adapter is not None else ()
+    partial = previous.settings.adapter is not None or previous.settings.world is not None
+    below = previous.parents if partial else ()
     return (*below, previous.id)
 
 

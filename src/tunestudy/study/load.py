@@ -124,7 +124,7 @@ class _Reader:
         self._source = source
         self._raw = raw_variants
         self._stages: dict[str, TrainStage | None] = {}
-        self._complete: dict[tuple[int, str], TrainStage] = {}
+        self._complete: dict[tuple[int, str, int], TrainStage] = {}
 
     def study(self) -> Study | None:
         """The study, or None when there are errors."""
@@ -148,7 +148,7 @@ class _Reader:
         if len(complete) == len(stages):
             for stage, start in resolve_starts(complete).items():
                 if start.mistake:
-                    self._wrong((*path, "stages", stage, "init"), start.mistake)
+                    self._wrong((*path, "stages", stage, start.key), start.mistake)
                 complete[stage] = self._completed((*path, "stages", stage), complete[stage], start, ranks)
         try:
             return Variant.model_validate(frozen({**raw.rest, "stages": complete}), strict=True)
@@ -174,10 +174,11 @@ class _Reader:
 
     def _completed(self, path: KeyPath, stage: TrainStage, start: Start, ranks: int) -> TrainStage:
         """With `init`, `train` and the batch numbers explicit; variants that share a stage share the object."""
-        known = (id(stage), start.init)
+        known = (id(stage), start.init, id(start.world))
         if known not in self._complete:
-            train = stage.train if stage.train is not None else ("none" if stage.adapter else "all")
-            explicit = stage.model_copy(update={"init": start.init, "train": train})
+            whole = ("world_projector",) if start.world else "all"
+            train = stage.train if stage.train is not None else ("none" if stage.adapter else whole)
+            explicit = stage.model_copy(update={"init": start.init, "train": train, "world": start.world})
             self._complete[known] = self._with_batch(path, explicit, ranks)
         return self._complete[known]
 

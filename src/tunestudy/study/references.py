@@ -133,7 +133,7 @@ def _stage(study: Study, locate: Locate, stage: TrainStage, path: KeyPath) -> It
         yield from _twice(locate, key, parts, path)
         for index, part in enumerate(parts):
             yield from _dataset(study, locate, part.dataset, (*path, key, index))
-    if stage.adapter is None and stage.train == "none":
+    if stage.adapter is None and stage.train == "none" and not stage.trains_nothing:
         yield StudyError(locate((*path, "train")), "`none` without an adapter leaves nothing to train")
     held_out = any(study.datasets[part.dataset].held_out for part in stage.data if part.dataset in study.datasets)
     if (

@@ -160,6 +160,7 @@ def validation_lines(loaded: LoadedStudy) -> list[str]:
 
 def _stage_words(name: str, stage: TrainStage) -> str:
     what = f"{stage.adapter.type} r{stage.adapter.lora_r}" if stage.adapter else "full"
+    what = "nothing" if stage.trains_nothing else what
     if isinstance(stage.train, tuple):
         what = " + ".join([*([what] if stage.adapter else []), *stage.train])
     return f"{name} ({what}, {stage.init}, batch {stage.effective_batch_size})"

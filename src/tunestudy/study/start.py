@@ -1,11 +1,12 @@
 """How each stage of a variant starts: `init` made explicit, or refused with the choice explained."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from tunestudy.config.adapter import OWN_FACTORS, AnyAdapter, changed_shape
 from tunestudy.config.stage import TrainStage
+from tunestudy.config.world import WORLD_ALONE, WorldSettings, changed_world
 
 Init = Literal["continue", "merge_then_new", "stack", "base"]
 
@@ -17,20 +18,51 @@ _CHOICE = (
 
 @dataclass(frozen=True)
 class Start:
-    """How one stage starts; `mistake` says what is wrong with it, empty when nothing is."""
+    """How one stage starts; `mistake` says what is wrong with it at `key`, empty when nothing is."""
 
     init: Init
     mistake: str = ""
+    key: str = "init"
+    world: WorldSettings | None = None
+    """The world part that the model has in this stage, its own or an earlier stage's."""
 
 
 def resolve_starts(stages: Mapping[str, TrainStage]) -> dict[str, Start]:
     """The start of each stage of a variant, given in order."""
     starts: dict[str, Start] = {}
     before: tuple[str, TrainStage] | None = None
+    world: WorldSettings | None = None
     for name, stage in stages.items():
-        starts[name] = _first(stage) if before is None else _after(stage, *before)
-        before = name, stage
+        start = _first(stage) if before is None else _after(stage, *before)
+        starts[name] = _with_world(start, stage, None if start.init == "base" else world)
+        before, world = (name, stage), starts[name].world
     return starts
+
+
+def _with_world(start: Start, stage: TrainStage, inherited: WorldSettings | None) -> Start:
+    """`inherited`: the world part of the model that the stage starts from."""
+    trained = stage.train if isinstance(stage.train, tuple) else ()
+    world = stage.world or inherited
+    if start.mistake:
+        return replace(start, world=world)
+    if world is None:
+        lacks = "world_projector" in trained
+        return replace(
+            start,
+            key="train",
+            mistake="world_projector needs a `world:` in this stage or one before it" if lacks else "",
+        )
+    key, mistake = "init", ""
+    if inherited and stage.world and (changed := changed_world(inherited, stage.world)):
+        key, mistake = (
+            "world",
+            f"the stage before has one of another {', '.join(changed)}; keep it alike, or start from `base`",
+        )
+    elif stage.adapter or stage.quantization:
+        key, mistake = "adapter", f"this stage inherits a world part; {WORLD_ALONE}"
+    elif stage.train not in (None, "none", ("world_projector",)):
+        key, mistake = "train", f"this stage inherits a world part; {WORLD_ALONE}"
+    return replace(start, key=key, mistake=mistake, world=world)
 
 
 def _first(stage: TrainStage) -> Start:

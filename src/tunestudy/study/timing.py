@@ -79,7 +79,7 @@ Training = dict[int, tuple[float, Evidence]]
 def _time_of(job: Job, training: Training, scored: Mapping[str, float], start_s: float) -> JobTime:
     known = [scored[name] for name in job.evaluations if name in scored]
     benchmark_s = sum(known) if len(known) == len(job.evaluations) else None
-    if job.settings is None:
+    if job.settings is None or job.settings.trains_nothing:
         evidence: Evidence | None = "finished jobs" if known else None
         return JobTime(train_s=0.0 if known else None, evidence=evidence, benchmark_s=benchmark_s, start_s=start_s)
     seconds, evidence = training.get(id(job.settings), (None, None))

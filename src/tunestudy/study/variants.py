@@ -136,4 +136,5 @@ _MERGED = {
     "learning_rates": _keys,
     "quantization": _keys,
     "components": _laid_over_components,
+    "world": _keys,
 }
