@@ -6,6 +6,7 @@ anywhere.
 """
 
 import math
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from tunestudy.train.trainable import require_gradients
 from tunestudy.train.world import World
 
 MEBIBYTE = 2**20
+BLIND_MARGIN = 2.0
+"""Nats above ln V from which a first loss is worth a warning: right tokens get a seventh of chance, or less."""
 
 
 class LossNotFiniteError(RuntimeError):
@@ -43,6 +46,7 @@ def train(run: Run) -> bool:
         if taken is None:
             save_before_leaving(run)
             return False
+        warn_of_high_loss(run, taken)
         evaluated = evaluate(run) if is_evaluated(run) else None
         lose_patience(run, evaluated)
         if is_logged(run):
@@ -134,6 +138,20 @@ def move_weights(run: Run, targets: int) -> float | None:
     if statistics is not None:
         run.logs.gradients(run.state.step + 1, statistics.rows())
     return grad_norm
+
+
+def warn_of_high_loss(run: Run, taken: TakenStep) -> None:
+    """Say, once and on rank 0, when the first loss is far above ln V, that of guessing among V tokens alike."""
+    if run.state.step != 1 or taken.loss is None or run.world.rank > 0:
+        return
+    blind = math.log(run.learner.model.config.get_text_config().vocab_size)
+    if taken.loss > blind + BLIND_MARGIN:
+        print(
+            f"warning: the first step's loss is {taken.loss:.2f}; guessing blindly gives {blind:.2f}. Targets or "
+            "labels may be wrong: prompts, padding or placeholders that are learnt, or targets off by one",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def has_gradient_rows(run: Run) -> bool:

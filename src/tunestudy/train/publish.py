@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tunestudy.config.job import Job
+from tunestudy.models.components.world import world_of
 from tunestudy.models.decoder import base_model_of
 from tunestudy.models.fold import START
 from tunestudy.models.load import LoadedModel, load_merged, load_start
@@ -70,6 +71,8 @@ def whole_state(run: Run) -> dict[str, Tensor] | None:
     group, model = run.learner.engine.gather_group, run.learner.model
     if group is None:
         return None
+    if world_of(model) is not None:
+        return whole_on_rank_0({t.name: t.parameter for t in run.learner.trainables}, group)
     if hasattr(model, "peft_config"):
         twin = {name: tensor for name, tensor in model.named_parameters() if f".{START}." in name}
         return whole_on_rank_0({**{t.name: t.parameter for t in run.learner.trainables}, **twin}, group)
@@ -77,19 +80,26 @@ def whole_state(run: Run) -> dict[str, Tensor] | None:
 
 
 def publish_model(run: Run, loaded: LoadedModel, state: dict[str, Tensor] | None) -> str:
-    """Seal `model/`; returns its kind, `adapter` or `full`. OSError(ENOSPC) when the disk is full, whoever noticed."""
-    final = run.task.folder.model
+    """Seal `model/`; returns its kind: `adapter`, `world` or `full`."""
+    return seal_model(run.task.job, run.task.folder, loaded, run.learner.model, step=run.state.step, state=state)
+
+
+def seal_model(
+    job: Job, folder: JobDir, loaded: LoadedModel, model: Any, *, step: int, state: dict[str, Tensor] | None = None
+) -> str:
+    """The same without a run. OSError(ENOSPC) when the disk is full, whoever noticed."""
+    final = folder.model
     prepared = temporary_beside(final)
     try:
-        facts = save_result(run.learner.model, loaded.tokenizer, prepared, state, loaded.processor)
-        bits = run.settings.quantization
+        facts = save_result(model, loaded.tokenizer, prepared, state, loaded.processor)
+        bits = job.settings.quantization if job.settings else None
         origin = {
-            "fingerprint": run.task.job.fingerprint,
+            "fingerprint": job.fingerprint,
             "base": dict(loaded.identity),
             "quantization": None if bits is None else bits.model_dump(),
             "versions": versions(),
         }
-        seal(prepared, final, {**facts, **origin, "step": run.state.step})
+        seal(prepared, final, {**facts, **origin, "step": step})
     except Exception as error:
         if is_disk_full(error):
             raise OSError(errno.ENOSPC, f"no space left to publish the result: {error}", str(final)) from error
@@ -151,10 +161,11 @@ def result_of(run: Run, roles: Sequence[Mapping[str, Any]], kind: str) -> dict[s
     }
 
 
-def publish_base(job: Job, folder: JobDir, world: World, progress: Progress) -> None:
-    """The result of a job that only evaluates: its start model loads, nothing was trained."""
-    loaded = load_start(job, folder, world.device)
+def publish_untrained(job: Job, folder: JobDir, world: World, progress: Progress) -> None:
+    """The result of a job that trains nothing: its start model loads; a part that the stage adds is published."""
+    loaded = load_start(job, folder, world.device if job.settings is None else "cpu")
     if world.rank == 0:
+        kind = "base" if job.settings is None else seal_model(job, folder, loaded, loaded.model, step=0)
         nothing = dict.fromkeys(("final_train_loss", "best", "flops_per_token", "eval_ids_sha256", "sparsity"))
         zeros = dict.fromkeys(
             ("train_s", "eval_s", "save_s", "steps", "epochs", "tokens", "target_tokens", "samples"), 0
@@ -179,7 +190,7 @@ def publish_base(job: Job, folder: JobDir, world: World, progress: Progress) -> 
                 "effective_batch_size": None,
                 "roles": [],
                 "resumed_from": [],
-                "model_kind": "base",
+                "model_kind": kind,
             },
         )
     world.barrier()

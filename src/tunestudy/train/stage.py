@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from tunestudy.adapters.attach import attach, go_on
@@ -17,10 +18,11 @@ from tunestudy.data.order import Indices, Schedule
 from tunestudy.data.prepare import PreparedData, prepare
 from tunestudy.data.vision import Vision
 from tunestudy.models.attention import segment_attention_obstacle
+from tunestudy.models.components.world import world_of
 from tunestudy.models.decoder import base_model_of, blocks_of
 from tunestudy.models.load import LoadedModel, load_start
 from tunestudy.models.placement import place
-from tunestudy.models.roles import set_trainable, trainable_table
+from tunestudy.models.roles import Train, set_trainable, trainable_table
 from tunestudy.records.atomic import read_json, write_json
 from tunestudy.records.layout import JobDir
 from tunestudy.records.stop import StopRequest
@@ -38,7 +40,7 @@ from tunestudy.train.network import NetworkLook
 from tunestudy.train.noise import EmbeddingNoise
 from tunestudy.train.precision import Precision
 from tunestudy.train.progress import Progress
-from tunestudy.train.publish import publish_base, publish_result
+from tunestudy.train.publish import publish_result, publish_untrained
 from tunestudy.train.run import Learner, Material, Task
 from tunestudy.train.sampling import Sampler
 from tunestudy.train.scores import AskedToLeaveError
@@ -59,8 +61,8 @@ def run_stage(job: Job, folder: JobDir, world: World, stop: StopRequest) -> bool
     """Train the job's stage from wherever it stands and publish its result; False when asked to stop on the way."""
     progress = Progress(folder, writes=world.rank == 0)
     try:
-        if job.settings is None:
-            publish_base(job, folder, world, progress)
+        if job.settings is None or job.settings.trains_nothing:
+            publish_untrained(job, folder, world, progress)
             return True
         task = Task(job=job, settings=job.settings, folder=folder, world=world, stop=stop, progress=progress)
         every = job.settings.gpu_sample_s
@@ -128,7 +130,8 @@ def make_trainable(loaded: LoadedModel, task: Task) -> Any:
     """The model with its adapter attached and exactly the stage's weights unfrozen, held in float32."""
     model, settings, job = loaded.model, task.settings, task.job
     if settings.adapter is None:
-        set_trainable(model, settings.train or "all", key=f"stages.{job.stage}.train")
+        default: Train = ("world_projector",) if world_of(model) else "all"
+        set_trainable(model, settings.train or default, key=f"stages.{job.stage}.train")
     elif not loaded.continues_adapter:
         model = attach(model, settings.adapter, settings.train or "none", seed=job.seed)
     else:
@@ -156,6 +159,12 @@ def table_of_roles(model: Any, task: Task) -> list[dict[str, Any]]:
         learning_rates=settings.learning_rates,
         adapter=settings.adapter.type if settings.adapter else None,
     )
+    part = world_of(model)
+    if part is not None:  # it lies outside the model
+        params = sum(parameter.numel() for parameter in part.encoder.parameters())
+        table.append(
+            {"role": "world_encoder", "params": params, "trainable": 0, "learning_rate": None, "adapter": None}
+        )
     if task.world.rank == 0:
         print(as_text(table), flush=True)
     return table
@@ -167,6 +176,8 @@ def lay_out(
     """Cut the data into steps and evaluations; `places` are those of a curriculum."""
     settings, job = task.settings, task.job
     check_best(task, data.eval)
+    for corpus in (data.train, data.eval):
+        check_world_targets(task, model, corpus)
     batches = plan_batches(settings, task.world.size, stage=job.stage)
     layout = choose_layout(model, task)
     schedule = Schedule(data.train, settings, job.seed, batches.effective, places)
@@ -205,6 +216,21 @@ def check_best(task: Task, eval_corpus: Corpus | None) -> None:
         raise StudyError(
             at(f"stages.{task.job.stage}.load_best_model_at_end"),
             "needs metric_for_best_model: eval_loss and rows to evaluate on (held_out of a data set, or eval_data)",
+        )
+
+
+def check_world_targets(task: Task, model: Any, corpus: Corpus | None) -> None:
+    """The tokens of a world part stand for pixels: the output head has no row for them, so none can be a target."""
+    part = world_of(model)
+    if part is None or corpus is None:
+        return
+    learnt = np.isin(corpus.ids, part.ids) & corpus.is_target
+    if learnt.any():
+        cure = "leave loss_on: all out" if task.settings.loss_on == "all" else "take their text out of the answers"
+        raise StudyError(
+            at(f"stages.{task.job.stage}.loss_on"),
+            f"{int(learnt.sum())} targets are tokens of the world part, which stand for pixels and cannot be "
+            f"predicted; {cure}",
         )
 
 

@@ -92,11 +92,12 @@ def num_layers(model: nn.Module) -> int:
 
 
 def layers_above(name: str, depth: int) -> int:
-    """How many blocks lie above a parameter: none for the last one, the final norm and the head, all for embeddings."""
+    """How many blocks lie above a parameter: none for the last one, the final norm and the head, all for embeddings.
+    A world part learns at the full rate, as a projector does, though it hangs at the embeddings."""
     match = _LAYER.search(name)
     if match:
         return depth - 1 - int(match[1])
-    return depth if "embed" in name else 0
+    return depth if "embed" in name and role_of(name) != "world_projector" else 0
 
 
 def as_text(table: Sequence[Mapping[str, Any]]) -> str:
