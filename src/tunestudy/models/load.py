@@ -8,7 +8,7 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -21,6 +21,7 @@ from tunestudy.config.world import WORLD_ALONE, changed_world
 from tunestudy.data.vision import Vision
 from tunestudy.models.components.world import install_world, put_world, world_of
 from tunestudy.models.components.world_files import base_origin, world_facts
+from tunestudy.models.components.world_vision import WorldVision
 from tunestudy.models.decoder import base_model_of
 from tunestudy.models.fold import RAW
 from tunestudy.models.identity import Identity, folder_identity, hub_identity, random_identity
@@ -64,7 +65,9 @@ class LoadedModel:
     @property
     def vision(self) -> Vision | None:
         """How the model takes images."""
-        return vision_of(base_model_of(self.model).config, self.tokenizer, self.processor)
+        own = vision_of(base_model_of(self.model).config, self.tokenizer, self.processor)
+        part = world_of(self.model)
+        return own if own is None or part is None else cast(Vision, WorldVision(own, part.settings))
 
 
 def load_start(job: Job, folder: JobDir, device: torch.device | str) -> LoadedModel:

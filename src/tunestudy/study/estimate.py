@@ -107,7 +107,7 @@ class Estimator:
         dataset = self._study.datasets[name]
         if name not in self._records:
             self._records[name] = _count(dataset, self._folder)
-        records = self._records[name]
+        records = self._records[name] or (Amount(dataset.limit) if dataset.limit else None)
         if records is None:
             return None
         count = min(records.value, dataset.limit or records.value)

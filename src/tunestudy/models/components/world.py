@@ -23,13 +23,16 @@ from tunestudy.models.components.world_projector import (
     world_of,
     world_text,
 )
+from tunestudy.models.components.world_vision import WORLD_PIXELS, WorldVision
 
 __all__ = [
     "TOKENS",
+    "WORLD_PIXELS",
     "WorldEmbedding",
     "WorldEncoder",
     "WorldProjector",
     "WorldSettings",
+    "WorldVision",
     "install_world",
     "load_world",
     "num_world_tokens",

@@ -11,7 +11,6 @@ from torch.nn.functional import adaptive_avg_pool2d
 from tunestudy.config.errors import StudyError, at
 from tunestudy.config.world import WorldSettings, num_world_tokens
 from tunestudy.models.components.world_encoder import WorldEncoder
-from tunestudy.models.decoder import base_model_of
 
 START, WORLD, END = "<start_of_world>", "<world>", "<end_of_world>"
 TOKENS = (START, WORLD, END)
@@ -175,7 +174,8 @@ class WorldEmbedding(nn.Module):
 
 def world_of(model: Any) -> WorldEmbedding | None:
     """The world part of a model, PEFT-wrapped or not; None where it has none."""
-    embedding = base_model_of(model).get_input_embeddings()
+    unwrap = getattr(model, "get_base_model", None)  # PEFT's
+    embedding = (model if unwrap is None else unwrap()).get_input_embeddings()
     return embedding if isinstance(embedding, WorldEmbedding) else None
 
 
