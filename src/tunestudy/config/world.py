@@ -10,6 +10,9 @@ from tunestudy.config.model import DType
 INSTALL_WORLD = "pip install 'tunestudy[world]'"
 """What brings diffusers, whose autoencoders these are."""
 
+WORLD_PIXELS = "world_pixels"
+"""The name of the world part's input (N, 3, S, S) uint8 among a batch's pixels."""
+
 WORLD_ALONE = (
     "a world part is published by itself, so nothing else can learn with it: train its projection "
     "(train: [world_projector]) or nothing (train: none), without an adapter"

@@ -10,7 +10,7 @@ How the pieces work stands where they are: `world_encoder.py` (images → latent
 → their places), `world_install.py` (into a model), `world_files.py` (to disk and back).
 """
 
-from tunestudy.config.world import WorldSettings, num_world_tokens
+from tunestudy.config.world import WORLD_PIXELS, WorldSettings, num_world_tokens
 from tunestudy.models.components.world_encoder import WorldEncoder
 from tunestudy.models.components.world_files import load_world, put_world, save_world
 from tunestudy.models.components.world_install import install_world
@@ -23,7 +23,7 @@ from tunestudy.models.components.world_projector import (
     world_of,
     world_text,
 )
-from tunestudy.models.components.world_vision import WORLD_PIXELS, WorldVision
+from tunestudy.models.components.world_vision import WorldVision
 
 __all__ = [
     "TOKENS",

@@ -9,15 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tunestudy.config.world import WorldSettings, num_world_tokens
+from tunestudy.config.world import WORLD_PIXELS, WorldSettings, num_world_tokens
 from tunestudy.data.vision import Size, Vision
 from tunestudy.models.components.world_projector import world_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-WORLD_PIXELS = "world_pixels"
-"""The name of the world part's input (N, 3, S, S) uint8 among a batch's pixels."""
 
 
 @dataclass(frozen=True)
