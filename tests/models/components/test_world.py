@@ -255,6 +255,20 @@ def test_a_batch_without_images_has_a_backward_pass_and_no_gradient(equipped):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_no_image_brings_a_gradient_of_zeros(equipped):
+    """For ranks whose batch has none, beside others whose batch has some."""
+    model, tokenizer, _ = equipped(num_world_steps=1)
+    set_trainable(model, ["world_projector"])
+    ids = torch.tensor([ids_of(tokenizer, "abc")])
+    plain = model(input_ids=ids).logits
+    with world_images(model.train(), pixels(0)):
+        logits = model(input_ids=ids).logits
+    assert torch.equal(logits, plain)
+    logits.sum().backward()
+    learnt = [parameter.grad for parameter in model.parameters() if parameter.requires_grad]
+    assert len(learnt) == 6 and not any(gradient.any() for gradient in learnt)
+
+
 def test_the_encoder_keeps_its_type_and_stays_when_the_model_moves(equipped):
     model, _, _ = equipped(encoder={"type": "wan", "config": WAN, "dtype": "bfloat16"})
     part = world_of(model)

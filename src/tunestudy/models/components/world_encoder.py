@@ -60,6 +60,9 @@ class WorldEncoder(nn.Module):
                 f"world images of shape {tuple(images.shape)}: {num_frames} frames of 3 colours are needed, with sides "
                 f"that divide by {self.factor}"
             )
+        if not len(images):
+            cells = [side // self.factor for side in video.shape[3:]]
+            return torch.zeros(0, 1 + num_world_steps, self.channels, *cells, device=images.device)
         weight = next(self.vae.parameters())
         target = self._device or images.device
         if weight.device != target:

@@ -108,11 +108,12 @@ class WorldEmbedding(nn.Module):
     def given(self, latents: Tensor | None) -> Iterator[None]:
         """Inside the block, `latents` (N, F, C, h, w) are what `<world>` tokens stand for.
 
-        StudyError at its end when no forward pass had a place for them. Passes without any place (a trial run, later
+        Of no image (N = 0), they give what learns a gradient of zeros: where ranks add up gradients, one whose batch
+        has no image must bring some, too. StudyError at its end when no forward pass had a place for them. Passes without any place (a trial run, later
         tokens of an answer) change nothing.
         """
         assert self._latents is None, "latents of one batch at a time"
-        self._latents, self._used = latents, latents is None
+        self._latents, self._used = latents, latents is None or not len(latents)
         try:
             yield
             if not self._used and latents is not None:
@@ -161,12 +162,18 @@ class WorldEmbedding(nn.Module):
         if latents is None or given * num_world_tokens(self.settings) != count:
             raise _mismatch(places=count, given=given, settings=self.settings)
         self._used = True
-        weight = self.world_borders.weight
-        tokens: Tensor = self.world_projector(latents.to(weight.device, torch.float32))
-        return tokens.flatten(0, 1).to(like)
+        return self._projected(latents).flatten(0, 1).to(like)
+
+    def _projected(self, latents: Tensor) -> Tensor:
+        tokens: Tensor = self.world_projector(latents.to(self.world_borders.weight.device, torch.float32))
+        return tokens
 
     def _with_graph(self, embedded: Tensor) -> Tensor:
         """A batch without images may reach nothing that learns, and must have a backward pass all the same."""
+        if self._latents is not None and not len(self._latents):
+            nowhere = torch.zeros(0, dtype=torch.int64, device=embedded.device)
+            nothing = self._projected(self._latents).sum() + self.world_borders(nowhere).sum()
+            return embedded + nothing.to(embedded)
         if self.training and torch.is_grad_enabled() and not embedded.requires_grad:
             return embedded.requires_grad_()
         return embedded
