@@ -109,7 +109,8 @@ class WorldEmbedding(nn.Module):
         """Inside the block, `latents` (N, F, C, h, w) are what `<world>` tokens stand for.
 
         Of no image (N = 0), they give what learns a gradient of zeros: where ranks add up gradients, one whose batch
-        has no image must bring some, too. StudyError at its end when no forward pass had a place for them. Passes without any place (a trial run, later
+        has no image must bring the same tensors in the same order (ZeRO joins them as they come).
+        StudyError at the end when no forward pass had a place for them. Passes without any place (a trial run, later
         tokens of an answer) change nothing.
         """
         assert self._latents is None, "latents of one batch at a time"
@@ -129,13 +130,14 @@ class WorldEmbedding(nn.Module):
         special = is_world | (flat_ids == start) | (flat_ids == end)
         embedded: Tensor = self.old(ids.masked_fill(special.view_as(ids), 0))
         (places,) = special.nonzero(as_tuple=True)
-        if not len(places):
+        of_none = self._latents is not None and not len(self._latents)
+        if not len(places) and not of_none:
             return self._with_graph(embedded)
         kinds, flat = flat_ids[places], embedded.flatten(0, -2)
         borders_at, world_at = places[kinds != world], places[kinds == world]
         borders = self.world_borders((flat_ids[borders_at] == end).long())
         flat = flat.index_put((borders_at,), borders.to(flat.dtype))
-        if len(world_at):
+        if len(world_at) or of_none:
             self._require_whole(places, kinds)
             flat = flat.index_put((world_at,), self._tokens(len(world_at), flat))
         return flat.view_as(embedded)
@@ -162,18 +164,11 @@ class WorldEmbedding(nn.Module):
         if latents is None or given * num_world_tokens(self.settings) != count:
             raise _mismatch(places=count, given=given, settings=self.settings)
         self._used = True
-        return self._projected(latents).flatten(0, 1).to(like)
-
-    def _projected(self, latents: Tensor) -> Tensor:
         tokens: Tensor = self.world_projector(latents.to(self.world_borders.weight.device, torch.float32))
-        return tokens
+        return tokens.flatten(0, 1).to(like)
 
     def _with_graph(self, embedded: Tensor) -> Tensor:
         """A batch without images may reach nothing that learns, and must have a backward pass all the same."""
-        if self._latents is not None and not len(self._latents):
-            nowhere = torch.zeros(0, dtype=torch.int64, device=embedded.device)
-            nothing = self._projected(self._latents).sum() + self.world_borders(nowhere).sum()
-            return embedded + nothing.to(embedded)
         if self.training and torch.is_grad_enabled() and not embedded.requires_grad:
             return embedded.requires_grad_()
         return embedded
