@@ -76,6 +76,7 @@ def test_an_encoders_device_changes_no_fingerprint_and_everything_else_does(fold
         ("more: {max_steps: 5}", "more: {world: {encoder: {config: {z_dim: 4}}, tokens: 4}}", "another tokens"),
         ("train: none", "train: all", "published by itself"),
         ("train: none", "adapter: {type: lora}", "published by itself"),
+        ("train: none", "components: {rope2d: true}", "cannot hold new components"),
         ("train: none", "world: {tokens: 7}", "nearest: 4, 9"),
         ("train: none", "world: {projection: mpl}", "mpl"),
         ("more: {max_steps: 5}", "more: {init: base, train: [world_projector]}", "needs a `world:`"),
@@ -85,7 +86,9 @@ def test_what_the_small_result_could_not_hold_is_refused(folder: Folder, old: st
     assert old in STUDY
     text = STUDY.replace(old, new)
     told = folder.error(text)
-    where = text.index("align:" if message == "published by itself" else new)  # of two keys that exclude each other
+    where = text.index(
+        "align:" if message in ("published by itself", "cannot hold new components") else new
+    )  # of two keys that exclude each other
     assert message in told and f"study.yaml:{text[:where].count(chr(10)) + 1}:" in told, told
 
 

@@ -261,6 +261,8 @@ class TrainStage(
             raise ValueError("quantization: weights in few bits cannot be trained in full; add an adapter")
         if self.world is not None and (self.adapter is not None or self.quantization is not None):
             raise ValueError(f"world: {WORLD_ALONE}")
+        if self.world is not None and self.components is not None:
+            raise ValueError("world: its result cannot hold new components; add those in a stage before this one")
         if self.world is not None and self.train not in (None, "none", ("world_projector",)):
             raise ValueError(f"train: {WORLD_ALONE}")
         if self.early_stopping_patience and not self.eval_steps and not self.eval_on_epoch_end:
