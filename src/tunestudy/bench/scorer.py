@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from tunestudy.bench.tasks import Question
+from tunestudy.config.world import WORLD_PIXELS
 from tunestudy.data.vision import Eyes
+from tunestudy.models.components.world import world_images
 from tunestudy.models.decoder import base_model_of
 from tunestudy.models.vision import module_of
 
@@ -45,16 +47,18 @@ class Scorer:
 
         def continue_batch(batch: list[Question]) -> list[str]:
             ids_BT, mask_BT = self._left_padded([question.ids for question in batch])
-            out_BT = self._model.generate(
-                input_ids=ids_BT,
-                attention_mask=mask_BT,
-                **self._seen(batch, ids_BT),
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                num_beams=1,
-                pad_token_id=self._pad_id,
-                synced_gpus=self._sliced,
-            )
+            seen = self._seen(batch, ids_BT)
+            with world_images(self._model, seen.pop(WORLD_PIXELS, None)):
+                out_BT = self._model.generate(
+                    input_ids=ids_BT,
+                    attention_mask=mask_BT,
+                    **seen,
+                    max_new_tokens=max_new_tokens,
+                    do_sample=False,
+                    num_beams=1,
+                    pad_token_id=self._pad_id,
+                    synced_gpus=self._sliced,
+                )
             texts: list[str] = self._tokenizer.batch_decode(out_BT[:, ids_BT.shape[1] :], skip_special_tokens=True)
             return texts
 
@@ -70,13 +74,14 @@ class Scorer:
             seen = self._seen([question for question, _ in batch], ids_BT)
             if "image_grid_thw" not in seen:  # with grids, the model makes positions of its own
                 seen["position_ids"] = (mask_BT.cumsum(-1) - 1).clamp_min(0)
-            logits_BKV = self._model(
-                input_ids=ids_BT,
-                attention_mask=mask_BT,
-                **seen,
-                logits_to_keep=kept,
-                use_cache=False,
-            ).logits
+            with world_images(self._model, seen.pop(WORLD_PIXELS, None)):
+                logits_BKV = self._model(
+                    input_ids=ids_BT,
+                    attention_mask=mask_BT,
+                    **seen,
+                    logits_to_keep=kept,
+                    use_cache=False,
+                ).logits
             log_probs_BK = logits_BKV[:, :-1].float().log_softmax(-1).gather(-1, ids_BT[:, 1 - kept :, None])[..., 0]
             return [
                 (float(row_K[-len(answer) :].sum()), len(answer))

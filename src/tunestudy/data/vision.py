@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tunestudy.config.world import WORLD_PIXELS
 from tunestudy.data.images import ImageFacts, ImagePlaces, decode
 
 if TYPE_CHECKING:
@@ -60,10 +61,13 @@ class Eyes:
         return self.vision.num_tokens(self.FILLER)
 
     def pixels(self, facts: Sequence[ImageFacts], *, filled: bool) -> dict[str, Tensor]:
-        """Decode and process images; with `filled`, a blank one follows them."""
+        """Decode and process images; with `filled`, a blank one follows them, which no prompt has world tokens for."""
         from PIL import Image
 
         images = [decode(self.places.read(fact), max_pixels=self.places.max_pixels) for fact in facts]
         if filled:
             images.append(Image.new("RGB", self.FILLER))
-        return self.vision.pixels(images)
+        made = self.vision.pixels(images)
+        if filled:
+            made.pop(WORLD_PIXELS, None)
+        return made

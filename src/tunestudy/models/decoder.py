@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from tunestudy.config.errors import StudyError, at
+from tunestudy.config.world import WORLD_PIXELS
 from tunestudy.data.batch import Batch
+from tunestudy.models.components.world_projector import world_images
 from tunestudy.models.vision import module_of
 
 SEGMENT_ATTENTION = "tunestudy_segments"
@@ -44,8 +46,14 @@ def base_model_of(model: nn.Module) -> Any:
 def last_hidden_states(model: nn.Module, batch: Batch) -> Tensor:
     """(B, T, D), on the batch's device: what the head would get. Logits are not formed."""
     base = base_model_of(model)
-    output: Tensor = base.base_model(**forward_arguments(base, batch)).last_hidden_state
+    output: Tensor = called(base.base_model, base, batch).last_hidden_state
     return output.to(batch.input_ids.device)
+
+
+def called(module: Any, base: Any, batch: Batch) -> Any:
+    """What `module`, the model `base` or a part of it, gives for a batch; images of a world part go in beside."""
+    with world_images(base, batch.pixels.get(WORLD_PIXELS)):
+        return module(**forward_arguments(base, batch))
 
 
 def forward_arguments(base: Any, batch: Batch) -> dict[str, Any]:
@@ -56,7 +64,7 @@ def forward_arguments(base: Any, batch: Batch) -> dict[str, Any]:
         arguments["position_ids"] = batch.position_ids
     elif not sees_only_the_past(base):
         arguments["attention_mask"] = batch.attention_mask
-    arguments |= batch.pixels
+    arguments |= {name: tensor for name, tensor in batch.pixels.items() if name != WORLD_PIXELS}
     eyes = module_of(base.config.model_type)
     if eyes is not None:
         arguments |= eyes.arguments(base, batch)

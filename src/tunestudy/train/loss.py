@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from tunestudy.config.errors import StudyError, at
 from tunestudy.data.batch import IGNORED, Batch
 from tunestudy.models.attention import samples_leak
-from tunestudy.models.decoder import base_model_of, forward_arguments, last_hidden_states
+from tunestudy.models.decoder import base_model_of, called, last_hidden_states
 from tunestudy.train.head import Head, check_head, inner_linear
 from tunestudy.train.linear_ce import Scratch, chunk_rows, linear_cross_entropy
 
@@ -102,7 +102,7 @@ class LossModel(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """All logits: for models whose head does what we do not know."""
         base = base_model_of(self.model)
-        logits_NV = base(**forward_arguments(base, batch)).logits.flatten(0, 1)[index_N].float()
+        logits_NV = called(base, base, batch).logits.flatten(0, 1)[index_N].float()
         losses_N = cross_entropy(logits_NV, targets_N, reduction="none", label_smoothing=smoothing)
         return losses_N.sum(), losses_N.detach()
 
