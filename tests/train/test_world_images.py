@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from stops import Crash, CrashAt, StopAt
 from tinyeyes import CONFIGS, corpus_of_examples, example, eyes_of, model_settings, tiny
 from tinyjob import facts_of, make_job, rows_of, run
+from tinyranks import start
 from world_lab import world_settings
 
 from tunestudy.bench.run import run_benchmarks
@@ -101,3 +103,18 @@ def benchmark_of(folder: JobDir) -> Job:
     job = Job.model_validate_json(folder.job_json.read_text())
     benchmark = MultipleChoice(dataset="first", choices=("a", "b"))
     return job.model_copy(update={"evaluations": {"names": Evaluation(benchmark=benchmark, fingerprint="f")}})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ddp", "fsdp2", "deepspeed"])
+def test_two_ranks_learn_what_one_does_though_a_batch_has_no_image(engine, tmp_path):
+    """Ranks whose batch has no image bring zeros for the same tensors in the same order."""
+    options: dict[str, Any] = {"per_device_train_batch_size": 2, "optim": "sgd", "learning_rate": 0.5, "max_steps": 4}
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    one, two = seeing_job(tmp_path / "one", **options), seeing_job(tmp_path / "two", engine=engine, **options)
+    assert run(one)
+    assert start(two).wait(timeout=300) == 0
+    expected, found = (load_file(folder.model / "world.safetensors") for folder in (one, two))
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, atol=1e-6, rtol=1e-5)

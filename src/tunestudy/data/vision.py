@@ -68,6 +68,6 @@ class Eyes:
         if filled:
             images.append(Image.new("RGB", self.FILLER))
         made = self.vision.pixels(images)
-        if filled:
-            made.pop(WORLD_PIXELS, None)
+        if filled and WORLD_PIXELS in made:
+            made[WORLD_PIXELS] = made[WORLD_PIXELS][:0]
         return made
