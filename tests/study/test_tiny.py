@@ -30,9 +30,17 @@ tiny:
 
 
 def shape(plan: Plan) -> list[tuple[Any, ...]]:
-    """What must not differ: jobs by stage, variants and seed, and what each builds on."""
+    """What must not differ: jobs by stage, variants and seed, and what each builds on.
+
+    An untrained model is one job if it is pretrained, and one for each seed if its weights are random.
+    """
     names = {planned.job.id: (planned.job.stage, planned.job.variants, planned.job.seed) for planned in plan.jobs}
-    return sorted((*names[p.job.id], sorted(names[parent] for parent in p.job.parents)) for p in plan.jobs)
+    trained = [planned.job for planned in plan.jobs if planned.job.settings is not None]
+    untrained = {planned.job.variants for planned in plan.jobs if planned.job.settings is None}
+    return [
+        *sorted(untrained),
+        *sorted((*names[job.id], sorted(names[parent] for parent in job.parents)) for job in trained),
+    ]
 
 
 def test_sizes_change_and_the_jobs_do_not(folder: Folder, edited: Any, tmp_path: Path) -> None:
