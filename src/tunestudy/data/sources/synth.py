@@ -20,7 +20,8 @@ def read(dataset: SynthDataset, folders: Folders) -> Iterator[Raw]:
 
 
 def columns_of(encoded: Encoded) -> dict[str, Any]:
-    """id, image (PNG bytes), prompt, completion, category, language; choices where the answer is one of a few words."""
+    """id, image (PNG bytes), prompt, completion, category, language; of charts a rationale, their labels with values;
+    choices where the answer is one of a few words."""
     sample = encoded.sample
     columns = {
         "id": sample.id,
@@ -30,7 +31,12 @@ def columns_of(encoded: Encoded) -> dict[str, Any]:
         "category": sample.category,
         "language": sample.language,
     }
-    return {**columns, "choices": list(sample.words)} if sample.words else columns
+    if sample.words:
+        columns["choices"] = list(sample.words)
+    if sample.truth.get("labels") and sample.truth.get("values"):  # of charts: what a reader would note down first
+        pairs = zip(sample.truth["labels"], sample.truth["values"], strict=True)
+        columns["rationale"] = ", ".join(f"{label} {value}" for label, value in pairs)
+    return columns
 
 
 def identity(dataset: SynthDataset, folders: Folders) -> str:
