@@ -28,11 +28,16 @@ demo-vision: $(READY)  ## run the demo on images; print its table and the path o
 demo: $(READY)  ## run the demo study; print its table and the path of the report
 	@$(BIN)/tunestudy run studies/demo.yaml
 
-test: $(READY)  ## every test
-	$(BIN)/pytest
+# Several processes for what needs neither ranks nor clocks; the rest one after the other, undisturbed.
+LONG := slow or browser or lab or slurm
+SIDE_BY_SIDE := -n logical --maxprocesses 8 --dist worksteal
 
-test-fast: $(READY)  ## tests without those marked slow or browser
-	$(BIN)/pytest -m 'not slow and not browser'
+test: $(READY)  ## every test
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m 'not ($(LONG))'
+	$(BIN)/pytest -m '$(LONG)'
+
+test-fast: $(READY)  ## tests that need no ranks, no browser, no hosts
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m 'not ($(LONG))'
 
 lint: $(READY)  ## style, types, arrows between rooms, sizes
 	$(BIN)/ruff check .

@@ -16,7 +16,8 @@ from tinyvision import ALL, INTERNVL
 from tunestudy.models.components import load_vision_model
 from tunestudy.models.load import load_result
 
-MODEL = {"architecture": "internvl", "config": INTERNVL, "tokenizer": {"type": "characters", "alphabet": ALPHABET}}
+CONFIG = {key: value for key, value in INTERNVL.items() if key != "image_token_id"}  # the tokenizer's own is taken
+MODEL = {"architecture": "internvl", "config": CONFIG, "tokenizer": {"type": "characters", "alphabet": ALPHABET}}
 TEXT_ONLY: dict[str, Any] = {"model": MODEL, "train": ["language_model", "lm_head"], "max_steps": 4, "save_steps": 2}
 
 
