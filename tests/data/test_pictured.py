@@ -4,6 +4,7 @@ import io
 import json
 import sys
 import tarfile
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,21 @@ PLACES: dict[str, tuple[dict[str, Any], str]] = {
         },
         f"{MARK}?",
     ),
+    "OpenAI's parts": (
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "text", "text": "?"},
+                        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{b64encode(PNG).decode()}"}},
+                    ],
+                },
+                YES,
+            ]
+        },
+        f"?{MARK}",
+    ),
     "alpaca": ({**ONE, "instruction": "Is it?", "output": "yes"}, f"{MARK}Is it?"),
 }
 
@@ -116,6 +132,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"images": "a.png", "messages": [{"role": "user", "content": "?"}, YES]},
         "wrong type: images must be a list, not str; one image is called image",
     ),
+    "data URL without base64": ({"image": "data:image/png,abc", "prompt": "?", "completion": "y"}, "only base64"),
+    "broken base64": ({"image": "data:image/png;base64,a*c", "prompt": "?", "completion": "y"}, "not an image: data:"),
     "number": ({"image": 3, "prompt": "?", "completion": "yes"}, "wrong type: an image must be"),
     "missing file": ({"image": "no/such.png", "prompt": "?", "completion": "yes"}, "no such image: such.png"),
     "URL": ({"image": "https://x/y.png", "prompt": "?", "completion": "yes"}, "image is a URL: .*tunestudy fetch"),

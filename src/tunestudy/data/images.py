@@ -5,6 +5,7 @@ fail only where a file was changed since; that is found by its hash. What a view
 rotations are applied, transparency lies on white, 16-bit grey is scaled, CMYK becomes RGB.
 """
 
+import base64
 import hashlib
 import io
 import os
@@ -195,9 +196,22 @@ def images_of(value: Any, folders: Folders, *, several: bool) -> list[ImageBytes
     return [_image_of(value, folders)]
 
 
+def _of_data_url(url: str) -> bytes:
+    """The bytes of `data:image/png;base64,…`. Source: RFC 2397."""
+    head, comma, body = url.partition(",")
+    try:
+        if not comma or not head.endswith(";base64"):
+            raise ValueError("only base64 is understood")
+        return base64.b64decode(body, validate=True)
+    except ValueError as error:
+        raise Rejected("not an image", f"{head[:40]},…: {error}") from error
+
+
 def _image_of(value: Any, folders: Folders) -> ImageBytes:
     if isinstance(value, bytes):
         return ImageBytes(data=value)
+    if isinstance(value, str) and value.startswith("data:"):
+        return ImageBytes(data=_of_data_url(value))
     if isinstance(value, str) and value:
         if value.startswith(("http://", "https://")):
             raise Rejected("image is a URL", f"{value[:80]}; give the data set `fetch:` and run `tunestudy fetch`")
