@@ -133,3 +133,17 @@ def test_korean_without_a_font_for_it(tmp_path, monkeypatch):
     monkeypatch.setattr(checks, "candidates", lambda language: iter([]))
     (problem,) = checks.font_problems(jobs)
     assert str(problem).startswith("datasets.ko.language") and "fonts-nanum" in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("code", "told"), [("raise RuntimeError('operator torchvision::nms is gone')", "nms is gone"), ("", None)]
+)
+def test_a_torchvision_that_cannot_be_imported_is_told_before_transformers_breaks_on_it(
+    code, told, tmp_path, monkeypatch
+):
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    found = checks.broken_torchvision()
+    assert found is None if told is None else told in found

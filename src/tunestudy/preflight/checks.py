@@ -3,6 +3,8 @@
 import importlib.util
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -78,6 +80,19 @@ def installation_problems(unfinished: Sequence[Job]) -> Iterator[StudyError]:
     if missing:
         cure = "pip install 'tunestudy[train]'"
         yield StudyError("installation", f"training needs {', '.join(missing)}, not installed here; {cure}")
+    if unfinished and (broken := broken_torchvision()):
+        cure = "uninstall it (nothing here needs it) or install the build for this torch"
+        told = f"torchvision is there but cannot be imported, and transformers relies on it then: {broken}; {cure}"
+        yield StudyError("installation", told)
+
+
+def broken_torchvision() -> str | None:
+    """What importing an installed torchvision says; None where it works or is not there. Takes seconds."""
+    if importlib.util.find_spec("torchvision") is None:
+        return None
+    tried = subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True, text=True, check=False)
+    lines = tried.stderr.strip().splitlines()
+    return None if tried.returncode == 0 else (lines[-1] if lines else f"exit code {tried.returncode}")
 
 
 def font_problems(unfinished: Sequence[Job]) -> Iterator[StudyError]:
