@@ -52,6 +52,7 @@ BAD = {
     ),
     "bomb": (huge_header(20000, 20000), "too many pixels"),
     "huge": (huge_header(12000, 12000), "too many pixels"),
+    "32-bit integers": (saved(Image.fromarray(np.array([[9, 70000]], np.int32)), "TIFF"), "unknown range"),
     "floating point": (saved(Image.new("F", (4, 4), 0.5), "TIFF"), "broken image"),
 }
 
@@ -147,6 +148,13 @@ def test_an_image_that_is_changed_or_gone_after_it_was_settled_is_told(tmp_path:
     (tmp_path / "a.png").unlink()
     with pytest.raises(StudyError, match="is gone since the data were prepared"):
         places.read(facts)
+
+
+def test_a_damaged_image_in_the_store_is_written_again(tmp_path: Path) -> None:
+    places = ImagePlaces(tmp_path, ImageStore(tmp_path / "images"))
+    facts = places.settle(ImageBytes(data=PNG))
+    places.store.path(facts.sha256).write_bytes(b"\0" * len(PNG))
+    assert places.read(places.settle(ImageBytes(data=PNG))) == PNG
 
 
 def test_bytes_that_are_not_what_their_hash_says_are_rejected(tmp_path: Path) -> None:

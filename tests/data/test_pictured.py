@@ -199,6 +199,30 @@ def test_a_tar_is_a_file_data_set_and_a_broken_one_is_told(tmp_path: Path) -> No
         survey("d", FileDataset(path="text.tar"), Folders(tmp_path, tmp_path / "cache"))
 
 
+@pytest.mark.parametrize(
+    "image",
+    [
+        {"bytes": "abc"},
+        {"bytes": 9},
+        {"path": 3},
+        {"path": "a.png", "offset": "x"},
+        {"sha256": "zz"},
+        "a\0.png",
+        {},
+        True,
+    ],
+)
+def test_an_image_of_a_wrong_type_rejects_its_record(image: Any) -> None:
+    with pytest.raises(Rejected, match=r"wrong type|no such image"):
+        example({"image": image, "prompt": "?", "completion": "yes"})
+
+
+def test_a_url_with_a_password_is_not_told() -> None:
+    with pytest.raises(Rejected) as told:
+        example({"image": "https://user:s3cret@host/a.png", "prompt": "?", "completion": "yes"})
+    assert "s3cret" not in str(told.value)
+
+
 def test_questions_about_one_image_fall_on_the_same_side_of_a_split(tmp_path: Path) -> None:
     """Else a model would be asked in evaluation about images that it has learnt."""
     for number in range(20):
@@ -209,7 +233,9 @@ def test_questions_about_one_image_fall_on_the_same_side_of_a_split(tmp_path: Pa
         for i in range(3)
     ]
     (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    records = list(survey("d", FileDataset(path="x.jsonl"), Folders(tmp_path, tmp_path / "cache")).records())
+    records = list(
+        survey("d", FileDataset(path="x.jsonl", held_out=0.3), Folders(tmp_path, tmp_path / "cache")).records()
+    )
     sides = {(r.id.partition("-")[0], is_held_out(r.split_id, 0.3)) for r in records}
     assert len(sides) == 20
     assert len({side for _, side in sides}) == 2
@@ -292,7 +318,90 @@ def test_a_cut_never_goes_through_an_image(loaded: LoadedModel, tmp_path: Path) 
     assert any(outcomes.values())
 
 
-def test_a_template_that_has_no_place_for_images_is_refused(loaded: LoadedModel) -> None:
-    loaded.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+@pytest.mark.parametrize("wrong", ["{{ m['content'] }}", "{{ '> ' + m['content'] }}"])
+def test_a_template_that_has_no_place_for_images_is_refused_once_there_is_one(
+    loaded: LoadedModel, wrong: str, tmp_path: Path
+) -> None:
+    loaded.tokenizer.chat_template = "{% for m in messages %}" + wrong + "<eos>{% endfor %}"
+    tokenize = Tokenize(loaded.tokenizer, DataSettings(max_length=256, loss_on="all"), eyes_of(loaded, tmp_path))
+    turns = [{"role": "user", "content": "?"}, YES]
+    tokenize([example({"messages": turns})])
     with pytest.raises(StudyError, match=r"must write .* once for an image"):
-        _ = loaded.vision
+        tokenize([example({"image": PNG, "messages": turns})])
+
+
+def test_records_that_share_images_through_others_fall_on_the_same_side(tmp_path: Path) -> None:
+    """Records i and i+1 have an image in common for i below 20; the rest stand alone, and stay where they are."""
+    for number in range(60):
+        (tmp_path / f"{number}.png").write_bytes(picture(number))
+
+    def sides(count: int) -> dict[str, bool]:
+        rows = [
+            {
+                "id": str(i),
+                "images": [f"{i}.png", f"{i + 1}.png"] if i < 20 else [f"{i}.png"],
+                "prompt": "?",
+                "completion": "y",
+            }
+            for i in range(count)
+            if i != 20
+        ]
+        (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        found = survey("d", FileDataset(path="x.jsonl", held_out=0.3), Folders(tmp_path, tmp_path / "cache"))
+        return {record.id: is_held_out(record.split_id, 0.3) for record in found.records()}
+
+    few, many = sides(50), sides(60)
+    assert len({few[str(i)] for i in range(20)}) == 1
+    assert len(set(few.values())) == 2
+    assert all(many[name] == side for name, side in few.items())
+
+
+def test_images_of_a_hub_data_set_stay_encoded_however_deep_they_stand() -> None:
+    import datasets
+
+    from tunestudy.data.sources.hub import _undecoded
+
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "images": datasets.List(datasets.Image()),
+            "messages": [{"content": [{"image": datasets.Image(), "text": datasets.Value("string")}]}],
+            "id": datasets.Value("int64"),
+        }
+    )
+    held = datasets.Dataset.from_list(
+        [
+            {
+                "image": {"bytes": PNG, "path": None},
+                "images": [{"bytes": PNG, "path": None}] * 2,
+                "messages": [],
+                "id": 1,
+            }
+        ],
+        features=features,
+    )
+    plain = held.cast(datasets.Features({name: _undecoded(feature) for name, feature in features.items()}))
+    assert plain[0]["image"]["bytes"] == PNG
+    assert [one["bytes"] for one in plain[0]["images"]] == [PNG, PNG]
+    assert "decode=True" not in str(plain.features)
+    assert "decode=True" in str(features)
+
+
+def test_evaluation_rows_about_images_in_training_are_counted(tmp_path: Path) -> None:
+    from tinyeyes import corpus_of_examples
+
+    from tunestudy.data.prepare import overlap, remarks
+
+    model = tiny("internvl")
+
+    def asked(number: int, question: str) -> Example:
+        return example({"image": picture(number), "prompt": question, "completion": "yes"})
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    train = corpus_of_examples([asked(1, "a?"), asked(2, "b?")], model, tmp_path / "a")
+    evaluation = corpus_of_examples([asked(3, "a?"), asked(2, "c?"), asked(1, "d?")], model, tmp_path / "b")
+    found = overlap(train, evaluation)
+    assert found["same_image"] == 2
+    report = {"sources": {}, "overlap": {**found, "rows": 0}, "eval": {"rows": 3}}
+    assert remarks(report) == ["warning: 2 of 3 evaluation rows are about images in training"]

@@ -11,10 +11,10 @@ import pytest
 
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.job import Job
-from tunestudy.config.model import CharacterTokenizer
+from tunestudy.config.model import CharacterTokenizer, ModelConfig
 from tunestudy.data import prepare as preparing
 from tunestudy.data.corpus import CorpusWriter
-from tunestudy.data.prepare import prepare
+from tunestudy.data.prepare import prepare, tokenizer_identity
 from tunestudy.models.tokenizer import character_tokenizer
 from tunestudy.records.layout import JobDir
 
@@ -320,3 +320,18 @@ def test_a_full_disk_is_told_with_the_cache(stage, write_jsonl, monkeypatch):
         prepare(job, folder, TOKENIZER, OneRank())
     assert error.value.errno == errno.ENOSPC
     assert not list(folder.study.data_cache.iterdir())
+
+
+def test_a_tokenizers_identity_does_not_change_when_it_is_used(tmp_path: Path) -> None:
+    """Some are saved with the truncation of their training, which the first call takes away."""
+    from tunestudy.models.origin import load_tokenizer
+
+    made = character_tokenizer(CharacterTokenizer(alphabet="ab"))
+    made.backend_tokenizer.enable_truncation(7)
+    made.backend_tokenizer.enable_padding()
+    made.save_pretrained(tmp_path)
+    settings = ModelConfig.model_validate({"architecture": "qwen3", "tokenizer": str(tmp_path)})
+    tokenizer = load_tokenizer(settings, tmp_path)
+    before = tokenizer_identity(tokenizer)
+    tokenizer("ab")
+    assert tokenizer_identity(tokenizer) == before

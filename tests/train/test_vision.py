@@ -220,3 +220,53 @@ def test_components_see_images_through_stages(tmp_path: Path) -> None:
     assert vision is not None
     assert vision.num_tokens((28, 28)) == 9
     assert vision.num_tokens((56, 28)) == 27  # two tiles and their thumbnail
+
+
+OPTIONS = {
+    "internvl": [{"size": {"height": 56, "width": 56}}, {"max_patches": "6"}, {"size": {"shortest_edge": 28}}],
+    "gemma3": [{"size": {"height": 56, "width": 56}}, {"do_resize": False}],
+    "qwen3_vl": [{"do_resize": False}, {"temporal_patch_size": 1}, {"size": {"longest_edge": 4096}}],
+}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "options"), [(name, options) for name in OPTIONS for options in OPTIONS[name]]
+)
+def test_options_that_do_not_fit_the_model_are_refused(architecture: str, options: Any, tmp_path: Path) -> None:
+    model = {**model_settings(architecture), "image_processor": options}
+    with pytest.raises(StudyError) as told:
+        run(job(tmp_path, "see", architecture, model=model))
+    assert "image_processor" in str(told.value.place)
+
+
+def test_later_tokens_never_reach_earlier_ones_in_gemma(tmp_path: Path) -> None:
+    """In every implementation of attention that is let through, with images and packed."""
+    from tinyeyes import corpus_of_examples, example, eyes_of, tiny
+
+    from tunestudy.data.batch import batch_of
+    from tunestudy.models.decoder import forward_arguments
+
+    loaded = tiny("gemma3")
+    examples = [example(seed, (28, 28)) for seed in range(2)]
+    batch = batch_of(corpus_of_examples(examples, loaded, tmp_path), [(0, 1)], "right", eyes=eyes_of(loaded, tmp_path))
+    later = batch.input_ids.clone()
+    later[0, -2] = (later[0, -2] + 1) % 30
+    for kind in ("sdpa", "eager"):
+        loaded.model.set_attn_implementation(kind)
+        with torch.no_grad():
+            one, two = (
+                loaded.model(**{**forward_arguments(loaded.model, batch), "input_ids": ids}).logits
+                for ids in (batch.input_ids, later)
+            )
+        assert torch.equal(one[0, :-2], two[0, :-2]), kind
+        assert not torch.equal(one[0, -2:], two[0, -2:])
+    loaded.model.config.get_text_config()._attn_implementation = "flash_attention_2"
+    with pytest.raises(StudyError, match="takes no such masks"):
+        forward_arguments(loaded.model, batch)
+
+
+def test_threads_end_with_the_run(tmp_path: Path) -> None:
+    import threading
+
+    assert run(job(tmp_path, "see", dataloader_num_workers=2))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("images")]

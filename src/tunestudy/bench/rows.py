@@ -1,5 +1,6 @@
 """A benchmark's questions: the prompt that a model is given and the answer it should come to."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from tunestudy.bench.tasks import Row
@@ -22,9 +23,8 @@ def read_rows(
     name: str, benchmark: Benchmark, job: Job, folder: JobDir, tokenizer: Any, eyes: Eyes | None = None
 ) -> list[Row]:
     """Every row that `benchmark` asks, sorted by id: the same for every variant, seed and number of ranks."""
-    records = _records(name, benchmark, job, Folders.of(job, folder))
     tokenize = Tokenize(tokenizer, DataSettings(), eyes)
-    rows = [_row(name, record, tokenize) for record in records]
+    rows = [_row(name, record, tokenize) for record in _records(name, benchmark, job, Folders.of(job, folder))]
     return sorted(rows, key=lambda row: row.id)
 
 
@@ -38,22 +38,24 @@ def _row(name: str, record: Record, tokenize: Tokenize) -> Row:
     return Row(record.id, tuple(ids), record.example.reference, record.example.choices, images)
 
 
-def _records(name: str, benchmark: Benchmark, job: Job, folders: Folders) -> list[Record]:
-    """The benchmark's part of its data set, cut to `limit` by hash of id."""
+def _records(name: str, benchmark: Benchmark, job: Job, folders: Folders) -> Iterator[Record]:
+    """The benchmark's part of its data set, cut to `limit` by hash of id; one at a time, as they may hold images."""
     dataset_name, only_held_out = split_name(benchmark.dataset)
     dataset = job.datasets[dataset_name]
-    records = [
-        record
-        for record in survey(dataset_name, dataset, folders).records()
-        if not only_held_out or is_held_out(record.split_id, dataset.held_out)
-    ]
+    found = survey(dataset_name, dataset, folders)
     where = at(f"benchmarks.{name}.dataset")
-    if not records:
+
+    def part() -> Iterator[Record]:
+        records = found.records()
+        return (r for r in records if not only_held_out or is_held_out(r.split_id, dataset.held_out))
+
+    ids = [record.id for record in part()]
+    if not ids:
         raise StudyError(where, f"{benchmark.dataset} has no rows", exit_code=Exit.PREFLIGHT_REFUSED)
-    if records[0].example.text is not None:
-        message = f"{benchmark.dataset} holds running text; a benchmark needs rows with a question and an answer"
-        raise StudyError(where, message, exit_code=Exit.PREFLIGHT_REFUSED)
-    if benchmark.limit is not None:
-        chosen = smallest([record.id for record in records], benchmark.limit, LIMIT_SALT)
-        records = [records[i] for i in chosen]
-    return records
+    chosen = set(range(len(ids)) if benchmark.limit is None else smallest(ids, benchmark.limit, LIMIT_SALT).tolist())
+    for number, record in enumerate(part()):
+        if record.example.text is not None:
+            message = f"{benchmark.dataset} holds running text; a benchmark needs rows with a question and an answer"
+            raise StudyError(where, message, exit_code=Exit.PREFLIGHT_REFUSED)
+        if number in chosen:
+            yield record

@@ -64,6 +64,11 @@ class Images:
         """(N,) images per sample."""
         return np.diff(self.ends, prepend=0)
 
+    @cached_property
+    def short_hashes(self) -> NDArray[np.uint64]:
+        """(I,) the first 64 bits of each image's hash."""
+        return np.ascontiguousarray(self.hashes[:, :8]).view(np.uint64).ravel()
+
     def of(self, sample: int) -> list[ImageFacts]:
         """The images of one sample."""
         return [self[i] for i in range(int(self.ends[sample - 1]) if sample else 0, int(self.ends[sample]))]

@@ -21,7 +21,7 @@ import numpy as np
 from tunestudy.config.errors import StudyError, at
 from tunestudy.data.rejected import Rejected
 from tunestudy.data.sources import Folders
-from tunestudy.data.store import ImageStore
+from tunestudy.data.store import ImageStore, is_sha256
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -64,8 +64,9 @@ class ImageBytes:
             with open(self.path, "rb") as file:
                 file.seek(self.offset)
                 return file.read() if self.length is None else file.read(self.length)
-        except OSError as error:
-            raise Rejected("no such image", f"{self.path.name}: {error.strerror}") from error
+        except (OSError, ValueError) as error:  # ValueError: a path with a NUL
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise Rejected("no such image", f"{self.path.name[:100]}: {reason}") from error
 
 
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> "Image":
@@ -82,6 +83,8 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> "Image":
         if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # MPO: a photograph, and others beside it
             raise Rejected("animated image", f"{image.n_frames} frames; which one is meant is not said")
         image.load()
+        if image.mode == "I" and image.format == "TIFF":
+            raise Rejected("broken image", "grey values are 32-bit integers of unknown range")
         upright: Image.Image = _as_rgb(ImageOps.exif_transpose(image))
         return upright
     except (Rejected, MemoryError):
@@ -159,7 +162,7 @@ class ImagePlaces:
         decoded = decode(data, max_pixels=self.max_pixels)
         place, offset = STORE, 0
         if image.path is None:
-            self.store.put(data)
+            self.store.keep(data)
         elif image.path != self.store.path(digest):
             place, offset = _relative(image.path, self.base_dir), image.offset
         return ImageFacts(place, offset, len(data), digest, decoded.width, decoded.height)
@@ -214,13 +217,15 @@ def _image_of(value: Any, folders: Folders) -> ImageBytes:
         return ImageBytes(data=_of_data_url(value))
     if isinstance(value, str) and value:
         if value.startswith(("http://", "https://")):
-            raise Rejected("image is a URL", f"{value[:80]}; give the data set `fetch:` and run `tunestudy fetch`")
+            cure = "put it into a column `image` or `images`, give the data set `fetch:` and run `tunestudy fetch`"
+            raise Rejected("image is a URL", cure)  # which may hold a password
         return ImageBytes(path=folders.images / value)
     if isinstance(value, Mapping):
-        if value.get("bytes") is not None:
-            return ImageBytes(data=bytes(value["bytes"]))
-        if value.get("path"):
-            return ImageBytes(folders.images / value["path"], int(value.get("offset") or 0), value.get("length"))
-        if value.get("sha256"):
-            return ImageBytes(ImageStore(folders.store).path(value["sha256"]), sha256=value["sha256"])
+        data, path, offset, length = (value.get(key) for key in ("bytes", "path", "offset", "length"))
+        if isinstance(data, bytes):
+            return ImageBytes(data=data)
+        if data is None and isinstance(path, str) and isinstance(offset, int | None) and isinstance(length, int | None):
+            return ImageBytes(folders.images / path, offset or 0, length)
+        if isinstance(digest := value.get("sha256"), str) and is_sha256(digest):
+            return ImageBytes(ImageStore(folders.store).path(digest), sha256=digest)
     raise Rejected("wrong type", f"an image must be a path, bytes or {{bytes, path}}, not {type(value).__name__}")

@@ -5,7 +5,7 @@ the number of threads changes no batch, and a run that starts anywhere starts ri
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -60,7 +60,7 @@ class Loader:
         """workers: threads; 0 makes each batch when it is asked for."""
         self._corpus, self._schedule, self._cutter, self._micro_batch = corpus, schedule, cutter, micro_batch
         self._workers = cutter.threads(corpus, workers)
-        self._made: Iterator[Batch] | None = None
+        self._made: Generator[Batch, None, None] | None = None
         self._next = (-1, 0)
         """Step and number of the batch that `_made` gives next."""
         self._sizes: dict[int, int] = {}
@@ -70,6 +70,12 @@ class Loader:
         shares = self._shares(step)
         counts = [int(sum(self._corpus.num_targets_of(sample) for row in share for sample in row)) for share in shares]
         return [Share(count, partial(self._take, step, i)) for i, count in enumerate(counts)]
+
+    def close(self) -> None:
+        """Let threads go, and what they have made ahead."""
+        if self._made is not None:
+            self._made.close()
+            self._made = None
 
     def _shares(self, step: int) -> list[list[Row]]:
         return self._cutter.shares(self._corpus, self._schedule.rows_of_step(step), self._micro_batch)
@@ -95,7 +101,7 @@ class Loader:
                 yield partial(self._cutter.batch, self._corpus, share)
 
 
-def made_ahead(makers: Iterable[Maker], workers: int) -> Iterator[Batch]:
+def made_ahead(makers: Iterable[Maker], workers: int) -> Generator[Batch, None, None]:
     """What the makers make, in their order, by `workers` threads; with none, when it is asked for."""
     if workers == 0:
         yield from (make() for make in makers)

@@ -212,7 +212,19 @@ def _eval_report(evaluation: Corpus) -> dict[str, Any]:
 def overlap(train: Corpus, evaluation: Corpus) -> dict[str, Any]:
     """How many evaluation rows have a twin of the same content in training, with the ids of the first."""
     twins = np.flatnonzero(np.isin(evaluation.content, train.content))
-    return {"rows": len(twins), "examples": [evaluation.sample_ids[int(i)] for i in twins[:OVERLAP_EXAMPLES]]}
+    examples = [evaluation.sample_ids[int(i)] for i in twins[:OVERLAP_EXAMPLES]]
+    return {"rows": len(twins), "examples": examples, "same_image": rows_with_known_images(train, evaluation)}
+
+
+def rows_with_known_images(train: Corpus, evaluation: Corpus) -> int:
+    """Evaluation rows one of whose images also stands in training, whatever is asked about it."""
+    if train.images is None or evaluation.images is None:
+        return 0
+    known = np.isin(evaluation.images.short_hashes, train.images.short_hashes)
+    seen = np.concatenate([[0], np.cumsum(known)])
+    ends = evaluation.images.ends
+    starts = np.concatenate([[0], ends[:-1]])
+    return int(np.count_nonzero(seen[ends] > seen[starts]))
 
 
 def remarks(report: dict[str, Any]) -> list[str]:
@@ -231,4 +243,8 @@ def remarks(report: dict[str, Any]) -> list[str]:
     ]
     if twins := report.get("overlap", {}).get("rows"):
         lines.append(f"warning: {twins} of {report['eval']['rows']} evaluation rows also occur in the training data")
+    if known := report.get("overlap", {}).get("same_image"):
+        lines.append(
+            f"warning: {known} of {report['eval']['rows']} evaluation rows are about images of the training data"
+        )
     return lines

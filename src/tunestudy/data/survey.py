@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tunestudy.config.data import Dataset
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.data.formats import Example, RecordReader
+from tunestudy.data.groups import ImageGroups
 from tunestudy.data.rejected import Rejected
 from tunestudy.data.select import LIMIT_SEED, smallest
 from tunestudy.data.sources import Folders, Raw, source_of
@@ -90,8 +91,8 @@ class Survey:
     """Every record has its own, unique `id`."""
     repeated: frozenset[int]
     """Content hashes that occur more than once."""
-    shared_images: bool
-    """Several records ask about one image: they fall on the same side of a split."""
+    groups: ImageGroups
+    """Of images that several records ask about."""
     chosen: NDArray[np.bool_] | None
     """(usable records,) which of them `limit` keeps; None: all."""
     tally: Tally
@@ -118,8 +119,7 @@ class Survey:
             digest = outcome.content_hash()
             content = int.from_bytes(digest[:8], "little")
             record_id = split_id = str(own_id) if self.own_ids else digest.hex()
-            if self.shared_images and outcome.images:
-                split_id = outcome.images[0].sha256 or split_id
+            split_id = self.groups.key(hashes_of(outcome)) or split_id
             if not self.own_ids and content in self.repeated:
                 seen[content] += 1
                 record_id = f"{record_id}-{seen[content]}" if seen[content] > 1 else record_id
@@ -130,7 +130,7 @@ class Survey:
 def survey(name: str, dataset: Dataset, folders: Folders) -> Survey:
     """Read a data set once. Raises StudyError when it cannot be used."""
     tally, bad = Tally(), []
-    contents, ids, pictures = array("Q"), _IdCheck(), array("Q")
+    contents, ids, groups = array("Q"), _IdCheck(), ImageGroups()
     for raw, own_id, outcome in _examples(name, dataset, folders):
         tally.read += 1
         if isinstance(outcome, Rejected):
@@ -143,19 +143,23 @@ def survey(name: str, dataset: Dataset, folders: Folders) -> Survey:
             continue
         ids.see(own_id)
         contents.append(int.from_bytes(outcome.content_hash()[:8], "little"))
-        if outcome.images and outcome.images[0].sha256:
-            pictures.append(int(outcome.images[0].sha256[:16], 16))
+        if dataset.held_out:
+            groups.add(hashes_of(outcome))
     tally.check(name, dataset)
     values, counts = np.unique(np.frombuffer(contents, np.uint64), return_counts=True)
     own_ids = ids.all_unique()
     repeated = frozenset(values[counts > 1].tolist())
-    shared = len(np.unique(np.frombuffer(pictures, np.uint64))) < len(pictures)
-    found = Survey(name, dataset, folders, own_ids, repeated, shared, None, tally, tuple(bad))
+    found = Survey(name, dataset, folders, own_ids, repeated, groups, None, tally, tuple(bad))
     if dataset.limit is None or dataset.limit >= len(contents):
         return found
     chosen = np.zeros(len(contents), np.bool_)
     chosen[smallest((record.id for record in found.records()), dataset.limit, LIMIT_SEED)] = True
     return replace(found, chosen=chosen)
+
+
+def hashes_of(example: Example) -> list[str]:
+    """SHA-256 of each of a record's images."""
+    return [image.sha256 for image in example.images if image.sha256]
 
 
 def image_base(dataset: Dataset, folders: Folders) -> Path:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tunestudy.config.data import DataSettings
 from tunestudy.config.errors import Exit, StudyError, at
-from tunestudy.data.formats import Example
+from tunestudy.data.formats import Example, Message
 from tunestudy.data.images import IMAGE_MARK, ImageFacts
 from tunestudy.data.rejected import Rejected
 from tunestudy.data.spans import Rendered, Span, answer_spans, render, rewritten
@@ -55,6 +55,7 @@ class Tokenize:
     def __init__(self, tokenizer: Any, settings: DataSettings, eyes: Eyes | None = None) -> None:
         """eyes: of a model that takes images; without, records with images are rejected."""
         self._tokenizer, self._settings, self._eyes = tokenizer, settings, eyes
+        self._template_checked = False
         with_special, without = tokenizer("x").input_ids, tokenizer("x", add_special_tokens=False).input_ids
         self._lead = with_special[: with_special.index(without[0])]  # a `<bos>`, if this tokenizer starts with one
         self._special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
@@ -75,6 +76,8 @@ class Tokenize:
         if example.prompt is not None:
             ids = [*self._lead, *self._ids(self._written(example.prompt, IMAGE_MARK))]
         else:
+            if images:
+                self._check_template()
             last = max(i for i, message in enumerate(example.messages) if message["role"] == "assistant")
             text = render(self._tokenizer, example.messages[:last], add_generation_prompt=True)
             ids = self._ids(self._written(text))
@@ -87,12 +90,33 @@ class Tokenize:
             if not example.messages:
                 texts = (example.prompt or "", example.completion or example.text or "")
                 return _Draft(example, tuple(self._written(text, IMAGE_MARK) for text in texts), images=images)
+            if images:
+                self._check_template()
             rendered = answer_spans(self._tokenizer, example, last_only=self._settings.loss_on == "completion")
         except Rejected as reason:
             return reason
         if images and self._eyes is not None:
             rendered = rewritten(rendered, self._eyes.vision.placeholder, self._eyes.vision.written)
         return _Draft(example, (rendered.text,), rendered, images)
+
+    def _check_template(self) -> None:
+        """That the chat template says where an image is, in the way that its model expects."""
+        if self._template_checked:
+            return
+        assert self._eyes is not None
+        asked: list[Message] = [{"role": "user", "content": f"{IMAGE_MARK}?"}]
+        placeholder = self._eyes.vision.placeholder
+        try:
+            text = render(self._tokenizer, asked) if self._tokenizer.chat_template else ""
+        except (Rejected, TypeError) as error:
+            text = f"an error ({error})"
+        if text.count(placeholder) != 1:
+            raise StudyError(
+                at("model.chat_template"),
+                f"must write {placeholder} once for an image; of one image and a question it makes {text[:200]!r}",
+                exit_code=Exit.PREFLIGHT_REFUSED,
+            )
+        self._template_checked = True
 
     def _settled(self, example: Example) -> tuple[ImageFacts, ...]:
         """Decode every image once. Raises Rejected."""

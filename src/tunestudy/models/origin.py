@@ -47,6 +47,10 @@ def load_tokenizer(settings: ModelConfig, base_dir: Path) -> Any:
         tokenizer = character_tokenizer(settings.tokenizer, () if eyes is None else eyes.SPECIAL)
     else:
         tokenizer = _pretrained_tokenizer(settings, base_dir)
+    tokenizer.backend_tokenizer.no_truncation()  # saved with some tokenizers, and gone after the first call:
+    tokenizer.backend_tokenizer.no_padding()  # its identity must not depend on who has called it already
+    if tokenizer.chat_template is None and settings.model_name_or_path:
+        tokenizer.chat_template = _template_of_processor(settings, base_dir)
     if settings.chat_template:
         path = base_dir / settings.chat_template
         inline = "{" in settings.chat_template or "\n" in settings.chat_template
@@ -54,6 +58,18 @@ def load_tokenizer(settings: ModelConfig, base_dir: Path) -> Any:
             raise StudyError(at("model.chat_template"), f"there is no file {settings.chat_template}")
         tokenizer.chat_template = settings.chat_template if inline else path.read_text(encoding="utf-8")
     return tokenizer
+
+
+def _template_of_processor(settings: ModelConfig, base_dir: Path) -> str | None:
+    """The template in chat_template.json, where processors kept it before tokenizers could find it."""
+    from transformers.utils import cached_file
+
+    origin = find_origin(settings, base_dir)
+    file = cached_file(
+        origin.name, "chat_template.json", revision=origin.revision, _raise_exceptions_for_missing_entries=False
+    )
+    found = read_json(Path(file)) if file else None
+    return found.get("chat_template") if isinstance(found, dict) else None
 
 
 def load_processor(settings: ModelConfig, base_dir: Path, model: Any) -> Any:

@@ -111,4 +111,5 @@ class Run:
             self.saver.close()
         finally:
             self.logs.close()
+            self.material.loader.close()
             self.learner.engine.close()

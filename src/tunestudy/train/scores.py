@@ -26,6 +26,8 @@ from tunestudy.data.corpus import Corpus, open_corpus
 from tunestudy.data.prepare import PreparedData, made_once, tokenizer_identity, wanted_data
 from tunestudy.data.sources import Folders
 from tunestudy.data.vision import Eyes
+from tunestudy.models.components.world_projector import world_of
+from tunestudy.models.decoder import base_model_of
 from tunestudy.models.load import LoadedModel, frozen_identity, load_frozen
 from tunestudy.models.origin import load_tokenizer
 from tunestudy.train.loss import LossModel
@@ -77,6 +79,9 @@ def open_scorer(task: Task, order: ScoreOrder, loaded: LoadedModel, model: Any, 
     if data.train.images is not None and not is_own:
         where = at(f"stages.{job.stage}.order.scorer")
         raise StudyError(where, "only the study's own model can score images: use start or base")
+    if order.scorer == "base" and (world_of(loaded.model) or getattr(base_model_of(loaded.model), "components", None)):
+        where = at(f"stages.{job.stage}.order.scorer")
+        raise StudyError(where, "base lacks the parts that this stage's model has beside it; use start")
     reads_alike = tokenizer_identity(tokenizer) == tokenizer_identity(loaded.tokenizer)
     return Scorer(
         name=_name(task, config, tokenizer, facts),
@@ -101,7 +106,9 @@ def _start(task: Task, loaded: LoadedModel, model: Any, data: PreparedData) -> S
         "parents": list(job.parents),
         "init": settings.init,
         "adapter": None if settings.adapter is None else settings.adapter.model_dump(mode="json"),
-        "seed": job.seed if settings.adapter is not None else None,
+        "components": None if settings.components is None else settings.components.model_dump(mode="json"),
+        "world": None if settings.world is None else settings.world.model_dump(mode="json", exclude={"device"}),
+        "seed": job.seed if settings.adapter or settings.components or settings.world else None,
     }
     return Scorer(
         name=_name(task, job.model, loaded.tokenizer, facts),

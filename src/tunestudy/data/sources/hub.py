@@ -1,5 +1,6 @@
 """Data sets of the Hugging Face hub, through `datasets` and its cache."""
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -38,9 +39,20 @@ def _load(dataset: HubDataset) -> Any:
         raise StudyError(
             at("datasets"), f"{dataset.name} cannot be loaded: {error}", exit_code=Exit.PREFLIGHT_REFUSED
         ) from error
-    undecoded = {
-        name: feature.__class__(decode=False)
-        for name, feature in loaded.features.items()
-        if isinstance(feature, (datasets.Image, datasets.Audio))
-    }
-    return loaded.cast(datasets.Features({**loaded.features, **undecoded})) if undecoded else loaded
+    features = datasets.Features({name: _undecoded(feature) for name, feature in loaded.features.items()})
+    return loaded if features == loaded.features else loaded.cast(features)
+
+
+def _undecoded(feature: Any) -> Any:
+    """The same feature with images and audio as they are encoded, however deep they stand."""
+    import datasets
+
+    if isinstance(feature, (datasets.Image, datasets.Audio)):
+        return feature.__class__(decode=False)
+    if isinstance(feature, dict):
+        return {name: _undecoded(inner) for name, inner in feature.items()}
+    if isinstance(feature, list):
+        return [_undecoded(inner) for inner in feature]
+    if hasattr(feature, "feature"):  # List, LargeList, Sequence
+        return dataclasses.replace(feature, feature=_undecoded(feature.feature))
+    return feature

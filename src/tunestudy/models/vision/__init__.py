@@ -16,6 +16,9 @@ from tunestudy.config.model import ModelConfig
 from tunestudy.data.vision import Vision
 from tunestudy.records.atomic import read_json, write_json
 
+TRIED = ((64, 64), (150, 60), (33, 121))
+"""Sizes of images that a processor's options are tried on."""
+
 ARCHITECTURES = ("internvl", "gemma3", "qwen3_vl")
 
 
@@ -31,6 +34,8 @@ def image_processor(settings: ModelConfig, config: Any, folder: str | Path, revi
     """
     module = module_of(config.model_type)
     if module is None:
+        if settings.image_processor:
+            raise StudyError(at("model.image_processor"), f"{config.model_type} takes no images here; leave it out")
         return None
     options = {**module.ALWAYS, **settings.image_processor}
     kind = _class(module.PROCESSOR)
@@ -66,26 +71,25 @@ def vision_of(config: Any, tokenizer: Any, processor: Any) -> Vision | None:
             at("model.tokenizer"), f"lacks {', '.join(absent)}, which {config.model_type} needs for images"
         )
     vision: Vision = module.of(config, tokenizer, processor)
-    _check_template(tokenizer, vision)
+    _try_out(vision, config, module)
     return vision
 
 
-def _check_template(tokenizer: Any, vision: Vision) -> None:
-    """That a chat template says where an image is, in the way that is expected."""
-    if not tokenizer.chat_template:
-        return
-    from jinja2 import TemplateError
+def _try_out(vision: Vision, config: Any, module: ModuleType) -> None:
+    """That what the processor makes of a few shapes is what the model takes, and as many tokens as were foreseen."""
+    from PIL import Image
 
-    asked = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}]
-    try:
-        text: str = tokenizer.apply_chat_template(asked, tokenize=False)
-    except (TemplateError, TypeError) as error:
-        text = f"an error ({error})"
-    if text.count(vision.placeholder) != 1:
-        raise StudyError(
-            at("model.chat_template"),
-            f"must write {vision.placeholder} once for an image; of one image and a question it makes {text[:200]!r}",
-        )
+    where, told = at("model.image_processor"), "these options do not fit the model"
+    for size in TRIED:
+        try:
+            count = vision.num_tokens(size)
+            problem = module.misfit(config, vision.pixels([Image.new("RGB", size)]), count)
+        except Exception as error:
+            if isinstance(error, StudyError):
+                raise
+            raise StudyError(where, f"{told}: {error}", exit_code=Exit.PREFLIGHT_REFUSED) from error
+        if problem:
+            raise StudyError(where, f"{told}: {problem}", exit_code=Exit.PREFLIGHT_REFUSED)
 
 
 def _class(name: str) -> Any:

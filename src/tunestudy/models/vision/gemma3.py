@@ -73,6 +73,12 @@ def defaults(config: Any) -> dict[str, Any]:
     return {"size": {"height": side, "width": side}}
 
 
+def misfit(config: Any, pixels: dict[str, Tensor], count: int) -> str | None:
+    """What is wrong with a processor's output for one image of `count` tokens."""
+    side, got = config.vision_config.image_size, tuple(pixels["pixel_values"].shape)
+    return None if got == (1, 3, side, side) and count else f"an image became {got}, the model takes {side} × {side}"
+
+
 def arguments(base: Any, batch: Batch) -> dict[str, Any]:
     """Both kinds of layers' masks, once there are images or several samples in a row."""
     if batch.images is None and batch.segment_ids is None:
@@ -82,7 +88,10 @@ def arguments(base: Any, batch: Batch) -> dict[str, Any]:
     dtype = base.get_input_embeddings().weight.dtype
     if torch.is_autocast_enabled(full.device.type):
         dtype = torch.get_autocast_dtype(full.device.type)
-    if base.config.get_text_config()._attn_implementation == "eager":  # adds its mask to the scores
+    kind = base.config.get_text_config()._attn_implementation
+    if kind == "flash_attention_2":
+        raise StudyError(at("model.attn_implementation"), "flash_attention_2 takes no such masks; use sdpa")
+    if kind != "sdpa":  # the others add their mask to the scores
         lowest = torch.finfo(dtype).min
         full, sliding = (torch.where(mask, 0.0, lowest).to(dtype) for mask in (full, sliding))
     return {"attention_mask": {"full_attention": full, "sliding_attention": sliding}}

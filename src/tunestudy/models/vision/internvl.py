@@ -63,6 +63,14 @@ def defaults(config: Any) -> dict[str, Any]:
     return {"size": {"height": height, "width": width}, **ALWAYS}
 
 
+def misfit(config: Any, pixels: dict[str, Tensor], count: int) -> str | None:
+    """What is wrong with a processor's output for one image of `count` tokens."""
+    tiles, _, height, width = pixels["pixel_values"].shape
+    if (height, width) != tuple(config.vision_config.image_size):
+        return f"tiles of {height} × {width} pixels, the model takes {config.vision_config.image_size}"
+    return None if tiles * config.image_seq_length == count else f"{tiles} tiles for {count} tokens"
+
+
 ALWAYS = {"crop_to_patches": True}
 """Options that InternVLProcessor sets over the saved ones."""
 

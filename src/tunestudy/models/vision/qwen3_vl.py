@@ -109,6 +109,15 @@ def defaults(config: Any) -> dict[str, Any]:
     }
 
 
+def misfit(config: Any, pixels: dict[str, Tensor], count: int) -> str | None:
+    """What is wrong with a processor's output for one image of `count` tokens."""
+    vision, (patches, numbers) = config.vision_config, pixels["pixel_values"].shape
+    wanted = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+    if numbers != wanted:
+        return f"patches of {numbers} numbers, the model takes {wanted}"
+    return None if patches == count * vision.spatial_merge_size**2 else f"{patches} patches for {count} tokens"
+
+
 def arguments(base: Any, batch: Batch) -> dict[str, Any]:  # noqa: ARG001
     """(4, B, T) positions: those that tell samples in a row apart, then the three that rotate."""
     if batch.rope_positions is None:
