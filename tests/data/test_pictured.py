@@ -404,4 +404,4 @@ def test_evaluation_rows_about_images_in_training_are_counted(tmp_path: Path) ->
     found = overlap(train, evaluation)
     assert found["same_image"] == 2
     report = {"sources": {}, "overlap": {**found, "rows": 0}, "eval": {"rows": 3}}
-    assert remarks(report) == ["warning: 2 of 3 evaluation rows are about images in training"]
+    assert remarks(report) == ["warning: 2 of 3 evaluation rows are about images of the training data"]
