@@ -78,10 +78,11 @@ def test_ranks_are_asked_and_given_time(study, torchrun, until):
 def test_kill_leaves_no_rank_behind(study, torchrun, until):
     folder = study.folder("base")
     process = torchrun("wait", folder)
-    until(lambda: (folder.root / "rank-1").exists() and (folder.root / "rank-0").read_text(), "the ranks")
+    told = [folder.root / f"rank-{rank}" for rank in (0, 1)]
+    until(lambda: all(file.exists() and file.read_text() for file in told), "the ranks")
     kill(process.pid)
     process.wait(60)
-    ranks = [int((folder.root / f"rank-{rank}").read_text().split()[2]) for rank in (0, 1)]
+    ranks = [int(file.read_text().split()[2]) for file in told]
     until(lambda: not any(process_start(pid) for pid in ranks), "the ranks' end")
 
 
