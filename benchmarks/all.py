@@ -30,6 +30,7 @@ SECTIONS = {
     "fetch": ("Fetching images by their URLs", [["fetch.py"]]),
     "pruning": ("Accuracy of a pruned adapter", [["pruning.py"]]),
     "distributed": ("A model in slices over ranks", [["distributed.py"]]),
+    "vision": ("Images", [["vision.py"]]),
     "engines": ("Engines against one rank", [["engines.py"]]),
     "slow_network": ("Two hosts on a slow line", [["slow_network.py"]]),
     "gradients": ("Gradient equality", [["gradient_equality.py"]]),
