@@ -1,13 +1,12 @@
 """Images by their content: a file per SHA-256, its bytes as they came. Any number of processes may write at once."""
 
 import hashlib
-import os
 import re
 import time
 from pathlib import Path
 
 from tunestudy.config.errors import Exit, StudyError
-from tunestudy.records.atomic import TEMPORARY, temporary_beside
+from tunestudy.records.atomic import TEMPORARY, replace_bytes
 
 _HEX_64 = re.compile("[0-9a-f]{64}")
 
@@ -44,14 +43,7 @@ class ImageStore:
         path = self.path(digest)
         if self.size(digest) == len(data):
             return digest
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = temporary_beside(path)
-        try:
-            temporary.write_bytes(data)
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        replace_bytes(path, data)
         return digest
 
     def keep(self, data: bytes) -> str:

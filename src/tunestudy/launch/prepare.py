@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.job import Job
 from tunestudy.config.study import Study
-from tunestudy.records.atomic import point_to, temporary_beside
+from tunestudy.records.atomic import point_to, replace_bytes
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.redact import redact_tree
 
@@ -84,18 +84,8 @@ def write_if_new(path: Path, data: bytes) -> None:
     Whole but not flushed to the disk: a thousand flushes take ten seconds, and what a power failure takes from here
     the next `run` writes again from the study file.
     """
-    try:
-        if path.read_bytes() == data:
-            return
-    except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(path)
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    if not path.is_file() or path.read_bytes() != data:
+        replace_bytes(path, data)
 
 
 def _json(value: Any) -> bytes:

@@ -59,6 +59,18 @@ def write_bytes(path: Path, data: bytes) -> None:
     fsync_file(path.parent)
 
 
+def replace_bytes(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` atomically, without waiting for the disk: for what is written again when it is lost."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_beside(path)
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
 def write_text(path: Path, text: str) -> None:
     """`write_bytes` in UTF-8."""
     write_bytes(path, text.encode())
