@@ -17,16 +17,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "lab"))
+
 import numpy as np
 import torch
 import torch.multiprocessing as mp
+from cut import micro_batches
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 from tunestudy.adapters.attach import attach
 from tunestudy.config.adapter import LoraAdapter
-from tunestudy.data.batch import Batch, Layout, Row, micro_batches
+from tunestudy.data.batch import Batch, Layout, Row
 from tunestudy.data.corpus import Corpus, corpus_of
 from tunestudy.models.attention import segment_attention_obstacle
 from tunestudy.train.engines import Engine, open_engine

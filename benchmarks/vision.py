@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "lab"))
 import numpy as np
 import torch
 from PIL import Image
-from tinyeyes import CONFIGS, corpus_of_examples, example, eyes_of, model_settings, tiny
+from tinyeyes import CONFIGS, corpus_of_examples, example, eyes_of, model_settings, stock_arguments, tiny
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -40,7 +40,7 @@ from tunestudy.config.model import ModelConfig
 from tunestudy.data.batch import IGNORED, Batch, Row, batch_of
 from tunestudy.data.corpus import Corpus
 from tunestudy.data.formats import Example
-from tunestudy.data.images import ImageBytes, decode
+from tunestudy.data.images import ImageBytes
 from tunestudy.data.loader import Cutter, made_ahead
 from tunestudy.data.order import Schedule
 from tunestudy.data.pictured import with_images
@@ -59,19 +59,9 @@ MAX_LENGTH = 1024
 
 
 def stock_logits(loaded: LoadedModel, corpus: Corpus, eyes: Eyes, sample: int) -> tuple[Tensor, Tensor]:
-    """Logits (T, V) and ids (T,) of a sample alone, with what transformers' own processor would hand over."""
-    ids = torch.from_numpy(corpus.ids[corpus.offsets[sample] : corpus.offsets[sample + 1]].astype(np.int64))[None]
-    arguments: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
-    types = (ids == loaded.model.config.image_token_id).long()
-    kind = loaded.model.config.model_type
-    assert corpus.images is not None
-    if images := [decode(eyes.places.read(fact)) for fact in corpus.images.of(sample)]:
-        found = loaded.processor(images=images, return_tensors="pt")
-        arguments |= {name: found[name] for name in ("pixel_values", "image_grid_thw") if name in found}
-        arguments |= {"mm_token_type_ids": types} if kind == "qwen3_vl" else {}
-    if kind == "gemma3":
-        arguments["token_type_ids"] = types
-    return loaded.model(**arguments).logits[0], ids[0]
+    """Logits (T, V) and ids (T,) of a sample alone."""
+    arguments = stock_arguments(loaded, corpus, eyes, sample)
+    return loaded.model(**arguments, use_cache=False).logits[0], arguments["input_ids"][0]
 
 
 def exactness(architecture: str, folder: Path) -> tuple[float, float]:

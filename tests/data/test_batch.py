@@ -1,9 +1,16 @@
 """Batches: shifted targets, borders, padding, and the dealing of rows to ranks."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
-from tunestudy.data.batch import IGNORED, micro_batches
+sys.path.insert(0, str(Path(__file__).parents[1] / "lab"))
+
+from cut import micro_batches
+
+from tunestudy.data.batch import IGNORED
 
 ROWS = [(0,), (1, 2), (3,), (4,), (5, 0)]
 

@@ -12,7 +12,7 @@ from tunestudy.config.data import DataSettings
 from tunestudy.config.model import ModelConfig
 from tunestudy.data.corpus import Corpus, CorpusWriter, open_corpus
 from tunestudy.data.formats import Example
-from tunestudy.data.images import ImageBytes, ImagePlaces
+from tunestudy.data.images import ImageBytes, ImagePlaces, decode
 from tunestudy.data.pictured import with_images
 from tunestudy.data.rejected import Rejected
 from tunestudy.data.store import ImageStore
@@ -130,3 +130,19 @@ def corpus_of_examples(examples: list[Example], loaded: LoadedModel, folder: Pat
             assert isinstance(sample, Sample)
             writer.add(sample.ids, sample.is_target, sample.images, source=0, sample_id=str(number), content=number)
     return open_corpus(folder / "corpus")
+
+
+def stock_arguments(loaded: LoadedModel, corpus: Corpus, eyes: Eyes, sample: int) -> dict[str, Any]:
+    """What transformers' own processor would hand over for one sample: ids, pixels, types of tokens; no positions."""
+    ids = torch.from_numpy(corpus.ids[corpus.offsets[sample] : corpus.offsets[sample + 1]].astype("int64"))[None]
+    arguments: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    kind = loaded.model.config.model_type
+    types = (ids == loaded.model.config.image_token_id).long()
+    assert corpus.images is not None
+    if images := [decode(eyes.places.read(fact)) for fact in corpus.images.of(sample)]:
+        found = loaded.processor(images=images, return_tensors="pt")
+        arguments |= {name: found[name] for name in ("pixel_values", "image_grid_thw") if name in found}
+        arguments |= {"mm_token_type_ids": types} if kind == "qwen3_vl" else {}
+    if kind == "gemma3":
+        arguments["token_type_ids"] = types
+    return arguments

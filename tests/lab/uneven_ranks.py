@@ -15,9 +15,9 @@ import torch.multiprocessing as mp
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+from cut import micro_batches
 from gradient_equality import _free_port, make_corpus, make_model, ours
 
-from tunestudy.data.batch import micro_batches
 from tunestudy.models.attention import segment_attention_obstacle
 from tunestudy.train.engines import open_engine
 from tunestudy.train.loss import LossModel

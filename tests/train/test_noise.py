@@ -1,13 +1,19 @@
 """Noise on embeddings is a function of seed, step and sample, not of the batch around it."""
 
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from tunestudy.data.batch import Batch, micro_batches
+sys.path.insert(0, str(Path(__file__).parents[1] / "lab"))
+
+from cut import micro_batches
+
+from tunestudy.data.batch import Batch
 from tunestudy.data.corpus import corpus_of
 from tunestudy.train.noise import EmbeddingNoise, samples_in, seed_of
 

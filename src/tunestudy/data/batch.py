@@ -62,25 +62,6 @@ class Batch:
         return replace(self, **moved, pixels=pixels)
 
 
-def micro_batches(
-    corpus: Corpus,
-    rows: Sequence[Row],
-    *,
-    rank: int,
-    world_size: int,
-    micro_batch: int,
-    layout: Layout,
-    mark_samples: bool = False,
-    eyes: Eyes | None = None,
-) -> list[Batch]:
-    """This rank's share of a step, `micro_batch` rows a batch; every rank gets the same number of batches.
-
-    eyes: needed for a corpus with images.
-    """
-    shares = shares_of(corpus, rows, rank=rank, world_size=world_size, micro_batch=micro_batch)
-    return [batch_of(corpus, share, layout, mark_samples=mark_samples, eyes=eyes) for share in shares]
-
-
 def batch_of(
     corpus: Corpus, share: Sequence[Row], layout: Layout, *, mark_samples: bool = False, eyes: Eyes | None = None
 ) -> Batch:

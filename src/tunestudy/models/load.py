@@ -7,6 +7,7 @@ lineage of any length is walked one folder at a time, and every folder of ours i
 import hashlib
 import json
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -62,7 +63,7 @@ class LoadedModel:
     processor: Any = None
     """Of images; None for a model without eyes."""
 
-    @property
+    @cached_property
     def vision(self) -> Vision | None:
         """How the model takes images."""
         own = vision_of(base_model_of(self.model).config, self.tokenizer, self.processor)

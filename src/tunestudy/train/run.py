@@ -8,7 +8,6 @@ import torch
 from tunestudy.config.job import Job
 from tunestudy.config.schedules import Multiplier
 from tunestudy.config.stage import TrainStage
-from tunestudy.data.batch import Layout
 from tunestudy.data.corpus import Corpus
 from tunestudy.data.loader import Loader
 from tunestudy.data.order import Schedule
@@ -49,7 +48,6 @@ class Material:
     corpus: Corpus
     schedule: Schedule
     batches: BatchPlan
-    layout: Layout
     loader: Loader
     evaluation: EvaluationSet | None
     total_steps: int

@@ -190,7 +190,6 @@ def lay_out(
         corpus=data.train,
         schedule=schedule,
         batches=batches,
-        layout=layout,
         evaluation=evaluation,
         loader=Loader(data.train, schedule, cutter, batches.micro_batch, settings.dataloader_num_workers),
         total_steps=schedule.total_steps(settings.num_train_epochs, settings.max_steps),

@@ -2,7 +2,6 @@
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -11,11 +10,10 @@ from torch.nn.functional import cross_entropy
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "lab"))
 
-from tinyeyes import CONFIGS, corpus_of_examples, example, eyes_of, tiny
+from tinyeyes import CONFIGS, corpus_of_examples, example, eyes_of, stock_arguments, tiny
 
 from tunestudy.data.batch import IGNORED, Batch, Layout, Row, batch_of
 from tunestudy.data.corpus import Corpus
-from tunestudy.data.images import decode
 from tunestudy.data.vision import Eyes
 from tunestudy.models.attention import segment_attention_obstacle
 from tunestudy.models.load import LoadedModel
@@ -36,22 +34,6 @@ def loaded(request: pytest.FixtureRequest) -> LoadedModel:
 def made(loaded: LoadedModel, folder: Path) -> tuple[Corpus, Eyes]:
     examples = [example(seed, *sizes) for seed, sizes in enumerate(SIZES)]
     return corpus_of_examples(examples, loaded, folder, loss_on="all"), eyes_of(loaded, folder)
-
-
-def stock_arguments(loaded: LoadedModel, corpus: Corpus, eyes: Eyes, sample: int) -> dict[str, Any]:
-    """What transformers' own processor would hand over for one sample: ids, pixels, types of tokens; no positions."""
-    ids = torch.from_numpy(corpus.ids[corpus.offsets[sample] : corpus.offsets[sample + 1]].astype("int64"))[None]
-    arguments: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    kind = loaded.model.config.model_type
-    types = (ids == loaded.model.config.image_token_id).long()
-    assert corpus.images is not None
-    if images := [decode(eyes.places.read(fact)) for fact in corpus.images.of(sample)]:
-        found = loaded.processor(images=images, return_tensors="pt")
-        arguments |= {name: found[name] for name in ("pixel_values", "image_grid_thw") if name in found}
-        arguments |= {"mm_token_type_ids": types} if kind == "qwen3_vl" else {}
-    if kind == "gemma3":
-        arguments["token_type_ids"] = types
-    return arguments
 
 
 def alone(loaded: LoadedModel, corpus: Corpus, eyes: Eyes, sample: int) -> tuple[Tensor, Tensor]:
