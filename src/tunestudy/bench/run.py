@@ -68,7 +68,7 @@ def score(name: str, job: Job, folder: JobDir, world: "World", loaded: LoadedMod
     """
     started = time.time()
     wanted = job.evaluations[name]
-    kind = task(wanted.benchmark.type)
+    kind = task(wanted.benchmark.task)
     eyes = eyes_of(loaded.vision, job, folder)
     rows = read_rows(name, wanted.benchmark, job, folder, loaded.tokenizer, eyes)
     size = wanted.benchmark.batch_size

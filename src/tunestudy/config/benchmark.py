@@ -1,15 +1,19 @@
 """Benchmarks: how a trained model is scored on rows it never saw."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from tunestudy.config.base import Config, neutral
+from tunestudy.config.definition import Definition, definition, names
+
+Compat = Literal["official", "lmms-eval", "strict"]
 
 
 class Benchmark(Config):
     """What every benchmark has."""
 
+    task: ClassVar[str]  # the module of `bench/tasks/` that scores it
     dataset: str
     """A key of `datasets`; `name@held_out` scores its held-out rows (the usual case)."""
     limit: int | None = Field(None, gt=0)
@@ -20,6 +24,7 @@ class Benchmark(Config):
 class ExactMatch(Benchmark):
     """Greedy generation compared with the reference answer after stripping white space and case."""
 
+    task = "exact_match"
     type: Literal["exact_match"] = "exact_match"
     max_new_tokens: int = Field(16, ge=1)
     answer_after: str | None = Field(None, min_length=1)
@@ -29,6 +34,7 @@ class ExactMatch(Benchmark):
 class MultipleChoice(Benchmark):
     """The choice with the highest summed log-probability after the prompt."""
 
+    task = "multiple_choice"
     type: Literal["multiple_choice"] = "multiple_choice"
     choices: tuple[str, ...] | None = None
     """The same choices for every row; default: the row's own `choices` column."""
@@ -36,4 +42,48 @@ class MultipleChoice(Benchmark):
     """`tokens` divides a choice's log-probability by its length."""
 
 
-AnyBenchmark = Annotated[ExactMatch | MultipleChoice, Field(discriminator="type")]
+class PublicBenchmark(Benchmark):
+    """A public benchmark, asked and scored as its definition says, on records in its own columns."""
+
+    task = "public"
+    type: str
+    """The name of a file in `config/definitions/`, e.g. `chartqa`."""
+    compat: Compat = "official"
+    """How the reported score is computed; where the other ways differ, their values are shown beside it."""
+    answer_by: Literal["letter", "generation"] | None = None
+    """Multiple choice by the most probable letter or by what the model writes; default: as defined."""
+    circular: bool | None = None
+    """Default: as defined."""
+    max_new_tokens: int | None = Field(None, ge=1)
+    """Default: as defined."""
+    definition: Definition = None  # type: ignore[assignment]  # filled in by `_defined`
+
+    @field_validator("type")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in (known := names()):
+            raise ValueError(f"there is no type `{value}`; known are exact_match, multiple_choice, {', '.join(known)}")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defined(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "definition" not in values and values.get("type") in names():
+            return {**values, "definition": definition(values["type"])}
+        return values
+
+
+OWN = ("exact_match", "multiple_choice")
+
+
+def _kind(value: Any) -> str | None:
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return kind if kind is None or kind in OWN else "public"
+
+
+AnyBenchmark = Annotated[
+    Annotated[ExactMatch, Tag("exact_match")]
+    | Annotated[MultipleChoice, Tag("multiple_choice")]
+    | Annotated[PublicBenchmark, Tag("public")],
+    Discriminator(_kind),
+]

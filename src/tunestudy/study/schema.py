@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 
 from tunestudy.config.base import Config
+from tunestudy.config.definition import names
 from tunestudy.config.stage import TrainStage
 from tunestudy.config.study import Study, Variant
 from tunestudy.study.tiny import LAID_OVER, REPLACED
@@ -45,6 +46,7 @@ def study_schema() -> Schema:
     definitions["StageOverride"]["properties"]["components"]["anyOf"].append(_ref("ComponentsOverride"))
     definitions.pop("TrainStage", None)
     _require_types(definitions)
+    _name_benchmarks(definitions)
     properties: Schema = study["properties"]
     properties["variants"] = {"type": "object", "minProperties": 1, "additionalProperties": _ref("Variant")}
     properties["defaults"] = {
@@ -183,9 +185,18 @@ def _short_forms(name: str, schema: Schema) -> Schema:
 def _require_types(definitions: Schema) -> None:
     """Pydantic fills in `type`; whoever writes a file must say it, except for files, hub data sets and LoRA."""
     datasets = ("DigitsDataset", "DatacompDataset", "SynthDataset")
-    benchmarks = ("ExactMatch", "MultipleChoice")
+    benchmarks = ("ExactMatch", "MultipleChoice", "PublicBenchmark")
     for name in (*datasets, *benchmarks, "DoraAdapter", "SoraAdapter", "SdoraAdapter"):
         definitions[name]["required"] = ["type", *definitions[name].get("required", [])]
+
+
+def _name_benchmarks(definitions: Schema) -> None:
+    """A public benchmark is named; what its name stands for is not written in a study."""
+    public = definitions["PublicBenchmark"]["properties"]
+    del public["definition"]
+    public["type"] = {"enum": names(), **_description(public["type"])}
+    definitions.pop("Definition", None)
+    definitions.pop("PublicData", None)
 
 
 def _tidy(schema: Any) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from tunestudy.config.adapter import DoraAdapter, LoraAdapter, SdoraAdapter, SoraAdapter
-from tunestudy.config.benchmark import ExactMatch, MultipleChoice
+from tunestudy.config.benchmark import ExactMatch, MultipleChoice, PublicBenchmark
 from tunestudy.config.components import CAbstractor, Pyramid, Rope2d, VisionComponents
 from tunestudy.config.data import (
     DatacompDataset,
@@ -54,7 +54,7 @@ KEYS: dict[Level, frozenset[str]] = {
         *(one.model_fields for one in (FileDataset, HubDataset, DatacompDataset, DigitsDataset, SynthDataset))
     ),
     "fetch": frozenset(FetchSettings.model_fields),
-    "benchmark": frozenset({*ExactMatch.model_fields, *MultipleChoice.model_fields}),
+    "benchmark": frozenset().union(*(b.model_fields for b in (ExactMatch, MultipleChoice, PublicBenchmark))),
     "stage": frozenset(TrainStage.model_fields),
     "adapter": frozenset().union(*(a.model_fields for a in (LoraAdapter, DoraAdapter, SoraAdapter, SdoraAdapter))),
     "quantization": frozenset(Quantization.model_fields),

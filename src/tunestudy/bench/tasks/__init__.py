@@ -3,10 +3,12 @@
 A module has `VERSION` (raised when its scores change), and `score(scorer, rows, benchmark) -> list[Scored]`.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from types import ModuleType
 
+from tunestudy.bench.metrics import Target
 from tunestudy.data.images import ImageFacts
 
 
@@ -26,8 +28,19 @@ class Row:
     prompt_ids: tuple[int, ...]
     reference: str
     choices: tuple[str, ...] = ()
+    """Texts of the options, in the order in which they are shown."""
     images: tuple[ImageFacts, ...] = ()
     """In the order of their tokens in the prompt."""
+    target: Target | None = None
+    """What a metric compares an answer with; None: the reference alone."""
+    asked: str = ""
+    """The question as a person reads it."""
+    group: str = ""
+    """Rows of one group count once, and only if all are right: the rotations of a question."""
+    categories: Mapping[str, str] = field(default_factory=dict)
+    """Column → value."""
+    problem: str = ""
+    """Why it cannot be asked (an image that cannot be decoded): it counts as wrong, and is never left out."""
 
     @property
     def question(self) -> Question:
@@ -36,14 +49,33 @@ class Row:
 
 @dataclass(frozen=True)
 class Scored:
-    """What the model said to a row."""
+    """What the model said to a row: a line of predictions.jsonl."""
 
     id: str
     prediction: str
     reference: str
     correct: bool
+    """Whether `score` is all that a row can have."""
+    score: float | None = None
+    """In 0…1; None: 1 if correct, else 0."""
+    understood: str | None = None
+    """The answer that the metric took from the prediction; None where it found none or looked for none."""
+    asked: str = ""
+    group: str = ""
+    categories: Mapping[str, str] = field(default_factory=dict)
+    images: tuple[str, ...] = ()
+    """SHA-256 of each image."""
+    problem: str = ""
+    """What kept the row from being asked or judged."""
+    others: Mapping[str, float] = field(default_factory=dict)
+    """The score by other ways of computing it, where they differ."""
+
+    @property
+    def value(self) -> float:
+        """The row's score in 0…1."""
+        return float(self.correct) if self.score is None else self.score
 
 
 def task(kind: str) -> ModuleType:
-    """The module of a benchmark's `type`."""
+    """The module of a benchmark's `task`."""
     return import_module(f"tunestudy.bench.tasks.{kind}")
