@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
+from tunestudy.bench.public import LIMIT_SALT, read_public
 from tunestudy.bench.tasks import Row
-from tunestudy.config.benchmark import Benchmark
+from tunestudy.config.benchmark import Benchmark, PublicBenchmark
 from tunestudy.config.data import DataSettings
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.job import Job
@@ -16,13 +17,13 @@ from tunestudy.data.tokenize import Tokenize
 from tunestudy.data.vision import Eyes
 from tunestudy.records.layout import JobDir
 
-LIMIT_SALT = "benchmark"
-
 
 def read_rows(
     name: str, benchmark: Benchmark, job: Job, folder: JobDir, tokenizer: Any, eyes: Eyes | None = None
 ) -> list[Row]:
     """Every row that `benchmark` asks, sorted by id: the same for every variant, seed and number of ranks."""
+    if isinstance(benchmark, PublicBenchmark):
+        return read_public(name, benchmark, job, folder, tokenizer, eyes)
     tokenize = Tokenize(tokenizer, DataSettings(), eyes)
     rows = [_row(name, record, tokenize) for record in _records(name, benchmark, job, Folders.of(job, folder))]
     return sorted(rows, key=lambda row: row.id)

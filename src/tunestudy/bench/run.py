@@ -8,9 +8,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from tunestudy.adapters.attach import go_on
-from tunestudy.bench.metrics.accuracy import accuracy
 from tunestudy.bench.rows import read_rows
 from tunestudy.bench.scorer import Scorer
+from tunestudy.bench.summary import summary_of
 from tunestudy.bench.tasks import Row, Scored, task
 from tunestudy.config.engines import slices_weights
 from tunestudy.config.job import Evaluation, Job
@@ -92,8 +92,7 @@ def summary(name: str, wanted: Evaluation, version: int, scored: Sequence[Scored
         "fingerprint": wanted.fingerprint,
         "dataset": wanted.benchmark.dataset,
         "n": len(scored),
-        "primary": "accuracy",
-        "metrics": {"accuracy": accuracy([row.correct for row in scored])},
+        **summary_of(wanted.benchmark, scored),
         "rows_sha256": hashlib.sha256("\n".join(row.id for row in scored).encode()).hexdigest(),
         "duration_s": round(duration_s, 3),
     }

@@ -40,15 +40,26 @@ class Definition(Config):
     """The column of unique ids; without one, questions are numbered."""
     images: tuple[str, ...] = ()
     """Columns of images, in the order in which they are shown; an absent one is left out."""
+    images_optional: bool = False
+    """Some questions are asked without any image; otherwise one that has none is counted as wrong."""
+    instead_of_images: tuple[str, ...] = ()
+    """Columns that say in words what the images show, for records without images and models that take none."""
+    optional: tuple[str, ...] = ()
+    """Columns that a record need not have; empty text, `nan` and NaN in them mean that there is nothing."""
+    aliases: dict[str, tuple[str, ...]] = {}
+    """Other names that editions of the data give to a column."""
     prompt: str = "{{ question }}"
     """A jinja2 template over the record's columns and, of multiple choice, `options`: a list of (letter, text).
-    `<image>` marks an image's place; without marks, images stand in front."""
+    `<image>` marks an image's place; without marks, images stand in front. `num_images` says how many are shown."""
     answer: str = "answer"
     """The column of the right answer, or of a list of right answers."""
     choices: tuple[str, ...] = ()
     """Columns of the options, absent ones left out; a single one may hold a list."""
-    answer_is: Literal["text", "letter", "index"] = "text"
-    """What the answer column says of multiple choice."""
+    answer_is: Literal["text", "list", "letter", "index"] = "text"
+    """What the answer column holds: the answer, a list of them (tables of plain text have it in brackets), or of
+    multiple choice the letter or the place (from 0) of the right option."""
+    answer_words: dict[str, str] = {}
+    """Value of the answer column → the answer in words, e.g. `{"1": "true"}`."""
     asks_for: Literal["text", "letter"] = "text"
     """`letter`: the most probable letter is taken; nothing is generated unless `answer_by: generation`."""
     circular: bool = False
@@ -64,6 +75,10 @@ class Definition(Config):
     """Generation ends before the first of these."""
     tiny: dict[str, Any] = neutral({})
     """Options of `type: synth` that make a small set in the same columns."""
+
+    def names_of(self, column: str) -> tuple[str, ...]:
+        """The column's own name, then its other ones."""
+        return (column, *self.aliases.get(column, ()))
 
     @model_validator(mode="after")
     def _letters_have_options(self) -> Self:

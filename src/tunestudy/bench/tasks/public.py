@@ -1,0 +1,87 @@
+"""Public benchmarks: the most probable letter, or what the model writes, judged by the benchmark's metric."""
+
+from collections.abc import Sequence
+from string import ascii_uppercase
+from typing import Protocol
+
+from tunestudy.bench.metrics import Target, Verdict, metric
+from tunestudy.bench.public import by_letter
+from tunestudy.bench.tasks import Question, Row, Scored
+from tunestudy.config.benchmark import PublicBenchmark
+
+VERSION = 1
+
+
+class Answering(Protocol):
+    """What of a `Scorer` is needed here."""
+
+    def generate(self, questions: Sequence[Question], *, max_new_tokens: int, stop: Sequence[str] = ()) -> list[str]:
+        """Greedy continuations, each cut before the first of `stop`."""
+        ...
+
+    def option_log_probabilities(self, asked: Sequence[tuple[Question, Sequence[str]]]) -> list[list[float]]:
+        """The sum of the log-probabilities of each option's tokens after the prompt."""
+        ...
+
+
+def score(answering: Answering, rows: Sequence[Row], benchmark: PublicBenchmark) -> list[Scored]:
+    """Ask every row that can be asked; one with a problem is wrong, whatever the model would have said."""
+    asked = [row for row in rows if not row.problem]
+    said = dict(zip((row.id for row in asked), _predictions(answering, asked, benchmark), strict=True))
+    return [_scored(row, said[row.id], benchmark) if row.id in said else _unasked(row) for row in rows]
+
+
+def _predictions(answering: Answering, rows: Sequence[Row], benchmark: PublicBenchmark) -> list[str]:
+    """A letter, or a text, for every row."""
+    if by_letter(benchmark):
+        options = [tuple(ascii_uppercase[: len(row.choices)]) for row in rows]
+        asked = [(row.question, letters) for row, letters in zip(rows, options, strict=True)]
+        found = answering.option_log_probabilities(asked)
+        return [
+            letters[max(range(len(sums)), key=sums.__getitem__)] for letters, sums in zip(options, found, strict=True)
+        ]
+    definition = benchmark.definition
+    most = benchmark.max_new_tokens or definition.max_new_tokens
+    return answering.generate([row.question for row in rows], max_new_tokens=most, stop=definition.stop)
+
+
+def _scored(row: Row, prediction: str, benchmark: PublicBenchmark) -> Scored:
+    assert row.target is not None
+    verdict, others = verdicts(prediction, row.target, benchmark)
+    return Scored(
+        row.id,
+        prediction,
+        row.reference,
+        correct=verdict.score >= 1,
+        score=verdict.score,
+        understood=verdict.understood,
+        asked=row.asked,
+        group=row.group,
+        categories=row.categories,
+        images=tuple(image.sha256 for image in row.images),
+        others=others,
+    )
+
+
+def verdicts(prediction: str, target: Target, benchmark: PublicBenchmark) -> tuple[Verdict, dict[str, float]]:
+    """What an answer is worth in the wanted way, and its score in those that differ."""
+    if by_letter(benchmark):
+        return Verdict(float(prediction == target.letter), prediction), {}
+    computed = metric(benchmark.definition.metric)
+    wanted = computed.verdict(prediction, target, benchmark.compat)
+    scores = {way: computed.verdict(prediction, target, way).score for way in computed.WAYS if way != benchmark.compat}
+    return wanted, {way: score for way, score in scores.items() if score != wanted.score}
+
+
+def _unasked(row: Row) -> Scored:
+    return Scored(
+        row.id,
+        "",
+        row.reference,
+        correct=False,
+        score=0.0,
+        asked=row.asked,
+        group=row.group,
+        categories=row.categories,
+        problem=row.problem,
+    )
