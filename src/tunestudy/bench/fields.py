@@ -64,7 +64,7 @@ class Fields:
         """In the order in which a person would look for them; a reader says itself what it needs of the rest."""
         wanted = self._definition
         names = [wanted.id] if wanted.id else []
-        names += [] if wanted.images_optional else wanted.images[:1]
+        names += wanted.images[: not (wanted.images_optional or wanted.instead_of_images)]
         if wanted.reader is None:
             heads = [column.partition(".")[0] for column in (*wanted.facts, *wanted.categories)]
             options = wanted.choices if len(wanted.choices) == 1 else ()

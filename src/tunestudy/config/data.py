@@ -5,12 +5,12 @@ from fractions import Fraction
 from math import floor
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from tunestudy.config.base import Config, neutral
 from tunestudy.config.fetch import FetchSettings
 from tunestudy.config.order import AnyOrder
-from tunestudy.config.synth import SynthSettings
+from tunestudy.config.synth import SynthSettings, SynthShape, fitted
 
 Format = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "caption", "text"]
 
@@ -104,6 +104,13 @@ class SynthDataset(SynthSettings, Dataset):
     """Images drawn when they are read, with questions whose answers are known exactly; needs no download."""
 
     type: Literal["synth"] = "synth"
+    shape: SynthShape = "plain"
+    """The columns of a public benchmark in place of our own: what `type: mmbench` and others then read."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_the_shape_needs(cls, values: object) -> object:
+        return fitted(values) if isinstance(values, dict) else values
 
 
 def _source_tag(value: object) -> str:

@@ -1,6 +1,6 @@
 """What synthetic image-text data are: kinds, tasks, sizes, languages; without any drawing, so that plans can check."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -9,6 +9,22 @@ from tunestudy.config.base import Config, neutral
 SynthKind = Literal["chart", "document", "table", "shapes"]
 SynthLanguage = Literal["en", "ko", "both"]
 ChartType = Literal["bar", "line", "pie"]
+SynthShape = Literal[
+    "plain",
+    "chartqa",
+    "docvqa",
+    "infovqa",
+    "textvqa",
+    "ocrbench",
+    "mathvista",
+    "mathverse",
+    "charxiv",
+    "wtq",
+    "tabfact",
+    "mmbench",
+    "kdtc",
+    "blink",
+]
 
 TASKS: dict[SynthKind, dict[str, int]] = {
     "chart": {"value": 56, "argmax": 56, "argmin": 56, "comparison": 56, "difference": 56, "count": 56},
@@ -156,15 +172,50 @@ class OutputShape(Config):
     """The tasks that fit; empty: all."""
     answer_form: Literal["open", "choice"] | None = None
     """None: either."""
+    num_choices: int | None = None
+    """None: any number."""
 
 
 OUTPUT_SHAPES = {
     "plain": OutputShape(kinds=("chart", "document", "table", "shapes")),
     "chartqa": OutputShape(kinds=("chart",), answer_form="open"),
     "docvqa": OutputShape(kinds=("document",), tasks=("line", "field"), answer_form="open"),
+    "infovqa": OutputShape(kinds=("chart",), answer_form="open"),
+    "textvqa": OutputShape(kinds=("document",), tasks=("line", "field"), answer_form="open"),
+    "ocrbench": OutputShape(kinds=("document",), tasks=("line", "field"), answer_form="open"),
+    "mathvista": OutputShape(
+        kinds=("chart",), tasks=("value", "difference", "count", "comparison"), answer_form="open"
+    ),
+    "mathverse": OutputShape(
+        kinds=("chart",), tasks=("value", "difference", "count", "comparison"), answer_form="open"
+    ),
+    "charxiv": OutputShape(kinds=("chart",), answer_form="open"),
     "wtq": OutputShape(kinds=("table",), tasks=("lookup", "superlative", "count", "sum"), answer_form="open"),
     "tabfact": OutputShape(kinds=("table",), tasks=("statement",), answer_form="open"),
-    "kdtc": OutputShape(kinds=("document", "table", "chart"), answer_form="choice"),
+    "mmbench": OutputShape(kinds=("shapes", "chart", "table", "document"), answer_form="choice", num_choices=4),
+    "kdtc": OutputShape(kinds=("document", "table", "chart"), answer_form="choice", num_choices=4),
+    "blink": OutputShape(kinds=("shapes",), answer_form="choice"),
 }
-"""Names of `tunestudy synth --shape`; `data/synth/columns.py` makes their columns."""
-KDTC_CHOICES = 4
+"""Columns of known benchmarks; `data/synth/columns.py` makes them."""
+
+
+def fitted(values: dict[str, Any]) -> dict[str, Any]:
+    """Options of a data set with `shape`, with what the shape decides filled in. Raises ValueError for what it cannot
+    hold; whatever else is wrong with them is found later."""
+    shape = OUTPUT_SHAPES.get(values.get("shape", "plain"))
+    kind = values.get("kind")
+    if shape is None or kind not in TASKS:
+        return values
+    if kind not in shape.kinds:
+        raise ValueError(f"kind: {values['shape']} is made of {', '.join(shape.kinds)}, not {kind}")
+    fixed: dict[str, Any] = {"answer_form": shape.answer_form, "num_choices": shape.num_choices}
+    needed = {key: value for key, value in fixed.items() if value is not None}
+    for key, value in needed.items():
+        if values.get(key, value) != value:
+            raise ValueError(f"{key}: {values['shape']} needs {value}")
+    size = values.get("image_size", SynthSettings.model_fields["image_size"].default)
+    if shape.tasks and not values.get("tasks") and isinstance(size, int):
+        needed["tasks"] = [task for task in shape.tasks if TASKS[kind][task] <= size] or list(shape.tasks)
+    if shape.tasks and (wrong := [task for task in values.get("tasks", ()) if task not in shape.tasks]):
+        raise ValueError(f"tasks: {values['shape']} has no place for {wrong[0]}; it has {', '.join(shape.tasks)}")
+    return {**values, **needed}

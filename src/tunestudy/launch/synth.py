@@ -12,7 +12,7 @@ from typing import Any, cast, get_args
 from pydantic import ValidationError
 
 from tunestudy.config.errors import Exit, StudyError, at
-from tunestudy.config.synth import KDTC_CHOICES, OUTPUT_SHAPES, TASKS, SynthKind, SynthSettings
+from tunestudy.config.synth import OUTPUT_SHAPES, TASKS, SynthKind, SynthSettings
 from tunestudy.study.nearest import did_you_mean
 from tunestudy.study.plain import mistakes
 from tunestudy.study.source import parse_value
@@ -72,8 +72,8 @@ def settings_for(shape: str, kind: SynthKind, given: dict[str, Any]) -> SynthSet
     values: dict[str, Any] = {**given, "kind": kind}
     if wanted.answer_form is not None:
         _agree(shape, values, "answer_form", wanted.answer_form)
-    if shape == "kdtc":
-        _agree(shape, values, "num_choices", KDTC_CHOICES)
+    if wanted.num_choices is not None:
+        _agree(shape, values, "num_choices", wanted.num_choices)
     settings = _validated(values)
     if not wanted.tasks:
         return settings

@@ -60,6 +60,8 @@ class Identities:
             revision = self._revision(f"datasets/{dataset.name}", dataset.revision)
             return {**options, "revision": revision, **self._images(dataset, None)}
         if isinstance(dataset, SynthDataset):
+            if dataset.shape == "plain":
+                del options["shape"]  # such records are what they were before there were others
             return {**options, "font": self._fonts(dataset), "version": SYNTH_VERSION}
         assert isinstance(dataset, DigitsDataset), f"no identity for {dataset}"
         return {**options, "version": DIGITS_VERSION}

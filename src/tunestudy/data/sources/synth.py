@@ -8,18 +8,23 @@ import PIL
 from tunestudy.config.data import SynthDataset
 from tunestudy.config.synth import SynthSettings
 from tunestudy.data.sources import Folders, Raw
+from tunestudy.data.synth.columns import columns_of
 from tunestudy.data.synth.fonts import find_fonts
 from tunestudy.data.synth.generate import Encoded, generate
 from tunestudy.data.synth.sample import VERSION
 
 
 def read(dataset: SynthDataset, folders: Folders) -> Iterator[Raw]:
-    """One prompt/completion record with an image per sample."""
+    """One record with an image per sample, in our own columns or in those of the benchmark that `shape` names."""
     for number, encoded in enumerate(generate(dataset, folders.base)):
-        yield Raw(f"synth {dataset.kind}:{number}", columns_of(encoded))
+        if dataset.shape == "plain":
+            columns = own_columns(encoded)
+        else:
+            columns = columns_of(dataset.shape, encoded.sample, number, {"bytes": encoded.png})
+        yield Raw(f"synth {dataset.kind}:{number}", columns)
 
 
-def columns_of(encoded: Encoded) -> dict[str, Any]:
+def own_columns(encoded: Encoded) -> dict[str, Any]:
     """id, image (PNG bytes), prompt, completion, category, language; of charts a rationale, their labels with values;
     choices where the answer is one of a few words."""
     sample = encoded.sample
@@ -45,4 +50,5 @@ def identity(dataset: SynthDataset, folders: Folders) -> str:
     settings = dataset.model_dump_json(include=fields)
     fonts = find_fonts(dataset, folders.base)
     used = " ".join(f"{language}={fonts.digest(language)}" for language in dataset.languages if dataset.draws_text)
-    return f"synth v{VERSION} {settings} Pillow {PIL.__version__} {used}"
+    shape = "" if dataset.shape == "plain" else f" as {dataset.shape}"
+    return f"synth v{VERSION} {settings}{shape} Pillow {PIL.__version__} {used}"

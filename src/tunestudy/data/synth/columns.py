@@ -1,13 +1,15 @@
 """Records in our own columns, or in those of a known benchmark, so that its readers and scorers take them as they are.
 
 Column names: HuggingFaceM4/ChartQA, lmms-lab/DocVQA, stanfordnlp/wikitablequestions, wenhu/tab_fact and
-NCSOFT/K-DTCBench on the Hugging Face hub; WTQ and TabFact have no image there, ours is added.
+NCSOFT/K-DTCBench on the Hugging Face hub; WTQ and TabFact have no image there, ours is added. The others are in
+`more_columns.py`.
 """
 
 import json
 from collections.abc import Callable
 from typing import Any
 
+from tunestudy.data.synth import more_columns
 from tunestudy.data.synth.sample import TRUE_FALSE, SynthSample
 
 Columns = dict[str, Any]
@@ -52,6 +54,7 @@ TYPES: dict[str, dict[str, str]] = {
         "answer": "string",
         "category": "string",
     },
+    **more_columns.TYPES,
 }
 """Shape → its columns in order, and the type of each."""
 
@@ -61,7 +64,18 @@ MACHINE = 1
 
 def columns_of(shape: str, sample: SynthSample, number: int, image: Any) -> Columns:
     """The record's columns in this shape; `number`: its place in the set; `image`: what stands for the image."""
-    return {IMAGE: image, **MAKERS[shape](sample, number)}
+    return {**MAKERS[shape](sample, number), **dict.fromkeys(image_columns(shape, number), image)}
+
+
+def image_columns(shape: str, number: int) -> tuple[str, ...]:
+    """Where the image of record `number` stands; BLINK asks about up to four images, MathVerse partly about none."""
+    if shape == "mathvista":
+        return ("decoded_image",)
+    if shape == "blink":
+        return ("image_1", "image_2")[: 1 + number % 2]
+    if shape == "mathverse" and more_columns.is_text_only(number):
+        return ()
+    return (IMAGE,)
 
 
 def _plain(sample: SynthSample, number: int) -> Columns:  # noqa: ARG001 - the id says it
@@ -124,4 +138,5 @@ MAKERS: dict[str, Callable[[SynthSample, int], Columns]] = {
     "wtq": _wtq,
     "tabfact": _tabfact,
     "kdtc": _kdtc,
+    **more_columns.MAKERS,
 }
