@@ -74,19 +74,19 @@ PROCESSORS: dict[str, dict[str, Any]] = {
 }
 
 
-def model_settings(architecture: str) -> dict[str, Any]:
+def model_settings(architecture: str, alphabet: str = ALPHABET) -> dict[str, Any]:
     """The `model:` of a study with random weights."""
     return {
         "architecture": architecture,
         "config": CONFIGS[architecture],
-        "tokenizer": {"type": "characters", "alphabet": ALPHABET},
+        "tokenizer": {"type": "characters", "alphabet": alphabet},
         "image_processor": PROCESSORS[architecture],
     }
 
 
-def tiny(architecture: str, *, seed: int = 0) -> LoadedModel:
+def tiny(architecture: str, *, seed: int = 0, alphabet: str = ALPHABET) -> LoadedModel:
     """Random weights, large enough that a wrong mask shows; Gemma's projector, which begins at zero, is filled."""
-    settings = ModelConfig.model_validate(model_settings(architecture))
+    settings = ModelConfig.model_validate(model_settings(architecture, alphabet))
     tokenizer = load_tokenizer(settings, Path())
     model = random_weights(settings, tokenizer, seed=seed, device="cpu")
     random = torch.Generator().manual_seed(seed)
