@@ -18,7 +18,7 @@ from tinyeyes import picture, tiny
 from tunestudy.bench.readers import charxiv
 from tunestudy.bench.summary import summary_of
 from tunestudy.bench.tasks import public
-from tunestudy.config.definition import Definition, definition
+from tunestudy.config.definition import Definition, read_definition
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.synth import SynthSettings
 from tunestudy.data.synth.write import write_set
@@ -262,3 +262,19 @@ def test_answers_by_place_and_by_text(model: LoadedModel, folder: Path) -> None:
         assert row.id == "000000" and row.reference == "B" and row.target and row.target.answers == ("blue",)
         with pytest.raises(StudyError, match="is none of its options"):
             rows_of(folder, model, benchmark, lines(folder, [{**record, "answer": {"index": 2}.get(how, "green")}]))
+
+
+def test_the_example_in_the_documentation_is_a_benchmark(model: LoadedModel, folder: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
+    example = text.partition("## A benchmark")[2].partition("```yaml\n")[2].partition("```")[0]
+    assert len(example.splitlines()) <= 16
+    (folder / "ripe.yaml").write_text(example, encoding="utf-8")
+    benchmark = benchmark_of("docvqa", read_definition(folder / "ripe.yaml"))
+    pair = {"left": "p.png", "right": "q.png", "question": "Ripe?", "words": ["yes", "ripe"], "fruit": "plum"}
+    rows = rows_of(
+        folder, model, benchmark, lines(folder, [{**pair, "qid": "a"}, {**pair, "qid": "b", "words": ["no"]}])
+    )
+    assert rows[0].asked == "Ripe?\nAnswer with a single word." and len(rows[0].images) == 2
+    told = summary_of(benchmark, public.score(Oracle(rows, lambda row: "Yes"), rows, benchmark))
+    assert told["title"] == "Ripe or not" and next(iter(told["metrics"].values())) == 0.5
+    assert told["categories"] == {"fruit": {"plum": {"n": 2, "score": 0.5}}}

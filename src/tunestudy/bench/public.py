@@ -55,6 +55,8 @@ class _Question:
     """The id that its rotations share; its own if it has none."""
     place: str
     record: Record
+    problem: str = ""
+    """Why its image could not be fetched."""
 
 
 @dataclass
@@ -173,10 +175,10 @@ class _Reading:
                 self.fields.refuse(f"{raw.place}: {raw.problem}; the file is damaged or of another kind")
             record = self.fields.named(raw, more)
             record_id = f"{number:06d}" if self.definition.id is None else self._id(record, raw.place)
-            if raw.lost:
-                record |= dict.fromkeys(self.definition.images)
             for suffix, added in self._reader.questions(record) if self._reader else [("", {})]:
-                question = _Question(record_id + suffix, record_id + suffix, raw.place, {**record, **added})
+                question = _Question(
+                    record_id + suffix, record_id + suffix, raw.place, {**record, **added}, raw.problem
+                )
                 if (grouped := self._grouped(question)) is not None:
                     yield grouped
 
@@ -241,8 +243,9 @@ class _Asking:
     def rows(self, question: _Question) -> Iterator[Row]:
         """One row, or one per rotation of its options."""
         options = self._fields.options(question.record, question.place)
+        images: list[ImageBytes] | Rejected
         try:
-            images: list[ImageBytes] | Rejected = self._images(question.record)
+            images = Rejected(question.problem) if question.problem else self._images(question.record)
         except Rejected as problem:
             images = problem
         if not self._circular:
