@@ -1,11 +1,13 @@
 """What cannot be drawn is refused before anything is."""
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
 
-from tunestudy.config.synth import SynthSettings
+from tunestudy.config.data import SynthDataset
+from tunestudy.config.definition import definition, names
+from tunestudy.config.synth import OUTPUT_SHAPES, SynthSettings, SynthShape
 
 
 @pytest.mark.parametrize(
@@ -27,6 +29,18 @@ from tunestudy.config.synth import SynthSettings
 def test_what_cannot_be_drawn(options: dict[str, Any], told: str) -> None:
     with pytest.raises(ValidationError, match=told):
         SynthSettings(count=1, **options)
+
+
+def test_every_benchmark_has_a_generated_set_that_can_be_drawn() -> None:
+    for name in names():
+        options = definition(name).tiny
+        dataset = SynthDataset(**options)
+        assert dataset.shape in OUTPUT_SHAPES and dataset.kind in OUTPUT_SHAPES[dataset.shape].kinds
+        assert SynthDataset.model_validate_json(dataset.model_dump_json(), strict=True) == dataset
+
+
+def test_the_shapes_that_can_be_named_are_those_that_are_made() -> None:
+    assert set(get_args(SynthShape)) == set(OUTPUT_SHAPES)
 
 
 @pytest.mark.parametrize("kind", ["chart", "document", "table", "shapes"])

@@ -64,6 +64,15 @@ def test_a_named_font_counts_by_its_bytes(folder: Folder, edited: Edit) -> None:
     assert jobs(folder, edited, chart) != before
 
 
+def test_a_shape_counts_and_plain_sets_are_what_they_were(folder: Folder, edited: Edit) -> None:
+    shapes = "{type: synth, kind: shapes, count: 50, held_out: 0.2}"
+    before = jobs(folder, edited, shapes)
+    assert jobs(folder, edited, shapes.replace("held_out", "shape: plain, held_out")) == before
+    blink = jobs(folder, edited, shapes.replace("held_out", "shape: blink, held_out"))
+    assert blink["adapt"] != before["adapt"]
+    assert jobs(folder, edited, shapes.replace("held_out", "shape: blink, answer_form: choice, held_out")) == blink
+
+
 @pytest.mark.usefixtures("font_folder")
 def test_steps_are_known_before_anything_is_drawn(folder: Folder, edited: Edit) -> None:
     chart = "{type: synth, kind: chart, count: 640, held_out: 0}"
@@ -82,6 +91,10 @@ def test_steps_are_known_before_anything_is_drawn(folder: Folder, edited: Edit) 
         ("{type: synth, kind: chart, count: 5, tasks: [colour]}", "tasks: chart has no colour"),
         ("{type: synth, kind: chart, count: 5, font: none.ttf}", "datasets.rotated.font: there is no file `none.ttf`"),
         ("{type: synth, kind: chart, count: 5, colour: red}", "colour"),
+        ("{type: synth, kind: chart, count: 5, shape: blink}", "kind: blink is made of shapes, not chart"),
+        ("{type: synth, kind: shapes, count: 5, shape: blinks}", "did you mean `blink`"),
+        ("{type: synth, kind: table, count: 5, shape: wtq, tasks: [statement]}", "wtq has no place for statement"),
+        ("{type: synth, kind: table, count: 5, shape: kdtc, num_choices: 5}", "num_choices: kdtc needs 4"),
     ],
 )
 def test_mistakes_have_a_place(folder: Folder, edited: Edit, synth: str, told: str) -> None:

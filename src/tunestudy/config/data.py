@@ -110,7 +110,10 @@ class SynthDataset(SynthSettings, Dataset):
     @model_validator(mode="before")
     @classmethod
     def _as_the_shape_needs(cls, values: object) -> object:
-        return fitted(values) if isinstance(values, dict) else values
+        if not isinstance(values, dict):
+            return values
+        arrays = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
+        return fitted({**values, **arrays})  # strict validation of JSON knows arrays only before this
 
 
 def _source_tag(value: object) -> str:

@@ -215,7 +215,7 @@ def fitted(values: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{key}: {values['shape']} needs {value}")
     size = values.get("image_size", SynthSettings.model_fields["image_size"].default)
     if shape.tasks and not values.get("tasks") and isinstance(size, int):
-        needed["tasks"] = [task for task in shape.tasks if TASKS[kind][task] <= size] or list(shape.tasks)
+        needed["tasks"] = tuple(task for task in shape.tasks if TASKS[kind][task] <= size) or shape.tasks
     if shape.tasks and (wrong := [task for task in values.get("tasks", ()) if task not in shape.tasks]):
         raise ValueError(f"tasks: {values['shape']} has no place for {wrong[0]}; it has {', '.join(shape.tasks)}")
     return {**values, **needed}
