@@ -1,5 +1,6 @@
 """Every public benchmark from its generated set, in its own columns, to its score."""
 
+import json
 import sys
 from collections import Counter
 from pathlib import Path
@@ -10,15 +11,17 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "lab"))
 
-from publicsets import EVERY_LETTER, Oracle, benchmark_of, rows_of
+from publicsets import EVERY_LETTER, Oracle, benchmark_of, job_of, rows_of
 from tinyeyes import eyes_of, tiny
 
+from tunestudy.bench import run
 from tunestudy.bench.scorer import Scorer
 from tunestudy.bench.summary import summary_of
 from tunestudy.bench.tasks import Row, public
 from tunestudy.config.definition import definition, names
 from tunestudy.data.synth.fonts import system_font
 from tunestudy.models.load import LoadedModel
+from tunestudy.train.world import World
 
 NAMES = names()
 COUNT = 6
@@ -159,7 +162,12 @@ def test_a_model_that_converses_is_asked_in_its_template(model: LoadedModel, tmp
         assert text.startswith("[user]") and text.endswith("[answer]") and row.asked in text
 
 
-@pytest.mark.skipif(not hasattr(Scorer, "option_log_probabilities"), reason="the scorer does not compare options yet")
+COMPARES = pytest.mark.skipif(
+    not hasattr(Scorer, "option_log_probabilities"), reason="the scorer does not compare options yet"
+)
+
+
+@COMPARES
 @pytest.mark.parametrize("name", NAMES)
 def test_a_random_model_answers_every_row(name: str, model: LoadedModel, tmp_path: Path) -> None:
     benchmark = benchmark_of(name, max_new_tokens=3)
@@ -173,3 +181,20 @@ def test_a_random_model_answers_every_row(name: str, model: LoadedModel, tmp_pat
     assert all(row.prediction in row.asked and len(row.prediction) == 1 for row in scored if letters)
     told = summary_of(benchmark, scored)
     assert 0 <= told["metrics"][told["primary"]] <= 1
+
+
+@COMPARES
+@pytest.mark.parametrize("name", ["mmbench_en", "chartqa"])
+def test_what_a_score_leaves_on_disk(name: str, model: LoadedModel, tmp_path: Path) -> None:
+    benchmark = benchmark_of(name, max_new_tokens=3)
+    job, folder = job_of(tmp_path, generated(name), mine=benchmark)
+    run.score("mine", job, folder, World(), model, sliced=False)
+    told = json.loads(folder.eval_json("mine").read_text())
+    lines = [json.loads(line) for line in folder.predictions("mine").read_text().splitlines()]
+    assert told["type"] == name and told["title"] == benchmark.definition.title and told["compat"] == "official"
+    assert told["n"] == len(lines) == len(rows_of(tmp_path, model, benchmark, generated(name)))
+    assert told["aggregate"] == ("all_of_group" if name == "mmbench_en" else "mean")
+    assert told["metrics"][told["primary"]] >= 0 and set(told["categories"]) == set(benchmark.definition.categories)
+    for line in lines:
+        assert line["asked"] and len(line["images"][0]) == 64 and 0 <= line["score"] <= 1
+        assert set(line["categories"]) == set(benchmark.definition.categories)

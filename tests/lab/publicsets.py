@@ -11,8 +11,7 @@ from tunestudy.bench.rows import read_rows
 from tunestudy.bench.tasks import Question, Row
 from tunestudy.config.benchmark import AnyBenchmark, PublicBenchmark
 from tunestudy.config.definition import Definition
-from tunestudy.config.job import Job
-from tunestudy.data.vision import Eyes
+from tunestudy.config.job import Evaluation, Job
 from tunestudy.models.load import LoadedModel
 from tunestudy.records.layout import JobDir
 
@@ -33,6 +32,12 @@ def rows_of(
     """The rows that this model would be asked, in a job whose study lies in `folder`."""
     from tinyeyes import eyes_of
 
+    job, job_dir = job_of(folder, dataset)
+    return read_rows("mine", benchmark, job, job_dir, model.tokenizer, eyes_of(model, folder) if eyes else None)
+
+
+def job_of(folder: Path, dataset: dict[str, Any], **evaluations: PublicBenchmark) -> tuple[Job, JobDir]:
+    """A job that only evaluates, on the data set `d`; the study file's folder is `folder`."""
     values = {
         "id": "a-0",
         "stage": "a",
@@ -44,11 +49,9 @@ def rows_of(
         "datasets": {"d": dataset},
         "base_dir": str(folder.absolute()),
     }
-    seen: Eyes | None = None
-    if eyes:
-        seen = eyes_of(model, folder)
     job_dir = JobDir(folder / "results" / "study" / "jobs" / "a-0")
-    return read_rows("mine", benchmark, Job.model_validate(values), job_dir, model.tokenizer, seen)
+    wanted = {name: Evaluation(benchmark=one, fingerprint="1" * 64) for name, one in evaluations.items()}
+    return Job.model_validate(values).model_copy(update={"evaluations": wanted}), job_dir
 
 
 class Oracle:
