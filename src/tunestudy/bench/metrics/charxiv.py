@@ -2,8 +2,8 @@
 
 Source: Wang et al. 2024, arXiv:2406.18521; princeton-nlp/CharXiv, src/constants.py, whose rubrics these rules follow.
 Numbers are equal in value (`1.5e3` is 1500, `10^-2` is 0.01), terms are equal without LaTeX's marks, brackets, case
-and a prefix such as `(a)`, lists of labels in their order, layouts as `2 by 3`. Of an answer `Not Applicable` the text must
-say so, or that there is none. What a judge would see as the same in other words (a trend, above all) is wrong here.
+and a prefix such as `(a)`, lists of labels in their order, layouts as `2 by 3`. Of an answer `Not Applicable` the text
+must say so, or that there is none. What a judge would see as the same in other words (a trend, above all) is wrong.
 
 - `official`: the answer is what the text declares, else all of it; of numbers, else the only one in it; of yes and no,
   the only one of the two.

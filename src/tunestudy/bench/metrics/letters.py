@@ -10,17 +10,18 @@ from tunestudy.bench.metrics.reading import bare, folded
 
 _AROUND = " .()[],:;!*#{}\"'“”‘’`<>"
 _HANGUL_END = r"(?:\s*번)?\s*(?:입니다|이다|이에요|예요|임)"
-_LEAD = r"(?:(?:the|my)\s+)?(?:(?:correct|right|best|final)\s+)?(?:answer|option|choice)\s*(?:is|:|=)+|정답\s*[은는]?\s*:?|답\s*[은는:]+"
+_LEAD = (
+    r"(?:(?:the|my)\s+)?(?:(?:correct|right|best|final)\s+)?(?:answer|option|choice)\s*(?:is|:|=)+"
+    r"|정답\s*[은는]?\s*:?|답\s*[은는:]+"
+)
 _LETTER = r"[\s(\[*\"'“‘`]*([A-Za-z])(?![A-Za-z0-9'’_/&-])"
 _DECLARED = re.compile(rf"(?:{_LEAD}|\b(?:answer|option|choice)\b)(?:\s*(?:is|:|=))?{_LETTER}", re.IGNORECASE)
 _ALONE = re.compile(rf"(?:{_LEAD})?{_LETTER}[{re.escape(_AROUND)}]*(?:{_HANGUL_END})?[{re.escape(_AROUND)}]*", re.I)
 _STANDING = re.compile(r"(?<![A-Za-z0-9'’_/&-])([A-Z])(?![A-Za-z0-9'’_/&-])")
-_LEADING = re.compile(rf"[(\[*]*([A-Za-z])(?:[)\].:,*\s]+)(.+)", re.DOTALL)
+_LEADING = re.compile(r"[(\[*]*([A-Za-z])[)\].:,*\s]+(.+)", re.DOTALL)
 # What may follow a letter that is meant as one; before any other small word, A is an article and I a pronoun.
 _ARTICLE = re.compile(r"(?<![A-Za-z0-9])[AI]\s+(?!(?:is|was|because|since|as|and|or|but|would|seems)\b)[a-z]")
-_ANOTHER = re.compile(
-    r"[)\].\s]*(?:,|/|&|\band\b|\bor\b|와|과|또는|및|,\s*and|,\s*or)\s*[(\[]?([A-Z])(?![A-Za-z0-9'’])"
-)
+_ANOTHER = re.compile(r"[)\].\s]*(?:,?\s*\b(?:and|or)\b|[,/&와과및]|또는)\s*[(\[]?([A-Z])(?![A-Za-z0-9'’])")
 _ENDS = re.compile(rf"\s*(?:$|[\n).\],;:!*]|{_HANGUL_END})")
 _NEAR_END = 4
 
@@ -39,10 +40,10 @@ def right_letter(target: Target) -> str:
 def chosen(text: str, choices: Sequence[str], *, strict: bool = False) -> str | None:
     """The letter of the option that a text chooses, of A, B, … for as many as there are `choices`.
 
-    In this order: the letter alone or behind `Answer:`, `정답:` and the like; exactly one option's wording; a letter with
-    its own option's wording. `strict` ends here. Then: the letter that is declared somewhere (`the answer is (B), as …`);
-    the one letter that stands in the text by itself, first, marked (`B.`, `(B)`) or among the last four words; the one
-    option whose wording stands in the text, if that is not more than twice as long as all options.
+    In this order: the letter alone or behind `Answer:`, `정답:` and the like; exactly one option's wording; a letter
+    with its own option's wording. `strict` ends here. Then: the letter that is declared somewhere (`the answer is (B),
+    as …`); the one letter that stands in the text by itself, first, marked (`B.`, `(B)`) or among the last four words;
+    the one option whose wording stands in the text, if that is not more than twice as long as all options together.
     Two candidates are none.
     """
     letters = ascii_uppercase[: len(choices)]

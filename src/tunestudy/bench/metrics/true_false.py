@@ -1,8 +1,8 @@
 """Whether a statement was called true or false, as it is (TabFact).
 
-The answer is `1`, `true`, `entailed` or `0`, `false`, `refuted`, as the data set has it. Source of the task: Chen et al.,
-arXiv:1909.02164; of the reading: naver-ai/tablevqabench, evaluate_tabfact, which looks for the words in the text and
-takes a text with both for neither.
+The answer is `1`, `true`, `entailed` or `0`, `false`, `refuted`, as the data set has it. Source of the task: Chen et
+al. 2020, arXiv:1909.02164; of the reading: naver-ai/tablevqabench, evaluate_tabfact, which looks for the words in the
+text and takes a text with both for neither.
 
 - `official`: exactly one of the words stands in the text, as a word (`untrue` is not true), and is not negated.
 - `strict`: the text is that word and nothing else.
