@@ -14,14 +14,18 @@ _LEAD = (
     r"(?:(?:the|my)\s+)?(?:(?:correct|right|best|final)\s+)?(?:answer|option|choice)\s*(?:is|:|=)+"
     r"|정답\s*[은는]?\s*:?|답\s*[은는:]+"
 )
-_LETTER = r"[\s(\[*\"'“‘`]*([A-Za-z])(?![A-Za-z0-9'’_/&-])"
-_DECLARED = re.compile(rf"(?:{_LEAD}|\b(?:answer|option|choice)\b)(?:\s*(?:is|:|=))?{_LETTER}", re.IGNORECASE)
+# Latin letters and digits join a letter to a word; Hangul and Chinese characters do not.
+_JOINING = r"[^\W\u3040-\u9fff\uac00-\ud7a3]"
+_FREE_BEFORE = rf"(?<!{_JOINING})(?<!['’/&-])"
+_FREE_AFTER = rf"(?!{_JOINING}|['’/&-])"
+_LETTER = rf"[\s(\[*\"'“‘`]*([A-Za-z]){_FREE_AFTER}"
+_DECLARED = re.compile(rf"(?:{_LEAD}|\banswer\b){_LETTER}", re.IGNORECASE)
 _ALONE = re.compile(rf"(?:{_LEAD})?{_LETTER}[{re.escape(_AROUND)}]*(?:{_HANGUL_END})?[{re.escape(_AROUND)}]*", re.I)
-_STANDING = re.compile(r"(?<![A-Za-z0-9'’_/&-])([A-Z])(?![A-Za-z0-9'’_/&-])")
+_STANDING = re.compile(rf"{_FREE_BEFORE}([A-Z]){_FREE_AFTER}")
 _LEADING = re.compile(r"[(\[*]*([A-Za-z])[)\].:,*\s]+(.+)", re.DOTALL)
 # What may follow a letter that is meant as one; before any other small word, A is an article and I a pronoun.
-_ARTICLE = re.compile(r"(?<![A-Za-z0-9])[AI]\s+(?!(?:is|was|because|since|as|and|or|but|would|seems)\b)[a-z]")
-_ANOTHER = re.compile(r"[)\].\s]*(?:,?\s*\b(?:and|or)\b|[,/&와과및]|또는)\s*[(\[]?([A-Z])(?![A-Za-z0-9'’])")
+_ARTICLE = re.compile(rf"(?<!{_JOINING})[AI]\s+(?!(?:is|was|because|since|as|and|or|but|would|seems)\b)[a-z]")
+_ANOTHER = re.compile(rf"[)\].\s]*(?:,?\s*\b(?:and|or)\b|[,/&와과및]|또는)\s*[(\[]?([A-Z]){_FREE_AFTER}")
 _ENDS = re.compile(rf"\s*(?:$|[\n).\],;:!*]|{_HANGUL_END})")
 _NEAR_END = 4
 

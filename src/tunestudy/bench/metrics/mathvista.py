@@ -42,8 +42,6 @@ def verdict(prediction: str, target: Target, way: Compat) -> Verdict:
 
 
 def _option(text: str, choices: Sequence[str], strict: bool) -> str | None:
-    if text.strip() in choices:
-        return text.strip()
     quick = None if strict else _QUICK.search(text)
     letter = chosen(quick[1] if quick else text, choices, strict=strict)
     return None if letter is None else choices[ascii_uppercase.index(letter)]
@@ -98,11 +96,9 @@ def _of_peers(text: str, target: Target) -> str | None:
 
 
 def _nearest(text: str, choices: Sequence[str]) -> str | None:
-    if text in choices or not choices:
-        return text or None
     marked = re.findall(r"\(([a-zA-Z])\)", text)
-    place = ascii_uppercase[: len(choices)].find(marked[0].upper() if marked else text)
-    if place >= 0 and (marked or len(text) == 1):
-        return choices[place]
     wanted = marked[0].upper() if marked else text
-    return min(choices, key=lambda choice: distance(wanted, choice))
+    letters = ascii_uppercase[: len(choices)]
+    if len(wanted) == 1 and wanted in letters:
+        return choices[letters.index(wanted)]
+    return min(choices, key=lambda choice: distance(wanted, choice), default=None)

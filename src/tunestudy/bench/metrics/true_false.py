@@ -13,6 +13,7 @@ import re
 from tunestudy.bench.metrics import Target, Verdict
 from tunestudy.bench.metrics.reading import bare, folded
 from tunestudy.config.benchmark import Compat
+from tunestudy.config.errors import StudyError
 
 NAME = "accuracy"
 WAYS: tuple[Compat, ...] = ("official", "strict")
@@ -22,10 +23,17 @@ _IN_TEXT = re.compile(r"(\bnot\s+|n't\s+)?(?:\b(true|false)\b|(참|거짓)(?=입
 
 
 def verdict(prediction: str, target: Target, way: Compat) -> Verdict:
-    """Score 0 or 1. The right answer must be one of the words above."""
+    """Score 0 or 1. Raises StudyError if the right answer is none of the words above."""
     said = _strict(prediction) if way == "strict" else _official(prediction)
-    wanted = {_LABELS[bare(answer)] for answer in target.answers}
+    wanted = {_label(answer) for answer in target.answers}
     return Verdict(float(said in wanted), None if said is None else str(said).lower())
+
+
+def _label(answer: str) -> bool:
+    label = _LABELS.get(bare(answer))
+    if label is None:
+        raise StudyError("answer", f"`{answer}` says neither true nor false; write one of {', '.join(_LABELS)}")
+    return label
 
 
 def _official(text: str) -> bool | None:
