@@ -5,16 +5,21 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from tunestudy.adapters.attach import go_on
+from tunestudy.bench.batches import chunks
+from tunestudy.bench.parts import Parts
 from tunestudy.bench.rows import read_rows
 from tunestudy.bench.scorer import Scorer
 from tunestudy.bench.summary import summary_of
 from tunestudy.bench.tasks import Row, Scored, task
+from tunestudy.config.benchmark import Benchmark
 from tunestudy.config.engines import slices_weights
 from tunestudy.config.job import Evaluation, Job
 from tunestudy.data.build import eyes_of
+from tunestudy.data.vision import Eyes
 from tunestudy.models.decoder import base_model_of
 from tunestudy.models.load import LoadedModel, load_result
 from tunestudy.models.placement import place
@@ -34,9 +39,8 @@ def run_benchmarks(job: Job, folder: JobDir, world: "World", stop: StopRequest) 
         return True
     loaded, sliced = load_to_score(job, folder, world)
     for name in missing:
-        if world.any(bool(stop)):
+        if world.any(bool(stop)) or not score(name, job, folder, world, loaded, sliced=sliced, stop=stop):
             return False
-        score(name, job, folder, world, loaded, sliced=sliced)
     return True
 
 
@@ -61,30 +65,91 @@ def is_scored(folder: JobDir, name: str, wanted: Evaluation) -> bool:
     return bool((read_json(folder.eval_json(name)) or {}).get("fingerprint") == wanted.fingerprint)
 
 
-def score(name: str, job: Job, folder: JobDir, world: "World", loaded: LoadedModel, *, sliced: bool) -> None:
+def score(
+    name: str,
+    job: Job,
+    folder: JobDir,
+    world: "World",
+    loaded: LoadedModel,
+    *,
+    sliced: bool,
+    stop: StopRequest | None = None,
+) -> bool:
     """Run one benchmark on all ranks and let rank 0 write predictions first, the score last.
 
-    Ranks share the rows; those that hold slices of the model ask it the same questions together.
+    False when a stop was asked for before all was answered: what is answered is kept, and the next call goes on.
     """
     started = time.time()
     wanted = job.evaluations[name]
     kind = task(wanted.benchmark.task)
     eyes = eyes_of(loaded.vision, job, folder)
     rows = read_rows(name, wanted.benchmark, job, folder, loaded.tokenizer, eyes)
-    size = wanted.benchmark.batch_size
-    scorer = Scorer(loaded.model, loaded.tokenizer, batch_size=size, device=world.device, sliced=sliced, eyes=eyes)
-    mine = kind.score(scorer, rows if sliced else share(rows, size, world.rank, world.size), wanted.benchmark)
-    scored = mine if sliced else [row for part in world.gather_objects(mine) for row in part]
-    if world.rank > 0:
-        return
-    scored.sort(key=lambda row: row.id)
-    lines = [json.dumps(asdict(row), ensure_ascii=False) for row in scored]
-    write_text(folder.predictions(name), "\n".join(lines) + "\n")
-    write_json(folder.eval_json(name), summary(name, wanted, kind.VERSION, scored, time.time() - started))
+    scorer = scorer_of(loaded, wanted.benchmark, world, sliced=sliced, eyes=eyes)
+    parts = Parts(folder.predictions(name), f"{wanted.fingerprint}:{kind.VERSION}", world.rank)
+    scored = answers(rows, wanted.benchmark, kind, scorer, parts, world, sliced=sliced, stop=stop or StopRequest())
+    if scored is None:
+        return False
+    if world.rank == 0:
+        lines = [json.dumps(asdict(row), ensure_ascii=False) for row in scored]
+        write_text(folder.predictions(name), "\n".join(lines) + "\n")
+        write_json(folder.eval_json(name), summary(name, wanted, kind.VERSION, scored, time.time() - started))
+        parts.remove()
+    return True
+
+
+def scorer_of(
+    loaded: LoadedModel, benchmark: Benchmark, world: "World", *, sliced: bool, eyes: Eyes | None
+) -> Scorer:
+    """The model as a benchmark asks it."""
+    return Scorer(
+        loaded.model,
+        loaded.tokenizer,
+        device=world.device,
+        batch_size=benchmark.batch_size,
+        batch_tokens=benchmark.batch_tokens,
+        image_cache_bytes=benchmark.image_cache_bytes,
+        sliced=sliced,
+        eyes=eyes,
+    )
+
+
+def answers(
+    rows: Sequence[Row],
+    benchmark: Benchmark,
+    kind: ModuleType,
+    scorer: Scorer,
+    parts: Parts,
+    world: "World",
+    *,
+    sliced: bool,
+    stop: StopRequest,
+) -> list[Scored] | None:
+    """Every row's answer, sorted by id, on every rank; None when a stop was asked for.
+
+    Only what no part holds yet is asked. Ranks take whole chunks in turn, and meet before each of them, so that all
+    leave together; those that hold slices of the model ask it the same questions together, and rank 0 writes.
+    """
+    [done, *_] = world.gather_objects(parts.read(rows) if world.rank == 0 else {})
+    parted = chunks([row for row in rows if row.id not in done], benchmark)
+    rank, size = (0, 1) if sliced else (world.rank, world.size)
+    mine: list[Scored] = []
+    for start in range(0, len(parted), size):
+        if world.any(bool(stop)):
+            return None
+        for chunk in parted[start + rank : start + rank + 1]:
+            scored = kind.score(scorer, chunk, benchmark)
+            if not sliced or world.rank == 0:
+                parts.append(chunk, scored)
+            mine += scored
+    new = [mine] if sliced else world.gather_objects(mine)
+    return sorted([*done.values(), *(row for part in new for row in part)], key=lambda row: row.id)
 
 
 def summary(name: str, wanted: Evaluation, version: int, scored: Sequence[Scored], duration_s: float) -> dict[str, Any]:
-    """The content of eval/<name>.json; `rows_sha256` tells whether two scores are of the same rows."""
+    """The content of eval/<name>.json; `rows_sha256` tells whether two scores are of the same rows.
+
+    duration_s: of the run that finished it, without what an interrupted one had answered before.
+    """
     return {
         "benchmark": name,
         "type": wanted.benchmark.type,
@@ -96,10 +161,3 @@ def summary(name: str, wanted: Evaluation, version: int, scored: Sequence[Scored
         "rows_sha256": hashlib.sha256("\n".join(row.id for row in scored).encode()).hexdigest(),
         "duration_s": round(duration_s, 3),
     }
-
-
-def share(rows: Sequence[Row], batch_size: int, rank: int, num_ranks: int) -> list[Row]:
-    """This rank's rows: whole batches of like length, dealt in turn, so that no batch depends on the ranks."""
-    ordered = sorted(rows, key=lambda row: (len(row.prompt_ids), row.id))
-    batches = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
-    return [row for batch in batches[rank::num_ranks] for row in batch]

@@ -1,127 +1,175 @@
-"""Asking a model many questions at once: generation and log-probabilities over left-padded batches.
+"""Asking a model many questions at once: what it writes, and how probable it finds given answers.
 
-Batches are cut in the order of length and never depend on the number of ranks, so scores do not either.
+Batches are cut in the order of length and never depend on the number of ranks, so scores do not either. Images are
+encoded once (`models/vision/features.py`), beginnings that questions share are computed once (`options.py`).
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from tunestudy.bench.batches import cut
+from tunestudy.bench.options import Cluster, Ids, Read, clusters, fed
+from tunestudy.bench.passes import Passes
 from tunestudy.bench.tasks import Question
-from tunestudy.config.world import WORLD_PIXELS
 from tunestudy.data.vision import Eyes
-from tunestudy.models.components.world import world_images
 from tunestudy.models.decoder import base_model_of
-from tunestudy.models.vision import module_of
 
-T = TypeVar("T")
-Ids = tuple[int, ...]
+BATCH_TOKENS = 16_384
+IMAGE_CACHE_BYTES = 1 << 30
+MAX_LOGITS = 1 << 28
+"""Numbers in the logits of one pass: 1 GiB in fp32."""
+IMAGE_SHARE = 16
+"""One of so many tokens of a batch may be an image's in a pass of the vision tower, where it stands for 4 to 16."""
 
 
 class Scorer:
-    """A model and its tokenizer, in evaluation mode, with a batch size."""
+    """A model and its tokenizer, in evaluation mode."""
 
     def __init__(
         self,
         model: Any,
         tokenizer: Any,
         *,
-        batch_size: int,
         device: torch.device,
+        batch_size: int | None = None,
+        batch_tokens: int = BATCH_TOKENS,
+        image_cache_bytes: int = IMAGE_CACHE_BYTES,
         sliced: bool = False,
         eyes: Eyes | None = None,
     ) -> None:
-        """sliced: ranks hold slices of the model and make the same calls together. eyes: to see images with."""
-        self._model = model.eval()
+        """batch_size: at most so many questions at once; batch_tokens: padded ones of a batch.
+
+        sliced: ranks hold slices of the model and make the same calls together. eyes: to see images with.
+        """
         self._tokenizer = tokenizer
-        self._batch_size = batch_size
-        self._device = device
+        self._batch_size, self._batch_tokens = batch_size, batch_tokens
         self._sliced = sliced
-        self._eyes = eyes
-        self._of_vision = module_of(base_model_of(model).config.model_type)
+        self._quiet = torch.no_grad if sliced else torch.inference_mode  # slices are gathered into ordinary tensors
+        self._passes = Passes(
+            model,
+            pad_id=self._pad_id,
+            device=device,
+            eyes=eyes,
+            max_bytes=image_cache_bytes,
+            tokens_per_pass=batch_tokens // IMAGE_SHARE,
+        )
+        text = base_model_of(model).config.get_text_config()
+        self._max_logits = max(1, MAX_LOGITS // text.vocab_size)
 
-    def generate(self, questions: Sequence[Question], *, max_new_tokens: int) -> list[str]:
-        """Greedy continuation of every question, decoded without special tokens."""
+    def generate(self, questions: Sequence[Question], *, max_new_tokens: int, stop: Sequence[str] = ()) -> list[str]:
+        """Greedy continuation of every question, decoded without special tokens, up to the first of `stop`."""
+        texts = [""] * len(questions)
+        lengths = [len(question.ids) + max_new_tokens for question in questions]
+        for indices in self._cut(lengths):
+            with self._quiet():
+                said = self._continued([questions[i] for i in indices], max_new_tokens, stop)
+            for i, text in zip(indices, said, strict=True):
+                texts[i] = before_first(text, stop)
+        return texts
 
-        def continue_batch(batch: list[Question]) -> list[str]:
-            ids_BT, mask_BT = self._left_padded([question.ids for question in batch])
-            seen = self._seen(batch, ids_BT)
-            with world_images(self._model, seen.pop(WORLD_PIXELS, None)):
-                out_BT = self._model.generate(
-                    input_ids=ids_BT,
-                    attention_mask=mask_BT,
-                    **seen,
-                    max_new_tokens=max_new_tokens,
-                    do_sample=False,
-                    num_beams=1,
-                    pad_token_id=self._pad_id,
-                    synced_gpus=self._sliced,
-                )
-            texts: list[str] = self._tokenizer.batch_decode(out_BT[:, ids_BT.shape[1] :], skip_special_tokens=True)
-            return texts
+    def _continued(self, batch: Sequence[Question], max_new_tokens: int, stop: Sequence[str]) -> list[str]:
+        ids_BT, mask_BT = self._passes.left_padded([question.ids for question in batch])
+        model, length = self._passes.model, ids_BT.shape[1]
+        ends = getattr(base_model_of(model).generation_config, "eos_token_id", None)
+        with self._passes.seeing([image for question in batch for image in question.images], ids_BT) as beside:
+            out_BT = model.generate(
+                input_ids=ids_BT,
+                attention_mask=mask_BT,
+                **beside,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                num_beams=1,
+                pad_token_id=self._pad_id,
+                eos_token_id=self._tokenizer.eos_token_id if ends is None else ends,
+                stopping_criteria=[SaysStop(self._tokenizer, stop, length)] if stop else None,
+                synced_gpus=self._sliced,
+            )
+        texts: list[str] = self._tokenizer.batch_decode(out_BT[:, length:], skip_special_tokens=True)
+        return texts
 
-        return self._by_length(questions, lambda question: len(question.ids), continue_batch)
+    def option_log_probabilities(self, asked: Sequence[tuple[Question, Sequence[str]]]) -> list[list[float]]:
+        """For every question, the log-probability of each of its options after it, summed over the option's tokens.
+
+        Nothing is generated. An option's text is encoded by itself, without special tokens.
+        """
+        encoded = [(question, [self.ids_of(text) for text in options]) for question, options in asked]
+        sums = [[0.0] * len(options) for _, options in asked]
+        rows = fed(encoded)
+        if self._passes.shares:
+            found = clusters(rows, self._passes.image_token)
+        else:
+            found = [Cluster(0, [row]) for row in rows]
+        for read, value in self._read(found):
+            sums[read.question][read.option] += value
+        return sums
 
     def log_probabilities(self, asked: Sequence[tuple[Question, str]]) -> list[tuple[float, int]]:
         """For every (question, answer): the answer's summed log-probability and its number of tokens."""
-        encoded = [(asking, tuple(self._tokenizer(text, add_special_tokens=False).input_ids)) for asking, text in asked]
+        sums = self.option_log_probabilities([(question, [answer]) for question, answer in asked])
+        return [(value, len(self.ids_of(answer))) for [value], (_, answer) in zip(sums, asked, strict=True)]
 
-        def score_batch(batch: list[tuple[Question, Ids]]) -> list[tuple[float, int]]:
-            ids_BT, mask_BT = self._left_padded([question.ids + answer for question, answer in batch])
-            kept = max(len(answer) for _, answer in batch) + 1
-            seen = self._seen([question for question, _ in batch], ids_BT)
-            if "image_grid_thw" not in seen:  # with grids, the model makes positions of its own
-                seen["position_ids"] = (mask_BT.cumsum(-1) - 1).clamp_min(0)
-            with world_images(self._model, seen.pop(WORLD_PIXELS, None)):
-                logits_BKV = self._model(
-                    input_ids=ids_BT,
-                    attention_mask=mask_BT,
-                    **seen,
-                    logits_to_keep=kept,
-                    use_cache=False,
-                ).logits
-            log_probs_BK = logits_BKV[:, :-1].float().log_softmax(-1).gather(-1, ids_BT[:, 1 - kept :, None])[..., 0]
-            return [
-                (float(row_K[-len(answer) :].sum()), len(answer))
-                for row_K, (_, answer) in zip(log_probs_BK.cpu(), batch, strict=True)
-            ]
+    def ids_of(self, text: str) -> Ids:
+        """A text's tokens, without special ones."""
+        return tuple(self._tokenizer(text, add_special_tokens=False).input_ids)
 
-        return self._by_length(encoded, lambda pair: len(pair[0].ids) + len(pair[1]), score_batch)
+    def _read(self, found: Sequence[Cluster]) -> list[tuple[Read, float]]:
+        """All that is to be read of clusters, in batches."""
+        alone = [row for cluster in found if cluster.prefix == 0 for row in cluster.rows]
+        reads: list[tuple[Read, float]] = []
+        most = max((len(row.ids) - row.first_place for row in alone), default=1)
+        for indices in self._cut([len(row.ids) for row in alone], most):
+            with self._quiet():
+                reads += self._passes.plain([alone[i] for i in indices])
+        for batch in self._batches_of_clusters([cluster for cluster in found if cluster.prefix > 0]):
+            with self._quiet():
+                reads += self._passes.shared(batch)
+        return reads
 
-    def _seen(self, questions: Sequence[Question], ids_BT: Tensor) -> dict[str, Tensor]:
-        """What a model with eyes gets beside ids and mask."""
-        if self._eyes is None or self._of_vision is None:
-            return {}
-        images = [image for question in questions for image in question.images]
-        found: dict[str, Tensor] = self._of_vision.asking(ids_BT, self._eyes.vision.image_token)
-        if images:
-            pixels = self._eyes.pixels(images, filled=False)
-            found |= {name: tensor.to(self._device) for name, tensor in pixels.items()}
-        return found
+    def _batches_of_clusters(self, found: Sequence[Cluster]) -> list[list[Cluster]]:
+        """Longest first; a batch has as many rows as fit with their beginnings, whose keys and values each row holds."""
+        batches: list[list[Cluster]] = []
+        longest, size, places = 0, 0, set[int]()
+        for whole in sorted(found, key=lambda cluster: -(cluster.prefix + cluster.longest_rest)):
+            length = whole.prefix + whole.longest_rest
+            bound = self._max_logits // len(whole.places)
+            most = min(self._batch_tokens // length, self._batch_size or len(whole.rows), bound)
+            for cluster in whole.pieces(most):
+                longest, size, places = max(longest, length), size + len(cluster.rows), places | cluster.places
+                too_many = size > (self._batch_size or size) or size * len(places) > self._max_logits
+                if not batches or size * longest > self._batch_tokens or too_many:
+                    batches.append([])
+                    longest, size, places = length, len(cluster.rows), cluster.places
+                batches[-1].append(cluster)
+        return batches
+
+    def _cut(self, lengths: Sequence[int], logits_each: int = 1) -> list[list[int]]:
+        bound = max(1, self._max_logits // logits_each)
+        return list(cut(lengths, max_tokens=self._batch_tokens, max_size=self._batch_size, max_rows=bound))
 
     @property
     def _pad_id(self) -> int:
         pad = self._tokenizer.pad_token_id
         return int(self._tokenizer.eos_token_id if pad is None else pad)
 
-    def _left_padded(self, rows: Sequence[Ids]) -> tuple[Tensor, Tensor]:
-        """Token ids (B, T) and their attention mask (B, T), both int64, aligned at the right end."""
-        longest = max(map(len, rows))
-        ids = [[self._pad_id] * (longest - len(row)) + list(row) for row in rows]
-        mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
-        return torch.tensor(ids, device=self._device), torch.tensor(mask, device=self._device)
 
-    def _by_length(
-        self, items: Sequence[Any], length: Callable[[Any], int], run: Callable[[list[Any]], list[T]]
-    ) -> list[T]:
-        """`run` over batches of items of like length, results back in the order of `items`."""
-        order = sorted(range(len(items)), key=lambda i: (length(items[i]), i))
-        results: dict[int, T] = {}
-        quiet = torch.no_grad if self._sliced else torch.inference_mode  # slices are gathered into ordinary tensors
-        for start in range(0, len(order), self._batch_size):
-            indices = order[start : start + self._batch_size]
-            with quiet():
-                results.update(zip(indices, run([items[i] for i in indices]), strict=True))
-        return [results[i] for i in range(len(items))]
+class SaysStop:
+    """Tells `generate`, row by row, who has said one of the words after which nothing counts."""
+
+    def __init__(self, tokenizer: Any, stop: Sequence[str], prompt_length: int) -> None:
+        self._tokenizer, self._stop, self._start = tokenizer, stop, prompt_length
+        self._window = 4 * max(map(len, stop)) + 4  # a character takes up to four tokens, which are bytes
+
+    def __call__(self, ids_BT: Tensor, scores: Any, **options: Any) -> Tensor:  # noqa: ARG002
+        """(B,) bool. Only the last tokens are decoded: the stop would be among them."""
+        start = max(self._start, ids_BT.shape[1] - self._window)
+        texts = self._tokenizer.batch_decode(ids_BT[:, start:], skip_special_tokens=True)
+        return torch.tensor([any(word in text for word in self._stop) for text in texts], device=ids_BT.device)
+
+
+def before_first(text: str, stop: Sequence[str]) -> str:
+    """`text` up to the first place where one of `stop` begins."""
+    places = [place for word in stop if (place := text.find(word)) >= 0]
+    return text[: min(places)] if places else text

@@ -18,7 +18,12 @@ class Benchmark(Config):
     """A key of `datasets`; `name@held_out` scores its held-out rows (the usual case)."""
     limit: int | None = Field(None, gt=0)
     """At most this many rows, chosen by hash of id: the same rows for every variant and seed."""
-    batch_size: int = neutral(32, ge=1)
+    batch_size: int | None = neutral(None, ge=1)
+    """At most this many questions at once; default: as many as `batch_tokens` holds."""
+    batch_tokens: int = neutral(16_384, ge=1)
+    """Tokens of a batch, padding and images counted; questions of like length are asked together."""
+    image_cache_bytes: int = neutral(1 << 30, ge=0)
+    """Memory for features of images that have been seen, on the model's device."""
 
 
 class ExactMatch(Benchmark):

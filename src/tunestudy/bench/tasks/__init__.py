@@ -76,6 +76,21 @@ class Scored:
         return float(self.correct) if self.score is None else self.score
 
 
+def answered(row: Row, prediction: str, *, correct: bool) -> Scored:
+    """The line of a row that is right or wrong."""
+    return Scored(
+        row.id,
+        prediction,
+        row.reference,
+        correct,
+        asked=row.asked,
+        group=row.group,
+        categories=dict(row.categories),
+        images=tuple(image.sha256 for image in row.images),
+        problem=row.problem,
+    )
+
+
 def task(kind: str) -> ModuleType:
     """The module of a benchmark's `task`."""
     return import_module(f"tunestudy.bench.tasks.{kind}")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from tunestudy.bench.scorer import Scorer
-from tunestudy.bench.tasks import Row, Scored
+from tunestudy.bench.tasks import Row, Scored, answered
 from tunestudy.config.benchmark import ExactMatch
 
 VERSION = 1
@@ -11,10 +11,14 @@ VERSION = 1
 
 def score(scorer: Scorer, rows: Sequence[Row], benchmark: ExactMatch) -> list[Scored]:
     """Generate at most `max_new_tokens` per row and compare."""
-    texts = scorer.generate([row.question for row in rows], max_new_tokens=benchmark.max_new_tokens)
+    able = [row for row in rows if not row.problem]
+    texts = scorer.generate([row.question for row in able], max_new_tokens=benchmark.max_new_tokens)
+    said = {row.id: text for row, text in zip(able, texts, strict=True)}
     return [
-        Scored(row.id, text, row.reference, evened(answer_in(text, benchmark)) == evened(row.reference))
-        for row, text in zip(rows, texts, strict=True)
+        answered(row, text, correct=evened(answer_in(text, benchmark)) == evened(row.reference))
+        if (text := said.get(row.id)) is not None
+        else answered(row, "", correct=False)
+        for row in rows
     ]
 
 

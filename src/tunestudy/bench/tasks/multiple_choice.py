@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from tunestudy.bench.scorer import Scorer
-from tunestudy.bench.tasks import Row, Scored
+from tunestudy.bench.tasks import Row, Scored, answered
 from tunestudy.config.benchmark import MultipleChoice
 from tunestudy.config.errors import StudyError, at
 
@@ -12,14 +12,17 @@ VERSION = 1
 
 def score(scorer: Scorer, rows: Sequence[Row], benchmark: MultipleChoice) -> list[Scored]:
     """Sum of log-probabilities of each choice's tokens, divided by their number when `normalise: tokens`."""
-    asked = [(row, choice) for row in rows for choice in choices_of(row, benchmark)]
-    sums = scorer.log_probabilities([(row.question, choice) for row, choice in asked])
-    best: dict[str, tuple[float, str]] = {}
-    for (row, choice), (total, num_tokens) in zip(asked, sums, strict=True):
-        value = total / num_tokens if benchmark.normalise == "tokens" else total
-        if row.id not in best or value > best[row.id][0]:
-            best[row.id] = (value, choice)
-    return [Scored(row.id, best[row.id][1], row.reference, best[row.id][1] == row.reference) for row in rows]
+    asked = {row.id: choices_of(row, benchmark) for row in rows if not row.problem}
+    sums = scorer.option_log_probabilities([(row.question, asked[row.id]) for row in rows if row.id in asked])
+    chosen: dict[str, str] = {}
+    for (row_id, choices), values in zip(asked.items(), sums, strict=True):
+        if benchmark.normalise == "tokens":
+            values = [value / len(scorer.ids_of(choice)) for value, choice in zip(values, choices, strict=True)]
+        chosen[row_id] = choices[values.index(max(values))]
+    return [
+        answered(row, chosen.get(row.id, ""), correct=row.id in chosen and chosen[row.id] == row.reference)
+        for row in rows
+    ]
 
 
 def choices_of(row: Row, benchmark: MultipleChoice) -> tuple[str, ...]:
