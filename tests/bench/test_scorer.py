@@ -5,7 +5,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tunestudy.bench.run import share
 from tunestudy.bench.scorer import Scorer
 from tunestudy.bench.tasks import Question, Row, Scored, exact_match, multiple_choice
 from tunestudy.config.benchmark import ExactMatch, MultipleChoice
@@ -44,8 +43,8 @@ def ids(tokenizer, text):
     return tuple(tokenizer(text, add_special_tokens=False).input_ids)
 
 
-def scorer_of(model, tokenizer, batch_size):
-    return Scorer(model, tokenizer, batch_size=batch_size, device=CPU)
+def scorer_of(model, tokenizer, batch_size=None, **options):
+    return Scorer(model, tokenizer, batch_size=batch_size, device=CPU, **options)
 
 
 def test_log_probabilities_of_a_batch_equal_those_of_the_plain_model(model, tokenizer):
@@ -82,7 +81,10 @@ def test_exact_match_tells_different_answers_apart():
 @pytest.mark.parametrize(("normalise", "chosen"), [("none", "b"), ("tokens", "long")])
 def test_multiple_choice_takes_the_most_probable(normalise, chosen):
     sums = {"b": (-2.0, 1), "long": (-4.0, 4), "c": (-9.0, 1)}
-    fake = SimpleNamespace(log_probabilities=lambda asked: [sums[choice] for _, choice in asked])
+    fake = SimpleNamespace(
+        option_log_probabilities=lambda asked: [[sums[choice][0] for choice in choices] for _, choices in asked],
+        ids_of=lambda choice: range(sums[choice][1]),
+    )
     rows = [Row("r", (1,), "b", ("b", "long", "c"))]
     [scored] = multiple_choice.score(fake, rows, MultipleChoice(dataset="d", normalise=normalise))
     assert scored.prediction == chosen
@@ -94,19 +96,6 @@ def test_a_reference_outside_the_choices_is_an_error():
         multiple_choice.choices_of(Row("r7", (1,), "x", ("a", "b")), MultipleChoice(dataset="d"))
 
 
-@pytest.mark.parametrize("num_ranks", [1, 2, 3])
-def test_shares_cover_every_row_once_in_the_same_batches(num_ranks):
-    rows = [Row(f"{i:02}", tuple(range(i % 7 + 1)), "") for i in range(23)]
-    whole = batches(share(rows, 4, 0, 1))
-    dealt = [batch for rank in range(num_ranks) for batch in batches(share(rows, 4, rank, num_ranks))]
-    assert sorted(dealt) == sorted(whole)
-
-
-def batches(rows):
-    ordered = sorted(rows, key=lambda row: (len(row.prompt_ids), row.id))
-    return [tuple(row.id for row in ordered[i : i + 4]) for i in range(0, len(ordered), 4)]
-
-
 @pytest.mark.parametrize(
     ("said", "right"), [("1 + 2 = 3\n7", True), ("7", True), ("x\ny\n7", True), ("7\nor 8", False), ("8", False)]
 )
@@ -114,3 +103,70 @@ def test_exact_match_of_what_follows_a_rationale(said, right):
     fake = SimpleNamespace(generate=lambda prompts, max_new_tokens: [said])
     [scored] = exact_match.score(fake, [Row("r", (1,), "7")], ExactMatch(dataset="d", answer_after="\n"))
     assert scored == Scored("r", said, "7", right)
+
+
+@pytest.mark.parametrize("tokens", [30, 10_000])
+def test_options_of_questions_that_begin_alike_score_as_in_the_plain_model(model, tokenizer, tokens):
+    """Letters, words and nothing; beginnings of several lengths, and one question that begins like no other."""
+    start = "abcdefgh 01234567 "
+    texts = [start + rest for rest in ("a=", "b = ", "abc 123 =", "abc 124 =")] + ["77="]
+    asked = [(text, ("a", "b 12", "", "b 13", "0")) for text in texts]
+    told = scorer_of(model, tokenizer, batch_tokens=tokens).option_log_probabilities(
+        [(Question(ids(tokenizer, text)), options) for text, options in asked]
+    )
+    for (text, options), values in zip(asked, told, strict=True):
+        for option, value in zip(options, values, strict=True):
+            assert value == pytest.approx(plain_sum(model, tokenizer, text, option), abs=1e-5)
+
+
+def plain_sum(model, tokenizer, prompt, answer):
+    row = torch.tensor([ids(tokenizer, prompt + answer)])
+    log_probs = model(row).logits[0].detach().log_softmax(-1)
+    start = len(ids(tokenizer, prompt))
+    return sum(float(log_probs[i - 1, row[0, i]]) for i in range(start, row.shape[1]))
+
+
+def test_a_shared_beginning_is_computed_once(model, tokenizer):
+    seen = []
+    handle = model.register_forward_pre_hook(
+        lambda _module, _arguments, options: seen.append(options["input_ids"].numel()), with_kwargs=True
+    )
+    try:
+        asked = [(Question(ids(tokenizer, "abcdefgh" * 10 + f" {i}=")), ("a", "b")) for i in range(10)]
+        scorer_of(model, tokenizer).option_log_probabilities(asked)
+    finally:
+        handle.remove()
+    assert sum(seen) == 81 + 10 * 2
+
+
+@pytest.mark.parametrize("stop", [(), ("7",), ("h", "3"), ("nowhere",)])
+def test_generation_ends_before_the_first_stop(model, tokenizer, stop):
+    prompts = [Question(ids(tokenizer, text)) for text in ("abc=", "d=", "abcdefgh=", "00=", "e f g=")]
+    whole = scorer_of(model, tokenizer).generate(prompts, max_new_tokens=12)
+    cut = [text[: min([text.find(word) for word in stop if word in text], default=len(text))] for text in whole]
+    assert scorer_of(model, tokenizer).generate(prompts, max_new_tokens=12, stop=stop) == cut
+    assert scorer_of(model, tokenizer, 1).generate(prompts, max_new_tokens=12, stop=stop) == cut
+
+
+def test_generation_does_not_go_on_once_all_have_stopped(model, tokenizer):
+    prompt = Question(ids(tokenizer, "abc="))
+    first = scorer_of(model, tokenizer).generate([prompt], max_new_tokens=12)[0][0]
+    passes = []
+    handle = model.register_forward_hook(lambda *_: passes.append(1))
+    try:
+        scorer_of(model, tokenizer).generate([prompt], max_new_tokens=12, stop=(first,))
+    finally:
+        handle.remove()
+    assert len(passes) == 1
+
+
+def test_rows_with_a_problem_are_not_asked_and_wrong():
+    rows = [Row("bad", (), "b", ("b", "c"), problem="broken image"), Row("r", (1,), "b", ("b", "c"))]
+    fake = SimpleNamespace(
+        option_log_probabilities=lambda asked: [[-1.0, -2.0] for _ in asked],
+        generate=lambda questions, max_new_tokens: ["b" for _ in questions],
+    )
+    for kind, benchmark in ((multiple_choice, MultipleChoice(dataset="d")), (exact_match, ExactMatch(dataset="d"))):
+        bad, good = kind.score(fake, rows, benchmark)
+        assert (bad.id, bad.prediction, bad.correct, bad.problem) == ("bad", "", False, "broken image")
+        assert good.correct
