@@ -1,6 +1,7 @@
 """Batches hold what fits, and chunks depend on the rows alone."""
 
 import random
+from itertools import pairwise
 
 import pytest
 
@@ -55,4 +56,4 @@ def test_chunks_hold_every_row_once_and_groups_together_whatever_the_order(setti
 def test_rows_of_the_same_image_follow_each_other():
     rows = [row for row in rows_of_all_kinds() if row.images]
     order = [row.images[0].sha256 for chunk in chunks(rows, ExactMatch(dataset="d", batch_size=5)) for row in chunk]
-    assert sum(a != b for a, b in zip(order, order[1:], strict=False)) == 6
+    assert sum(a != b for a, b in pairwise(order)) == 6

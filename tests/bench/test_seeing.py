@@ -31,7 +31,9 @@ def seen(request, tmp_path_factory):
         images = tuple(ImageBytes(data=picture(n, SIZES[n % 4])) for n in numbers)
         return Question(*map(tuple, tokenize.prompt(with_images(Example(prompt=text, completion="x"), images))))
 
-    questions = [question(f"<image>which is it of these? {a} {b} {c}", n) for n in (1, 2) for a, b, c in turns("cat dog egg")]
+    questions = [
+        question(f"<image>which is it of these? {a} {b} {c}", n) for n in (1, 2) for a, b, c in turns("cat dog egg")
+    ]
     questions += [question("<image>how many?", 1), question("<image>" * 2 + "are they the same?", 3, 2)]
     questions += [question("no image at all"), question("what<image> is in the middle of this", 0)]
     questions += [question("no image, which is it of these? a b"), question("no image, which is it of these? b a")]
@@ -49,7 +51,7 @@ def scorer_of(seen, **options):
 
 def stock(seen, question, more=()):
     """Arguments of the stock model for one question and what follows it: ids, pixels, types of tokens."""
-    loaded, eyes, _ = seen
+    loaded, eyes = seen[:2]
     ids = torch.tensor([[*question.ids, *more]])
     arguments = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     images = [decode(eyes.places.read(fact)) for fact in question.images]
@@ -141,7 +143,10 @@ def test_features_in_one_pass_are_those_of_each_image_alone(seen):
             [alone] = encoded(loaded.model, eyes.pixels([fact], filled=False), [count])
             [cached] = FeatureCache(loaded.model, eyes, CPU, max_bytes=1 << 20, tokens_per_pass=1).of([fact])
             for one, two, three in zip(
-                (alone.tokens, *alone.deep), (features.tokens, *features.deep), (cached.tokens, *cached.deep), strict=True
+                (alone.tokens, *alone.deep),
+                (features.tokens, *features.deep),
+                (cached.tokens, *cached.deep),
+                strict=True,
             ):
                 assert len(one) == count
                 assert torch.equal(one, three)
@@ -153,7 +158,10 @@ def test_the_cache_keeps_no_more_bytes_than_allowed_and_the_latest(seen):
     facts = list({image.sha256: image for question in questions for image in question.images}.values())
     decoded = []
     with torch.no_grad():
-        sizes = [one.num_bytes for one in FeatureCache(loaded.model, eyes, CPU, max_bytes=1 << 20, tokens_per_pass=1).of(facts)]
+        sizes = [
+            one.num_bytes
+            for one in FeatureCache(loaded.model, eyes, CPU, max_bytes=1 << 20, tokens_per_pass=1).of(facts)
+        ]
         cache = FeatureCache(
             loaded.model, Watching(eyes, decoded), CPU, max_bytes=sizes[-1] + sizes[-2], tokens_per_pass=1
         )
@@ -175,3 +183,71 @@ def test_given_features_leave_the_model_as_it_was(seen):
         with pytest.raises(RuntimeError, match="inside"), given(loaded.model, [features]):
             raise RuntimeError("inside")
     assert "get_image_features" not in vars(loaded.model.model)
+
+
+def test_rotations_compute_their_beginning_once(seen):
+    """Tokens that reach the decoder: the beginning, then what differs."""
+    loaded, _, questions = seen
+    rotations = questions[:3]
+    fed = []
+    handle = loaded.model.register_forward_pre_hook(
+        lambda _module, _arguments, options: fed.append(options["input_ids"].numel()), with_kwargs=True
+    )
+    try:
+        scorer_of(seen).option_log_probabilities([(question, ("a", "b", "c")) for question in rotations])
+    finally:
+        handle.remove()
+    length = len(rotations[0].ids)
+    assert fed[1] == 3 * (length - fed[0])
+    assert fed[0] > rotations[0].ids.index(loaded.model.config.image_token_id) + 4
+
+
+def test_adapters_and_components_are_in_the_features(tmp_path):
+    """A PEFT wrapper around an InternVL with components: what it says is what its own forward pass says."""
+    from peft import LoraConfig, get_peft_model
+
+    from tunestudy.config.components import VisionComponents
+    from tunestudy.models.components.install import install
+    from tunestudy.models.load import LoadedModel
+
+    loaded = tiny("internvl")
+    settings = {"rope2d": {}, "c_abstractor": {"num_queries": 9, "depth": 1, "hidden_size": 16}}
+    install(loaded.model, VisionComponents.model_validate(settings), seed=3)
+    wrapped = get_peft_model(loaded.model, LoraConfig(target_modules=["q_proj", "fc1"], init_lora_weights=False))
+    wrapped.eval()
+    loaded = LoadedModel(wrapped, loaded.tokenizer, {}, processor=loaded.processor)
+    eyes = eyes_of(loaded, tmp_path)
+    tokenize = Tokenize(loaded.tokenizer, DataSettings(), eyes)
+    image = (ImageBytes(data=picture(1, (56, 28))),)
+    asked = [with_images(Example(prompt=f"<image>{text}", completion="x"), image) for text in ("a b?", "b a?")]
+    questions = [Question(*map(tuple, tokenize.prompt(one))) for one in asked]
+    told = scorer_of((loaded, eyes)).option_log_probabilities([(question, OPTIONS) for question in questions])
+    for question, values in zip(questions, told, strict=True):
+        assert values == pytest.approx([stock_sum((loaded, eyes), question, one) for one in OPTIONS], abs=1e-5)
+
+
+def test_a_model_with_a_world_part_sees_its_images_anew(tmp_path):
+    """Its scores are those of one question at a time, whatever the batch."""
+    from world_lab import world_settings
+
+    from tunestudy.models.components.world import install_world
+
+    loaded = tiny("internvl")
+    install_world(loaded.model, loaded.tokenizer, world_settings(num_world_steps=1), seed=1)
+    loaded.model.eval()
+    eyes = eyes_of(loaded, tmp_path)
+    tokenize = Tokenize(loaded.tokenizer, DataSettings(), eyes)
+    asked = [
+        with_images(Example(prompt=f"<image>{text}", completion="x"), (ImageBytes(data=picture(n)),))
+        for text in ("which is it, a or b?", "which is it, b or a?")
+        for n in (1, 2)
+    ]
+    questions = [Question(*map(tuple, tokenize.prompt(one))) for one in asked]
+    pairs = [(question, OPTIONS) for question in questions]
+    together = scorer_of((loaded, eyes)).option_log_probabilities(pairs)
+    for pair, values in zip(pairs, together, strict=True):
+        assert scorer_of((loaded, eyes), batch_size=1).option_log_probabilities([pair])[0] == pytest.approx(
+            values, abs=1e-5
+        )
+    said = scorer_of((loaded, eyes)).generate(questions, max_new_tokens=4)
+    assert said == [scorer_of((loaded, eyes)).generate([question], max_new_tokens=4)[0] for question in questions]

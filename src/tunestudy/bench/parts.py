@@ -19,7 +19,7 @@ class Parts:
     """What is answered so far of one benchmark."""
 
     def __init__(self, predictions: Path, fingerprint: str, rank: int) -> None:
-        """predictions: where all answers will lie in the end; fingerprint: of the evaluation, its task's version too."""
+        """predictions: where all answers will lie in the end; fingerprint: of the evaluation and its task."""
         self._stem = predictions.name.removesuffix(".predictions.jsonl")
         self._folder, self._fingerprint = predictions.parent, fingerprint
         self._own = self._folder / f"{self._stem}.part-{rank}.jsonl"

@@ -33,9 +33,7 @@ class Passes:
         self._eyes = eyes if self._of_vision is not None else None
         self._cache = None
         if self._eyes is not None and world_of(model) is None:
-            self._cache = FeatureCache(
-                model, self._eyes, device, max_bytes=max_bytes, tokens_per_pass=tokens_per_pass
-            )
+            self._cache = FeatureCache(model, self._eyes, device, max_bytes=max_bytes, tokens_per_pass=tokens_per_pass)
         self.shares = world_of(model) is None and cache_can_be_shared(base.config)
 
     @property

@@ -86,7 +86,9 @@ def score(
     rows = read_rows(name, wanted.benchmark, job, folder, loaded.tokenizer, eyes)
     scorer = scorer_of(loaded, wanted.benchmark, world, sliced=sliced, eyes=eyes)
     parts = Parts(folder.predictions(name), f"{wanted.fingerprint}:{kind.VERSION}", world.rank)
-    scored = answers(rows, wanted.benchmark, kind, scorer, parts, world, sliced=sliced, stop=stop or StopRequest())
+    scored = answers(
+        rows, wanted.benchmark, kind, scorer, parts, world, sliced=sliced, stop=StopRequest() if stop is None else stop
+    )
     if scored is None:
         return False
     if world.rank == 0:
@@ -97,9 +99,7 @@ def score(
     return True
 
 
-def scorer_of(
-    loaded: LoadedModel, benchmark: Benchmark, world: "World", *, sliced: bool, eyes: Eyes | None
-) -> Scorer:
+def scorer_of(loaded: LoadedModel, benchmark: Benchmark, world: "World", *, sliced: bool, eyes: Eyes | None) -> Scorer:
     """The model as a benchmark asks it."""
     return Scorer(
         loaded.model,

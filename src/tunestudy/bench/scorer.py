@@ -98,10 +98,8 @@ class Scorer:
         encoded = [(question, [self.ids_of(text) for text in options]) for question, options in asked]
         sums = [[0.0] * len(options) for _, options in asked]
         rows = fed(encoded)
-        if self._passes.shares:
-            found = clusters(rows, self._passes.image_token)
-        else:
-            found = [Cluster(0, [row]) for row in rows]
+        alone = [Cluster(0, [row]) for row in rows]
+        found = clusters(rows, self._passes.image_token) if self._passes.shares else alone
         for read, value in self._read(found):
             sums[read.question][read.option] += value
         return sums
@@ -129,7 +127,7 @@ class Scorer:
         return reads
 
     def _batches_of_clusters(self, found: Sequence[Cluster]) -> list[list[Cluster]]:
-        """Longest first; a batch has as many rows as fit with their beginnings, whose keys and values each row holds."""
+        """Longest first; as many rows as fit together with their beginnings, whose keys and values each row holds."""
         batches: list[list[Cluster]] = []
         longest, size, places = 0, 0, set[int]()
         for whole in sorted(found, key=lambda cluster: -(cluster.prefix + cluster.longest_rest)):

@@ -32,6 +32,8 @@ class Features:
     """(n, D) for each of the decoder's layers that adds visual features (DeepStack)."""
     beside: tuple[tuple[str, Tensor], ...] = ()
     """Inputs of the model beside the pixels, this image's row of each: its grid."""
+    tiles: int = 1
+    """In how many pieces the tower saw it."""
 
     @property
     def num_bytes(self) -> int:
@@ -43,11 +45,13 @@ def encoded(model: Any, pixels: dict[str, Tensor], num_tokens: Sequence[int]) ->
     made = base_model_of(model).base_model.get_image_features(**pixels, return_dict=True)
     deep = [_by_image(layer, num_tokens) for layer in getattr(made, "deepstack_features", None) or ()]
     beside = {name: tensor for name, tensor in pixels.items() if name != PIXELS}
+    in_tiles = isinstance(made.pooler_output, Tensor)
     return [
         Features(
             tokens.clone(),  # a view would keep the whole pass in memory
             tuple(layer[i].clone() for layer in deep),
             tuple((name, tensor[i]) for name, tensor in beside.items()),
+            num_tokens[i] // made.pooler_output.shape[-2] if in_tiles else 1,
         )
         for i, tokens in enumerate(_by_image(made.pooler_output, num_tokens))
     ]
@@ -55,7 +59,7 @@ def encoded(model: Any, pixels: dict[str, Tensor], num_tokens: Sequence[int]) ->
 
 def _by_image(made: Tensor | Sequence[Tensor], num_tokens: Sequence[int]) -> Sequence[Tensor]:
     """Qwen3-VL cuts by itself; the others give (tiles, tokens of a tile, D)."""
-    return made.flatten(0, -2).split(list(num_tokens)) if isinstance(made, Tensor) else made
+    return torch.split(made.flatten(0, -2), list(num_tokens)) if isinstance(made, Tensor) else made
 
 
 @contextmanager
@@ -77,7 +81,8 @@ def given(model: Any, features: Sequence[Features]) -> Iterator[dict[str, Tensor
     inner.get_image_features = ready
     try:
         beside = {name: torch.stack([dict(one.beside)[name] for one in features]) for name, _ in features[0].beside}
-        yield {PIXELS: features[0].tokens.new_zeros(1), **beside}
+        tiles = sum(one.tiles for one in features)  # components check that prompts have places for so many
+        yield {PIXELS: features[0].tokens.new_zeros(1).expand(tiles), **beside}
     finally:
         del inner.get_image_features
 
@@ -108,8 +113,8 @@ class FeatureCache:
 
     def of(self, images: Sequence[ImageFacts]) -> list[Features]:
         """Features of every image, in order; each that is not kept is decoded and encoded once."""
-        found = {fact.sha256: self._kept.get(fact.sha256) for fact in images}
-        new = list({fact.sha256: fact for fact in images if found[fact.sha256] is None}.values())
+        found = {fact.sha256: self._kept[fact.sha256] for fact in images if fact.sha256 in self._kept}
+        new = list({fact.sha256: fact for fact in images if fact.sha256 not in found}.values())
         for facts, counts in self._passes(new):
             pixels = {name: t.to(self._device) for name, t in self._eyes.pixels(facts, filled=False).items()}
             for fact, features in zip(facts, encoded(self._model, pixels, counts), strict=True):
@@ -119,8 +124,7 @@ class FeatureCache:
             self._kept.move_to_end(digest)
         while self.num_bytes > self._max_bytes:
             self.num_bytes -= self._kept.popitem(last=False)[1].num_bytes
-        features = [found[fact.sha256] for fact in images]
-        return [one for one in features if one is not None]
+        return [found[fact.sha256] for fact in images]
 
     def _passes(self, images: Sequence[ImageFacts]) -> Iterator[tuple[list[ImageFacts], list[int]]]:
         """Images that go through the tower together, and how many tokens each becomes."""
