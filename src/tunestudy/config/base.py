@@ -23,3 +23,9 @@ class Config(BaseModel):
 def neutral(default: Any, **constraints: Any) -> Any:
     """A field that cannot change a result (speed, logging, retention): it stays out of fingerprints."""
     return Field(default, json_schema_extra={"fingerprint": False}, **constraints)
+
+
+def newer(**constraints: Any) -> Any:
+    """A field that older studies did not have, None by default: part of fingerprints only where it is set, so that
+    those studies keep their jobs."""
+    return Field(None, json_schema_extra={"fingerprint": "unless default"}, **constraints)

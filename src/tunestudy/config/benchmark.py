@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from tunestudy.config.base import Config, neutral
 from tunestudy.config.definition import Definition, definition, names
@@ -24,6 +24,25 @@ class Benchmark(Config):
     """Tokens of a batch, padding and images counted; questions of like length are asked together."""
     image_cache_bytes: int = neutral(1 << 30, ge=0)
     """Memory for features of images that have been seen, on the model's device."""
+    checkpoints: bool | tuple[int, ...] = neutral(False)
+    """Also score the checkpoints that the stage keeps (`true` or `all`), or those of these steps: the score's curve
+    over training. One that retention has removed is left out."""
+
+    @field_validator("checkpoints", mode="before")
+    @classmethod
+    def _all_of_them(cls, value: Any) -> Any:
+        return {"all": True, "none": False}.get(value, value) if isinstance(value, str) else value
+
+    @field_validator("checkpoints")
+    @classmethod
+    def _steps(cls, value: bool | tuple[int, ...]) -> bool | tuple[int, ...]:
+        if not isinstance(value, bool) and (not value or min(value) < 1):
+            raise ValueError("must be true, false, all, or a list of steps from 1")
+        return value
+
+    def wants_checkpoint(self, step: int) -> bool:
+        """Whether the checkpoint of this step is scored, too."""
+        return self.checkpoints if isinstance(self.checkpoints, bool) else step in self.checkpoints
 
 
 class ExactMatch(Benchmark):
@@ -70,12 +89,25 @@ class PublicBenchmark(Benchmark):
             raise ValueError(f"there is no type `{value}`; known are exact_match, multiple_choice, {', '.join(known)}")
         return value
 
+    @field_validator("answer_by", "circular")
+    @classmethod
+    def _has_options(cls, value: Any, info: ValidationInfo) -> Any:
+        kind = info.data.get("type")
+        if kind is not None and value in (True, "letter") and not has_options(definition(kind)):
+            raise ValueError(f"{kind} has no options to {'rotate' if value is True else 'choose from'}; leave it out")
+        return value
+
     @model_validator(mode="before")
     @classmethod
     def _defined(cls, values: Any) -> Any:
         if isinstance(values, dict) and "definition" not in values and values.get("type") in names():
             return {**values, "definition": definition(values["type"])}
         return values
+
+
+def has_options(of: Definition) -> bool:
+    """Whether a benchmark is multiple choice."""
+    return bool(of.choices) or of.asks_for == "letter"
 
 
 OWN = ("exact_match", "multiple_choice")

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from tunestudy.config.base import Config, neutral
+from tunestudy.config.base import Config, neutral, newer
 
 Role = Literal["vision_tower", "projector", "language_model", "router", "lm_head", "world_projector", "world_encoder"]
 """A named part of a model. `models/roles.py` says which modules each is in an architecture."""
@@ -37,6 +37,9 @@ class ModelConfig(Config):
     """Options of a vision-language model's image processor in place of its own (`max_patches`, `max_pixels`, …)."""
     chat_template: str | None = None
     """A jinja2 template, or a path to one, in place of the tokenizer's own."""
+    weights: str | None = newer()
+    """A folder of weights laid over the model to evaluate it: a PEFT adapter, or a checkpoint of tunestudy. No stage
+    can train on it."""
     dtype: DType = "float32"
     """Storage of frozen weights; trainable weights are always held in float32."""
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = neutral("sdpa")

@@ -246,8 +246,23 @@ class JobDir:
     def checkpoint(self, step: int) -> Path:
         return self.root / f"checkpoint-{step}"
 
+    def at_checkpoint(self, name: str) -> "CheckpointScores":
+        """The same folder, whose scores are those of the checkpoint of that name."""
+        return CheckpointScores(self.root, name)
+
     def eval_json(self, benchmark: str) -> Path:
         return self.eval / f"{benchmark}.json"
 
     def predictions(self, benchmark: str) -> Path:
         return self.eval / f"{benchmark}.predictions.jsonl"
+
+
+@dataclass(frozen=True)
+class CheckpointScores(JobDir):
+    """A job's folder as one of its checkpoints is scored: `eval/checkpoint-500/<benchmark>.json`."""
+
+    checkpoint_name: str
+
+    @property
+    def eval(self) -> Path:
+        return self.root / "eval" / self.checkpoint_name

@@ -131,8 +131,10 @@ class _Before:
             return _Reason("changed" if old_id != job.id else "")
         if old_id != job.id:
             return _Reason("changed", tuple(self._differences(old, job)))
-        keys = tuple(_evaluation_differences(old, job))
-        return _Reason("evaluation" if keys else "", keys)
+        scored = old.get("evaluations") or {}
+        changed = [name for name, now in job.evaluations.items() if _fingerprint(scored.get(name)) != now.fingerprint]
+        keys = tuple(key for name in changed for key in self._evaluation_differences(name, scored.get(name), job))
+        return _Reason("evaluation" if changed else "", keys)
 
     def _differences(self, old: dict[str, Any], job: Job) -> Iterator[Difference]:
         new_settings = significant(job.settings) if job.settings else {}
@@ -145,15 +147,23 @@ class _Before:
             if parent in self.retrained:
                 yield f"after {parent.rpartition('-')[0]}", None, None
 
-
-def _evaluation_differences(old: dict[str, Any], job: Job) -> Iterator[Difference]:
-    scored = old.get("evaluations") or {}
-    for name, evaluation in job.evaluations.items():
-        if name not in scored:
+    def _evaluation_differences(self, name: str, scored: dict[str, Any] | None, job: Job) -> Iterator[Difference]:
+        """Why a benchmark is scored again: a key of its own, of its definition, or of the data that it reads."""
+        if scored is None:
             yield f"benchmarks.{name}", None, "new"
-        elif scored[name]["fingerprint"] != evaluation.fingerprint:
-            new = significant(evaluation.benchmark)
-            yield from _compared(scored[name]["benchmark"], new, f"benchmarks.{name}.", only=set(new))
+            return
+        old, new = dict(scored["benchmark"]), significant(job.evaluations[name].benchmark)
+        if isinstance(old.get("definition"), dict) and isinstance(new.get("definition"), dict):
+            old["definition"] = {key: value for key, value in old["definition"].items() if key in new["definition"]}
+        yield from _compared(old, new, f"benchmarks.{name}.", only=set(new))
+        dataset = str(new["dataset"]).partition("@")[0]
+        before, now = self._inputs.get("datasets") or {}, self._identities.datasets
+        if dataset in before and dataset in now:
+            yield from _compared(before[dataset], now[dataset], f"datasets.{dataset}.")
+
+
+def _fingerprint(scored: Any) -> str:
+    return str(scored["fingerprint"]) if scored else ""
 
 
 def _compared(old: Any, new: Any, prefix: str, only: set[str] | None = None) -> Iterator[Difference]:
@@ -169,7 +179,7 @@ def _compared(old: Any, new: Any, prefix: str, only: set[str] | None = None) -> 
 
 
 def _shown(value: Any) -> str:
-    text = "null" if value is None else str(value)
+    text = "null" if value is None else " ".join(str(value).split())
     if len(text) == 64 and set(text) <= set("0123456789abcdef"):
         return text[:12]
     return text if len(text) <= 60 else text[:57] + "…"

@@ -35,7 +35,12 @@ def significant(value: Any) -> Any:
     if type(value) in _PLAIN:  # most are, and a plan of ten thousand jobs asks half a million times
         return value
     if isinstance(value, Config):
-        return {name: significant(getattr(value, name)) for name in _significant_fields(type(value))}
+        newer = _newer_fields(type(value))
+        return {
+            name: significant(found)
+            for name in _significant_fields(type(value))
+            if (found := getattr(value, name)) is not None or name not in newer
+        }
     if isinstance(value, Mapping):
         return {str(key): significant(inner) for key, inner in value.items()}
     if isinstance(value, tuple | list):
@@ -47,6 +52,16 @@ def is_neutral(config: type[Config], field: str) -> bool:
     """Whether a field was made with `neutral`."""
     extra = config.model_fields[field].json_schema_extra
     return isinstance(extra, dict) and extra.get("fingerprint") is False
+
+
+@cache
+def _newer_fields(config: type[Config]) -> frozenset[str]:
+    """Fields made with `newer`; the default of all of them is None."""
+    fields = config.model_fields.items()
+    extras = {name: field.json_schema_extra for name, field in fields if isinstance(field.json_schema_extra, dict)}
+    found = frozenset(name for name, extra in extras.items() if extra.get("fingerprint") == "unless default")
+    assert all(config.model_fields[name].default is None for name in found)
+    return found
 
 
 @cache

@@ -91,6 +91,8 @@ class Identities:
             elif isinstance(name, str) and key != "chat_template":
                 pin = model.revision if key == "model_name_or_path" else None
                 options[key] = {"hub": name, "revision": self._revision(f"models/{name}", pin)}
+        if model.weights is not None:
+            options["weights"] = self._content(self._folder / model.weights)
         del options["revision"]
         return options
 

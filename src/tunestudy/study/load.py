@@ -17,6 +17,7 @@ from tunestudy.config.study import Study, Variant
 from tunestudy.study.adapter_options import DEFAULT_KIND, KINDS, option_of_another
 from tunestudy.study.aliases import translate
 from tunestudy.study.batch import BatchError, solve_batch
+from tunestudy.study.benchmarks import supply_data, translate_types, unknown_types, write_out_short_form
 from tunestudy.study.deepspeed import read_deepspeed_files
 from tunestudy.study.hosts import spread_over_hosts
 from tunestudy.study.keys import shape_mistakes, unknown_keys
@@ -69,12 +70,17 @@ def load_study(path: Path, overrides: Sequence[str] = (), *, tiny: bool = False)
     """
     source = read_source(path)
     expand_dotted(source)
+    write_out_short_form(source)
+    small = source.values.get("tiny")
     has_tiny = take_tiny(source, wanted=tiny)
     apply_overrides(source, overrides)
     expand_dotted(source)
+    write_out_short_form(source)
     raise_all(list(shape_mistakes(source)))
-    translations = translate(source)
+    translations = [*translate(source), *translate_types(source)]
+    without_data = supply_data(source, tiny=tiny, small=small or {})
     errors = [*spread_over_hosts(source), *read_deepspeed_files(source), *unknown_keys(source)]
+    errors += [*unknown_types(source), *without_data]
     resolver = Resolver(source, expand_matrices(source))
     raw_variants = resolver.resolve_all()
     errors += resolver.errors

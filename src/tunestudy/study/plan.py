@@ -19,6 +19,7 @@ from tunestudy.config.job import Job
 from tunestudy.config.stage import TrainStage
 from tunestudy.config.study import Study
 from tunestudy.records.layout import StudyDir
+from tunestudy.study.benchmarks import curve_warnings
 from tunestudy.study.changes import Change, Orphan, explain_changes, find_orphans
 from tunestudy.study.estimate import NOTHING, Estimate, Estimator, Measured
 from tunestudy.study.fingerprint import canonical
@@ -157,6 +158,7 @@ def make_plan(loaded: LoadedStudy, results: Path) -> Plan:
             *gate_warnings,
             *footing_warnings(study),
             *seen_rows_warnings(study),
+            *curve_warnings(study),
             *_unpinned(identities),
         ],
     )

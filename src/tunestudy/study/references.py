@@ -11,6 +11,7 @@ from tunestudy.config.order import ScoreOrder
 from tunestudy.config.stage import SLICING, TrainStage
 from tunestudy.config.study import Study
 from tunestudy.study.adapter_options import adapter_mistakes, model_sizes
+from tunestudy.study.benchmarks import text_only
 from tunestudy.study.components import component_mistakes, model_type_of
 from tunestudy.study.deepspeed import deepspeed_mistakes
 from tunestudy.study.nearest import did_you_mean
@@ -26,6 +27,7 @@ def reference_mistakes(study: Study, locate: Locate, folder: Path) -> Iterator[S
     """Every name that refers to nothing; `folder` is where relative paths start."""
     yield from _names(study, locate)
     yield from _model(study.model, locate, folder, ("model",))
+    yield from _weights(study, locate, folder)
     yield from _files(study, locate, folder)
     for name, benchmark in study.benchmarks.items():
         yield from _dataset(study, locate, benchmark.dataset, ("benchmarks", name, "dataset"))
@@ -33,6 +35,8 @@ def reference_mistakes(study: Study, locate: Locate, folder: Path) -> Iterator[S
     sizes = model_sizes(study.model, folder)
     engine = "single" if study.resources.ranks == 1 else "ddp"
     model_type = model_type_of(sizes, study.model.architecture)
+    for name, message in text_only(study, model_type, sizes):
+        yield StudyError(locate(("benchmarks", name, "type")), message)
     for variant_name, variant in study.variants.items():
         for stage_name, message in component_mistakes(variant.stages, model_type):
             yield StudyError(locate(("variants", variant_name, "stages", stage_name, "components")), message)
@@ -102,6 +106,18 @@ def _model(model: ModelConfig, locate: Locate, folder: Path, path: KeyPath) -> I
                 locate((*path, key)),
                 f"there is no folder `{name}` beside the study file, and it is no hub id (organisation/name)",
             )
+
+
+def _weights(study: Study, locate: Locate, folder: Path) -> Iterator[StudyError]:
+    """What is laid over the model is there, and nothing trains on it."""
+    weights = study.model.weights
+    if weights is None:
+        return
+    where = locate(("model", "weights"))
+    if not any((folder / weights / name).is_file() for name in ("adapter_config.json", "model.safetensors")):
+        yield StudyError(where, f"`{weights}` is no folder with adapter_config.json or model.safetensors in it")
+    if trained := next((name for name, variant in study.variants.items() if variant.stages), None):
+        yield StudyError(where, f"is for evaluation alone, and `{trained}` trains; give it `stages: []`")
 
 
 def _looks_like_hub_id(name: str) -> bool:

@@ -59,6 +59,7 @@ def study_schema() -> Schema:
         "additionalProperties": {"anyOf": [_ref("StageSettings"), {"type": "null"}]},
         "description": "Settings by stage name, laid over `defaults`.",
     }
+    properties["benchmarks"] = _listed(properties["benchmarks"])
     properties["tiny"] = _tiny(properties)
     whole = {**study, "description": "A tunestudy study file.", "title": "study", "$defs": definitions}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_tidy(whole)}
@@ -74,6 +75,12 @@ def _tiny(properties: Schema) -> Schema:
         "description": "Other weights and data for `--tiny`, laid over the rest; the jobs stay the same.",
         "properties": {**parts, "variants": {"type": "object", "additionalProperties": overrides}},
     }
+
+
+def _listed(benchmarks: Schema) -> Schema:
+    """The mapping, or the short form: a list of names."""
+    mapping = {key: value for key, value in benchmarks.items() if key not in ("default", "description")}
+    return {"anyOf": [mapping, {"type": "array", "items": {"enum": names()}}], **_description(benchmarks)}
 
 
 def _explained(config: type[Config]) -> Schema:
@@ -194,6 +201,10 @@ def _name_benchmarks(definitions: Schema) -> None:
     """A public benchmark is named; what its name stands for is not written in a study."""
     public = definitions["PublicBenchmark"]["properties"]
     del public["definition"]
+    definitions["PublicBenchmark"]["required"] = ["type"]
+    for kind in definitions.values():
+        if curve := kind.get("properties", {}).get("checkpoints"):
+            curve["anyOf"] = [*curve["anyOf"], {"enum": ["all"]}]
     public["type"] = {"enum": names(), **_description(public["type"])}
     definitions.pop("Definition", None)
     definitions.pop("PublicData", None)

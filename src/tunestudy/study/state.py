@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from tunestudy.config.job import Job
+from tunestudy.config.job import Evaluation, Job
 from tunestudy.records.atomic import read_json
+from tunestudy.records.kept import kept_checkpoints
 from tunestudy.records.layout import JobDir, StudyDir
 
 Status = Literal["done", "evaluate", "running", "failed", "interrupted", "pending"]
@@ -36,11 +37,23 @@ def is_running(folder: JobDir) -> bool:
 
 
 def missing_evaluations(folder: JobDir, job: Job) -> Iterator[str]:
-    """Benchmarks without a score of today's definition."""
+    """Benchmarks without a score of today's definition; of a checkpoint `<benchmark> of checkpoint-500`.
+
+    Only for a trained job: until then its checkpoints come and go.
+    """
     for name, evaluation in job.evaluations.items():
-        score = read_object(folder.eval_json(name))
-        if score.get("fingerprint") != evaluation.fingerprint:
+        if not _is_scored(folder, name, evaluation):
             yield name
+    if any(evaluation.benchmark.checkpoints for evaluation in job.evaluations.values()):
+        for checkpoint, step in kept_checkpoints(folder):
+            for name, evaluation in job.evaluations.items():
+                wanted = evaluation.benchmark.wants_checkpoint(step)
+                if wanted and not _is_scored(folder.at_checkpoint(checkpoint), name, evaluation):
+                    yield f"{name} of {checkpoint}"
+
+
+def _is_scored(folder: JobDir, name: str, evaluation: Evaluation) -> bool:
+    return bool(read_object(folder.eval_json(name)).get("fingerprint") == evaluation.fingerprint)
 
 
 def folders_on_disk(study: StudyDir) -> set[str]:

@@ -54,7 +54,8 @@ KEYS: dict[Level, frozenset[str]] = {
         *(one.model_fields for one in (FileDataset, HubDataset, DatacompDataset, DigitsDataset, SynthDataset))
     ),
     "fetch": frozenset(FetchSettings.model_fields),
-    "benchmark": frozenset().union(*(b.model_fields for b in (ExactMatch, MultipleChoice, PublicBenchmark))),
+    "benchmark": frozenset().union(*(b.model_fields for b in (ExactMatch, MultipleChoice, PublicBenchmark)))
+    - {"definition"},
     "stage": frozenset(TrainStage.model_fields),
     "adapter": frozenset().union(*(a.model_fields for a in (LoraAdapter, DoraAdapter, SoraAdapter, SdoraAdapter))),
     "quantization": frozenset(Quantization.model_fields),
