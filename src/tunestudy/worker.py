@@ -70,13 +70,14 @@ def end_at_once() -> None:
 
 def train_and_evaluate(job: Job, folder: JobDir, world: "World", stop: StopRequest) -> int:
     """The two halves of a job; each is skipped when its files are already there and belong to this job."""
+    from tunestudy.bench.checkpoints import score_checkpoints
     from tunestudy.bench.run import run_benchmarks
     from tunestudy.train.stage import is_trained, run_stage
 
     world.barrier()
     if not is_trained(job, folder) and not run_stage(job, folder, world, stop):
         return Exit.INTERRUPTED
-    if not run_benchmarks(job, folder, world, stop):
+    if not run_benchmarks(job, folder, world, stop) or not score_checkpoints(job, folder, world, stop):
         return Exit.INTERRUPTED
     if world.rank == 0:
         folder.failure_json.unlink(missing_ok=True)

@@ -11,8 +11,9 @@ from tunestudy.config.adapter import OWN_FACTORS, LoraAdapter
 from tunestudy.config.errors import StudyError
 from tunestudy.config.model import CharacterTokenizer
 from tunestudy.models.publish import save_result
+from tunestudy.models.stored import by_file
 from tunestudy.models.tokenizer import character_tokenizer
-from tunestudy.train.checkpoint import adapter_config_text, by_file
+from tunestudy.train.checkpoint import adapter_config_text
 
 SIZES = {
     "hidden_size": 32,

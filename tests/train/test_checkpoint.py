@@ -13,6 +13,7 @@ from stops import StopAt
 from tinyjob import ADAPTER, facts_of, make_job, run, tiny_model
 from torch import nn
 
+from tunestudy.models.stored import by_file, stored_as
 from tunestudy.records.layout import JobDir
 from tunestudy.records.manifest import MANIFEST, problems, read_manifest, seal
 from tunestudy.train import writer as writer_module
@@ -20,9 +21,7 @@ from tunestudy.train.checkpoint import (
     FlatCopy,
     NotFiniteError,
     Snapshot,
-    by_file,
     optimizer_tensors,
-    stored_as,
     tensor_facts,
     weights_of,
     write_checkpoint,

@@ -12,6 +12,8 @@ from tunestudy.adapters.targets import check_parameters, check_patterns, check_r
 from tunestudy.config.adapter import AnyAdapter, DoraOptions
 from tunestudy.config.errors import StudyError, at
 from tunestudy.config.model import Role
+from tunestudy.config.stage import TrainStage
+from tunestudy.models.load import LoadedModel
 from tunestudy.models.roles import check_roles, hold_trainable_in_float32, modules_of
 
 NAME = "default"
@@ -67,6 +69,15 @@ def attach(
     kind.initialise(attached, NAME, torch.initial_seed() if seed is None else seed)
     hold_trainable_in_float32(attached)
     return attached
+
+
+def as_trained(loaded: LoadedModel, settings: TrainStage, *, seed: int) -> Any:
+    """What a stage trains: the model that it starts from with a new adapter on it, or with its parent's, to go on."""
+    if settings.adapter is None:
+        return loaded.model
+    if loaded.continues_adapter:
+        return go_on(loaded.model, settings.adapter, loaded.gated)
+    return attach(loaded.model, settings.adapter, settings.train or "none", seed=seed)
 
 
 def go_on(model: Any, adapter: AnyAdapter, gated: Path | None = None) -> Any:

@@ -35,6 +35,7 @@ from tunestudy.models.origin import (
     pretrained,
     random_weights,
 )
+from tunestudy.models.overlay import UnusableError, lay_over, with_adapter
 from tunestudy.models.publish import keep_base
 from tunestudy.models.roles import hold_trainable_in_float32
 from tunestudy.models.vision import vision_of
@@ -90,8 +91,11 @@ def _with_processor(loaded: LoadedModel, job: Job, folder: JobDir) -> LoadedMode
 
 
 def _start(job: Job, folder: JobDir, device: torch.device | str) -> LoadedModel:
-    """The start with the components that the stage names."""
+    """The start with the components that the stage names, or with the weights that are laid over it."""
     settings = job.settings
+    if job.model.weights is not None:
+        loaded = _load_start(job, folder, device)
+        return replace(loaded, model=lay_over(loaded.model, folder.root / job.base_dir / job.model.weights))
     if settings is None or settings.components is None:
         return _load_start(job, folder, device)
     from tunestudy.models.components.install import has_components  # imports InternVL's classes
@@ -320,20 +324,10 @@ def _base_at(
 
 def _with_adapter(base: Any, owner: JobDir, *, trainable: bool, name: str = "default") -> Any:
     """`base` with a published adapter attached; a tensor that is missing from its file is an error."""
-    from peft import PeftModel, get_peft_model_state_dict
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(owner.model / "adapter_model.safetensors", "pt") as file:
-            saved = set(file.keys())
-        model = PeftModel.from_pretrained(base, owner.model, adapter_name=name, is_trainable=trainable)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise _broken(owner, f"adapter_model.safetensors cannot be loaded: {error}") from error
-    if absent := sorted(
-        get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False).keys() - saved
-    ):
-        raise _broken(owner, f"adapter_model.safetensors lacks {len(absent)} tensors, such as {absent[0]}")
-    return model
+        return with_adapter(base, owner.model, trainable=trainable, name=name)
+    except UnusableError as error:
+        raise _broken(owner, str(error)) from error
 
 
 def _checked(owner: JobDir) -> dict[str, Any]:

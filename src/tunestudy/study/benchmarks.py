@@ -91,12 +91,8 @@ def unknown_types(source: Source) -> Iterator[StudyError]:
     for name, entry in _entries(source):
         written = entry.get("type")
         if isinstance(written, str) and written not in known:
-            yield StudyError(source.place(("benchmarks", name, "type")), unknown_benchmark(written, known))
-
-
-def unknown_benchmark(written: str, known: tuple[str, ...]) -> str:
-    """What to say of a name that no benchmark has."""
-    return f"there is no benchmark `{written}`; {did_you_mean(written, (*known, *OTHER_NAMES))}"
+            cure = did_you_mean(written, (*known, *OTHER_NAMES))
+            yield StudyError(source.place(("benchmarks", name, "type")), f"there is no type `{written}`; {cure}")
 
 
 def supply_data(source: Source, *, tiny: bool, small: Mapping[str, Any]) -> list[StudyError]:

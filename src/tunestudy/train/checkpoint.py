@@ -8,36 +8,28 @@ touched. The loop only copies tensors into one host buffer; files are written by
 import json
 import math
 import os
-import re
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tunestudy.models.fold import GATED_CONFIG, GATED_WEIGHTS, has_gates, is_gated, plain_config, raw_config_text
-from tunestudy.models.roles import is_adapter_parameter
+from tunestudy.models.fold import GATED_CONFIG, has_gates, plain_config, raw_config_text
+from tunestudy.models.stored import ADAPTER_CONFIG
 from tunestudy.records.atomic import temporary_beside
 from tunestudy.records.manifest import seal
 from tunestudy.train.shards import Held, held
 from tunestudy.train.trainable import Trainable
 
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-ADAPTER_CONFIG = "adapter_config.json"
-MODEL_WEIGHTS = "model.safetensors"
 OPTIMIZER = "resume/optimizer.safetensors"
 STATE = "resume/state.json"
 
 Kind = Literal["lite", "full"]
 Tensors = dict[str, Tensor]
-T = TypeVar("T")
-
-_ADAPTER_NAME = re.compile(r"(?:(\.lora_[A-Za-z_]+)|\.modules_to_save)\.[^.]+(?=\.|$)")
-"""What PEFT puts into parameter names and leaves out of its files: the adapter's name, and that a module is a copy."""
 
 
 class NotFiniteError(RuntimeError):
@@ -89,24 +81,6 @@ class FlatCopy:
 def whole_ones(given: Mapping[str, Held]) -> Tensors:
     """The tensors of a rank that holds them whole."""
     return {name: tensor for name, tensor in given.items() if isinstance(tensor, Tensor)}
-
-
-def stored_as(name: str) -> tuple[str, str]:
-    """The file and the key under which a trainable tensor of this name is kept."""
-    if is_adapter_parameter(name) or ".modules_to_save." in name:
-        return ADAPTER_WEIGHTS, _ADAPTER_NAME.sub(r"\1", name)
-    return MODEL_WEIGHTS, name
-
-
-def by_file(tensors: Mapping[str, T]) -> dict[str, dict[str, T]]:
-    """Trainable tensors by file and stored key. An adapter with gates has a file that stock PEFT does not look for."""
-    files: dict[str, dict[str, T]] = {}
-    gated = is_gated(tensors)
-    for name, tensor in tensors.items():
-        file, key = stored_as(name)
-        file = GATED_WEIGHTS if gated and file == ADAPTER_WEIGHTS else file
-        files.setdefault(file, {})[key] = tensor
-    return files
 
 
 def weights_of(trainables: Iterable[Trainable]) -> dict[str, Held]:

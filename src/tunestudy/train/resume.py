@@ -10,10 +10,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tunestudy.models.stored import by_file
 from tunestudy.records.atomic import remove_tree
 from tunestudy.records.layout import JobDir
 from tunestudy.records.manifest import problems, read_manifest
-from tunestudy.train.checkpoint import OPTIMIZER, STATE, by_file, weights_of
+from tunestudy.train.checkpoint import OPTIMIZER, STATE, weights_of
 from tunestudy.train.optim import load_states
 from tunestudy.train.shards import Held, put
 from tunestudy.train.trainable import Trainable

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from tunestudy.config.stage import CheckpointSettings
+from tunestudy.models.stored import by_file
 from tunestudy.records.layout import JobDir
 from tunestudy.records.tables import TableLog
 from tunestudy.train.checkpoint import (
@@ -18,7 +19,6 @@ from tunestudy.train.checkpoint import (
     Kind,
     Snapshot,
     adapter_config_text,
-    by_file,
     optimizer_tensors,
     tensor_facts,
     weights_of,

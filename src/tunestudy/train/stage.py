@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tunestudy.adapters.attach import attach, go_on
+from tunestudy.adapters.attach import as_trained
 from tunestudy.config.engines import slices_weights
 from tunestudy.config.errors import StudyError, at
 from tunestudy.config.job import Job
@@ -128,14 +128,11 @@ def loading_device(task: Task) -> torch.device:
 
 def make_trainable(loaded: LoadedModel, task: Task) -> Any:
     """The model with its adapter attached and exactly the stage's weights unfrozen, held in float32."""
-    model, settings, job = loaded.model, task.settings, task.job
+    settings, job = task.settings, task.job
+    model = as_trained(loaded, settings, seed=job.seed)
     if settings.adapter is None:
         default: Train = ("world_projector",) if world_of(model) else "all"
         set_trainable(model, settings.train or default, key=f"stages.{job.stage}.train")
-    elif not loaded.continues_adapter:
-        model = attach(model, settings.adapter, settings.train or "none", seed=job.seed)
-    else:
-        model = go_on(model, settings.adapter, loaded.gated)
     if settings.activation_checkpointing:
         checkpoint_activations(base_model_of(model))
     return model
