@@ -102,6 +102,47 @@ def run(
     _leave(code)
 
 
+@app.command("eval")
+def evaluate(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[STUDY] [KEY.PATH=VALUE]... [BENCHMARK]...", show_default=False),
+    ] = None,
+    model: Annotated[str, typer.Option(help="In place of a study: a folder, an adapter, a checkpoint, a hub id.")] = "",
+    benchmarks: Annotated[
+        list[str] | None, typer.Option(metavar="A B …", help="Only these; without a study file all that are wanted.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(metavar="CSV", help="Also write the table there.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="With --model: records in place of the hub's.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch_size", "--batch-size", help="With --model.")] = None,
+    num_gpus: Annotated[int, typer.Option("--num_gpus", "--num-gpus", min=1, help="With --model: ranks.")] = 1,
+    limit: Annotated[int | None, typer.Option(min=1, help="With --model: at most that many questions.")] = None,
+    compat: Annotated[str | None, typer.Option(help="With --model: official, lmms-eval or strict.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="With --model: float32, bfloat16 or float16.")] = None,
+    tiny: Tiny = False,
+    results: Results = DEFAULT_RESULTS,
+    only: Only = None,
+    seeds: Seeds = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print only what went wrong.")] = False,
+) -> None:
+    """Score what is trained and not scored yet; or a model by itself: --model PATH --benchmarks A B --output CSV."""
+    from tunestudy.launch import eval_words
+
+    options = {"data": data, "batch_size": batch_size, "limit": limit, "compat": compat, "dtype": dtype}
+    asked = eval_words.sorted_out(words or (), benchmarks or (), model=model, options=options, num_gpus=num_gpus)
+    if asked.study is None:
+        from tunestudy.launch.evaluate_model import evaluate_model
+
+        _leave(evaluate_model(model, asked.wanted(tiny=tiny), results, output=output, quiet=quiet))
+    from tunestudy.launch.evaluate import evaluate_study
+
+    loaded = _load(asked.study, list(asked.overrides), tiny)
+    chosen = {"only": only or (), "seeds": _seeds(seeds), "benchmarks": asked.benchmarks}
+    _leave(evaluate_study(loaded, results, **chosen, output=output, quiet=quiet))
+
+
 @app.command("lr-find")
 def lr_find(
     study: StudyArgument,
