@@ -3,7 +3,7 @@
 import io
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -139,8 +139,12 @@ def evaluate(
     from tunestudy.launch.evaluate import evaluate_study
 
     loaded = _load(asked.study, list(asked.overrides), tiny)
-    chosen = {"only": only or (), "seeds": _seeds(seeds), "benchmarks": asked.benchmarks}
-    _leave(evaluate_study(loaded, results, **chosen, output=output, quiet=quiet))
+    named = asked.benchmarks
+    _leave(
+        evaluate_study(
+            loaded, results, only=only or (), seeds=_seeds(seeds), benchmarks=named, output=output, quiet=quiet
+        )
+    )
 
 
 @app.command("lr-find")
@@ -391,7 +395,7 @@ def _seeds(text: str | None) -> list[int]:
         raise StudyError("--seeds", f"must be numbers with commas between, e.g. --seeds 1,2; got `{text}`") from None
 
 
-def _leave(code: Exit) -> None:
+def _leave(code: Exit) -> NoReturn:
     raise typer.Exit(int(code))
 
 

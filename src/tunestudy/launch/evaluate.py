@@ -39,7 +39,8 @@ def evaluate_study(
 ) -> Exit:
     """Score trained jobs and the untouched model, report, and say what was left out and why.
 
-    `only`, `seeds`: as of `run`; `benchmarks`: names of the study's, default all. `output`: also write the table there. `command` starts one job (tests
+    `only`, `seeds`: as of `run`; `benchmarks`: names of the study's, default all.
+    `output`: also write the table there. `command` starts one job (tests
     replace it). Raises StudyError when the study, the machine or the results folder cannot do it.
     """
     wanted = wanted_benchmarks(loaded.study, benchmarks)

@@ -10,12 +10,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ruamel.yaml import YAML
 
+from tunestudy.config.benchmark import Compat
 from tunestudy.config.definition import definition, names
 from tunestudy.config.errors import Exit, StudyError
+from tunestudy.config.model import DType
 from tunestudy.launch.run import run_study
 from tunestudy.launch.table import write_table
 from tunestudy.launch.torchrun import Command
@@ -63,6 +65,12 @@ def evaluate_model(
     unknown, before anything is loaded.
     """
     kinds = benchmark_names(wanted.benchmarks)
+    for option, value, known in (
+        ("--compat", wanted.compat, get_args(Compat)),
+        ("--dtype", wanted.dtype, get_args(DType)),
+    ):
+        if value is not None and value not in known:
+            raise StudyError(option, f"must be one of {', '.join(known)}; got `{value}`")
     data = {kind: data_of(kind, wanted) for kind in kinds}
     found = find_model(model)
     name = study_name(found, tiny=wanted.tiny)
