@@ -43,7 +43,12 @@ def loaded(found: FoundModel, root: Path) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"adapter": ADAPTER}, {"adapter": {**ADAPTER, "type": "dora"}}, {"adapter": {**ADAPTER, "type": "sora"}}],
+    [
+        {},
+        {"adapter": ADAPTER},
+        {"adapter": {**ADAPTER, "type": "dora"}},
+        {"adapter": {**ADAPTER, "type": "sora", "sparse_lambda": 5e-3}},
+    ],
     ids=["full", "lora", "dora", "sora"],
 )
 def test_a_result_and_its_job_folder(tmp_path: Path, settings: dict[str, Any]) -> None:
@@ -121,7 +126,7 @@ def test_what_cannot_be_evaluated_is_told(tmp_path: Path, spoil: Any, told: str)
 
 
 def test_gates_in_their_raw_form_and_stages_on_adapters_are_told(tmp_path: Path) -> None:
-    before = trained(tmp_path, "before", adapter={**ADAPTER, "type": "sora"})
+    before = trained(tmp_path, "before", adapter={**ADAPTER, "type": "sora", "sparse_lambda": 5e-3})
     with pytest.raises(StudyError, match="raw form of an adapter with gates"):
         find_model(str(before.root / "checkpoint-3"))
     shutil.rmtree(before.model / "gated")
