@@ -6,11 +6,9 @@ from typing import Any
 
 import pytest
 
-from tunestudy.config import benchmark as benchmark_module
 from tunestudy.config import definition as definition_module
 from tunestudy.config.definition import definition, read_definition
 from tunestudy.records.atomic import write_json
-from tunestudy.study import benchmarks as study_benchmarks
 from tunestudy.study.benchmarks import OTHER_NAMES, benchmark_named
 from tunestudy.study.load import load_study
 from tunestudy.study.plan import make_plan
@@ -229,7 +227,10 @@ def test_changed_records_are_named(folder: Folder) -> None:
     assert "scored again: datasets.mine.content" in str(folder.plan(text).changes[0])
 
 
-def test_definitions_that_ship_are_whole() -> None:
-    shipped = Path(study_benchmarks.__file__).parents[1] / "config" / "definitions"
-    assert all(read_definition(path).metric for path in shipped.glob("*.yaml"))
-    assert benchmark_module.OWN
+def test_what_ships_is_whole_and_documented() -> None:
+    root = Path(__file__).parents[2]
+    documented = (root / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    for path in (root / "src/tunestudy/config/definitions").glob("*.yaml"):
+        assert read_definition(path).metric
+        assert f"`{path.stem}`" in documented
+    assert all(f"`{name}`" in documented for name in OTHER_NAMES.values())
