@@ -106,6 +106,17 @@ def test_mathverse(prediction: str, answer: str, kind: str, official: float, str
     assert scores("mathverse", prediction, target) == {"official": official, "strict": strict}
 
 
+@pytest.mark.parametrize(
+    ("prediction", "letter"),
+    [("2√3", "B"), ("B:2√3", "B"), ("It is 2√3", None), ("2", "A"), ("√3", "C"), ("2 or √3", None), ("7", None)],
+)
+def test_mathverse_knows_options_by_the_text_of_the_question(prediction: str, letter: str | None) -> None:
+    question = "Then the length of BC is ()\nChoices:\nA:2\nB:2√3\nC:√3\nD:2√2"
+    target = Target(("B",), facts={"question_type": "multi-choice", "question_for_eval": question})
+    verdict = metric("mathverse").verdict(prediction, target, "official")
+    assert (verdict.understood, verdict.score) == (letter, float(letter == "B"))
+
+
 CHARTS = [  # prediction, answer, facts, official, strict
     ("Accuracy over time", "accuracy over time", {"qid": 1}, 1, 1),
     ("(a) Increment over time", "Increment over time", {"qid": 1}, 1, 1),

@@ -14,7 +14,18 @@ from tunestudy.bench.metrics import Target, metric
 from tunestudy.config.benchmark import Compat
 
 CHOOSING = ["choice", "choice_blink", "choice_dtc"]
-OPEN = ["vqa", "anls", "relaxed_accuracy", "ocrbench", "denotation", "exact", "charxiv", "mathvista", "mathverse"]
+OPEN = [
+    "vqa",
+    "vqa_v2",
+    "anls",
+    "relaxed_accuracy",
+    "ocrbench",
+    "denotation",
+    "exact",
+    "charxiv",
+    "mathvista",
+    "mathverse",
+]
 ALL = [*CHOOSING, *OPEN, "true_false"]
 WAYS = [(name, way) for name in ALL for way in metric(name).WAYS]
 
@@ -75,14 +86,14 @@ words = st.lists(st.sampled_from(["river", "고양이", "café", "1995", "blue",
 
 
 @pytest.mark.parametrize(
-    "name", ["vqa", "anls", "relaxed_accuracy", "ocrbench", "denotation", "exact", "charxiv", "mathverse"]
+    "name", ["vqa", "vqa_v2", "anls", "relaxed_accuracy", "ocrbench", "denotation", "exact", "charxiv", "mathverse"]
 )
 @settings(max_examples=25, deadline=None)
 @given(words=words)
 def test_the_right_answer_scores_one(name: str, words: list[str]) -> None:
     answer = " ".join(words)
     for way in metric(name).WAYS:
-        copies = 10 if name == "vqa" else 1
+        copies = 10 if name.startswith("vqa") else 1
         assert metric(name).verdict(answer, Target((answer,) * copies), way).score == 1
 
 

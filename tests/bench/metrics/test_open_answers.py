@@ -82,6 +82,29 @@ def test_vqa_remembers_no_words_and_leaves_answers_alone() -> None:
     assert target.answers == tuple(answers)
 
 
+VQA_V2 = [  # as above, where it differs
+    ("girl's", "girl s", 0, 0, 0),
+    ("girl's", "girl 's", 0, 0, 0),
+    ("1,000", "1000", 1, 1, 0),
+    ("red, blue", "red blue", 1, 1, 0),
+    ("red,blue", "red blue", 1, 1, 0),
+    ("a/b", "b", 0, 1, 0),
+    ("x" + " ." * 40, "x", 1, 0, 0),
+    ("The Two dogs", "2 dogs", 1, 1, 0),
+]
+
+
+@pytest.mark.parametrize(("prediction", "answer", "official", "peers", "strict"), VQA_V2)
+def test_vqa_v2(prediction: str, answer: str, official: float, peers: float, strict: float) -> None:
+    assert scores("vqa_v2", prediction, *[answer] * 10) == row(official, peers, strict)
+
+
+def test_vqa_parts_a_possessive_and_vqa_v2_does_not() -> None:
+    target = Target(("x",) * 10)
+    assert metric("vqa").verdict("girl's", target, "official").understood == "girl 's"
+    assert metric("vqa_v2").verdict("girl's", target, "official").understood == "girl's"
+
+
 ANLS = [  # prediction, answer, official, lmms-eval
     ("Hello", "hello", 1, 1),
     ("hallo", "hello", 0.8, 0.8),

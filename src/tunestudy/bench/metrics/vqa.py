@@ -12,6 +12,7 @@ arXiv:1505.00468; Singh et al. 2019, arXiv:1904.08920). With fewer than four ans
 """
 
 import re
+from collections.abc import Sequence
 
 from tunestudy.bench.metrics import Target, Verdict
 from tunestudy.bench.metrics.reading import evened, folded
@@ -42,31 +43,47 @@ y'all y'all'll y'all'd've you'd you'd've you'll you're you've
 _FORGOTTEN = {
     word[:i] + word[i + 1 :]: word for word in _CONTRACTIONS for i, character in enumerate(word) if character == "'"
 } | {"somebody'd": "somebodyd"}
-_PERIODS_OF_PEERS = 32  # the value of re.UNICODE
-_KEPT = "\0"
+PERIODS_OF_PEERS = 32  # the value of re.UNICODE
+KEPT = "\0"
 _BEFORE_SLASH = re.compile(r"\b(a|an|the)\b(?=\s*/\s*\w)")
 _AFTER_SLASH = re.compile(r"(\w\s*/\s*)(a|an|the)\b(?!\s*\w)")
 
 
 def verdict(prediction: str, target: Target, way: Compat) -> Verdict:
     """Score in 0…1, in steps of 1/30 with ten answers."""
-    process = {"official": _official, "lmms-eval": _processed, "strict": folded}[way]
+    process = {"official": _official, "lmms-eval": _of_peers, "strict": folded}[way]
     said = process(prediction)
-    answers = [process(answer) for answer in target.answers]
+    return Verdict(agreement(said, [process(answer) for answer in target.answers]), said or None)
+
+
+def agreement(said: str, answers: Sequence[str]) -> float:
+    """Mean over people of min(1, how many of the others gave this answer / 3), in 0…1."""
     agreeing = [sum(other == said for j, other in enumerate(answers) if j != i) for i in range(len(answers))]
-    score = sum(min(1.0, count / 3) for count in agreeing) / max(1, len(agreeing))
-    return Verdict(score, said or None)
+    return sum(min(1.0, count / 3) for count in agreeing) / max(1, len(agreeing))
 
 
 def _official(text: str) -> str:
-    text = _BEFORE_SLASH.sub(rf"{_KEPT}\1", evened(text).lower())
-    text = _AFTER_SLASH.sub(rf"\1{_KEPT}\2", text)
-    return _processed(text, periods=0).replace(_KEPT, "")
+    return processed(_tokenised(with_slashed_articles(text)), periods=0).replace(KEPT, "")
 
 
-def _processed(text: str, periods: int = _PERIODS_OF_PEERS) -> str:
-    text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's")
-    text = text.strip().replace("\n", " ").replace("\t", " ").strip()
+def _of_peers(text: str) -> str:
+    return processed(_tokenised(text).strip(), periods=PERIODS_OF_PEERS)
+
+
+def _tokenised(text: str) -> str:
+    """The step that TextVQA's processor has and VQA's has not."""
+    return text.lower().replace(",", "").replace("?", "").replace("'s", " 's")
+
+
+def with_slashed_articles(text: str) -> str:
+    """`evened`, in lower case, with a mark in each article that names an alternative, which keeps it one."""
+    text = _BEFORE_SLASH.sub(rf"{KEPT}\1", evened(text).lower())
+    return _AFTER_SLASH.sub(rf"\1{KEPT}\2", text)
+
+
+def processed(text: str, *, periods: int) -> str:
+    """Punctuation, `periods` periods (0: all), number words, articles and contractions, as VQA has them."""
+    text = text.replace("\n", " ").replace("\t", " ").strip()
     text = re.sub(r"\.(?!\d)", "", _without_punctuation(text), count=periods)
     words = [_NUMBER_WORDS.get(word, word) for word in text.lower().split()]
     return " ".join(_FORGOTTEN.get(word, word) for word in words if word not in _ARTICLES)
