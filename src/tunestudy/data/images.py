@@ -69,8 +69,11 @@ class ImageBytes:
             raise Rejected("no such image", f"{self.path.name[:100]}: {reason}") from error
 
 
-def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> "Image":
-    """The image as RGB, upright. Raises Rejected for what is no whole, still image of sensible size."""
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, draft: tuple[int, int] | None = None) -> "Image":
+    """The image as RGB, upright. Raises Rejected for what is no whole, still image of sensible size.
+
+    draft: a JPEG may come at half, a quarter or an eighth of its size, but not below these sides: decoding is faster.
+    """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     _quieten()
@@ -82,6 +85,8 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> "Image":
             raise Rejected("too many pixels", f"{image.width} × {image.height}, the limit is {max_pixels:,}")
         if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # MPO: a photograph, and others beside it
             raise Rejected("animated image", f"{image.n_frames} frames; which one is meant is not said")
+        if draft is not None:
+            image.draft(None, draft)
         image.load()
         if image.mode == "I" and image.format == "TIFF":
             raise Rejected("broken image", "grey values are 32-bit integers of unknown range")

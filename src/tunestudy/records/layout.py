@@ -266,3 +266,6 @@ class CheckpointScores(JobDir):
     @property
     def eval(self) -> Path:
         return self.root / "eval" / self.checkpoint_name
+    def overlap(self, benchmark: str) -> Path:
+        """Which rows of a benchmark the job's training data hold as well."""
+        return self.eval / f"{benchmark}.overlap.json"
