@@ -15,6 +15,7 @@ from tunestudy.data.sources import Folders
 from tunestudy.data.survey import Record, survey
 from tunestudy.data.tokenize import Tokenize
 from tunestudy.data.vision import Eyes
+from tunestudy.data.wording import question_of
 from tunestudy.records.layout import JobDir
 
 
@@ -36,7 +37,8 @@ def _row(name: str, record: Record, tokenize: Tokenize) -> Row:
     except Rejected as problem:
         where = at(f"benchmarks.{name}.dataset")
         raise StudyError(where, f"{record.place}: {problem}", exit_code=Exit.PREFLIGHT_REFUSED) from problem
-    return Row(record.id, tuple(ids), record.example.reference, record.example.choices, images)
+    asked = question_of(record.example)
+    return Row(record.id, tuple(ids), record.example.reference, record.example.choices, images, asked=asked)
 
 
 def _records(name: str, benchmark: Benchmark, job: Job, folders: Folders) -> Iterator[Record]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunestudy.adapters.attach import go_on
 from tunestudy.bench.batches import chunks
+from tunestudy.bench.overlap import check_overlap
 from tunestudy.bench.parts import Parts
 from tunestudy.bench.rows import read_rows
 from tunestudy.bench.scorer import Scorer
@@ -91,6 +92,7 @@ def score(
     )
     if scored is None:
         return False
+    check_overlap(name, job, folder, rows, world)
     if world.rank == 0:
         lines = [json.dumps(asdict(row), ensure_ascii=False) for row in scored]
         write_text(folder.predictions(name), "\n".join(lines) + "\n")

@@ -24,6 +24,8 @@ class Benchmark(Config):
     """Tokens of a batch, padding and images counted; questions of like length are asked together."""
     image_cache_bytes: int = neutral(1 << 30, ge=0)
     """Memory for features of images that have been seen, on the model's device."""
+    overlap: bool = neutral(True)
+    """Look for its rows in all that a job was trained on, by text and by image."""
     checkpoints: bool | tuple[int, ...] = neutral(False)
     """Also score the checkpoints that the stage keeps (`true` or `all`), or those of these steps: the score's curve
     over training. One that retention has removed is left out."""

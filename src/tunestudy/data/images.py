@@ -172,9 +172,13 @@ class ImagePlaces:
             place, offset = _relative(image.path, self.base_dir), image.offset
         return ImageFacts(place, offset, len(data), digest, decoded.width, decoded.height)
 
+    def path(self, facts: ImageFacts) -> Path:
+        """The file that a settled image lies in, alone or as a part."""
+        return self.store.path(facts.sha256) if facts.place == STORE else self.base_dir / facts.place
+
     def read(self, facts: ImageFacts) -> bytes:
         """The bytes of a settled image; StudyError when they are not what they were."""
-        path = self.store.path(facts.sha256) if facts.place == STORE else self.base_dir / facts.place
+        path = self.path(facts)
         try:
             with open(path, "rb") as file:
                 file.seek(facts.offset)

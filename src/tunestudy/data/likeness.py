@@ -46,8 +46,8 @@ MOST_RMS, LEAST_RMS = 0.2, 0.6
 """Root mean square of the difference, as a share of the picture's standard deviation; and what is always allowed."""
 MOST_COARSE_RMS, MOST_COARSE = 5.0, 20.0
 """Of means over 16 × 16 cells: root mean square of the difference, and by how much one may differ."""
-PAIRS = 8192
-"""Candidates looked at in one go: 8 MiB each of either side."""
+PAIRS, FINE_PAIRS = 8192, 512
+"""Candidates looked at in one go, on the coarse grid and on the finest: 8 and 4 MiB each of either side."""
 MOST_SHAPE = 0.04
 """Relative difference of width ÷ height, beyond one pixel's rounding."""
 MOST_SCALE = 2.6
@@ -140,9 +140,11 @@ def alike(asked: Looks, known: Looks) -> Iterator[tuple[int, int]]:
         part = asked.pictures[first : first + BLOCK]
         coarse, spread = _coarse(part), _spread(part)
         for start in range(0, len(known), BLOCK):
-            for i, j in _near(coarse, spread, _coarse(known.pictures[start : start + BLOCK])):
-                if same(asked, first + i, known, start + j):
-                    yield first + i, start + j
+            for pairs in _near(coarse, spread, _coarse(known.pictures[start : start + BLOCK])):
+                one, other = first + pairs[:, 0], start + pairs[:, 1]
+                for i, j in pairs[_fine(asked, one, known, other)].tolist():
+                    if same(asked, first + i, known, start + j):
+                        yield first + i, start + j
 
 
 def same(asked: Looks, i: int, known: Looks, j: int) -> bool:
@@ -197,15 +199,27 @@ def _spread(pictures: Pictures) -> NDArray[np.float32]:
 
 def _near(
     asked: NDArray[np.float32], spread: NDArray[np.float32], known: NDArray[np.float32]
-) -> Iterator[tuple[int, int]]:
-    """Pairs whose coarse cells differ by so little that the fine ones may be alike."""
+) -> Iterator[NDArray[np.int64]]:
+    """(P, 2): pairs whose coarse cells differ by so little that the fine ones may be alike."""
     squares = (asked**2).sum(1)[:, None] + (known**2).sum(1)[None, :] - 2 * asked @ known.T
     limit = np.minimum(LEAST_RMS + MOST_RMS * spread, MOST_COARSE_RMS)
     near = np.argwhere(squares / asked.shape[1] <= (limit**2 + 0.01)[:, None])  # 0.01: rounding of fp32
     for start in range(0, len(near), PAIRS):
         pairs = near[start : start + PAIRS]
         change = np.abs(asked[pairs[:, 0]] - known[pairs[:, 1]]).max(1)
-        yield from ((int(i), int(j)) for i, j in pairs[change <= MOST_COARSE])
+        yield pairs[change <= MOST_COARSE]
+
+
+def _fine(asked: Looks, i: NDArray[np.int64], known: Looks, j: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(P,): whether no cell of the finest grid differs too much, for pairs that are compared on it; True for others."""
+    smallest, cells, most = GRIDS[0]
+    found = np.ones(len(i), np.bool_)
+    large = np.flatnonzero(np.minimum(asked.sizes[i].min(1), known.sizes[j].min(1)) >= smallest)
+    for start in range(0, len(large), FINE_PAIRS):
+        part = large[start : start + FINE_PAIRS]
+        one, other = (looks.pictures[n[part], : cells**2].astype(np.int16) for looks, n in ((asked, i), (known, j)))
+        found[part] = np.abs(one - other).max(1) <= most
+    return found
 
 
 def _same_shape(one: NDArray[np.int32], other: NDArray[np.int32]) -> bool:

@@ -65,6 +65,8 @@ class Trained:
     ends (N,); images flat: numbers of images, ends (N,); hashes (I, 32) SHA-256; looks of I images.
     """
 
+    identity: str
+    """Of the data set's records."""
     ids: Sequence[str]
     content: NDArray[np.uint64]
     held_out: NDArray[np.bool_]
@@ -130,6 +132,7 @@ def _opened(cache: Path) -> Trained:
     ids = Texts(arrays.pop("id_block"), arrays.pop("id_ends"))
     hashes = arrays.pop("hashes").reshape(-1, 32)
     return Trained(
+        identity=cache.name,
         ids=ids,
         hashes=hashes,
         looks=looks,

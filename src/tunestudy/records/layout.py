@@ -256,6 +256,10 @@ class JobDir:
     def predictions(self, benchmark: str) -> Path:
         return self.eval / f"{benchmark}.predictions.jsonl"
 
+    def overlap(self, benchmark: str) -> Path:
+        """Which rows of a benchmark the job's training data hold as well."""
+        return self.eval / f"{benchmark}.overlap.json"
+
 
 @dataclass(frozen=True)
 class CheckpointScores(JobDir):
@@ -266,6 +270,3 @@ class CheckpointScores(JobDir):
     @property
     def eval(self) -> Path:
         return self.root / "eval" / self.checkpoint_name
-    def overlap(self, benchmark: str) -> Path:
-        """Which rows of a benchmark the job's training data hold as well."""
-        return self.eval / f"{benchmark}.overlap.json"
