@@ -24,7 +24,7 @@ from tunestudy.data.wording import (
 )
 
 COMMON, FEWEST = 0.5, 8
-"""A sentence in at least this share of the rows, of at least so many, is an instruction and tells no row from another."""
+"""A sentence in at least this share of the rows, and in so many, is an instruction: it tells no row from another."""
 
 TEXT_AND_IMAGE, IMAGE, TEXT = "text+image", "image", "text"
 KINDS = (TEXT_AND_IMAGE, IMAGE, TEXT)

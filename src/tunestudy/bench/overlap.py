@@ -175,7 +175,7 @@ class _Lazy:
 
 
 def _found(asked: _Lazy, trained: Trained, used: NDArray[np.bool_], folder: JobDir) -> dict[str, Any]:
-    """`pairs` by kind, and `undecodable` rows. Variants and seeds that share data share the work: it is in the cache."""
+    """`pairs` by kind, and `undecodable` rows; from the cache where another variant or seed had the same data."""
     parts = (VERSION, asked.digest, trained.identity, hashlib.sha256(used.tobytes()).hexdigest())
     cache = folder.study.cache / "overlap" / f"{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}.json"
     known = read_json(cache)
@@ -191,16 +191,15 @@ def used_records(source: Source, trained: Trained) -> tuple[NDArray[np.bool_], s
 
     StudyError where the data set no longer holds what was trained on.
     """
-    share = (
-        "" if len(trained.ids) == trained.records else f"{len(trained.ids):,} of {trained.records:,} records, a sample"
-    )
+    sampled = len(trained.ids) < trained.records
+    share = f"a sample: {len(trained.ids):,} of {trained.records:,} records" if sampled else ""
     if not all(map(len, source.corpora)):
         held_out = trained.held_out if split_name(source.name)[1] else ~trained.held_out
-        gone = "the tokenised data are gone: compared with the data set as it is now"
-        return held_out, "; ".join(filter(None, [share, gone]))
+        as_is = "compared with the data set as it is now: the tokenised data of the training are gone"
+        return held_out, "; ".join(filter(None, [share, as_is]))
     contents = np.unique(np.concatenate(source.corpora))
-    gone = 0 if share else int(np.count_nonzero(~np.isin(contents, trained.content)))
-    if gone:
+    gone = int(np.count_nonzero(~np.isin(contents, trained.content)))
+    if gone and not sampled:
         message = f"{gone:,} of the {len(contents):,} records trained on are not in the data set any more"
         raise StudyError(at(f"datasets.{split_name(source.name)[0]}"), message)
     return np.isin(trained.content, contents), share
