@@ -23,7 +23,7 @@ from tunestudy.data.wording import (
     words,
 )
 
-COMMON, FEWEST = 0.5, 8
+COMMON, FEWEST = 0.5, 4
 """A sentence in at least this share of the rows, and in so many, is an instruction: it tells no row from another."""
 
 TEXT_AND_IMAGE, IMAGE, TEXT = "text+image", "image", "text"
@@ -86,10 +86,10 @@ def _said_by(rows: Sequence[Row]) -> list[_Said]:
     return [
         _Said(
             tuple(np.array(sentence_prints(parts), np.uint64) for parts in ways if parts),
-            np.unique(run_prints(words(text))),
+            np.unique(run_prints(" ".join(ways[0]).split())),
             len(" ".join(ways[0]).split()),
         )
-        for text, *ways in zip(texts, *left, strict=True)
+        for ways in zip(*left, strict=True)
     ]
 
 

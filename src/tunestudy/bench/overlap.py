@@ -193,13 +193,13 @@ def used_records(source: Source, trained: Trained) -> tuple[NDArray[np.bool_], s
     """
     sampled = len(trained.ids) < trained.records
     share = f"a sample: {len(trained.ids):,} of {trained.records:,} records" if sampled else ""
+    side = trained.held_out if split_name(source.name)[1] else ~trained.held_out
     if not all(map(len, source.corpora)):
-        held_out = trained.held_out if split_name(source.name)[1] else ~trained.held_out
         as_is = "compared with the data set as it is now: the tokenised data of the training are gone"
-        return held_out, "; ".join(filter(None, [share, as_is]))
+        return side, "; ".join(filter(None, [share, as_is]))
     contents = np.unique(np.concatenate(source.corpora))
-    gone = int(np.count_nonzero(~np.isin(contents, trained.content)))
+    gone = int(np.count_nonzero(~np.isin(contents, trained.content[side])))
     if gone and not sampled:
         message = f"{gone:,} of the {len(contents):,} records trained on are not in the data set any more"
         raise StudyError(at(f"datasets.{split_name(source.name)[0]}"), message)
-    return np.isin(trained.content, contents), share
+    return side & np.isin(trained.content, contents), share
