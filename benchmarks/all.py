@@ -31,6 +31,7 @@ SECTIONS = {
     "pruning": ("Accuracy of a pruned adapter", [["pruning.py"]]),
     "distributed": ("A model in slices over ranks", [["distributed.py"]]),
     "vision": ("Images", [["vision.py"]]),
+    "contamination": ("Overlap of training and evaluation", [["contamination.py"]]),
     "engines": ("Engines against one rank", [["engines.py"]]),
     "slow_network": ("Two hosts on a slow line", [["slow_network.py"]]),
     "gradients": ("Gradient equality", [["gradient_equality.py"]]),
