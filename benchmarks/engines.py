@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "lab"))
 
 from safetensors.torch import load_file
 from tinyjob import ADAPTER, make_job, rows_of
-from tinyranks import start, wait_for_step
+from tinyranks import start_afresh, wait_for_step
 
 from tunestudy.launch.torchrun import ask_to_stop
 from tunestudy.records.layout import JobDir
@@ -67,7 +67,7 @@ def weight_error(one: JobDir, other: JobDir) -> float:
 
 
 def finished(folder: JobDir, ranks: int) -> JobDir:
-    code = start(folder, ranks=ranks).wait(timeout=900)
+    code = start_afresh(folder, ranks=ranks).wait(timeout=900)
     assert code == 0, json.loads(folder.failure_json.read_text())
     return folder
 
@@ -75,7 +75,7 @@ def finished(folder: JobDir, ranks: int) -> JobDir:
 def resumed(folder: JobDir, ranks: int) -> JobDir:
     """Stopped twice on the way, with 1, then `ranks`, then 1 rank."""
     for count, steps in ((1, 5), (ranks, 20)):
-        process = start(folder, ranks=count)
+        process = start_afresh(folder, ranks=count)
         wait_for_step(folder, process, steps)
         ask_to_stop(process.pid)
         process.wait(timeout=300)

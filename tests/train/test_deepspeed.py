@@ -8,7 +8,7 @@ import pytest
 import torch
 from alike import CASES, equal_logs, equal_models
 from tinyjob import facts_of, make_job, run
-from tinyranks import start, wait_for_step
+from tinyranks import start, start_afresh, wait_for_step
 
 from tunestudy.config.deepspeed import KEYS, passed_on
 from tunestudy.launch.torchrun import ask_to_stop
@@ -72,7 +72,7 @@ def test_half_precision_is_on_in_training_and_gates_have_their_published_epsilon
     settings = {"adapter": adapter, "bf16": True, "max_steps": 4}
     one, two = make_job(tmp_path, "one", **settings), make_job(tmp_path, "two", **zero(3), **settings)
     assert run(one)
-    assert start(two).wait(timeout=300) == 0
+    assert start_afresh(two).wait(timeout=300) == 0
     equal_logs(one, two, tolerance=5e-3)
 
 

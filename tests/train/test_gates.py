@@ -6,17 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from shell import succeed
 from tinyjob import make_job, rows_of, run
+from tinyranks import start
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 from tunestudy.adapters.attach import attach
 from tunestudy.adapters.gates import gates_of
 from tunestudy.config.adapter import SoraAdapter
 from tunestudy.config.stage import TrainStage
-from tunestudy.launch.torchrun import torchrun_command
 from tunestudy.records.atomic import read_json
-from tunestudy.records.layout import JobDir
 from tunestudy.train.gates import GateDrive, share_at
 from tunestudy.train.optim import clip, make_optimizer, set_learning_rates
 from tunestudy.train.trainable import find_trainables
@@ -199,8 +197,7 @@ def test_two_ranks_shut_the_same_gates_as_one(tmp_path: Path) -> None:
     folders = []
     for ranks in (1, 2):
         folder = make_job(tmp_path, f"r{ranks}", adapter=adapter, max_steps=12, per_device_train_batch_size=2)
-        command = torchrun_command(JobDir(folder.root), ranks)
-        succeed(command)
+        assert start(folder, ranks).wait(timeout=300) == 0
         folders.append(folder)
     one, two = (rows_of(folder.sparsity_log) for folder in folders)
     assert one == two and float(one[-1]["overall"]) == 0.5

@@ -9,10 +9,9 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
-from shell import succeed
 from tinyjob import ADAPTER, make_job, rows_of
+from tinyranks import start
 
-from tunestudy.launch.torchrun import torchrun_command
 from tunestudy.records.atomic import write_json
 from tunestudy.report.lr_plot import lr_plot
 from tunestudy.train.lr_find import main, suggestion
@@ -78,8 +77,7 @@ def test_two_ranks_sweep_as_one(tmp_path: Path) -> None:
     for ranks in (1, 2):
         folder = make_job(tmp_path, f"r{ranks}", per_device_train_batch_size=2)
         write_json(folder.root / "request.json", {"from": 1e-5, "to": 1e-1, "steps": 20})
-        command = torchrun_command(folder, ranks, "tunestudy.train.lr_find")
-        succeed(command)
+        assert start(folder, ranks, "tunestudy.train.lr_find").wait(timeout=300) == 0
         losses.append([float(row["loss"]) for row in rows_of(folder.root / "lr_find.csv")])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 

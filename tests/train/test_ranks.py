@@ -10,7 +10,7 @@ import psutil
 import pytest
 from shell import succeed
 from tinyjob import ADAPTER, facts_of, make_job, rows_of, run
-from tinyranks import ENVIRONMENT, start, wait_for_step
+from tinyranks import ENVIRONMENT, start, start_afresh, wait_for_step
 
 from tunestudy.launch.torchrun import ask_to_stop, kill, torchrun_command
 
@@ -58,7 +58,7 @@ def test_two_ranks_resume_exactly_after_a_stop_and_a_kill(tmp_path: Path) -> Non
     quiet, hit = make_job(tmp_path / "quiet", **SETTINGS), make_job(tmp_path / "hit", **SETTINGS)
     assert start(quiet).wait(timeout=300) == 0
 
-    process = start(hit)
+    process = start_afresh(hit)
     wait_for_step(hit, process, 5)
     ask_to_stop(process.pid)
     process.wait(timeout=120)
@@ -67,14 +67,14 @@ def test_two_ranks_resume_exactly_after_a_stop_and_a_kill(tmp_path: Path) -> Non
     stopped_at = json.loads(hit.progress_json.read_text())["step"]
     assert (hit.checkpoint(stopped_at) / "resume").is_dir()
 
-    process = start(hit)
+    process = start_afresh(hit)
     wait_for_step(hit, process, stopped_at + 5)
     tree = psutil.Process(process.pid).children(recursive=True)
     kill(process.pid)
     process.wait(timeout=30)
     psutil.wait_procs(tree, timeout=10)
 
-    assert start(hit).wait(timeout=300) == 0
+    assert start_afresh(hit).wait(timeout=300) == 0
     result = json.loads(hit.result_json.read_text())
     assert stopped_at in result["resumed_from"]
     assert result["world_size"] == 2
