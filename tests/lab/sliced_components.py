@@ -71,4 +71,4 @@ def _rank(rank: int, port: int) -> None:
 
 
 if __name__ == "__main__":
-    mp.spawn(_rank, args=(_free_port(),), nprocs=2)
+    mp.start_processes(_rank, args=(_free_port(),), nprocs=2, start_method="fork")  # the imports are done

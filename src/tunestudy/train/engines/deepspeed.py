@@ -324,6 +324,7 @@ def import_deepspeed(log_level: str) -> Any:
     from deepspeed.utils import logger
 
     logger.setLevel(log_level.upper())
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # would first be compiled; gloo adds up on the CPU
     return deepspeed
 
 
