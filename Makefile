@@ -28,13 +28,17 @@ demo-vision: $(READY)  ## run the demo on images; print its table and the path o
 demo: $(READY)  ## run the demo study; print its table and the path of the report
 	@$(BIN)/tunestudy run studies/demo.yaml
 
-# Several processes for what needs neither ranks nor clocks; the rest one after the other, undisturbed.
+# Several processes for what needs neither ranks nor clocks; two for what starts processes of its own and often waits
+# for them; one after the other, undisturbed, what watches clocks or has hosts of its own.
 LONG := slow or browser or lab or slurm
+UNDISTURBED := alone or lab or slurm
 SIDE_BY_SIDE := -n logical --maxprocesses 8 --dist worksteal
+TWO_AT_A_TIME := -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(READY)  ## every test
 	$(BIN)/pytest $(SIDE_BY_SIDE) -m 'not ($(LONG))'
-	$(BIN)/pytest -m '$(LONG)'
+	$(BIN)/pytest $(TWO_AT_A_TIME) -m '($(LONG)) and not ($(UNDISTURBED))'
+	$(BIN)/pytest -m '($(LONG)) and ($(UNDISTURBED))'
 
 test-fast: $(READY)  ## tests that need no ranks, no browser, no hosts
 	$(BIN)/pytest $(SIDE_BY_SIDE) -m 'not ($(LONG))'

@@ -267,11 +267,12 @@ def main() -> int:
         verdicts: list[str] = []
         if chosen:
             lab = Lab(Path(root) / "points", steps=arguments.steps, ranks=arguments.ranks)
-            _, expected = quiet_run(lab)
+            duration_s, expected = quiet_run(lab)
             verdicts += kill_at_points(lab, chosen, expected)
         if arguments.random:
-            lab = Lab(Path(root) / "random", steps=arguments.random_steps, ranks=arguments.ranks)
-            duration_s, expected = quiet_run(lab)
+            if not chosen or arguments.random_steps != arguments.steps:
+                lab = Lab(Path(root) / "random", steps=arguments.random_steps, ranks=arguments.ranks)
+                duration_s, expected = quiet_run(lab)
             verdicts += kill_at_random(lab, arguments.random, duration_s, expected)
     same = sum(verdict == "identical" for verdict in verdicts)
     print(f"{len(chosen) + arguments.random} kills, {len(verdicts)} comparisons, {same} identical")

@@ -20,6 +20,8 @@ from tunestudy.records.host import process_start
 from tunestudy.records.layout import StudyDir
 from tunestudy.study.load import LoadedStudy, load_study
 
+pytestmark = pytest.mark.alone
+
 RUN = Path(__file__).with_name("fake_run.py")
 STUDY = """\
 study: tiny

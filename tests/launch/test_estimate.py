@@ -15,6 +15,8 @@ from tunestudy.records.layout import JobDir
 from tunestudy.study.load import LoadedStudy, load_study
 from tunestudy.study.plan import Plan, make_plan
 
+pytestmark = pytest.mark.alone
+
 STUDY = """\
 study: small
 seeds: [1, 2]

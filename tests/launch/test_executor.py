@@ -7,6 +7,8 @@ import pytest
 from tunestudy.launch.executor import waiting_chains
 from tunestudy.launch.task import Task
 
+pytestmark = pytest.mark.alone
+
 ALL = ("base", "other", "adapt", "merge")
 
 

@@ -21,6 +21,8 @@ from tunestudy.study.identity import Identities
 from tunestudy.study.load import load_study
 from tunestudy.study.plan import make_plan
 
+pytestmark = pytest.mark.alone
+
 STUDY = """\
 study: pictures
 seeds: [1]

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.alone
+
 EVENTS = "tunestudy.append,os.rename,os.link"
 LAB = Path(__file__).parents[1] / "lab" / "killpoints"
 

@@ -10,6 +10,8 @@ from tunestudy.launch.netcheck import Network, check_network, prediction_lines, 
 from tunestudy.records.layout import StudyDir
 from tunestudy.study.load import LoadedStudy, load_study
 
+pytestmark = pytest.mark.alone
+
 STUDY = """\
 study: net
 seeds: [1]

@@ -11,7 +11,7 @@ from tunestudy.launch.outcome import read_outcome
 from tunestudy.launch.torchrun import ask_to_stop, job_environment, kill, start, torchrun_command
 from tunestudy.records.host import process_start
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 RANK = """
 import os, signal, sys, time

@@ -113,6 +113,7 @@ def test_wherever_ranks_wait_in_training_their_absence_would_be_noticed(tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_ranks_wait_for_what_rank_0_writes_longer_than_for_each_other() -> None:
     script = Path(__file__).parents[1] / "lab" / "patient_ranks.py"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
@@ -121,6 +122,7 @@ def test_ranks_wait_for_what_rank_0_writes_longer_than_for_each_other() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
 def test_a_rank_that_hangs_is_named_and_the_others_leave_their_stacks(tmp_path: Path, engine: str) -> None:
     folder = make_job(tmp_path, engine=engine, max_steps=100000, full_save_steps=None, save_steps=None)
