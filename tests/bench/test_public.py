@@ -162,12 +162,6 @@ def test_a_model_that_converses_is_asked_in_its_template(model: LoadedModel, tmp
         assert text.startswith("[user]") and text.endswith("[answer]") and row.asked in text
 
 
-COMPARES = pytest.mark.skipif(
-    not hasattr(Scorer, "option_log_probabilities"), reason="the scorer does not compare options yet"
-)
-
-
-@COMPARES
 @pytest.mark.parametrize("name", NAMES)
 def test_a_random_model_answers_every_row(name: str, model: LoadedModel, tmp_path: Path) -> None:
     benchmark = benchmark_of(name, max_new_tokens=3)
@@ -183,7 +177,6 @@ def test_a_random_model_answers_every_row(name: str, model: LoadedModel, tmp_pat
     assert 0 <= told["metrics"][told["primary"]] <= 1
 
 
-@COMPARES
 @pytest.mark.parametrize("name", ["mmbench_en", "chartqa"])
 def test_what_a_score_leaves_on_disk(name: str, model: LoadedModel, tmp_path: Path) -> None:
     benchmark = benchmark_of(name, max_new_tokens=3)

@@ -4,7 +4,8 @@ import base64
 import csv
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from tinyeyes import picture, tiny
 from tunestudy.bench.readers import charxiv
 from tunestudy.bench.summary import summary_of
 from tunestudy.bench.tasks import public
+from tunestudy.config.data import FileDataset
 from tunestudy.config.definition import Definition, read_definition
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.synth import SynthSettings
+from tunestudy.data.sources import Folders, Raw, file
 from tunestudy.data.synth.write import write_set
 from tunestudy.models.load import LoadedModel
 
@@ -149,6 +152,20 @@ def test_an_image_that_cannot_be_shown_is_wrong_and_told_and_never_left_out(mode
     assert [row.problem for row in scored] == [row.problem for row in rows] and scored[1].asked.startswith("What?")
     told = summary_of(benchmark, scored)
     assert told["counts"] == {"undecodable": 4} and told["metrics"]["anls"] == pytest.approx(0.2)
+
+
+def test_an_image_that_could_not_be_fetched_is_wrong_and_told(
+    model: LoadedModel, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(dataset: FileDataset, folders: Folders) -> Iterator[Raw]:
+        for raw in file.records(dataset, folders):
+            gone = raw.columns["image"].startswith("http")
+            yield replace(raw, problem="not fetched: 404", lost=True) if gone else raw
+
+    monkeypatch.setattr(file, "read", read)
+    records = [OPEN, {**OPEN, "questionId": 2, "image": "https://example.org/a.png"}]
+    rows = rows_of(folder, model, benchmark_of("docvqa"), lines(folder, records))
+    assert [row.problem for row in rows] == ["", "not fetched: 404"]
 
 
 def test_a_broken_image_makes_every_rotation_wrong(model: LoadedModel, folder: Path) -> None:
