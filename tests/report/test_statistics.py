@@ -11,8 +11,6 @@ from scipy import stats
 
 from tunestudy.report.statistics import (
     adjust,
-    compare_rows,
-    mcnemar_exact_p,
     paired_t_p,
     sign_flip_p,
     smallest_reachable_p,
@@ -119,35 +117,3 @@ def test_holm_lies_between_raw_and_bonferroni_and_keeps_the_order(p_values: list
     assert all(p <= h <= b for p, h, b in zip(p_values, holm, bonferroni, strict=True))
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     assert [holm[i] for i in order] == sorted(holm)
-
-
-def test_mcnemar_by_hand() -> None:
-    """Two-sided binomial: 8 of 8 gives 2 / 256; equal numbers give 1."""
-    assert mcnemar_exact_p(8, 0) == pytest.approx(2 / 256)
-    assert mcnemar_exact_p(5, 5) == 1.0
-    assert mcnemar_exact_p(0, 0) == 1.0
-
-
-def test_row_level_comparison() -> None:
-    ours = np.array([[1, 1, 1, 0, 1, 1, 0, 1]], dtype=float)
-    theirs = np.array([[0, 1, 0, 0, 1, 0, 1, 1]], dtype=float)
-    found = compare_rows(ours, theirs)
-    assert found is not None
-    assert (found.gained, found.lost, found.delta, found.rows, found.seeds) == (3, 1, 0.25, 8, 1)
-    assert found.ci_low <= found.delta <= found.ci_high
-    assert found.mcnemar_p == pytest.approx(0.625)
-    assert (
-        compare_rows(np.vstack([ours, ours]), np.vstack([theirs, theirs])).mcnemar_p is None
-    )  # rows would count twice
-    assert compare_rows(np.zeros((1, 0)), np.zeros((1, 0))) is None
-
-
-def test_row_interval_is_wide_enough_for_the_normal_one() -> None:
-    """The bootstrap interval of many rows is the normal one."""
-    generator = np.random.default_rng(5)
-    ours, theirs = (generator.random((1, 2000)) < share for share in (0.8, 0.7))
-    found = compare_rows(ours.astype(float), theirs.astype(float))
-    differences = (ours.astype(float) - theirs)[0]
-    half = 1.96 * differences.std(ddof=1) / math.sqrt(2000)
-    assert found is not None
-    assert found.ci_high - found.ci_low == pytest.approx(2 * half, rel=0.05)

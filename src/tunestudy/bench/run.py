@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunestudy.adapters.attach import go_on
 from tunestudy.bench.batches import chunks
+from tunestudy.bench.gallery import write_thumbnails
 from tunestudy.bench.overlap import check_overlap
 from tunestudy.bench.parts import Parts
 from tunestudy.bench.rows import read_rows
@@ -96,6 +97,8 @@ def score(
     if world.rank == 0:
         lines = [json.dumps(asdict(row), ensure_ascii=False) for row in scored]
         write_text(folder.predictions(name), "\n".join(lines) + "\n")
+        if eyes is not None:
+            write_thumbnails(folder, name, scored, rows, eyes.places)
         write_json(folder.eval_json(name), summary(name, wanted, kind.VERSION, scored, time.time() - started))
         parts.remove()
     return True

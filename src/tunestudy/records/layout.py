@@ -260,6 +260,10 @@ class JobDir:
         """Which rows of a benchmark the job's training data hold as well."""
         return self.eval / f"{benchmark}.overlap.json"
 
+    def thumbnails(self, benchmark: str) -> Path:
+        """Small pictures of the rows that the gallery shows, named by their image's hash (`records/picks.py`)."""
+        return self.eval / f"{benchmark}.images"
+
 
 @dataclass(frozen=True)
 class CheckpointScores(JobDir):

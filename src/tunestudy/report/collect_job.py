@@ -7,7 +7,8 @@ from typing import Any
 from tunestudy.records.atomic import pointed_to
 from tunestudy.records.layout import JobDir
 from tunestudy.records.manifest import read_manifest
-from tunestudy.report.facts import Best, Checkpoint, Curve, Failure, GpuUse, JobFacts, Score, Settings, Status, Training
+from tunestudy.report.collect_score import read_score, read_score_log
+from tunestudy.report.facts import Best, Checkpoint, Curve, Failure, GpuUse, JobFacts, Settings, Status, Training
 from tunestudy.report.reader import Reader
 from tunestudy.report.values import mapping, number, numbers, texts, whole
 from tunestudy.study.state import is_running
@@ -23,7 +24,7 @@ def read_job(folder: JobDir, planned: Settings, reader: Reader) -> JobFacts:
     failure = reader.json(folder.failure_json)
     progress = reader.json(folder.progress_json)
     wanted = mapping(job.get("evaluations"))
-    scores = {name: score for name in wanted if (score := _read_score(folder, name, mapping(wanted[name]), reader))}
+    scores = {name: score for name in wanted if (score := read_score(folder, name, mapping(wanted[name]), reader))}
     only_evaluated = bool(job) and job.get("settings") is None
     trained = bool(result) or (only_evaluated and bool(scores))
     settled = trained and len(scores) == len(wanted)
@@ -47,6 +48,7 @@ def read_job(folder: JobDir, planned: Settings, reader: Reader) -> JobFacts:
         train_log=read_curve(folder.loss_log, reader),
         eval_log=read_curve(folder.eval_log, reader),
         sparsity_log=read_curve(folder.sparsity_log, reader),
+        score_log=read_score_log(folder, mapping(job.get("evaluations")), scores, whole(result.get("steps")), reader),
         gpu=_gpu_use(reader.table(folder.gpu_log)),
         checkpoints=_checkpoints(folder, reader),
         has_model=folder.model.is_dir(),
@@ -70,28 +72,6 @@ def _is_running(folder: JobDir) -> bool:
         return is_running(folder)
     except OSError:
         return False
-
-
-def _read_score(folder: JobDir, name: str, wanted: Settings, reader: Reader) -> Score | None:
-    """A score, unless it is missing, broken, or of another definition of the benchmark."""
-    found = reader.json(folder.eval_json(name))
-    metrics = numbers(found.get("metrics"))
-    stale = wanted.get("fingerprint") and found.get("fingerprint") != wanted["fingerprint"]
-    if not metrics or stale:
-        return None
-    primary = str(found.get("primary"))
-    return Score(
-        benchmark=name,
-        kind=str(found.get("type") or mapping(wanted.get("benchmark")).get("type") or ""),
-        dataset=str(found.get("dataset") or ""),
-        version=str(found.get("version") or ""),
-        rows=whole(found.get("n")),
-        primary=primary if primary in metrics else next(iter(metrics)),
-        metrics=metrics,
-        rows_sha256=found.get("rows_sha256"),
-        duration_s=number(found.get("duration_s")),
-        predictions=folder.predictions(name),
-    )
 
 
 def _training(result: Settings) -> Training:

@@ -1,20 +1,16 @@
 """The headline: every variant on every benchmark over its seeds, and against the baseline."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import cast
 
-import numpy as np
-
+from tunestudy.report.answers import Shelf
 from tunestudy.report.facts import Score, StudyFacts, mean
+from tunestudy.report.sample_level import Samples, corrected, sample_level
 from tunestudy.report.statistics import (
     Correction,
-    RowLevel,
     Summary,
     adjust,
-    compare_rows,
     paired_t_p,
     sign_flip_p,
     smallest_reachable_p,
@@ -40,7 +36,6 @@ class Comparison:
     t_p: float | None
     """Paired t-test, uncorrected, for readers who accept its normality assumption."""
     t_note: str
-    rows: RowLevel | None
     verdict: str
     """In words: significant, not significant, or that the test could not have decided."""
     significant: bool | None
@@ -65,6 +60,8 @@ class Cell:
     comparison: Comparison | None
     why_no_comparison: str
     best: bool = False
+    way: str = ""
+    """Of a metric that is the primary one computed in another way: which."""
 
     @property
     def lower_is_better(self) -> bool:
@@ -85,6 +82,8 @@ class Headline:
     """By variant: parameters of the last stage that were trained and not pruned, mean over seeds."""
     gated: bool = False
     """Whether any variant prunes: where none does, effective parameters are the trainable ones."""
+    samples: dict[tuple[str, str], Samples] = field(default_factory=dict)
+    """By variant and benchmark; absent without predictions, and where the primary metric is no mean over them."""
 
     def rows(self, benchmark: str) -> list[Cell]:
         """Primary cells of a benchmark in the order of the variants."""
@@ -93,21 +92,32 @@ class Headline:
 
 def make_headline(facts: StudyFacts) -> Headline:
     """Summaries for all metrics; tests for primary metrics only, corrected together."""
-    correction = facts.report.get("correction")
-    known = correction if correction in ("holm", "bonferroni", "none") else "holm"
+    named = facts.report.get("correction")
+    correction = cast(Correction, named if named in ("holm", "bonferroni", "none") else "holm")
     alpha = number(facts.report.get("alpha")) or 0.05
     cells = [cell for benchmark in facts.benchmarks for cell in _cells(facts, benchmark)]
-    cells = _mark_best(_correct(cells, cast(Correction, known), alpha))
+    cells = _mark_best(_correct(cells, correction, alpha))
     tests = sum(cell.comparison is not None for cell in cells)
     return Headline(
         cells=cells,
         baseline=facts.baseline,
         alpha=alpha,
-        correction=cast(Correction, known),
+        correction=correction,
         comparisons=tests,
         effective_params={variant: _effective_params(facts, variant) for variant in facts.variants},
         gated=any(facts.is_gated(variant) for variant in facts.variants),
+        samples=corrected(_samples(facts), correction),
     )
+
+
+def _samples(facts: StudyFacts) -> dict[tuple[str, str], Samples]:
+    shelf = Shelf()
+    found = {}
+    for benchmark in facts.benchmarks:
+        scores = {variant: _scores(facts, variant, benchmark) for variant in facts.variants}
+        for variant, samples in sample_level(scores, facts.baseline, shelf).items():
+            found[variant, benchmark] = samples
+    return found
 
 
 def _effective_params(facts: StudyFacts, variant: str) -> float | None:
@@ -139,7 +149,7 @@ def _cell(
     facts: StudyFacts, scores: dict[str, dict[int, Score]], benchmark: str, variant: str, metric: str, primary: bool
 ) -> Cell:
     found = scores[variant]
-    points = {seed: score.metrics[metric] for seed, score in found.items() if metric in score.metrics}
+    points = {seed: value for seed, score in found.items() if (value := _value(score, metric)) is not None}
     fixed = _is_fixed(facts, variant)
     comparison, why = (None, "only primary metrics are tested")
     if primary:
@@ -150,7 +160,9 @@ def _cell(
     summary = summarise(list(points.values()))
     if fixed and points:
         summary = replace(summary, note="evaluated once without training: there is no seed to vary")
+    ways = {score.primary for score in found.values() if metric.startswith(f"{score.primary} (")}
     return Cell(
+        way=metric.removeprefix(f"{ways.pop()} (").removesuffix(")") if ways else "",
         variant=variant,
         benchmark=benchmark,
         metric=metric,
@@ -162,6 +174,13 @@ def _cell(
         comparison=comparison,
         why_no_comparison=why,
     )
+
+
+def _value(score: Score, metric: str) -> float | None:
+    """A score by another way is written only where it differs from the reported one."""
+    if metric not in score.metrics and metric.startswith(f"{score.primary} ("):
+        return score.metrics[score.primary]
+    return score.metrics.get(metric)
 
 
 def _is_fixed(facts: StudyFacts, variant: str) -> bool:
@@ -186,7 +205,6 @@ def _compare(
         return None, "not compared: scored on other rows than the baseline"
     t_p, t_note = paired_t_p(differences)
     p = sign_flip_p(differences)
-    rows = _compare_rows([(ours[seed].predictions, theirs[seed].predictions) for seed in seeds])
     comparison = Comparison(
         seeds=seeds,
         delta=summarise(differences),
@@ -195,7 +213,6 @@ def _compare(
         p_smallest=smallest_reachable_p(len(seeds)),
         t_p=t_p,
         t_note=t_note,
-        rows=rows,
         verdict="",
         significant=None,
     )
@@ -244,25 +261,3 @@ def _mark_best(cells: list[Cell]) -> list[Cell]:
         replace(cell, best=cell.primary and cell.summary.mean is not None and cell.summary.mean == best[cell.benchmark])
         for cell in cells
     ]
-
-
-def _compare_rows(pairs: list[tuple[Path, Path]]) -> RowLevel | None:
-    """Paired predictions of all seeds; None when a file is missing or its rows are not the same everywhere."""
-    read = [(_correct_by_id(ours), _correct_by_id(theirs)) for ours, theirs in pairs]
-    if any(ours is None or theirs is None for ours, theirs in read):
-        return None
-    known = [(ours, theirs) for ours, theirs in read if ours is not None and theirs is not None]
-    ids = sorted(known[0][0])
-    if not ids or any(answers.keys() != set(ids) for pair in known for answers in pair):
-        return None
-    ours, theirs = (np.array([[pair[side][row] for row in ids] for pair in known], dtype=np.float64) for side in (0, 1))
-    return compare_rows(ours, theirs)
-
-
-def _correct_by_id(path: Path) -> dict[str, bool] | None:
-    """Row id → whether the answer was right; None when the file is absent, broken or has no such verdicts."""
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
-        return {str(row["id"]): bool(row["correct"]) for row in rows}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

@@ -27,6 +27,15 @@ class Score:
     rows_sha256: str | None
     duration_s: float | None
     predictions: Path
+    title: str = ""
+    compat: str = ""
+    """By which way of computing it the score is reported."""
+    aggregate: str = "mean"
+    """`all_of_group`: a group of rows counts once, as its smallest score."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """`unparsed`, `undecodable`, `unjudged`: rows that were counted as wrong for a reason; only those that occurred."""
+    categories: dict[str, dict[str, tuple[int, float]]] = field(default_factory=dict)
+    """Column → value → (units, mean score)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +157,8 @@ class JobFacts:
     eval_log: Curve = field(default_factory=dict)
     sparsity_log: Curve = field(default_factory=dict)
     """`overall` and a column per gated module; empty without gates."""
+    score_log: Curve = field(default_factory=dict)
+    """A column per benchmark that was scored at checkpoints; the result itself is the last step."""
     gpu: GpuUse | None = None
     checkpoints: list[Checkpoint] = field(default_factory=list)
     has_model: bool = False

@@ -16,7 +16,6 @@ Correction = Literal["holm", "bonferroni", "none"]
 CONFIDENCE = 0.95
 _EXACT_UP_TO = 20
 _RANDOM_FLIPS = 100_000
-_RESAMPLES = 5_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,51 +100,3 @@ def adjust(p_values: Sequence[float], correction: Correction) -> list[float]:
         running = max(running, min(1.0, (count - rank) * p_values[index]))
         adjusted[index] = running
     return adjusted
-
-
-@dataclass(frozen=True, kw_only=True)
-class RowLevel:
-    """Two variants on the same benchmark rows. It speaks about other rows for these very models, not other seeds."""
-
-    rows: int
-    seeds: int
-    delta: float
-    ci_low: float
-    ci_high: float
-    """95 % percentile interval of `delta` by bootstrap over rows; a row keeps its answers at all seeds."""
-    gained: int
-    """(row, seed) pairs that only the variant answered rightly."""
-    lost: int
-    mcnemar_p: float | None
-    """Exact McNemar test; only for a single seed, since at several the same rows would count more than once."""
-
-
-def compare_rows(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> RowLevel | None:
-    """Row-level comparison of correctness. Shapes: both (seeds, rows) of 0 and 1; None without rows."""
-    seeds, rows = ours.shape
-    if rows == 0 or seeds == 0:
-        return None
-    differences = (ours - theirs).mean(axis=0)
-    # A resample of rows is fully told by how often each distinct difference comes up, which is a multinomial draw.
-    values, counts = np.unique(differences, return_counts=True)
-    means = np.random.default_rng(0).multinomial(rows, counts / rows, size=_RESAMPLES) @ values / rows
-    low, high = np.quantile(means, [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
-    gained, lost = int(np.sum(ours > theirs)), int(np.sum(ours < theirs))
-    p = mcnemar_exact_p(gained, lost) if seeds == 1 else None
-    delta = float(differences.mean())
-    return RowLevel(
-        rows=rows,
-        seeds=seeds,
-        delta=delta,
-        ci_low=float(low),
-        ci_high=float(high),
-        gained=gained,
-        lost=lost,
-        mcnemar_p=p,
-    )
-
-
-def mcnemar_exact_p(gained: int, lost: int) -> float:
-    """Two-sided exact McNemar test on the rows where two models differ. Source: McNemar 1947."""
-    discordant = gained + lost
-    return float(stats.binomtest(gained, discordant, 0.5).pvalue) if discordant else 1.0
