@@ -52,6 +52,8 @@ class Answers:
     questions: Questions
     rows: Values
     """(R,): in 0…1."""
+    lines: tuple[int, ...]
+    """(R): which line of the file each row is, blank ones not counted."""
 
     @property
     def units(self) -> Values:
@@ -87,7 +89,7 @@ class Shelf:
                 self._questions[key] = questions_of([rows[i] for i in order], grouped=score.aggregate == "all_of_group")
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return Answers(self._questions[key], np.array([scores[i] for i in order], dtype=np.float64))
+        return Answers(self._questions[key], np.array([scores[i] for i in order]), tuple(order))
 
 
 def lines_of(data: bytes) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""`tunestudy report`: from a run directory to report/index.html, results.csv/.md/.tex and EXPERIMENT.md.
+"""`tunestudy report`: from a run directory to report/index.html, gallery.html, results.csv/.md/.tex and EXPERIMENT.md.
 
 Reads job directories and nothing else, so it works on a study that is running, failed, or was copied from elsewhere.
 """
@@ -17,9 +17,10 @@ from tunestudy.report.experiment import render_experiment
 from tunestudy.report.facts import StudyFacts
 from tunestudy.report.findings import broken_requirements
 from tunestudy.report.format import plural
+from tunestudy.report.gallery_page import render_gallery
 from tunestudy.report.notes import keep_notes
 from tunestudy.report.page import render_page
-from tunestudy.report.tables import explanation, power_note, to_csv, to_latex, to_markdown, to_terminal
+from tunestudy.report.tables import explanation, power_note, samples_csv, to_csv, to_latex, to_markdown, to_terminal
 
 _WIDTH_WITHOUT_TERMINAL = 120
 
@@ -46,9 +47,15 @@ def build_report(study_dir: StudyDir) -> Exit:
 
 def _write(study_dir: StudyDir, facts: StudyFacts, headline: Headline) -> None:
     write_text(study_dir.report / "results.csv", to_csv(headline))
+    write_text(study_dir.report / "results_samples.csv", samples_csv(headline))
     write_text(study_dir.report / "results.md", to_markdown(headline))
     write_text(study_dir.report / "results.tex", to_latex(headline))
-    write_text(study_dir.report / "index.html", render_page(facts, headline))
+    gallery = render_gallery(facts, headline)
+    if gallery is not None:
+        write_text(study_dir.report / "gallery.html", gallery)
+    else:
+        (study_dir.report / "gallery.html").unlink(missing_ok=True)
+    write_text(study_dir.report / "index.html", render_page(facts, headline, has_gallery=gallery is not None))
     _write_experiment(study_dir, render_experiment(facts, headline))
 
 

@@ -84,6 +84,8 @@ class Headline:
     """Whether any variant prunes: where none does, effective parameters are the trainable ones."""
     samples: dict[tuple[str, str], Samples] = field(default_factory=dict)
     """By variant and benchmark; absent without predictions, and where the primary metric is no mean over them."""
+    shelf: Shelf = field(default_factory=Shelf, repr=False)
+    """The predictions as they were read."""
 
     def rows(self, benchmark: str) -> list[Cell]:
         """Primary cells of a benchmark in the order of the variants."""
@@ -97,6 +99,7 @@ def make_headline(facts: StudyFacts) -> Headline:
     alpha = number(facts.report.get("alpha")) or 0.05
     cells = [cell for benchmark in facts.benchmarks for cell in _cells(facts, benchmark)]
     cells = _mark_best(_correct(cells, correction, alpha))
+    shelf = Shelf()
     tests = sum(cell.comparison is not None for cell in cells)
     return Headline(
         cells=cells,
@@ -106,12 +109,12 @@ def make_headline(facts: StudyFacts) -> Headline:
         comparisons=tests,
         effective_params={variant: _effective_params(facts, variant) for variant in facts.variants},
         gated=any(facts.is_gated(variant) for variant in facts.variants),
-        samples=corrected(_samples(facts), correction),
+        samples=corrected(_samples(facts, shelf), correction),
+        shelf=shelf,
     )
 
 
-def _samples(facts: StudyFacts) -> dict[tuple[str, str], Samples]:
-    shelf = Shelf()
+def _samples(facts: StudyFacts, shelf: Shelf) -> dict[tuple[str, str], Samples]:
     found = {}
     for benchmark in facts.benchmarks:
         scores = {variant: _scores(facts, variant, benchmark) for variant in facts.variants}

@@ -25,6 +25,10 @@ class Chart:
     title: str
     logarithmic: bool
     """Whether the log-scale switch applies: only where values stay above zero."""
+    column: str = ""
+    """Of the log; empty: named as the key."""
+    marks: bool = False
+    """Whether each value is marked: where there are few."""
 
 
 CHARTS = (
@@ -72,7 +76,17 @@ class View:
 
 def charts_of(facts: StudyFacts) -> tuple[Chart, ...]:
     """All charts that the study has data of a kind for: sparsity only where there are gates."""
-    return (*CHARTS, SPARSITY) if any(job.sparsity_log for job in facts.jobs) else CHARTS
+    gated = any(job.sparsity_log for job in facts.jobs)
+    return (*CHARTS, *([SPARSITY] if gated else []), *score_charts(facts))
+
+
+def score_charts(facts: StudyFacts) -> list[Chart]:
+    """Score by step of every benchmark that checkpoints were scored on. Keys are numbers: names may hold anything."""
+    return [
+        Chart(key=f"score-{place}", log="score_log", title=name, logarithmic=False, column=name, marks=True)
+        for place, name in enumerate(facts.benchmarks)
+        if any(name in job.score_log for job in facts.jobs)
+    ]
 
 
 def make_views(facts: StudyFacts) -> list[View]:
@@ -116,7 +130,7 @@ def _view(
 
 
 def _line(chart: Chart, label: str, colour: int, jobs: list[JobFacts], most: int) -> Line | None:
-    seeds = {job.seed: list(finite_points(getattr(job, chart.log), chart.key)) for job in jobs}
+    seeds = {job.seed: list(finite_points(getattr(job, chart.log), chart.column or chart.key)) for job in jobs}
     seeds = {seed: thin(points, most) for seed, points in seeds.items() if points}
     if not seeds:
         return None
@@ -152,7 +166,9 @@ def thin(points: Points, most: int = MOST_POINTS) -> Points:
 def as_json(views: list[View], charts: Sequence[Chart] = CHARTS) -> dict[str, object]:
     """What report.js draws."""
     return {
-        "charts": [{"key": chart.key, "title": chart.title, "log": chart.logarithmic} for chart in charts],
+        "charts": [
+            {"key": chart.key, "title": chart.title, "log": chart.logarithmic, "marks": chart.marks} for chart in charts
+        ],
         "views": {
             view.key: {
                 key: [

@@ -32,6 +32,7 @@ def warnings_of(facts: StudyFacts, headline: Headline) -> list[str]:
         *_unequal_footing(facts),
         *unequal_samples(facts),
         *_unequal_rows(facts),
+        *_counted_wrong(facts),
         *_missing(headline, facts),
         *_overfits(facts),
         *facts.plan_warnings,
@@ -99,6 +100,32 @@ def _unequal_rows(facts: StudyFacts) -> Iterator[str]:
         if len(hashes) > 1:
             groups = " | ".join(listing(sorted(group)) for group in hashes.values())
             yield f"benchmark {benchmark} was not scored on the same rows everywhere: {groups}"
+
+
+COUNTS = {
+    "unparsed": "answers in which none was found",
+    "undecodable": "questions whose image could not be decoded",
+    "unjudged": "answers that the judge did not judge",
+}
+"""Rows that count as wrong, and why."""
+
+
+def counted(facts: StudyFacts, variant: str, benchmark: str) -> dict[str, tuple[int, int]]:
+    """By words of `COUNTS`: (rows, of how many), over all seeds of a variant; only what occurred."""
+    scores = [job.scores[benchmark] for job in facts.last_jobs(variant) if benchmark in job.scores]
+    rows = sum(score.rows or 0 for score in scores)
+    sums = {words: sum(score.counts.get(kind, 0) for score in scores) for kind, words in COUNTS.items()}
+    return {words: (number, rows) for words, number in sums.items() if number}
+
+
+def _counted_wrong(facts: StudyFacts) -> Iterator[str]:
+    for benchmark in facts.benchmarks:
+        told: dict[str, list[str]] = defaultdict(list)
+        for variant in facts.variants:
+            for words, (rows, of) in counted(facts, variant, benchmark).items():
+                told[words].append(f"{variant} {rows:,} of {of:,}")
+        for words, each in told.items():
+            yield f"benchmark {benchmark}: {words} count as wrong ({listing(each)})"
 
 
 def _missing(headline: Headline, facts: StudyFacts) -> Iterator[str]:

@@ -10,17 +10,28 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from tunestudy.report import breakdown, plots
 from tunestudy.report import format as words
-from tunestudy.report import plots
-from tunestudy.report.compare import Headline
+from tunestudy.report.against import against_baseline, footnote, sentences
+from tunestudy.report.compare import Cell, Headline
 from tunestudy.report.cost import costs, total
-from tunestudy.report.curves import CHARTS, SPARSITY, as_json, charts_of, colour_of, make_views, points_per_line
+from tunestudy.report.curves import (
+    CHARTS,
+    SPARSITY,
+    as_json,
+    charts_of,
+    colour_of,
+    make_views,
+    points_per_line,
+    score_charts,
+)
 from tunestudy.report.differences import differences
 from tunestudy.report.facts import StudyFacts
-from tunestudy.report.findings import problems, warnings_of
+from tunestudy.report.findings import counted, problems, warnings_of
 from tunestudy.report.machines import machines
 from tunestudy.report.observations import headline_sentence, observations
 from tunestudy.report.overfit import RISE_FLAGGED, find_fits
+from tunestudy.report.sample_level import SMALL
 from tunestudy.report.sources import realised, source_losses
 from tunestudy.report.sparsity import FIRST, LAST, efficiencies, pictures, prunings
 from tunestudy.report.strip import HEIGHT, WIDTH, scale_of, strip_of
@@ -31,20 +42,24 @@ _HERE = Path(__file__).parent
 _FILTERS = ("sig", "signed", "p_value", "count", "short_count", "duration", "moment", "memory_mb", "size", "percent")
 
 
-def render_page(facts: StudyFacts, headline: Headline) -> str:
+def render_page(facts: StudyFacts, headline: Headline, *, has_gallery: bool = False) -> str:
     """The whole page as text. Everything that comes from files is escaped by jinja2 or by `embedded`."""
     views, charts = make_views(facts), charts_of(facts)
     compared = efficiencies(facts, headline)
-    scripts = [_static("uPlot.iife.min.js"), _static("report.js")] if views else []
-    style = _static("uPlot.min.css") + _static("report.css")
+    scripts = [static("uPlot.iife.min.js"), static("report.js")] if views else []
+    style = static("uPlot.min.css") + static("report.css")
     sentence = headline_sentence(facts, headline)
-    template = _environment().get_template("report.html.jinja")
+    against = against_baseline(facts, headline)
+    template = environment().get_template("report.html.jinja")
     return template.render(
         facts=facts,
         headline=headline,
         sentence=sentence,
         power=power_note(headline),
         observations=[line for line in observations(facts, headline) if line != sentence],
+        against=against,
+        against_words=sentences(against),
+        against_footnote=footnote(against),
         warnings=warnings_of(facts, headline),
         problems=problems(facts),
         benchmarks=[_benchmark(facts, headline, name) for name in facts.benchmarks],
@@ -68,8 +83,10 @@ def render_page(facts: StudyFacts, headline: Headline) -> str:
         pictures=list(pictures(facts, compared)),
         prunings=prunings(facts),
         sparsity_chart=SPARSITY if SPARSITY in charts else None,
+        score_charts=score_charts(facts) if views else [],
+        has_gallery=has_gallery,
         data=embedded(as_json(views, charts)),
-        policy=_policy([style], scripts),
+        policy=policy([style], scripts),
     )
 
 
@@ -83,6 +100,10 @@ def _benchmark(facts: StudyFacts, headline: Headline, name: str) -> dict[str, An
         "name": name,
         "metric": cells[0].metric,
         "rows": [(cell, strip_of(cell, scale, baseline) if scale else None) for cell in cells],
+        "samples": {variant: headline.samples.get((variant, name)) for variant in facts.variants},
+        "ways": _ways(headline, name),
+        "counts": {variant: counted(facts, variant, name) for variant in facts.variants},
+        "breakdowns": breakdown.breakdowns(facts, headline, name),
         "scale": scale,
         "baseline_shown": scale and baseline is not None and scale.beyond(baseline) == 0,
         "others": [cell for cell in headline.cells if cell.benchmark == name and not cell.primary],
@@ -91,7 +112,16 @@ def _benchmark(facts: StudyFacts, headline: Headline, name: str) -> dict[str, An
     }
 
 
-def _environment() -> Environment:
+def _ways(headline: Headline, name: str) -> dict[str, list[Cell]]:
+    """By variant: the same score computed in other ways, where any result differs by it."""
+    found: dict[str, list[Cell]] = {}
+    for cell in headline.cells:
+        if cell.benchmark == name and cell.way and cell.points:
+            found.setdefault(cell.variant, []).append(cell)
+    return found
+
+
+def environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(_HERE / "templates"),
         autoescape=True,
@@ -102,7 +132,7 @@ def _environment() -> Environment:
     environment.filters.update({name: getattr(words, name) for name in _FILTERS})
     environment.filters.update(setting=words.setting, listing=_listing, mean_and_std=mean_and_std)
     environment.globals.update(plural=words.plural, strip_width=WIDTH, strip_height=HEIGHT)
-    environment.globals.update(frame=plots, first_pruned=FIRST, last_pruned=LAST)
+    environment.globals.update(frame=plots, bars_frame=breakdown, small=SMALL, first_pruned=FIRST, last_pruned=LAST)
     return environment
 
 
@@ -118,11 +148,11 @@ def embedded(value: dict[str, object]) -> Markup:
     return Markup(text)
 
 
-def _static(name: str) -> str:
+def static(name: str) -> str:
     return (_HERE / "static" / name).read_text(encoding="utf-8")
 
 
-def _policy(styles: Iterable[str], scripts: Iterable[str]) -> str:
+def policy(styles: Iterable[str], scripts: Iterable[str]) -> str:
     """Content security policy: our own scripts and styles by their hash, the icon, and nothing else from anywhere."""
     allowed = {"style-src": styles, "script-src": scripts}
     parts = [

@@ -44,6 +44,37 @@ def to_csv(headline: Headline) -> str:
     return out.getvalue()
 
 
+SAMPLE_COLUMNS = (
+    "variant",
+    "benchmark",
+    "metric",
+    "n",
+    "mean",
+    "ci_low",
+    "ci_high",
+    "delta",
+    "delta_ci_low",
+    "delta_ci_high",
+    "p_value",
+)
+
+
+def samples_csv(headline: Headline) -> str:
+    """One line per variant and benchmark: intervals and the corrected `p_value` are over samples, not over seeds."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(SAMPLE_COLUMNS)
+    for cell in headline.cells:
+        samples = headline.samples.get((cell.variant, cell.benchmark))
+        if not cell.primary or samples is None:
+            continue
+        score, paired = samples.score, samples.paired
+        delta = (paired.delta.mean, paired.delta.low, paired.delta.high, paired.p_corrected) if paired else (None,) * 4
+        values = map(_digits, (score.mean, score.low, score.high, *delta))
+        writer.writerow([cell.variant, cell.benchmark, cell.metric, samples.units, *values])
+    return out.getvalue()
+
+
 def _digits(value: float | None) -> str:
     return "" if value is None else f"{to_ten_digits(value):.10g}"
 

@@ -32,10 +32,11 @@
     return { values: tables.length ? uPlot.join(tables) : [[]], owners };
   }
 
-  function seriesOf([line, kind]) {
+  function seriesOf([line, kind], chart) {
     const colour = colourOf(line);
     const points = { show: false };
-    if (kind === "mean") return { stroke: colour, width: 2, dash: dashOf(line), spanGaps: true, points: line.x.length === 1 ? {} : points };
+    const marked = chart.marks ? { show: true, size: 7, fill: colour } : line.x.length === 1 ? {} : points;
+    if (kind === "mean") return { stroke: colour, width: 2, dash: dashOf(line), spanGaps: true, points: marked };
     const many = line.seeds.length > 1;
     if (kind === "seed") return { stroke: faded(colour, 0.6), width: 1, dash: dashOf(line), spanGaps: true, points, show: state.seeds && many };
     return { stroke: "transparent", width: 0, spanGaps: true, points, show: state.band && many };
@@ -53,7 +54,7 @@
     });
     return {
       width, height: 220, bands,
-      series: [{}, ...owners.slice(1).map(seriesOf)],
+      series: [{}, ...owners.slice(1).map((owner) => seriesOf(owner, chart))],
       scales: { x: { time: false }, y: onLog ? { distr: 3, range: (_, low, high) => [low / 1.1, high * 1.1] } : {} },
       axes: [{ ...axis, size: 32, values: (_, ticks) => ticks.map(number) }, { ...axis, size: 58, values: (_, ticks) => ticks.map((v) => (v === null || !round(v) ? "" : number(v))) }],
       cursor: { sync: { key: "curves", setSeries: false }, points: { show: false }, drag: { x: false, y: false } },
