@@ -7,6 +7,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from evaluations import make_evaluated
 from studies import Recipe, make_study
 
 from tunestudy.records.layout import StudyDir
@@ -64,5 +65,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> StudyDir:
 def half(tmp_path_factory: pytest.TempPathFactory) -> StudyDir:
     """A study half-way, one job failed and one running, with its report; not to be changed."""
     study_dir = make_study(tmp_path_factory.mktemp("half"), HALF)
+    build_report(study_dir)
+    return study_dir
+
+
+@pytest.fixture(scope="session")
+def vision(tmp_path_factory: pytest.TempPathFactory) -> StudyDir:
+    """Four variants at three seeds on circular, fractional, pictured and plain benchmarks; not to be changed."""
+    study_dir = make_evaluated(tmp_path_factory.mktemp("vision"))
     build_report(study_dir)
     return study_dir

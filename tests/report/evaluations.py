@@ -57,7 +57,7 @@ def line(row_id: str, prediction: str, reference: str, score: float, **more: Any
 
 
 def charts(random_: random.Random, skill: float) -> Iterator[Line]:
-    """200 questions about charts, two in three asked by people; one image cannot be decoded, one question is hostile."""
+    """200 questions about charts, two in three by people; one image cannot be decoded, one question is hostile."""
     for i in range(200):
         kind = "human" if i % 3 else "augmented"
         right = 0.7 * _luck("chartqa", i) + 0.3 * random_.random() < skill + (0.1 if kind == "human" else -0.1)

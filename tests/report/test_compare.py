@@ -65,7 +65,6 @@ def test_one_seed_has_a_mean_but_no_spread_and_no_verdict(tmp_path: Path) -> Non
     cell = cell_of(headline_of(make_study(tmp_path, Recipe(seeds=(7,)))), "full")
     assert cell.summary.n == 1 and cell.summary.std is None
     assert cell.comparison is not None and cell.comparison.significant is None
-    assert cell.comparison.rows is not None and cell.comparison.rows.mcnemar_p is not None
 
 
 def test_scores_on_other_rows_are_not_compared(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from tunestudy.report.resampling import Interval, differences, intervals, paired_p, per_cluster
+from tunestudy.report.resampling import Interval, intervals, paired_p, per_cluster
 from tunestudy.report.sample_level import _renumbered as renumbered
 
 
@@ -83,12 +83,12 @@ def test_all_right_and_all_wrong_are_bounded_by_the_binomial(value: float, low: 
 def test_one_cluster_has_no_interval() -> None:
     found = one(np.array([0.0, 1.0]), np.zeros(2, dtype=np.int64))
     assert (found.mean, found.low, found.high) == (0.5, None, None) and found.note
-    (delta,) = differences(np.array([[0.5]]), np.zeros(1, dtype=np.int64))
+    (delta,) = intervals(np.array([[0.5]]), np.zeros(1, dtype=np.int64), scores=0)
     assert (delta.low, delta.high) == (None, None)
 
 
 def test_equal_differences_have_no_width_and_say_so() -> None:
-    (found,) = differences(np.zeros((9, 1)), np.arange(9))
+    (found,) = intervals(np.zeros((9, 1)), np.arange(9), scores=0)
     assert (found.mean, found.low, found.high) == (0, 0, 0) and "no width" in found.note
 
 
@@ -98,7 +98,7 @@ def test_exact_p_is_the_share_of_all_sign_patterns(differences_C: list[int]) -> 
     sums = [abs(sum(s * d for s, d in zip(signs, differences_C, strict=True)))
             for signs in product((-1, 1), repeat=len(differences_C))]  # fmt: skip
     expected = np.mean(np.array(sums) >= abs(sum(differences_C)))
-    ((p, exact),) = paired_p(np.array(differences_C, dtype=float)[:, None] / 3, 3)
+    ((p, exact),) = paired_p(np.array(differences_C, dtype=float)[:, None] / 3, [3])
     assert exact and p == pytest.approx(expected, abs=1e-12)
 
 
@@ -106,14 +106,14 @@ def test_exact_p_is_the_share_of_all_sign_patterns(differences_C: list[int]) -> 
 @settings(max_examples=40)
 def test_of_single_rows_at_one_seed_it_is_mcnemars_test(gained: int, lost: int) -> None:
     column = np.array([1.0] * gained + [-1.0] * lost + [0.0] * 5)[:, None]
-    ((p, exact),) = paired_p(column, 1)
+    ((p, exact),) = paired_p(column, [1])
     expected = stats.binomtest(gained, gained + lost, 0.5).pvalue if gained + lost else 1.0
     assert exact and p == pytest.approx(expected, abs=1e-12)
 
 
 def test_of_fractions_it_is_scipys_permutation_test_up_to_chance() -> None:
     column = np.random.default_rng(4).normal(0.12, 0.5, 60)
-    ((p, exact),) = paired_p(column[:, None], 1)
+    ((p, exact),) = paired_p(column[:, None], [1])
     expected = stats.permutation_test(
         (column,), np.sum, permutation_type="samples", n_resamples=20_000, vectorized=True, rng=2
     ).pvalue
@@ -129,7 +129,7 @@ def test_p_is_uniform_where_there_is_no_difference(kind: str) -> None:
         columns = rights[0] - rights[1]
     else:
         columns = generator.beta(2, 2, (80, 300)) - generator.beta(2, 2, (80, 300))
-    p = np.array([p for p, _ in paired_p(columns, 1)])
+    p = np.array([p for p, _ in paired_p(columns, [1] * 300)])
     assert stats.kstest(p, "uniform").statistic < (0.12 if kind == "exact" else 0.09)
     assert np.mean(p <= 0.05) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 300)
 

@@ -1,15 +1,14 @@
 """Predictions as numbers: what each row of a benchmark scored. Texts stay in their files until the gallery wants some.
 
 Sixty jobs on fifteen benchmarks of a thousand rows are close to a million lines, so a file is parsed whole only when
-its questions are new; of all others, ids and scores are found by pattern.
+its questions are new; in all others ids are compared and scores are found by pattern.
 """
 
-import json
 import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,10 @@ from tunestudy.report.values import mapping
 Values = NDArray[np.float64]
 Places = NDArray[np.int64]
 
-# A quotation mark inside a JSON text is always escaped, so neither pattern can match within what a model wrote.
-_IDS = re.compile(rb'^\{"id": "((?:[^"\\]|\\.)*)", ', re.MULTILINE)
-_SCORES = re.compile(rb'"correct": (true|false), "score": (null|[-+.0-9eE]+)[,}]')
+# A quotation mark inside a JSON text is always escaped, so neither of these occurs within what a model wrote.
+_VERDICT = b', "correct": '
+_ID = re.compile(rb'\{"id": "(?:[^"\\]|\\.)*", ')
+_SCORE = re.compile(rb'(true|false), "score": (null|[-+.0-9eE]+)[,}]')
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,12 +63,22 @@ class Answers:
         return worst
 
 
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """Questions whose lines begin with these, in a file's order."""
+
+    heads: tuple[bytes, ...]
+    order: tuple[int, ...]
+    """Of the lines by id."""
+    questions: Questions
+
+
 class Shelf:
-    """Reads prediction files, each of them once; benchmarks with the same rows share their `Questions`."""
+    """Reads prediction files, each of them once; those with the same rows share their `Questions`."""
 
     def __init__(self) -> None:
         self._read: dict[Path, Answers | None] = {}
-        self._questions: dict[tuple[object, ...], Questions] = {}
+        self._known: dict[tuple[object, ...], list[_Known]] = defaultdict(list)
 
     def answers(self, score: Score) -> Answers | None:
         """None when the file is absent, broken, or says nothing of rows."""
@@ -77,43 +87,59 @@ class Shelf:
         return self._read[score.predictions]
 
     def _parse(self, score: Score) -> Answers | None:
+        key = (score.benchmark, score.kind, score.aggregate, score.rows_sha256)
         try:
-            data = score.predictions.read_bytes()
-            ids, scores = quick(data) or slow(data)
-            order = sorted(range(len(ids)), key=ids.__getitem__)
-            if not ids or not all(0 <= value <= 1 for value in scores):
-                return None
-            key = (score.benchmark, score.kind, score.aggregate, score.rows_sha256, tuple(ids[i] for i in order))
-            if key not in self._questions:
-                rows = lines_of(data)
-                self._questions[key] = questions_of([rows[i] for i in order], grouped=score.aggregate == "all_of_group")
+            lines = [line for line in score.predictions.read_bytes().split(b"\n") if line]
+            for known in self._known[key]:
+                same = len(lines) == len(known.heads) and all(map(bytes.startswith, lines, known.heads))
+                if same and (scores := quick(lines)) is not None:
+                    return _answers(known, scores)
+            rows = rows_of(lines)
+            known, scores = _learn(lines, rows, grouped=score.aggregate == "all_of_group"), [score_of(r) for r in rows]
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return Answers(self._questions[key], np.array([scores[i] for i in order]), tuple(order))
+        if not rows:
+            return None
+        held = next((other for other in self._known[key] if other.questions.ids == known.questions.ids), None)
+        if held is not None:  # the same rows, written otherwise
+            known = replace(known, questions=held.questions)
+        if known.heads:
+            self._known[key].append(known)
+        return _answers(known, scores)
 
 
-def lines_of(data: bytes) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file. Raises ValueError where it is broken."""
-    rows = from_json(b"[" + b",".join(line for line in data.split(b"\n") if line.strip()) + b"]")
+def _learn(lines: Sequence[bytes], rows: Sequence[dict[str, Any]], *, grouped: bool) -> _Known:
+    ids = [str(row["id"]) for row in rows]
+    order = tuple(sorted(range(len(ids)), key=ids.__getitem__))
+    heads = [match.group() for line in lines if (match := _ID.match(line))]
+    usual = len(heads) == len(lines)
+    return _Known(tuple(heads) if usual else (), order, questions_of([rows[i] for i in order], grouped=grouped))
+
+
+def _answers(known: _Known, scores: Sequence[float]) -> Answers | None:
+    values = np.array(scores, dtype=np.float64)[list(known.order)]
+    return Answers(known.questions, values, known.order) if ((values >= 0) & (values <= 1)).all() else None
+
+
+def rows_of(lines: Sequence[bytes]) -> list[dict[str, Any]]:
+    """The objects of JSON lines. Raises ValueError where one is broken."""
+    rows = from_json(b"[" + b",".join(line for line in lines if line.strip()) + b"]")
     if not all(isinstance(row, dict) for row in rows):
         raise ValueError("a line is no object")
     return list(rows)
 
 
-def quick(data: bytes) -> tuple[list[str], list[float]] | None:
-    """Ids and scores of lines as a worker writes them; None when some line is not so."""
-    num_lines = sum(1 for line in data.split(b"\n") if line)
-    ids, scores = _IDS.findall(data), _SCORES.findall(data)
-    if not num_lines == len(ids) == len(scores):
-        return None
-    plain = [json.loads(b'"' + text + b'"') if b"\\" in text else text.decode() for text in ids]
-    return plain, [float(right == b"true") if value == b"null" else float(value) for right, value in scores]
-
-
-def slow(data: bytes) -> tuple[list[str], list[float]]:
-    """The same of any lines that have an id and a verdict. Raises ValueError, KeyError, TypeError."""
-    rows = lines_of(data)
-    return [str(row["id"]) for row in rows], [score_of(row) for row in rows]
+def quick(lines: Sequence[bytes]) -> list[float] | None:
+    """Scores of lines as a worker writes them; None when some line is not so."""
+    found = []
+    for line in lines:
+        _, mark, rest = line.partition(_VERDICT)
+        match = _SCORE.match(rest)
+        if not mark or match is None or _VERDICT in rest:
+            return None
+        right, value = match.groups()
+        found.append(float(right == b"true") if value == b"null" else float(value))
+    return found
 
 
 def score_of(row: dict[str, Any]) -> float:

@@ -4,6 +4,7 @@ from tunestudy.report.compare import Headline
 from tunestudy.report.cost import total
 from tunestudy.report.differences import not_default
 from tunestudy.report.experiment_progress import training_progress
+from tunestudy.report.experiment_samples import sample_summary
 from tunestudy.report.experiment_sparsity import sparsity_summary
 from tunestudy.report.facts import JobFacts, StudyFacts
 from tunestudy.report.findings import problems, warnings_of
@@ -152,7 +153,9 @@ def _outputs(facts: StudyFacts) -> str:
             rows.append((escape(variant), job.seed, model, best, f"`jobs/{job.id}/logs`"))
     files = [
         ("`report/index.html`", "the page: table, curves, costs, plan, environment"),
+        ("`report/gallery.html`", "right and wrong samples with their images"),
         ("`report/results.csv`, `.md`, `.tex`", "the table for programs, documents and papers"),
+        ("`report/results_samples.csv`", "intervals and tests over samples"),
         ("`plan.json`, `resolved.yaml`", "what was to run, with every setting"),
         ("`jobs/<job>/loss_log.csv`, `eval_log.csv`", "training and held-out loss by step"),
         ("`jobs/<job>/eval/`", "scores and every prediction"),
@@ -173,6 +176,7 @@ def _summary(facts: StudyFacts, headline: Headline) -> str:
             _success(facts),
             "### Results",
             to_markdown(headline).strip().replace("### ", "#### ") or "This study has no benchmarks.",
+            *sample_summary(facts, headline),
             *sparsity_summary(facts, headline),
             "### Observations",
             seen or "None yet.",

@@ -38,6 +38,8 @@ class Said:
     understood: str | None
     score: float
     problem: str
+    unparsed: bool
+    """The metric looked for an answer in the text and found none."""
     change: str
     """`gained` or `lost` against the baseline at this seed; empty without a change."""
 
@@ -241,6 +243,7 @@ def _said(row: int, source: _Source, line: dict[str, Any], base: _Source | None,
         understood=None if understood is None else _short(understood, clean),
         score=score,
         problem=_short(line.get("problem"), clean),
+        unparsed=understood is None and score <= 0 and bool(source.score.counts.get("unparsed")),
         change="gained" if score > before else "lost" if score < before else "",
     )
 

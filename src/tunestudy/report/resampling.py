@@ -5,6 +5,7 @@ so makes intervals too narrow. Sources: Efron 1979 (the bootstrap), Miller 2024,
 questions), Fisher 1935 §21 (sign flips), McNemar 1947 (the same for right and wrong at one seed).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,46 +33,28 @@ class Interval:
     """Why there is no interval, or how it was made when not by the bootstrap."""
 
 
-def intervals(values_UK: Values, cluster_of: Places) -> list[Interval]:
+def intervals(values_UK: Values, cluster_of: Places, *, scores: int | None = None) -> list[Interval]:
     """95 % percentile bootstrap intervals of K means over U units, resampled by cluster, all on the same resamples.
 
-    Shapes: values (U, K), cluster_of (U,) numbers from 0 without gaps. Where every unit of a column is 0, or every unit
-    is 1, resampling shows nothing else; the exact binomial bound for that many clusters stands in (Clopper and Pearson
-    1934).
+    Shapes: values (U, K), cluster_of (U,) numbers from 0 without gaps. The first `scores` columns lie in 0…1 (None: all
+    do), the others are paired differences. Where every unit of a score is 0, or every unit is 1, resampling shows
+    nothing else; the exact binomial bound for that many clusters stands in (Clopper and Pearson 1934).
     """
-    means = values_UK.mean(axis=0)
-    sums_CK, sizes_C = per_cluster(values_UK, cluster_of)
-    num_clusters = len(sizes_C)
-    if num_clusters < 2:
-        return [Interval(mean=float(mean), low=None, high=None, note="one sample has no spread") for mean in means]
-    low, high = _quantiles(sums_CK, sizes_C)
-    found = []
-    for k, mean in enumerate(means.tolist()):
-        column = values_UK[:, k]
-        if mean in (0.0, 1.0) and (column == mean).all():
-            found.append(_all_the_same(mean, num_clusters))
-        else:
-            found.append(Interval(mean=mean, low=float(low[k]), high=float(high[k])))
-    return found
-
-
-def differences(values_UK: Values, cluster_of: Places) -> list[Interval]:
-    """As `intervals`, of paired differences, which lie in −1…1."""
-    means = values_UK.mean(axis=0)
+    means: list[float] = values_UK.mean(axis=0).tolist()
     sums_CK, sizes_C = per_cluster(values_UK, cluster_of)
     if len(sizes_C) < 2:
-        return [Interval(mean=float(mean), low=None, high=None, note="one sample has no spread") for mean in means]
+        return [Interval(mean=mean, low=None, high=None, note="one sample has no spread") for mean in means]
     low, high = _quantiles(sums_CK, sizes_C)
     same = (values_UK == values_UK[:1]).all(axis=0)
-    return [
-        Interval(
-            mean=float(mean),
-            low=float(low[k]),
-            high=float(high[k]),
-            note="the same on every sample: the interval has no width" if same[k] else "",
-        )
-        for k, mean in enumerate(means)
-    ]
+    found = []
+    for k, mean in enumerate(means):
+        is_score = scores is None or k < scores
+        if is_score and same[k] and mean in (0.0, 1.0):
+            found.append(_all_the_same(mean, len(sizes_C)))
+        else:
+            note = "the same on every sample: the interval has no width" if same[k] else ""
+            found.append(Interval(mean=mean, low=float(low[k]), high=float(high[k]), note=note))
+    return found
 
 
 def per_cluster(values_UK: Values, cluster_of: Places) -> tuple[Values, Values]:
@@ -89,8 +72,8 @@ def _quantiles(sums_CK: Values, sizes_C: Values) -> tuple[Values, Values]:
     found, left = [], RESAMPLES
     while left:
         some = min(left, max(1, _AT_ONCE // num_clusters))
-        drawn = generator.integers(0, num_clusters, size=(some, num_clusters))
-        drawn += np.arange(some)[:, None] * num_clusters
+        drawn = generator.integers(0, num_clusters, size=(some, num_clusters), dtype=np.int32)
+        drawn += np.arange(some, dtype=np.int32)[:, None] * np.int32(num_clusters)
         times = np.bincount(drawn.ravel(), minlength=some * num_clusters).reshape(some, num_clusters).astype(np.float64)
         found.append((times @ sums_CK) / (times @ sizes_C)[:, None])
         left -= some
@@ -105,16 +88,16 @@ def _all_the_same(mean: float, num_clusters: int) -> Interval:
     return Interval(mean=mean, low=float(bounds.low), high=float(bounds.high), note=note)
 
 
-def paired_p(sums_CK: Values, lattice: int) -> list[tuple[float, bool]]:
+def paired_p(sums_CK: Values, lattices: Sequence[int]) -> list[tuple[float, bool]]:
     """(two-sided p, whether it is exact) of the sign-flip test on each column of summed differences per cluster (C, K).
 
-    Had neither model an advantage, each cluster's difference could as well have had the other sign. lattice: rights and
-    wrongs averaged over that many seeds differ by multiples of 1 / lattice; then the distribution of the sum is found
-    exactly, which for single rows at one seed is McNemar's exact test. Else 20,000 random patterns of a fixed seed, the
-    observed one counted.
+    Had neither model an advantage, each cluster's difference could as well have had the other sign. lattices (K): how
+    many seeds a column averages; then rights and wrongs differ by multiples of 1 / that, and the distribution of the
+    sum is found exactly, which for single rows at one seed is McNemar's exact test. Else 20,000 random patterns of a
+    fixed seed, the observed one counted.
     """
     found: list[tuple[float, bool] | None] = []
-    for column in sums_CK.T:
+    for column, lattice in zip(sums_CK.T, lattices, strict=True):
         whole = np.rint(column * lattice)
         on_lattice = np.allclose(column * lattice, whole, atol=1e-7, rtol=0)
         small = np.abs(whole).sum() <= _LARGEST_EXACT
@@ -139,13 +122,14 @@ def _exact_p(differences_C: Places) -> float:
 
 
 def _random_p(sums_CK: Values) -> list[float]:
-    observed = np.abs(sums_CK.sum(axis=0))
+    totals = sums_CK.sum(axis=0)
+    observed = np.abs(totals)
     slack = 1e-9 * np.maximum(1.0, np.abs(sums_CK).sum(axis=0))
     generator = np.random.default_rng(0)
     extreme, left = np.zeros(sums_CK.shape[1], dtype=np.int64), FLIPS
     while left:
         some = min(left, max(1, _AT_ONCE // len(sums_CK)))
-        signs = generator.integers(0, 2, size=(some, len(sums_CK)), dtype=np.int8) * 2.0 - 1.0
-        extreme += (np.abs(signs @ sums_CK) >= observed - slack).sum(axis=0)
+        plus = generator.integers(0, 2, size=(some, len(sums_CK)), dtype=np.int8).astype(np.float64)
+        extreme += (np.abs(2.0 * (plus @ sums_CK) - totals) >= observed - slack).sum(axis=0)
         left -= some
     return [float(p) for p in (extreme + 1) / (FLIPS + 1)]

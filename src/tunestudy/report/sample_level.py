@@ -12,7 +12,7 @@ import numpy as np
 
 from tunestudy.report.answers import Answers, Places, Questions, Shelf, Values
 from tunestudy.report.facts import Score
-from tunestudy.report.resampling import Interval, differences, intervals, paired_p, per_cluster
+from tunestudy.report.resampling import Interval, intervals, paired_p, per_cluster
 from tunestudy.report.statistics import Correction, adjust
 
 SMALL = 30
@@ -120,8 +120,10 @@ def _of_same_questions(questions: Questions, sheets: dict[str, _Sheet], base: _S
     deltas_UV = np.zeros((questions.units, 0))
     if base is not None and compared:
         deltas_UV = np.stack([sheets[v].mean(common[v]) - base.mean(common[v]) for v in compared], axis=1)
-    score_of = dict(zip(sheets, intervals(means_UV, questions.cluster_of), strict=True))
-    pairs = _pairs(questions, sheets, base, common, deltas_UV)
+    both = intervals(np.hstack([means_UV, deltas_UV]), questions.cluster_of, scores=len(sheets))
+    score_of = dict(zip(sheets, both[: len(sheets)], strict=True))
+    delta_of = dict(zip(compared, both[len(sheets) :], strict=True))
+    pairs = _pairs(questions, sheets, base, common, delta_of, deltas_UV) if base is not None else {}
     categories = _categories(questions, list(sheets), compared, means_UV, deltas_UV)
     return {
         variant: Samples(
@@ -144,24 +146,21 @@ def _common(sheet: _Sheet, base: _Sheet | None) -> list[int]:
 
 
 def _pairs(
-    questions: Questions, sheets: dict[str, _Sheet], base: _Sheet | None, common: dict[str, list[int]],
-    deltas_UV: Values,
+    questions: Questions, sheets: dict[str, _Sheet], base: _Sheet, common: dict[str, list[int]],
+    delta_of: dict[str, Interval], deltas_UV: Values,
 ) -> dict[str, Paired]:  # fmt: skip
-    compared = [variant for variant, seeds in common.items() if seeds]
-    if base is None or not compared:
-        return {}
-    found = differences(deltas_UV, questions.cluster_of)
+    """The columns of `deltas_UV` are the variants of `delta_of`, in its order."""
     sums_CV, sizes_C = per_cluster(deltas_UV, questions.cluster_of)
+    tests = paired_p(sums_CV, [len(common[variant]) for variant in delta_of])
     pairs = {}
-    for place, variant in enumerate(compared):
-        seeds, sheet = common[variant], sheets[variant]
-        ((p, exact),) = paired_p(sums_CV[:, place : place + 1], len(seeds))
+    for (variant, delta), (p, exact) in zip(delta_of.items(), tests, strict=True):
+        seeds = common[variant]
+        ours, theirs = (np.stack([of.by_seed[seed] for seed in seeds]) for of in (sheets[variant], base))
         single = len(seeds) == 1 and len(sizes_C) == questions.units
-        ours, theirs = (np.stack([of.by_seed[seed] for seed in seeds]) for of in (sheet, base))
         binary = bool(np.isin(ours, (0, 1)).all() and np.isin(theirs, (0, 1)).all())
         pairs[variant] = Paired(
             seeds=tuple(seeds),
-            delta=found[place],
+            delta=delta,
             gained=int((ours > theirs).sum()),
             lost=int((ours < theirs).sum()),
             p=p,
@@ -184,9 +183,9 @@ def _categories(
         for value, _ in counted.most_common(MOST_CATEGORIES):
             of = np.flatnonzero(told == value)
             near = _renumbered(questions.cluster_of[of])
-            scores = intervals(means_UV[of], near)
-            deltas = dict(zip(compared, differences(deltas_UV[of], near), strict=True))
-            for variant, score in zip(variants, scores, strict=True):
+            both = intervals(np.hstack([means_UV[of], deltas_UV[of]]), near, scores=len(variants))
+            deltas = dict(zip(compared, both[len(variants) :], strict=True))
+            for variant, score in zip(variants, both[: len(variants)], strict=True):
                 entry = Category(column=column, value=value, units=len(of), score=score, delta=deltas.get(variant))
                 found[variant].append(entry)
     return found
