@@ -9,6 +9,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic_core import from_json
 
+from tunestudy.records.redact import redactor
 from tunestudy.report.facts import Score
 from tunestudy.report.values import mapping
 
@@ -38,7 +40,7 @@ class Questions:
     cluster_of: Places
     """(U,): units that share an image are one cluster, since an image that is hard to see is so for all of them."""
     categories: dict[str, list[str]]
-    """Column → the value of every unit (U); empty where it has none."""
+    """Column → the value of every unit (U), redacted; empty where it has none."""
 
     @property
     def units(self) -> int:
@@ -162,12 +164,13 @@ def questions_of(rows: Sequence[dict[str, Any]], *, grouped: bool) -> Questions:
     for row, unit in zip(rows, unit_of.tolist(), strict=True):
         images[unit] += [str(image) for image in row.get("images") or []]
     told = [mapping(rows[first[unit]].get("categories")) for unit in range(len(numbers))]
+    clean = cache(redactor())
     columns = dict.fromkeys(str(column) for of in told for column in of)
     return Questions(
         ids=tuple(str(row["id"]) for row in rows),
         unit_of=unit_of,
         cluster_of=clusters(images),
-        categories={column: [str(of.get(column) or "") for of in told] for column in columns},
+        categories={clean(column): [clean(str(of.get(column) or "")) for of in told] for column in columns},
     )
 
 
