@@ -15,10 +15,9 @@ def place_of(row_id: str) -> str:
 
 
 def picked(ids: Iterable[str], wrong: Collection[str]) -> list[str]:
-    """The first `SHARED_ROWS` by place, which are the same whatever was answered, and the first `WRONG_ROWS` wrong."""
+    """The first `SHARED_ROWS` by place, the same whatever was answered, and after them the first `WRONG_ROWS` wrong."""
     ordered = sorted(set(ids), key=place_of)
-    kept = ordered[:SHARED_ROWS] + [row for row in ordered if row in wrong][:WRONG_ROWS]
-    return list(dict.fromkeys(kept))
+    return ordered[:SHARED_ROWS] + [row for row in ordered[SHARED_ROWS:] if row in wrong][:WRONG_ROWS]
 
 
 def thumbnail_name(sha256: str) -> str:

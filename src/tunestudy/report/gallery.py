@@ -153,7 +153,7 @@ def chosen_rows(ids: Sequence[str], scores: Sequence[Sequence[float]], *, with_b
     scores: of each variant, (R,); the first is the baseline's if `with_baseline`. Only a row's id decides its turn.
     """
     order = sorted(range(len(ids)), key=lambda row: place_of(ids[row]))
-    chosen = dict.fromkeys(order[:SHARED_ROWS])
+    chosen, order = dict.fromkeys(order[:SHARED_ROWS]), order[SHARED_ROWS:]
     turns: list[list[int]] = []
     for of in scores[1:] if with_baseline else ():
         turns.append([row for row in order if of[row] > scores[0][row]][:CHANGED])
