@@ -14,6 +14,7 @@ from tunestudy.config.errors import Exit, StudyError
 from tunestudy.launch.eval_words import sorted_out
 from tunestudy.launch.evaluate import evaluate_study
 from tunestudy.launch.evaluate_model import Wanted, evaluate_model
+from tunestudy.launch.presence import present
 from tunestudy.launch.table import COLUMNS
 from tunestudy.records.atomic import write_json
 from tunestudy.records.layout import JobDir, StudyDir
@@ -107,6 +108,12 @@ def test_some_benchmarks_and_then_the_others(loaded: LoadedStudy, tmp_path: Path
 def test_a_job_that_fails_is_told_by_the_exit_code(loaded: LoadedStudy, tmp_path: Path) -> None:
     code = evaluate_study(loaded, tmp_path, command=lambda *_: [sys.executable, "-c", "raise SystemExit(1)"])
     assert code == Exit.JOBS_FAILED
+
+
+def test_some_benchmarks_wait_for_a_run_that_wants_all(loaded: LoadedStudy, tmp_path: Path) -> None:
+    with present(StudyDir(tmp_path / "s")), pytest.raises(StudyError, match="which wants all benchmarks") as caught:
+        evaluate_study(loaded, tmp_path, benchmarks=["a"], command=fake)
+    assert caught.value.exit_code == Exit.PREFLIGHT_REFUSED
 
 
 def test_a_benchmark_that_the_study_lacks(loaded: LoadedStudy, tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ import pytest
 
 from tunestudy.config import definition as definition_module
 from tunestudy.config.definition import definition, read_definition
+from tunestudy.config.model import ModelConfig
 from tunestudy.records.atomic import write_json
 from tunestudy.study.benchmarks import OTHER_NAMES, benchmark_named
+from tunestudy.study.fingerprint import significant
 from tunestudy.study.load import load_study
 from tunestudy.study.plan import make_plan
 
@@ -234,3 +236,44 @@ def test_what_ships_is_whole_and_documented() -> None:
         assert read_definition(path).metric
         assert f"`{path.stem}`" in documented
     assert all(f"`{name}`" in documented for name in OTHER_NAMES.values())
+
+
+def test_weights_over_a_model_are_for_evaluation(folder: Folder) -> None:
+    write_json(folder.root / "base" / "config.json", {"model_type": "internvl"})
+    write_json(folder.root / "adapter" / "adapter_config.json", {})
+    model = "{model_name_or_path: base, weights: adapter}"
+    text = study("benchmarks: [chartqa]", model)
+    with_weights = folder.plan(text).jobs[0].job
+    assert (
+        with_weights.fingerprint
+        != folder.plan(study("benchmarks: [chartqa]", "{model_name_or_path: base}")).jobs[0].job.fingerprint
+    )
+    write_json(folder.root / "adapter" / "adapter_config.json", {"r": 2})
+    assert folder.plan(text).jobs[0].job.fingerprint != with_weights.fingerprint
+    assert "model.weights: `gone` is no folder with adapter_config.json" in folder.error(
+        text.replace("adapter}", "gone}")
+    )
+    trains = text.replace("A0: {stages: []}", "A1: {stages: [s]}")
+    trains += "datasets: {d: {type: digits}}\nstages: {s: {data: d, learning_rate: 1, effective_batch_size: 1}}\n"
+    assert "model.weights: is for evaluation alone, and `A1` trains" in folder.error(trains)
+
+
+def test_a_model_without_weights_is_what_it_was() -> None:
+    """Jobs of studies that were made before there were `weights` keep their names."""
+    plain = ModelConfig(model_name_or_path="o/m")
+    assert "weights" not in significant(plain)
+    assert significant(plain.model_copy(update={"weights": "a"})) == {**significant(plain), "weights": "a"}
+
+
+def test_checkpoints_are_no_part_of_a_score(folder: Folder, edited: Edit) -> None:
+    own = "max_new_tokens: 1}"
+    plans = [folder.plan(edited((own, f"max_new_tokens: 1, checkpoints: {value}}}"))) for value in ("false", "all")]
+    scores = [[one.job.evaluations.get("accuracy") for one in plan.jobs] for plan in plans]
+    assert [one and one.fingerprint for one in scores[0]] == [one and one.fingerprint for one in scores[1]]
+    warned = [[line for line in plan.warnings if "of checkpoints" in line] for plan in plans]
+    assert not warned[0]
+    assert "after `base` only its last and best are left" in warned[1][0]
+    kept = edited(
+        (own, "max_new_tokens: 1, checkpoints: all}"), ("defaults:\n", "defaults:\n  drop_intermediate: false\n")
+    )
+    assert not [line for line in folder.plan(kept).warnings if "of checkpoints" in line]

@@ -51,6 +51,8 @@ def test_accepts_the_studies_that_ship(name: str) -> None:
         ("data: rotated,", "data: rotated, components: {rope2d: null, c_abstractor: {num_queries: 64}},"),
         ("adapt.adapter.lora_r:", "adapt: {components: {rope2d: '{r}', pyramid: false}}  #"),
         ("data: rotated,", "data: rotated, order: as_given,"),
+        ("{type: exact_match, dataset", "{checkpoints: all, type: exact_match, dataset"),
+        ("{type: exact_match, dataset", "{checkpoints: [5, 10], type: exact_match, dataset"),
         ("data: rotated,", "data: rotated, order: {by: column, column: d, direction: descending, buckets: 3},"),
         ("data: rotated,", "data: rotated, order: {by: score, scorer: base, take: [0, 0.5]},"),
         ("data: rotated,", "data: rotated, order: {by: score, scorer: {model_name_or_path: o/m}},"),
@@ -59,6 +61,12 @@ def test_accepts_the_studies_that_ship(name: str) -> None:
 )
 def test_accepts_every_form(folder: Folder, edited: Callable[..., str], old: str, new: str) -> None:
     assert says_yes(folder.write(edited((old, new))))
+
+
+@pytest.mark.parametrize("short", ["[textvqa]", "{mine: {type: textvqa, compat: strict}}"])
+def test_accepts_public_benchmarks(folder: Folder, edited: Callable[..., str], short: str) -> None:
+    own = "\n  accuracy: {type: exact_match, dataset: rotated@held_out, max_new_tokens: 1}"
+    assert says_yes(folder.write(edited((own, f" {short}"))))
 
 
 @pytest.mark.parametrize(
@@ -73,6 +81,9 @@ def test_accepts_every_form(folder: Folder, edited: Callable[..., str], old: str
         ("{type: digits, held_out: 0.2}", "{path: train.jsonl, fetch: {retry: 1}}"),
         ("{type: digits, held_out: 0.2}", "{type: datacomp, num_samples: 9}"),
         ("type: exact_match", "type: exact"),
+        ("{type: exact_match, dataset", "{checkpoints: some, type: exact_match, dataset"),
+        ("{type: exact_match, dataset: rotated@held_out, max_new_tokens: 1}", "{type: textva}"),
+        ("{type: exact_match, dataset: rotated@held_out, max_new_tokens: 1}", "{type: textvqa, compat: own}"),
         ("type: digits, held_out: 0.2}", "held_out: 0.2}"),
         ("full: {stages: [base, adapt]}", "full: {priority: 1}"),
         ("matrix: {r: [4, 16]}", "matrix: {r: []}"),

@@ -152,14 +152,19 @@ class _Before:
         if scored is None:
             yield f"benchmarks.{name}", None, "new"
             return
-        old, new = dict(scored["benchmark"]), significant(job.evaluations[name].benchmark)
-        if isinstance(old.get("definition"), dict) and isinstance(new.get("definition"), dict):
-            old["definition"] = {key: value for key, value in old["definition"].items() if key in new["definition"]}
-        yield from _compared(old, new, f"benchmarks.{name}.", only=set(new))
+        new = significant(job.evaluations[name].benchmark)
+        yield from _compared(_without_neutral(scored["benchmark"], new), new, f"benchmarks.{name}.")
         dataset = str(new["dataset"]).partition("@")[0]
         before, now = self._inputs.get("datasets") or {}, self._identities.datasets
         if dataset in before and dataset in now:
             yield from _compared(before[dataset], now[dataset], f"datasets.{dataset}.")
+
+
+def _without_neutral(old: Any, new: Any) -> Any:
+    """What job.json says of settings, without the keys that the significant form of today's does not have."""
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return old
+    return {key: _without_neutral(value, new[key]) for key, value in old.items() if key in new}
 
 
 def _fingerprint(scored: Any) -> str:
