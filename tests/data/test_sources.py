@@ -50,6 +50,20 @@ def test_hub_through_the_real_client(tmp_path, folders, write_jsonl, monkeypatch
     assert hub.identity(dataset.model_copy(update={"revision": "abc"}), folders).endswith("train abc")
 
 
+def test_subsets_of_the_hub_one_after_the_other(tmp_path, folders, write_jsonl, monkeypatch):
+    parts = {name: write_jsonl(f"set/{name}.jsonl", [{"text": name}]).name for name in ("b", "a-c")}
+    configs = "".join(f"- {{config_name: {name}, data_files: {file}}}\n" for name, file in parts.items())
+    (tmp_path / "set" / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+    def read(subset):
+        return [raw.columns["text"] for raw in hub.read(HubDataset(name=str(tmp_path / "set"), subset=subset), folders)]
+
+    assert read("b+a-c") == ["b", "a-c"] and read("a-c") == ["a-c"]
+    with pytest.raises(StudyError, match=r"(?s)cannot be loaded: .*'b', 'a-c'"):
+        read(None)
+
+
 @pytest.mark.slow
 def test_a_hub_id_that_is_not_there(folders):
     with pytest.raises(StudyError, match="nobody/nothing cannot be loaded"):

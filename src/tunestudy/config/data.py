@@ -61,6 +61,7 @@ class HubDataset(Dataset):
     name: str
     """`organisation/name`."""
     subset: str | None = None
+    """Several are joined by `+` and read one after the other."""
     split: str = "train"
     revision: str | None = None
     fetch: FetchSettings | None = None

@@ -21,6 +21,7 @@ class PublicData(Config):
     name: str
     """`organisation/name`."""
     subset: str | None = None
+    """Several are joined by `+`."""
     split: str
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from tunestudy.config.data import HubDataset
@@ -17,22 +18,28 @@ def read(dataset: HubDataset, folders: Folders) -> Iterator[Raw]:
 
 def records(dataset: HubDataset, folders: Folders) -> Iterator[Raw]:  # noqa: ARG001 - the hub's cache has its own place
     """Records as the hub has them: images and audio stay encoded, images may be named by URL."""
-    loaded = _load(dataset)
-    for number, columns in enumerate(loaded):
+    rows = chain.from_iterable(_load(dataset, subset) for subset in _subsets(dataset))
+    for number, columns in enumerate(rows):
         yield Raw(f"{dataset.name}:{number}", columns)
 
 
 def identity(dataset: HubDataset, folders: Folders) -> str:
     """The pinned revision, or what `datasets` knows of the prepared split where none is pinned; which images came."""
-    version = dataset.revision or _load(dataset)._fingerprint
+    parts = (_load(dataset, subset) for subset in _subsets(dataset))
+    version = dataset.revision or "+".join(part._fingerprint for part in parts)
     return f"hub {dataset.name} {dataset.subset} {dataset.split} {version}{images_identity(dataset, folders)}"
 
 
-def _load(dataset: HubDataset) -> Any:
+def _subsets(dataset: HubDataset) -> list[str | None]:
+    """Those that are read, one after the other; None: the only one."""
+    return [None] if dataset.subset is None else list(dataset.subset.split("+"))
+
+
+def _load(dataset: HubDataset, subset: str | None) -> Any:
     import datasets
 
     try:
-        loaded = datasets.load_dataset(dataset.name, dataset.subset, split=dataset.split, revision=dataset.revision)
+        loaded = datasets.load_dataset(dataset.name, subset, split=dataset.split, revision=dataset.revision)
     except Exception as error:
         if not isinstance(error, (OSError, ValueError, datasets.exceptions.DatasetsError)):
             raise
