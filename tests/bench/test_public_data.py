@@ -252,14 +252,19 @@ def test_settings_that_do_not_fit_the_benchmark(model: LoadedModel, folder: Path
             lambda: benchmark_of("docvqa", compat="strict"),
             "benchmarks.mine.compat: anls is computed in these ways: offi",
         ),
-        (lambda: benchmark_of("docvqa", circular=True), "benchmarks.mine.circular: DocVQA.* has no options"),
-        (lambda: benchmark_of("docvqa", answer_by="letter"), "benchmarks.mine.answer_by: DocVQA.* has no options"),
         (lambda: benchmark_of("docvqa", dataset="d@held_out"), "scored whole"),
     ]
     for made, told in cases:
         with pytest.raises(StudyError) as caught:
             rows_of(folder, model, made(), data)
         assert told.split(".*")[0] in str(caught.value) and told.split(".*")[-1] in str(caught.value)
+
+
+def test_letters_are_asked_only_where_every_record_has_options(model: LoadedModel, folder: Path) -> None:
+    free = {"pid": "1", "decoded_image": "p.png", "question": "What?", "answer": "3", "choices": None}
+    record = {**free, "question_type": "free_form", "answer_type": "integer"}
+    with pytest.raises(StudyError, match="d.jsonl:1: fewer than two options in `choices`"):
+        rows_of(folder, model, benchmark_of("mathvista", answer_by="letter"), lines(folder, [record]))
 
 
 def test_answers_by_place_and_by_text(model: LoadedModel, folder: Path) -> None:

@@ -103,9 +103,6 @@ def _check_settings(name: str, benchmark: PublicBenchmark) -> None:
     if benchmark.compat not in ways:
         told = f"{benchmark.definition.metric} is computed in these ways: {', '.join(ways)}; not `{benchmark.compat}`"
         raise StudyError(at(f"benchmarks.{name}.compat"), told)
-    if (by_letter(benchmark) or is_circular(benchmark)) and not benchmark.definition.choices:
-        key = "circular" if is_circular(benchmark) else "answer_by"
-        raise StudyError(at(f"benchmarks.{name}.{key}"), f"{benchmark.definition.title} has no options to choose from")
     if split_name(benchmark.dataset)[1]:
         told = "a public benchmark is scored whole, or by `limit`; `@held_out` is for data that are also trained on"
         raise StudyError(at(f"benchmarks.{name}.dataset"), told)
