@@ -141,7 +141,11 @@ def text_only(study: Study, model_type: str | None, sizes: Mapping[str, Any]) ->
     if model_type is None or model_type in SEEING or "vision_config" in sizes:
         return
     for name, benchmark in study.benchmarks.items():
-        if isinstance(benchmark, PublicBenchmark) and benchmark.definition.images:
+        if (
+            isinstance(benchmark, PublicBenchmark)
+            and benchmark.definition.images
+            and not benchmark.definition.instead_of_images
+        ):
             yield name, f"{benchmark.type} shows images, and this study's model ({model_type}) takes none"
 
 
