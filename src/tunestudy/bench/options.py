@@ -37,10 +37,11 @@ class Fed:
     ids: Ids
     images: tuple[ImageFacts, ...]
     reads: list[Read] = field(default_factory=list)
+    """In the order of their places."""
 
     @property
     def first_place(self) -> int:
-        return min(read.place for read in self.reads)
+        return self.reads[0].place
 
 
 @dataclass

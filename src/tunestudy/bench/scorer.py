@@ -19,6 +19,7 @@ from tunestudy.models.decoder import base_model_of
 
 BATCH_TOKENS = 16_384
 IMAGE_CACHE_BYTES = 1 << 30
+MAX_TEXTS = 4096
 MAX_LOGITS = 1 << 28
 """Numbers in the logits of one pass: 1 GiB in fp32."""
 IMAGE_SHARE = 16
@@ -47,6 +48,7 @@ class Scorer:
         self._tokenizer = tokenizer
         self._batch_size, self._batch_tokens = batch_size, batch_tokens
         self._sliced = sliced
+        self._ids: dict[str, Ids] = {}
         self._quiet = torch.no_grad if sliced else torch.inference_mode  # slices are gathered into ordinary tensors
         self._passes = Passes(
             model,
@@ -110,8 +112,12 @@ class Scorer:
         return [(value, len(self.ids_of(answer))) for [value], (_, answer) in zip(sums, asked, strict=True)]
 
     def ids_of(self, text: str) -> Ids:
-        """A text's tokens, without special ones."""
-        return tuple(self._tokenizer(text, add_special_tokens=False).input_ids)
+        """A text's tokens, without special ones. Kept: the same few options come with every question."""
+        if text not in self._ids:
+            if len(self._ids) >= MAX_TEXTS:
+                self._ids.clear()
+            self._ids[text] = tuple(self._tokenizer(text, add_special_tokens=False).input_ids)
+        return self._ids[text]
 
     def _read(self, found: Sequence[Cluster]) -> list[tuple[Read, float]]:
         """All that is to be read of clusters, in batches."""
