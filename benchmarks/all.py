@@ -32,6 +32,7 @@ SECTIONS = {
     "distributed": ("A model in slices over ranks", [["distributed.py"]]),
     "vision": ("Images", [["vision.py"]]),
     "contamination": ("Overlap of training and evaluation", [["contamination.py"]]),
+    "evaluation": ("Evaluation", [["evaluation.py"]]),
     "engines": ("Engines against one rank", [["engines.py"]]),
     "slow_network": ("Two hosts on a slow line", [["slow_network.py"]]),
     "gradients": ("Gradient equality", [["gradient_equality.py"]]),

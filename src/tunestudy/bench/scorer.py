@@ -22,8 +22,8 @@ IMAGE_CACHE_BYTES = 1 << 30
 MAX_TEXTS = 4096
 MAX_LOGITS = 1 << 28
 """Numbers in the logits of one pass: 1 GiB in fp32."""
-IMAGE_SHARE = 16
-"""One of so many tokens of a batch may be an image's in a pass of the vision tower, where it stands for 4 to 16."""
+IMAGE_TOKENS = 1024
+"""Image tokens that go through the vision tower in one pass, where each stands for 4 to 16 patches."""
 
 
 class Scorer:
@@ -56,7 +56,7 @@ class Scorer:
             device=device,
             eyes=eyes,
             max_bytes=image_cache_bytes,
-            tokens_per_pass=batch_tokens // IMAGE_SHARE,
+            tokens_per_pass=min(IMAGE_TOKENS, batch_tokens),
         )
         text = base_model_of(model).config.get_text_config()
         self._max_logits = max(1, MAX_LOGITS // text.vocab_size)
