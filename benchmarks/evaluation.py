@@ -33,8 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-LAB = Path(__file__).parents[1] / "tests" / "lab"
-sys.path.insert(0, str(LAB))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "lab"))
 
 import torch
 from tinyeyes import model_settings
@@ -210,9 +209,9 @@ def scored_letters(asked: Asked, questions: list[Question], **options: Any) -> l
     return asked.scorer(**options).option_log_probabilities([(question, LETTERS) for question in questions])
 
 
-def against_stock(size: str, records: list[Encoded], folder: Path) -> dict[str, float]:
-    """Parts 1 to 3 for a model of this size."""
-    asked = built(size, 56, records, folder)
+def against_stock(size: str, side: int, records: list[Encoded], folder: Path) -> dict[str, float]:
+    """Parts 1 to 3 for a model of this size, with images of one tile of `side` pixels."""
+    asked = built(size, side, records, folder)
     teach(asked, 40)
     prepared = [inputs_of(asked, question) for question in asked.questions]
     one_at_a_time(asked, prepared[:3])
@@ -306,7 +305,7 @@ def main() -> int:
     met: list[bool] = []
     for size, limit in FASTER.items():
         with tempfile.TemporaryDirectory() as folder:
-            told[size] = found = against_stock(size, records, Path(folder))
+            told[size] = found = against_stock(size, settings.image_size, records, Path(folder))
         met += [found["stock_ms"] / found["letters_ms"] >= limit, found["differ"] <= LETTERS_DIFFER]
         met += [found["same_texts"] == 1, found["same_letters"] == 1]
         if not options.json:
