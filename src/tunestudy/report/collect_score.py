@@ -32,7 +32,14 @@ def read_score(folder: JobDir, name: str, wanted: Settings, reader: Reader) -> S
         aggregate=str(found.get("aggregate") or "mean"),
         counts={str(k): n for k, v in mapping(found.get("counts")).items() if (n := whole(v))},
         categories=_categories(mapping(found.get("categories"))),
+        overlap=_overlap(folder, name, found, reader),
     )
+
+
+def _overlap(folder: JobDir, name: str, score: Settings, reader: Reader) -> Settings:
+    """Of the rows of this very score."""
+    told = reader.json(folder.overlap(name))
+    return told if told.get("fingerprint") == score.get("fingerprint") else {}
 
 
 def _valid(path: Path, wanted: Settings, reader: Reader) -> dict[str, Any] | None:

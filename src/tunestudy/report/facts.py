@@ -36,6 +36,8 @@ class Score:
     """`unparsed`, `undecodable`, `unjudged`: rows that were counted as wrong for a reason; only those that occurred."""
     categories: dict[str, dict[str, tuple[int, float]]] = field(default_factory=dict)
     """Column → value → (units, mean score)."""
+    overlap: Settings = field(default_factory=dict)
+    """overlap.json, unless it is of an older definition."""
 
 
 @dataclass(frozen=True, kw_only=True)

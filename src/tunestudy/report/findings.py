@@ -12,6 +12,7 @@ from tunestudy.report.compare import Cell, Headline
 from tunestudy.report.facts import JobFacts, Settings, StudyFacts
 from tunestudy.report.format import listing, plural, sig
 from tunestudy.report.overfit import RISE_FLAGGED, find_fits
+from tunestudy.report.overlap import overlap_warnings
 from tunestudy.report.samples import unequal_samples
 from tunestudy.report.values import mapping, number, texts, whole
 
@@ -29,6 +30,7 @@ def warnings_of(facts: StudyFacts, headline: Headline) -> list[str]:
     """Everything that weakens a comparison, most serious first. Empty when nothing was found."""
     found = [
         *_overlaps(facts),
+        *overlap_warnings(facts),
         *_unequal_footing(facts),
         *unequal_samples(facts),
         *_unequal_rows(facts),

@@ -31,6 +31,8 @@ from tunestudy.report.findings import counted, problems, warnings_of
 from tunestudy.report.machines import machines
 from tunestudy.report.observations import headline_sentence, observations
 from tunestudy.report.overfit import RISE_FLAGGED, find_fits
+from tunestudy.report.overlap import cleaned
+from tunestudy.report.overlap import compared as compared_sets
 from tunestudy.report.sample_level import SMALL
 from tunestudy.report.sources import realised, source_losses
 from tunestudy.report.sparsity import FIRST, LAST, efficiencies, pictures, prunings
@@ -71,6 +73,8 @@ def render_page(facts: StudyFacts, headline: Headline, *, has_gallery: bool = Fa
         rise_flagged=RISE_FLAGGED,
         costs=costs(facts),
         total=total(facts),
+        overlaps=compared_sets(facts),
+        cleaned=cleaned(facts),
         experiments=[*experiments(facts), whole_study(facts)],
         differences=differences(facts),
         sources=realised(facts),
