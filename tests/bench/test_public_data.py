@@ -263,7 +263,7 @@ def test_settings_that_do_not_fit_the_benchmark(model: LoadedModel, folder: Path
 def test_letters_are_asked_only_where_every_record_has_options(model: LoadedModel, folder: Path) -> None:
     free = {"pid": "1", "decoded_image": "p.png", "question": "What?", "answer": "3", "choices": None}
     record = {**free, "question_type": "free_form", "answer_type": "integer"}
-    with pytest.raises(StudyError, match="d.jsonl:1: fewer than two options in `choices`"):
+    with pytest.raises(StudyError, match=r"d\.jsonl:1: fewer than two options in `choices`"):
         rows_of(folder, model, benchmark_of("mathvista", answer_by="letter"), lines(folder, [record]))
 
 
