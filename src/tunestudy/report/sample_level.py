@@ -1,7 +1,7 @@
 """What the samples of a benchmark say: an interval around each mean, paired tests with the baseline, and categories.
 
 All of it speaks about other samples for these very models; spread over seeds speaks about training again on the same
-samples. Neither contains the other: docs/decisions/0012-intervals-over-samples.md.
+samples. Neither contains the other: docs/decisions/0013-intervals-over-samples.md.
 """
 
 from collections import Counter
