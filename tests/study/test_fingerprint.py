@@ -8,8 +8,9 @@ import pytest
 
 from tunestudy.config.adapter import LoraAdapter
 from tunestudy.config.base import Config, neutral
-from tunestudy.config.benchmark import ExactMatch, MultipleChoice
+from tunestudy.config.benchmark import ExactMatch, LmEval, MultipleChoice, Perplexity
 from tunestudy.config.data import DigitsDataset, FileDataset, HubDataset, SynthDataset
+from tunestudy.config.judge import Judge
 from tunestudy.config.model import ModelConfig
 from tunestudy.config.stage import TrainStage
 from tunestudy.config.study import Study
@@ -27,6 +28,9 @@ EXAMPLES: list[Config] = [
     LoraAdapter(),
     ExactMatch(dataset="a"),
     MultipleChoice(dataset="a"),
+    Perplexity(dataset="a"),
+    LmEval(tasks="a"),
+    Judge(url="http://a/v1", model="a"),
     FileDataset(path="a"),
     HubDataset(name="a/b"),
     DigitsDataset(),

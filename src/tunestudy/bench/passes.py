@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tunestudy.bench.likelihood import Answered, Asked, answered
 from tunestudy.bench.options import Cluster, Fed, Ids, Read
 from tunestudy.config.world import WORLD_PIXELS
 from tunestudy.data.images import ImageFacts
@@ -70,6 +71,22 @@ class Passes:
         pixels = {name: tensor.to(self.device) for name, tensor in pixels.items()}
         with world_images(self.model, pixels.pop(WORLD_PIXELS, None)):
             yield beside | pixels
+
+    def read_all(self, asked: Sequence[Asked]) -> list[Answered]:
+        """Each answer's tokens after its question, in one left-padded pass; what follows the last is not asked."""
+        ids_BT, mask_BT = self.left_padded([question.ids + answer for question, answer in asked])
+        rows = [Fed(question.ids + answer, question.images) for question, answer in asked]
+        images = [image for question, _ in asked for image in question.images]
+        with self.seeing(images, ids_BT[:, :-1]) as beside:
+            logits_BKV = self.model(
+                input_ids=ids_BT[:, :-1],
+                attention_mask=mask_BT[:, :-1],
+                position_ids=self._positions(rows, [(0, len(row.ids) - 1) for row in rows], left=True),
+                **beside,
+                logits_to_keep=max(len(answer) for _, answer in asked),
+                use_cache=False,
+            ).logits
+        return answered(logits_BKV, ids_BT, [answer for _, answer in asked])
 
     def plain(self, rows: Sequence[Fed]) -> list[tuple[Read, float]]:
         """Every row whole, in one left-padded pass."""

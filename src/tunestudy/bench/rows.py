@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tunestudy.bench.public import LIMIT_SALT, read_public
-from tunestudy.bench.tasks import Row
+from tunestudy.bench.tasks import Row, task
 from tunestudy.config.benchmark import Benchmark, PublicBenchmark
 from tunestudy.config.data import DataSettings
 from tunestudy.config.errors import Exit, StudyError, at
@@ -25,27 +25,38 @@ def read_rows(
     """Every row that `benchmark` asks, sorted by id: the same for every variant, seed and number of ranks."""
     if isinstance(benchmark, PublicBenchmark):
         return read_public(name, benchmark, job, folder, tokenizer, eyes)
+    if (reader := getattr(task(benchmark.task), "read_rows", None)) is not None:
+        own: list[Row] = reader(name, benchmark, job, folder, tokenizer, eyes)
+        return own
     tokenize = Tokenize(tokenizer, DataSettings(), eyes)
-    rows = [_row(name, record, tokenize) for record in _records(name, benchmark, job, Folders.of(job, folder))]
+    rows = [_row(name, benchmark, record, tokenize) for record in records_of(name, benchmark, job, folder)]
     return sorted(rows, key=lambda row: row.id)
 
 
-def _row(name: str, record: Record, tokenize: Tokenize) -> Row:
-    """StudyError for an image that cannot be used: leaving rows out would make another benchmark."""
+def unusable(name: str, record: Record, problem: Rejected) -> StudyError:
+    """The error for a record that cannot be asked: leaving rows out would make another benchmark."""
+    where = at(f"benchmarks.{name}.dataset")
+    return StudyError(where, f"{record.place}: {problem}", exit_code=Exit.PREFLIGHT_REFUSED)
+
+
+def _row(name: str, benchmark: Benchmark, record: Record, tokenize: Tokenize) -> Row:
+    """StudyError for running text, and for an image that cannot be used."""
+    if record.example.text is not None:
+        message = f"{benchmark.dataset} holds running text; a benchmark needs rows with a question and an answer"
+        raise StudyError(at(f"benchmarks.{name}.dataset"), message, exit_code=Exit.PREFLIGHT_REFUSED)
     try:
         ids, images = tokenize.prompt(record.example)
     except Rejected as problem:
-        where = at(f"benchmarks.{name}.dataset")
-        raise StudyError(where, f"{record.place}: {problem}", exit_code=Exit.PREFLIGHT_REFUSED) from problem
+        raise unusable(name, record, problem) from problem
     asked = question_of(record.example)
     return Row(record.id, tuple(ids), record.example.reference, record.example.choices, images, asked=asked)
 
 
-def _records(name: str, benchmark: Benchmark, job: Job, folders: Folders) -> Iterator[Record]:
+def records_of(name: str, benchmark: Benchmark, job: Job, folder: JobDir) -> Iterator[Record]:
     """The benchmark's part of its data set, cut to `limit` by hash of id; one at a time, as they may hold images."""
     dataset_name, only_held_out = split_name(benchmark.dataset)
     dataset = job.datasets[dataset_name]
-    found = survey(dataset_name, dataset, folders)
+    found = survey(dataset_name, dataset, Folders.of(job, folder))
     where = at(f"benchmarks.{name}.dataset")
 
     def part() -> Iterator[Record]:
@@ -57,8 +68,5 @@ def _records(name: str, benchmark: Benchmark, job: Job, folders: Folders) -> Ite
         raise StudyError(where, f"{benchmark.dataset} has no rows", exit_code=Exit.PREFLIGHT_REFUSED)
     chosen = set(range(len(ids)) if benchmark.limit is None else smallest(ids, benchmark.limit, LIMIT_SALT).tolist())
     for number, record in enumerate(part()):
-        if record.example.text is not None:
-            message = f"{benchmark.dataset} holds running text; a benchmark needs rows with a question and an answer"
-            raise StudyError(where, message, exit_code=Exit.PREFLIGHT_REFUSED)
         if number in chosen:
             yield record

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -16,9 +17,10 @@ from tunestudy.bench.parts import Parts
 from tunestudy.bench.rows import read_rows
 from tunestudy.bench.scorer import Scorer
 from tunestudy.bench.summary import summary_of
-from tunestudy.bench.tasks import Row, Scored, task
+from tunestudy.bench.tasks import Asking, Row, Scored, Totals, task
 from tunestudy.config.benchmark import Benchmark
 from tunestudy.config.engines import slices_weights
+from tunestudy.config.errors import StudyError, at
 from tunestudy.config.job import Evaluation, Job
 from tunestudy.data.build import eyes_of
 from tunestudy.data.vision import Eyes
@@ -84,13 +86,16 @@ def score(
     started = time.time()
     wanted = job.evaluations[name]
     kind = task(wanted.benchmark.task)
+    if hasattr(kind, "evaluate"):
+        evaluate_by_itself(name, job, folder, world, loaded, sliced=sliced)
+        return True
     eyes = eyes_of(loaded.vision, job, folder)
     rows = read_rows(name, wanted.benchmark, job, folder, loaded.tokenizer, eyes)
     scorer = scorer_of(loaded, wanted.benchmark, world, sliced=sliced, eyes=eyes)
     parts = Parts(folder.predictions(name), f"{wanted.fingerprint}:{kind.VERSION}", world.rank)
-    scored = answers(
-        rows, wanted.benchmark, kind, scorer, parts, world, sliced=sliced, stop=StopRequest() if stop is None else stop
-    )
+    stop = StopRequest() if stop is None else stop
+    with backend(wanted.benchmark, scorer, job, folder, world, loaded, eyes, sliced=sliced) as asked:
+        scored = answers(rows, wanted.benchmark, kind, asked, parts, world, sliced=sliced, stop=stop)
     if scored is None:
         return False
     check_overlap(name, job, folder, rows, world)
@@ -150,7 +155,68 @@ def answers(
     return sorted([*done.values(), *(row for part in new for row in part)], key=lambda row: row.id)
 
 
-def summary(name: str, wanted: Evaluation, version: int, scored: Sequence[Scored], duration_s: float) -> dict[str, Any]:
+@contextmanager
+def backend(
+    benchmark: Benchmark,
+    scorer: Scorer,
+    job: Job,
+    folder: JobDir,
+    world: "World",
+    loaded: LoadedModel,
+    eyes: Eyes | None,
+    *,
+    sliced: bool,
+) -> Iterator[Any]:
+    """What the benchmark asks: `scorer`, or one over vLLM, for which this process's model leaves the GPU."""
+    if getattr(benchmark, "backend", "transformers") == "transformers":
+        yield scorer
+        return
+    from tunestudy.bench.backends.vllm import KEY, VllmScorer, served
+
+    if sliced or world.size > 1:
+        raise StudyError(at(KEY), "vllm runs in a single rank; set resources.ranks: 1, or leave `backend` out")
+    what = served(job, folder)
+    loaded.model.to("cpu")
+    try:
+        other = VllmScorer(what, loaded.tokenizer, eyes)
+        yield other
+        other.close()
+    finally:
+        loaded.model.to(world.device)
+
+
+def evaluate_by_itself(
+    name: str, job: Job, folder: JobDir, world: "World", loaded: LoadedModel, *, sliced: bool
+) -> None:
+    """A benchmark whose task reads, asks and counts by itself."""
+    started = time.time()
+    wanted = job.evaluations[name]
+    kind = task(wanted.benchmark.task)
+    scorer = scorer_of(loaded, wanted.benchmark, world, sliced=sliced, eyes=None)
+
+    def together(run: Callable[[list[Any]], list[Any]], items: list[Any]) -> list[Any]:
+        if sliced or world.size == 1:
+            return run(items)
+        parts = world.gather_objects(run(items[world.rank :: world.size]))
+        return [parts[i % world.size][i // world.size] for i in range(len(items))]
+
+    found = kind.evaluate(Asking(name, wanted.benchmark, folder.root / job.base_dir, scorer, together))
+    if world.rank > 0:
+        return
+    lines = [json.dumps(asdict(row), ensure_ascii=False) for row in found.scored]
+    write_text(folder.predictions(name), "\n".join(lines) + "\n")
+    told = summary(name, wanted, kind.VERSION, found.scored, time.time() - started, found.totals)
+    write_json(folder.eval_json(name), {**told, **found.facts})
+
+
+def summary(
+    name: str,
+    wanted: Evaluation,
+    version: int,
+    scored: Sequence[Scored],
+    duration_s: float,
+    totals: Totals | None = None,
+) -> dict[str, Any]:
     """The content of eval/<name>.json; `rows_sha256` tells whether two scores are of the same rows.
 
     duration_s: of the run that finished it, without what an interrupted one had answered before.
@@ -162,7 +228,7 @@ def summary(name: str, wanted: Evaluation, version: int, scored: Sequence[Scored
         "fingerprint": wanted.fingerprint,
         "dataset": wanted.benchmark.dataset,
         "n": len(scored),
-        **summary_of(wanted.benchmark, scored),
+        **(summary_of(wanted.benchmark, scored) if totals is None else asdict(totals)),
         "rows_sha256": hashlib.sha256("\n".join(row.id for row in scored).encode()).hexdigest(),
         "duration_s": round(duration_s, 3),
     }

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tunestudy.bench.batches import cut
+from tunestudy.bench.likelihood import Answered, Asked, context_of
 from tunestudy.bench.options import Cluster, Ids, Read, clusters, fed
 from tunestudy.bench.passes import Passes
 from tunestudy.bench.tasks import Question
@@ -110,6 +111,26 @@ class Scorer:
         """For every (question, answer): the answer's summed log-probability and its number of tokens."""
         sums = self.option_log_probabilities([(question, [answer]) for question, answer in asked])
         return [(value, len(self.ids_of(answer))) for [value], (_, answer) in zip(sums, asked, strict=True)]
+
+    def answer_log_probs(self, asked: Sequence[Asked]) -> list[Answered]:
+        """For every (question, answer's token ids): the log-probability of each of the answer's tokens."""
+        found: dict[int, Answered] = {}
+        most = max((len(answer) for _, answer in asked), default=1)
+        for batch in self._cut([len(question.ids) + len(answer) for question, answer in asked], most):
+            with self._quiet():
+                told = self._passes.read_all([asked[i] for i in batch])
+            found.update(zip(batch, told, strict=True))
+        return [found[i] for i in range(len(asked))]
+
+    @property
+    def context(self) -> int | None:
+        """Tokens that the model's positions reach; None where its configuration does not say."""
+        return context_of(base_model_of(self._passes.model))
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's own."""
+        return self._tokenizer
 
     def ids_of(self, text: str) -> Ids:
         """A text's tokens, without special ones. Kept: the same few options come with every question."""

@@ -1,11 +1,13 @@
 """From what became of every row to a benchmark's score: means, groups, categories, and what could not be judged."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from tunestudy.bench import judge
 from tunestudy.bench.metrics import metric
 from tunestudy.bench.public import by_letter
-from tunestudy.bench.tasks import Scored
+from tunestudy.bench.tasks import Scored, task
 from tunestudy.config.benchmark import Benchmark, PublicBenchmark
 
 UNJUDGED = "unjudged"
@@ -17,10 +19,15 @@ Unit = Sequence[Scored]
 
 def summary_of(benchmark: Benchmark, scored: Sequence[Scored]) -> dict[str, Any]:
     """`summarise` as the kind of benchmark wants it; of a public one also `title` and `compat`."""
+    if (totals := getattr(task(benchmark.task), "totals", None)) is not None:
+        return asdict(totals(scored))
     if not isinstance(benchmark, PublicBenchmark):
         return summarise(scored, primary="accuracy")
     letters = by_letter(benchmark)
     primary = "accuracy" if letters else metric(benchmark.definition.metric).NAME
+    if benchmark.judge is not None and not letters:
+        judge.refuse_unjudged([row.problem for row in scored], benchmark.judge)
+        primary = judge.NAME
     told = {"title": benchmark.definition.title, "compat": benchmark.compat}
     return told | summarise(scored, primary=primary, understands=not letters)
 

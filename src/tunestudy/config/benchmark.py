@@ -1,11 +1,12 @@
 """Benchmarks: how a trained model is scored on rows it never saw."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from tunestudy.config.base import Config, neutral
 from tunestudy.config.definition import Definition, definition, names
+from tunestudy.config.judge import Judge, prompts_of
 
 Compat = Literal["official", "lmms-eval", "strict"]
 
@@ -55,6 +56,9 @@ class ExactMatch(Benchmark):
     max_new_tokens: int = Field(16, ge=1)
     answer_after: str | None = Field(None, min_length=1)
     """Only what follows the last of these in the generated text is compared: an answer behind its rationale."""
+    backend: Literal["transformers", "vllm"] = "transformers"
+    """What generates. `vllm` needs vLLM on the machine and a single rank; its rounding may change an answer, so its
+    scores are others. Options' probabilities are always transformers'."""
 
 
 class MultipleChoice(Benchmark):
@@ -66,6 +70,51 @@ class MultipleChoice(Benchmark):
     """The same choices for every row; default: the row's own `choices` column."""
     normalise: Literal["none", "tokens"] = "none"
     """`tokens` divides a choice's log-probability by its length."""
+
+
+class Perplexity(Benchmark):
+    """How probable running text, or the answers of rows, is to the model.
+
+    A text longer than `window` is read in windows, in which every token is scored once.
+    """
+
+    task = "perplexity"
+    type: Literal["perplexity"] = "perplexity"
+    over: Literal["text", "answers"] = "text"
+    """`text`: every token of running text; `answers`: the (last) answers of rows with their stop tokens."""
+    window: int | None = Field(None, ge=2)
+    """Tokens of a window; default: what the model's positions reach, at most 2048."""
+    stride: int | None = Field(None, ge=1)
+    """Tokens that each window after the first scores; a smaller one gives more context. Default: half a window."""
+
+    @model_validator(mode="after")
+    def _stride_leaves_context(self) -> Self:
+        if self.window is not None and self.stride is not None and self.stride >= self.window:
+            raise ValueError(f"stride ({self.stride}) must be below window ({self.window})")
+        return self
+
+
+class LmEval(Benchmark):
+    """Tasks of lm-evaluation-harness, in process: its prompts, its metrics, its numbers."""
+
+    task = "lm_eval"
+    type: Literal["lm_eval"] = "lm_eval"
+    tasks: str | tuple[str, ...]
+    """Names such as `arc_easy` (also of groups), or paths of a task's YAML file or of a folder of them, relative to the
+    study file. Paths inside such a file start at its folder."""
+    dataset: Literal[""] = ""
+    """Left out: a task names its own data."""
+    num_fewshot: int | None = Field(None, ge=0)
+    """Solved examples in front of each question; default: as the task says."""
+    limit: int | None = Field(None, gt=0)
+    """Only the first so many questions of each task."""
+    apply_chat_template: bool = False
+    """Ask as a conversation, with the model's own chat template."""
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The tasks, also of a single one."""
+        return (self.tasks,) if isinstance(self.tasks, str) else self.tasks
 
 
 class PublicBenchmark(Benchmark):
@@ -82,13 +131,18 @@ class PublicBenchmark(Benchmark):
     """Default: as defined."""
     max_new_tokens: int | None = Field(None, ge=1)
     """Default: as defined."""
+    backend: Literal["transformers", "vllm"] = "transformers"
+    """What generates. `vllm` needs vLLM on the machine and a single rank; its rounding may change an answer, so its
+    scores are others. Options' probabilities are always transformers'."""
+    judge: Judge | None = None
+    """A language model that judges the answers; the score is `judge_accuracy` then, whatever the rules would say."""
     definition: Definition = None  # type: ignore[assignment]  # filled in by `_defined`
 
     @field_validator("type")
     @classmethod
     def _known(cls, value: str) -> str:
         if value not in (known := names()):
-            raise ValueError(f"there is no type `{value}`; known are exact_match, multiple_choice, {', '.join(known)}")
+            raise ValueError(f"there is no type `{value}`; known are {', '.join((*OWN, *known))}")
         return value
 
     @field_validator("answer_by", "circular")
@@ -102,9 +156,19 @@ class PublicBenchmark(Benchmark):
     @model_validator(mode="before")
     @classmethod
     def _defined(cls, values: Any) -> Any:
-        if isinstance(values, dict) and "definition" not in values and values.get("type") in names():
-            return {**values, "definition": definition(values["type"])}
+        if not isinstance(values, dict) or values.get("type") not in names():
+            return values
+        values = {"definition": definition(values["type"]), **values}
+        if isinstance(values.get("judge"), dict) and isinstance(values["definition"], Definition):
+            values["judge"] = {"prompts": prompts_of(values["definition"].metric), **values["judge"]}
         return values
+
+    @model_validator(mode="after")
+    def _vllm_generates(self) -> Self:
+        by_letter = self.answer_by == "letter" or (self.answer_by is None and self.definition.asks_for == "letter")
+        if self.backend == "vllm" and by_letter:
+            raise ValueError("backend: vllm generates; add answer_by: generation, or leave backend out")
+        return self
 
 
 def has_options(of: Definition) -> bool:
@@ -112,7 +176,9 @@ def has_options(of: Definition) -> bool:
     return bool(of.choices) or of.asks_for == "letter"
 
 
-OWN = ("exact_match", "multiple_choice")
+KINDS = (ExactMatch, MultipleChoice, Perplexity, LmEval, PublicBenchmark)
+
+OWN = ("exact_match", "multiple_choice", "perplexity", "lm_eval")
 
 
 def _kind(value: Any) -> str | None:
@@ -123,6 +189,8 @@ def _kind(value: Any) -> str | None:
 AnyBenchmark = Annotated[
     Annotated[ExactMatch, Tag("exact_match")]
     | Annotated[MultipleChoice, Tag("multiple_choice")]
+    | Annotated[Perplexity, Tag("perplexity")]
+    | Annotated[LmEval, Tag("lm_eval")]
     | Annotated[PublicBenchmark, Tag("public")],
     Discriminator(_kind),
 ]

@@ -18,7 +18,7 @@ from tunestudy.report.statistics import (
 )
 from tunestudy.report.values import number
 
-_LOWER_IS_BETTER = ("loss", "perplexity", "error", "wer", "cer", "nll")
+_LOWER_IS_BETTER = ("loss", "perplexity", "error", "wer", "cer", "nll", "bits_per_byte")
 
 
 @dataclass(frozen=True, kw_only=True)

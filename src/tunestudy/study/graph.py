@@ -67,7 +67,7 @@ class Graph:
         """Each with its own digest in place of the fingerprint that a job's scores will have."""
 
     def _benchmark(self, benchmark: AnyBenchmark) -> Evaluation:
-        data = self._identities.dataset_digests[_dataset_name(benchmark.dataset)]
+        data = self._identities.of_benchmark(benchmark)
         return Evaluation(benchmark=benchmark, fingerprint=benchmark_digest(benchmark, data))
 
     def add_trial(self, variant: str, seed: int) -> None:

@@ -4,9 +4,12 @@ Hashes of large files are remembered in the results folder by (path, size, mtime
 """
 
 import contextlib
+import os
+import re
 from pathlib import Path
 from typing import Any
 
+from tunestudy.config.benchmark import Benchmark, LmEval
 from tunestudy.config.data import DatacompDataset, Dataset, DigitsDataset, FileDataset, HubDataset, SynthDataset
 from tunestudy.config.errors import StudyError
 from tunestudy.config.fonts import candidates
@@ -48,6 +51,30 @@ class Identities:
         if self._new:
             with contextlib.suppress(OSError):
                 write_json(self._cache_file, self._hashes)
+
+    def of_benchmark(self, benchmark: Benchmark) -> str:
+        """Digest of what a benchmark's rows come from: its data set, or the files of its own tasks."""
+        if not isinstance(benchmark, LmEval):
+            return self.dataset_digests[benchmark.dataset.partition("@")[0]]
+        paths = [self._folder / name for name in benchmark.named]
+        return digest([self._task(path) if path.exists() else None for path in paths])
+
+    def _task(self, path: Path) -> Any:
+        """Hashes of a folder of tasks, or of a task's file and of every file that it names."""
+        if path.is_dir():
+            return self._content(path)
+        hashes: dict[str, str] = {}
+        waiting = [path]
+        while waiting:
+            file = waiting.pop()
+            if (name := os.path.relpath(file, path.parent)) in hashes:
+                continue
+            hashes[name] = self._hash(file)
+            if file.suffix in (".yaml", ".yml"):
+                words = re.findall(r"[\w./-]+", file.read_text(encoding="utf-8", errors="replace"))
+                named = [file.parent / one for word in words for one in (word, f"{word.partition('.')[0]}.py")]
+                waiting += [one for one in named if one.is_file()]
+        return hashes
 
     def _dataset(self, dataset: Dataset) -> dict[str, Any]:
         options = significant(dataset)

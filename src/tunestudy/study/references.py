@@ -1,9 +1,11 @@
 """Names that refer to something: data sets, the baseline, benchmarks, files and folders."""
 
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from tunestudy.config.benchmark import LmEval
 from tunestudy.config.data import DatacompDataset, FileDataset, MixturePart, SynthDataset
 from tunestudy.config.errors import Place, StudyError
 from tunestudy.config.model import ModelConfig
@@ -30,6 +32,9 @@ def reference_mistakes(study: Study, locate: Locate, folder: Path) -> Iterator[S
     yield from _weights(study, locate, folder)
     yield from _files(study, locate, folder)
     for name, benchmark in study.benchmarks.items():
+        if isinstance(benchmark, LmEval):
+            yield from _tasks(locate, benchmark, folder, ("benchmarks", name, "tasks"))
+            continue
         yield from _dataset(study, locate, benchmark.dataset, ("benchmarks", name, "dataset"))
     checked: set[int] = set()
     sizes = model_sizes(study.model, folder)
@@ -54,6 +59,16 @@ def reference_mistakes(study: Study, locate: Locate, folder: Path) -> Iterator[S
                     yield StudyError(locate((*path, *inner)), message)
     yield from _seeds(study, locate)
     yield from _report(study, locate)
+
+
+def _tasks(locate: Locate, benchmark: LmEval, folder: Path, path: KeyPath) -> Iterator[StudyError]:
+    """What looks like a path must be there; whether a name is known, only lm-evaluation-harness can say."""
+    for name in benchmark.named:
+        if (os.sep in name or name.endswith((".yaml", ".yml"))) and not (folder / name).exists():
+            message = (
+                f"there is no `{name}` beside the study file; give a task's name, its YAML file, or a folder of them"
+            )
+            yield StudyError(locate(path), message)
 
 
 def _engine_mistakes(study: Study, stage: TrainStage) -> Iterator[tuple[str, str]]:

@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 
 from tunestudy.config.base import Config
+from tunestudy.config.benchmark import KINDS
 from tunestudy.config.definition import names
 from tunestudy.config.stage import TrainStage
 from tunestudy.config.study import Study, Variant
@@ -192,13 +193,13 @@ def _short_forms(name: str, schema: Schema) -> Schema:
 def _require_types(definitions: Schema) -> None:
     """Pydantic fills in `type`; whoever writes a file must say it, except for files, hub data sets and LoRA."""
     datasets = ("DigitsDataset", "DatacompDataset", "SynthDataset")
-    benchmarks = ("ExactMatch", "MultipleChoice", "PublicBenchmark")
+    benchmarks = [kind.__name__ for kind in KINDS]
     for name in (*datasets, *benchmarks, "DoraAdapter", "SoraAdapter", "SdoraAdapter"):
         definitions[name]["required"] = ["type", *definitions[name].get("required", [])]
 
 
 def _name_benchmarks(definitions: Schema) -> None:
-    """A public benchmark is named; what its name stands for is not written in a study."""
+    """A public benchmark is named; what its name stands for, and what a judge is asked, is not written in a study."""
     public = definitions["PublicBenchmark"]["properties"]
     del public["definition"]
     definitions["PublicBenchmark"]["required"] = ["type"]
@@ -206,6 +207,8 @@ def _name_benchmarks(definitions: Schema) -> None:
         if curve := kind.get("properties", {}).get("checkpoints"):
             curve["anyOf"] = [*curve["anyOf"], {"enum": ["all"]}]
     public["type"] = {"enum": names(), **_description(public["type"])}
+    del definitions["Judge"]["properties"]["prompts"]
+    definitions.pop("JudgePrompts", None)
     definitions.pop("Definition", None)
     definitions.pop("PublicData", None)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from tunestudy.config.adapter import DoraAdapter, LoraAdapter, SdoraAdapter, SoraAdapter
-from tunestudy.config.benchmark import ExactMatch, MultipleChoice, PublicBenchmark
+from tunestudy.config.benchmark import KINDS
 from tunestudy.config.components import CAbstractor, Pyramid, Rope2d, VisionComponents
 from tunestudy.config.data import (
     DatacompDataset,
@@ -19,6 +19,7 @@ from tunestudy.config.data import (
     SynthDataset,
 )
 from tunestudy.config.fetch import FetchSettings
+from tunestudy.config.judge import Judge
 from tunestudy.config.model import CharacterTokenizer, ModelConfig
 from tunestudy.config.order import ColumnOrder, ScoreOrder
 from tunestudy.config.stage import Quantization, TrainStage
@@ -32,6 +33,7 @@ Level = Literal[
     "dataset",
     "fetch",
     "benchmark",
+    "judge",
     "stage",
     "adapter",
     "quantization",
@@ -54,8 +56,8 @@ KEYS: dict[Level, frozenset[str]] = {
         *(one.model_fields for one in (FileDataset, HubDataset, DatacompDataset, DigitsDataset, SynthDataset))
     ),
     "fetch": frozenset(FetchSettings.model_fields),
-    "benchmark": frozenset().union(*(b.model_fields for b in (ExactMatch, MultipleChoice, PublicBenchmark)))
-    - {"definition"},
+    "benchmark": frozenset().union(*(b.model_fields for b in KINDS)) - {"definition"},
+    "judge": frozenset(Judge.model_fields) - {"prompts"},
     "stage": frozenset(TrainStage.model_fields),
     "adapter": frozenset().union(*(a.model_fields for a in (LoraAdapter, DoraAdapter, SoraAdapter, SdoraAdapter))),
     "quantization": frozenset(Quantization.model_fields),
@@ -77,6 +79,7 @@ HOME: dict[Level, str] = {
     "dataset": "in an entry of `datasets:`",
     "fetch": "under a data set's `fetch:`",
     "benchmark": "in an entry of `benchmarks:`",
+    "judge": "under a benchmark's `judge:`",
     "stage": "in a stage (`defaults:`, an entry of `stages:`, or a variant's `overrides:`)",
     "adapter": "under a stage's `adapter:`",
     "quantization": "under a stage's `quantization:`",
@@ -106,7 +109,10 @@ def mappings(values: dict[str, Any]) -> Iterator[tuple[Level, KeyPath, dict[str,
         yield "dataset", path, dataset
         if isinstance(dataset.get("fetch"), dict):
             yield "fetch", (*path, "fetch"), dataset["fetch"]
-    yield from _entries("benchmark", values, ("benchmarks",))
+    for _, path, benchmark in _entries("benchmark", values, ("benchmarks",)):
+        yield "benchmark", path, benchmark
+        if isinstance(benchmark.get("judge"), dict):
+            yield "judge", (*path, "judge"), benchmark["judge"]
     for path, stage in stage_mappings(values):
         yield "stage", path, stage
         yield from _inside_stage(path, stage)

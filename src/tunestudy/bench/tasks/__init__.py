@@ -1,12 +1,17 @@
 """The kinds of benchmark, one module each, named as the study file names them (`type: exact_match`).
 
 A module has `VERSION` (raised when its scores change), and `score(scorer, rows, benchmark) -> list[Scored]`.
+It may have `read_rows(name, benchmark, job, folder, tokenizer, eyes) -> list[Row]`, where its rows are no questions
+with answers; and `totals(scored) -> Totals`, where its metrics are no means of rows. One that reads, asks and counts by
+itself has only `VERSION` and `evaluate(asking) -> Evaluated`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from tunestudy.bench.metrics import Target
 from tunestudy.data.images import ImageFacts
@@ -57,7 +62,7 @@ class Scored:
     correct: bool
     """Whether `score` is all that a row can have."""
     score: float | None = None
-    """In 0…1; None: 1 if correct, else 0."""
+    """In 0…1 (of a text's probability: bits per byte); None: 1 if correct, else 0."""
     understood: str | None = None
     """The answer that the metric took from the prediction; None where it found none or looked for none."""
     asked: str = ""
@@ -67,6 +72,8 @@ class Scored:
     """SHA-256 of each image."""
     problem: str = ""
     """What kept the row from being asked or judged."""
+    judgement: str = ""
+    """What a judge replied about it, if one was asked."""
     others: Mapping[str, float] = field(default_factory=dict)
     """The score by other ways of computing it, where they differ."""
 
@@ -89,6 +96,41 @@ def answered(row: Row, prediction: str, *, correct: bool) -> Scored:
         images=tuple(image.sha256 for image in row.images),
         problem=row.problem,
     )
+
+
+@dataclass(frozen=True)
+class Totals:
+    """The metrics of all rows together."""
+
+    primary: str
+    metrics: Mapping[str, float]
+    aggregate: str = "mean"
+    """How rows' scores make the primary one: `mean`; or `by_bytes`, their mean weighted by `others["bytes"]`."""
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What a task gets that evaluates by itself; the same on every rank."""
+
+    name: str
+    """The benchmark's, in the study."""
+    benchmark: Any
+    base_dir: Path
+    """The study file's folder."""
+    scorer: Any
+    """The model, a `bench.scorer.Scorer`."""
+    together: Callable[[Callable[[list[Any]], list[Any]], list[Any]], list[Any]]
+    """`together(run, items)`: `run(items)`, with the work shared between the ranks; every rank gets all results."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What such a task has found; the same on every rank."""
+
+    scored: list[Scored]
+    totals: Totals
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """More keys of eval/<benchmark>.json."""
 
 
 def task(kind: str) -> ModuleType:

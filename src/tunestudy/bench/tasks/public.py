@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from string import ascii_uppercase
 from typing import Protocol
 
+from tunestudy.bench.judge import Judged, judged
 from tunestudy.bench.metrics import Target, Verdict, metric
 from tunestudy.bench.public import by_letter
 from tunestudy.bench.tasks import Question, Row, Scored
@@ -27,8 +28,14 @@ class Answering(Protocol):
 def score(answering: Answering, rows: Sequence[Row], benchmark: PublicBenchmark) -> list[Scored]:
     """Ask every row that can be asked; one with a problem is wrong, whatever the model would have said."""
     asked = [row for row in rows if not row.problem]
-    said = dict(zip((row.id for row in asked), _predictions(answering, asked, benchmark), strict=True))
-    return [_scored(row, said[row.id], benchmark) if row.id in said else _unasked(row) for row in rows]
+    predictions = _predictions(answering, asked, benchmark)
+    if benchmark.judge is not None and not by_letter(benchmark):
+        verdicts_of = judged(asked, predictions, benchmark.judge, benchmark.definition, benchmark.compat)
+        scored = [_judged(*one) for one in zip(asked, predictions, verdicts_of, strict=True)]
+    else:
+        scored = [_scored(row, text, benchmark) for row, text in zip(asked, predictions, strict=True)]
+    said = {one.id: one for one in scored}
+    return [said.get(row.id) or _unasked(row) for row in rows]
 
 
 def _predictions(answering: Answering, rows: Sequence[Row], benchmark: PublicBenchmark) -> list[str]:
@@ -60,6 +67,23 @@ def _scored(row: Row, prediction: str, benchmark: PublicBenchmark) -> Scored:
         categories=row.categories,
         images=tuple(image.sha256 for image in row.images),
         others=others,
+    )
+
+
+def _judged(row: Row, prediction: str, verdict: Judged) -> Scored:
+    return Scored(
+        row.id,
+        prediction,
+        row.reference,
+        correct=verdict.score >= 1,
+        score=verdict.score,
+        understood=verdict.understood,
+        asked=row.asked,
+        group=row.group,
+        categories=row.categories,
+        images=tuple(image.sha256 for image in row.images),
+        problem=verdict.problem,
+        judgement=verdict.judgement,
     )
 
 
