@@ -63,11 +63,11 @@ def serving(handler: Handler) -> Iterator[Server]:
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         server.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-        ready.set()
         return runner
 
     def work() -> None:
         runner = loop.run_until_complete(start())
+        loop.call_soon(ready.set)  # inside run_forever, which `stop` then ends
         loop.run_forever()
         for task in asyncio.all_tasks(loop):
             task.cancel()

@@ -37,9 +37,9 @@ def score_checkpoints(job: Job, folder: JobDir, world: "World", stop: StopReques
         if sliced:
             slice_blocks(built.model, world.size, world.device)
         for name in names:
-            if world.any(bool(stop)):
+            at_checkpoint = folder.at_checkpoint(checkpoint)
+            if world.any(bool(stop)) or not score(name, job, at_checkpoint, world, built, sliced=sliced, stop=stop):
                 return False
-            score(name, job, folder.at_checkpoint(checkpoint), world, built, sliced=sliced)
     return True
 
 

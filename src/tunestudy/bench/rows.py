@@ -29,7 +29,8 @@ def read_rows(
         own: list[Row] = reader(name, benchmark, job, folder, tokenizer, eyes)
         return own
     tokenize = Tokenize(tokenizer, DataSettings(), eyes)
-    rows = [_row(name, benchmark, record, tokenize) for record in records_of(name, benchmark, job, folder)]
+    records = records_of(name, benchmark, job, folder)
+    rows = [_row(name, benchmark, record, tokenize, sees=eyes is not None) for record in records]
     return sorted(rows, key=lambda row: row.id)
 
 
@@ -39,17 +40,19 @@ def unusable(name: str, record: Record, problem: Rejected) -> StudyError:
     return StudyError(where, f"{record.place}: {problem}", exit_code=Exit.PREFLIGHT_REFUSED)
 
 
-def _row(name: str, benchmark: Benchmark, record: Record, tokenize: Tokenize) -> Row:
-    """StudyError for running text, and for an image that cannot be used."""
+def _row(name: str, benchmark: Benchmark, record: Record, tokenize: Tokenize, *, sees: bool) -> Row:
+    """A row whose image cannot be used counts as wrong. StudyError for running text, and for a model without eyes."""
     if record.example.text is not None:
         message = f"{benchmark.dataset} holds running text; a benchmark needs rows with a question and an answer"
         raise StudyError(at(f"benchmarks.{name}.dataset"), message, exit_code=Exit.PREFLIGHT_REFUSED)
+    asked, reference, choices = question_of(record.example), record.example.reference, record.example.choices
     try:
         ids, images = tokenize.prompt(record.example)
     except Rejected as problem:
+        if sees and record.example.images:
+            return Row(record.id, (), reference, choices, asked=asked, problem=str(problem))
         raise unusable(name, record, problem) from problem
-    asked = question_of(record.example)
-    return Row(record.id, tuple(ids), record.example.reference, record.example.choices, images, asked=asked)
+    return Row(record.id, tuple(ids), reference, choices, images, asked=asked)
 
 
 def records_of(name: str, benchmark: Benchmark, job: Job, folder: JobDir) -> Iterator[Record]:

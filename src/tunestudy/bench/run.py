@@ -29,7 +29,7 @@ from tunestudy.models.load import LoadedModel, load_result
 from tunestudy.models.placement import place
 from tunestudy.models.slicing import slice_blocks
 from tunestudy.records.atomic import read_json, write_json, write_text
-from tunestudy.records.layout import JobDir
+from tunestudy.records.layout import CheckpointScores, JobDir
 from tunestudy.records.stop import StopRequest
 
 if TYPE_CHECKING:
@@ -98,11 +98,13 @@ def score(
         scored = answers(rows, wanted.benchmark, kind, asked, parts, world, sliced=sliced, stop=stop)
     if scored is None:
         return False
-    check_overlap(name, job, folder, rows, world)
+    of_result = not isinstance(folder, CheckpointScores)  # what rows are is the same at every checkpoint
+    if of_result:
+        check_overlap(name, job, folder, rows, world)
     if world.rank == 0:
         lines = [json.dumps(asdict(row), ensure_ascii=False) for row in scored]
         write_text(folder.predictions(name), "\n".join(lines) + "\n")
-        if eyes is not None:
+        if of_result and eyes is not None:
             write_thumbnails(folder, name, scored, rows, eyes.places)
         write_json(folder.eval_json(name), summary(name, wanted, kind.VERSION, scored, time.time() - started))
         parts.remove()

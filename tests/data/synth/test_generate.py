@@ -63,6 +63,7 @@ CHANGES: dict[str, Any] = {
     "charts": ("bar",),
     "print_values": False,
     "language": "ko",
+    "shape": "chartqa",
 }
 
 
