@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from tunestudy.bench.tasks import Row
 from tunestudy.config.benchmark import Benchmark
 
+BATCH_TOKENS = 16_384
+
 
 def cut(
     lengths: Sequence[int], *, max_tokens: int, max_size: int | None, max_rows: int | None = None
@@ -29,7 +31,7 @@ def chunks(rows: Sequence[Row], benchmark: Benchmark) -> list[list[Row]]:
     They depend on the rows alone, never on the number of ranks. Rows of a group stay in one part, and rows of the same
     images stand side by side, so that one rank has them all and sees each image once.
     """
-    budget, most = benchmark.batch_tokens, benchmark.batch_size
+    budget, most = benchmark.batch_tokens or BATCH_TOKENS, benchmark.batch_size
     made: list[list[Row]] = []
     widest = 0
     for bundle in _bundles(rows):

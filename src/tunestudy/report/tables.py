@@ -211,6 +211,12 @@ def _tex(text: str) -> str:
     return "".join(_TEX_SPECIAL.get(character, character) for character in text)
 
 
+def _over_samples(headline: Headline, cell: Cell) -> str:
+    """`0.71 to 0.78 of 500`: what other questions of the kind might have said."""
+    samples = headline.samples.get((cell.variant, cell.benchmark))
+    return MISSING if samples is None else f"{sig(samples.score.low)} to {sig(samples.score.high)} of {samples.units}"
+
+
 def to_terminal(headline: Headline) -> list[Table]:
     """The same for the screen, one table per benchmark."""
     tables = []
@@ -225,6 +231,7 @@ def to_terminal(headline: Headline) -> list[Table]:
             ("n", "right"),
             ("Δ", "right"),
             ("p", "right"),
+            ("95 % over samples", "right"),
         ):
             table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
         table.add_column("")
@@ -233,6 +240,7 @@ def to_terminal(headline: Headline) -> list[Table]:
         for cell in rows:
             variant, mean, _, n, delta, p, note = (Text(text) for text in _texts(cell))
             last = [Text(text) for text in _size(headline, cell)]
-            table.add_row(variant, mean, n, delta, p, note, *last, style="bold" if cell.best else "")
+            samples = Text(_over_samples(headline, cell))
+            table.add_row(variant, mean, n, delta, p, samples, note, *last, style="bold" if cell.best else "")
         tables.append(table)
     return tables
