@@ -33,6 +33,8 @@ def _best(facts: StudyFacts, headline: Headline) -> Iterator[str]:
         reach = "lowest" if cell.lower_is_better else "highest"
         seeds = plural(cell.summary.n, "seed")
         sentence = f"{names} has the {reach} {cell.metric} on {benchmark}: {mean_and_std(cell)} over {seeds}"
+        if len(facts.variants) == 1:
+            sentence = f"{cell.metric} of {cell.variant} on {benchmark}: {mean_and_std(cell)}, {seeds}"
         if test := cell.comparison:
             sentence += f", {signed(test.delta.mean)} to {headline.baseline}"
             if test.delta.ci_low is not None:
