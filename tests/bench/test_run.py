@@ -13,7 +13,7 @@ from tinyjob import make_job
 
 from tunestudy.bench import parts as parts_module
 from tunestudy.bench.parts import Parts
-from tunestudy.bench.run import answers, run_benchmarks
+from tunestudy.bench.run import answers, as_lines, run_benchmarks
 from tunestudy.bench.tasks import Row, Scored
 from tunestudy.config.benchmark import ExactMatch
 from tunestudy.config.job import Job
@@ -185,3 +185,17 @@ def test_a_stop_between_chunks_keeps_what_is_answered(tmp_path):
     assert run_benchmarks(job, folder, World(), StopRequest())
     assert len(folder.predictions("said").read_text().splitlines()) == 40
     assert not part.exists()
+
+
+def test_what_no_judge_was_asked_about_is_asked_again(tmp_path):
+    parts, row = Parts(tmp_path / "b[1].predictions.jsonl", "f", 0), Row("r", (1,), "a")
+    other = Row("s", (1,), "a")
+    unjudged = Scored("r", "x", "a", False, problem="unjudged: nobody there")
+    parts.append([row, other], [unjudged, Scored("s", "x", "a", True)])
+    assert set(parts.read([row, other])) == {"s"}
+    assert len(parts.files()) == 1
+
+
+def test_half_a_character_does_not_lose_an_answer():
+    [line] = as_lines([Scored("r", "x \ud83d", "a", False)]).splitlines()
+    assert json.loads(line)["prediction"] == "x ?"

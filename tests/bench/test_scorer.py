@@ -1,11 +1,12 @@
 """Scores of batches equal those of one question at a time, and both kinds of benchmark decide as defined."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from tunestudy.bench.scorer import Scorer
+from tunestudy.bench.scorer import Scorer, before_first
 from tunestudy.bench.tasks import Question, Row, Scored, exact_match, multiple_choice
 from tunestudy.config.benchmark import ExactMatch, MultipleChoice
 from tunestudy.config.errors import StudyError
@@ -170,3 +171,17 @@ def test_rows_with_a_problem_are_not_asked_and_wrong():
         bad, good = kind.score(fake, rows, benchmark)
         assert (bad.id, bad.prediction, bad.correct, bad.problem) == ("bad", "", False, "broken image")
         assert good.correct
+
+
+@pytest.mark.parametrize(
+    ("text", "left"), [("Paris\nand", "Paris"), ("\nParis\nand", "\nParis"), ("\n\n", "\n\n"), ("a", "a"), ("", "")]
+)
+def test_an_answer_may_begin_with_a_line_break(text, left):
+    assert before_first(text, ("\n",)) == left
+
+
+def test_a_model_of_nan_has_no_preferred_option(tokenizer, model):
+    broken = copy.deepcopy(model)
+    broken.lm_head.weight.data.fill_(float("nan"))
+    with pytest.raises(StudyError, match="NaN"):
+        scorer_of(broken, tokenizer, 2).option_log_probabilities([(Question(ids(tokenizer, "ab=")), ["a", "b"])])

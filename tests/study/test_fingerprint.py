@@ -17,7 +17,7 @@ from tunestudy.config.study import Study
 from tunestudy.records.atomic import write_json
 from tunestudy.records.layout import StudyDir
 from tunestudy.study import fingerprint
-from tunestudy.study.fingerprint import digest, is_neutral, significant
+from tunestudy.study.fingerprint import benchmark_digest, digest, is_neutral, significant
 from tunestudy.study.identity import Identities
 
 Folder = Any
@@ -221,3 +221,10 @@ def test_no_path_of_this_machine_is_in_a_job(folder: Folder, tmp_path: Path) -> 
         assert str(tmp_path) not in one.job.model_dump_json()
         job_folder = StudyDir(folder.results / "digits").job(one.job.id).root
         assert (job_folder / one.job.base_dir).resolve() == tmp_path.resolve()
+
+
+def test_a_task_whose_scores_change_scores_again(monkeypatch):
+    benchmark = ExactMatch(dataset="d")
+    before = benchmark_digest(benchmark, "data")
+    monkeypatch.setattr(ExactMatch, "version", 2)
+    assert benchmark_digest(benchmark, "data") != before

@@ -142,14 +142,15 @@ class Fields:
         """What is asked, with `<image>` where the template puts an image."""
         try:
             return self._template.render(record | {"options": options.lettered, "num_images": num_images}).strip()
-        except UndefinedError as error:
-            self.refuse(f"{place}: the prompt cannot be written: {error.message}")
+        except (UndefinedError, TypeError, ValueError) as error:
+            self.refuse(f"{place}: the prompt cannot be written: {error}")
 
     def answers(self, record: Record, place: str) -> tuple[str, ...]:
         """Every right answer in words, as often as it is given."""
         value = self._answer(record, place)
         values = (_as_list(value) or [value]) if self._definition.answer_is == "list" else [value]
         words = self._definition.answer_words
+        values = [_whole(one) for one in values] if words else values
         if words and str(values[0]) not in words:
             known = ", ".join(words)
             self.refuse(f"{place}: the answer {values[0]!r} in `{self._definition.answer}` is none of {known}")
@@ -192,6 +193,14 @@ def _or_nothing(value: Any) -> Any:
     return None if isinstance(value, str) and value.strip().lower() in NOTHING else value
 
 
+def _whole(value: Any) -> Any:
+    """`1` for the 1.0, "1.0" or true that tables make of it."""
+    try:
+        return int(float(value)) if float(value).is_integer() else value
+    except (TypeError, ValueError):
+        return value
+
+
 def _as_list(value: Any) -> list[Any] | None:
     """A list, or the text of one as tables have it: `['a', 'b']`."""
     if isinstance(value, list | tuple):
@@ -201,5 +210,6 @@ def _as_list(value: Any) -> list[Any] | None:
             found = ast.literal_eval(value.strip())
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             return None
-        return found if isinstance(found, list) else None
+        words = isinstance(found, list) and all(isinstance(item, str) for item in found)
+        return found if words else None  # `[2009, 2010]` may be one answer
     return None

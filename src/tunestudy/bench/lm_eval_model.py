@@ -110,7 +110,7 @@ class ScoringLM(TemplateLM):  # type: ignore[misc]
 
             def answer(items: list[Question], most: int = max_new_tokens, words: tuple[str, ...] = stop) -> list[str]:
                 said: list[str] = self._scorer.generate(items, max_new_tokens=most, stop=words)
-                return said
+                return [up_to(text, words) for text in said]
 
             for i, text in zip(indices, self._together(answer, questions), strict=True):
                 texts[i] = text
@@ -123,3 +123,8 @@ class ScoringLM(TemplateLM):  # type: ignore[misc]
             raise StudyError(at("benchmarks.tasks"), f"a task samples ({given}); only greedy generation is repeatable")
         stop = handle_stop_sequences(settings.get("until"), eos=self.tokenizer.decode(self.eot_token_id))
         return int(settings["max_gen_toks"]), tuple(word for word in stop if word)
+
+
+def up_to(text: str, words: Sequence[str]) -> str:
+    """`text` up to the first of these, also at its very start: the harness counts a leading line break as a stop."""
+    return min((text.partition(word)[0] for word in words), key=len, default=text)

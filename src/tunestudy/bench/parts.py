@@ -9,10 +9,11 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from glob import escape
 from pathlib import Path
 from typing import Any
 
-from tunestudy.bench.tasks import Row, Scored
+from tunestudy.bench.tasks import UNJUDGED, Row, Scored
 
 
 class Parts:
@@ -26,7 +27,7 @@ class Parts:
 
     def files(self) -> list[Path]:
         """Of all ranks that ever wrote one."""
-        return sorted(self._folder.glob(f"{self._stem}.part-*.jsonl"))
+        return sorted(self._folder.glob(f"{escape(self._stem)}.part-*.jsonl"))
 
     def read(self, rows: Sequence[Row]) -> dict[str, Scored]:
         """Answers to those of `rows` that have one, by id."""
@@ -40,11 +41,15 @@ class Parts:
         return found
 
     def append(self, rows: Sequence[Row], scored: Sequence[Scored]) -> None:
-        """Add the answers to these rows; they have left the process when this returns."""
+        """Add the answers to these rows; they have left the process when this returns.
+
+        What a judge could not be asked about is left out: the next run asks again.
+        """
         digests = {row.id: digest_of(row) for row in rows}
         lines = [
             json.dumps({"fingerprint": self._fingerprint, "row": digests[one.id], "scored": asdict(one)})
             for one in scored
+            if not one.problem.startswith(UNJUDGED)
         ]
         self._folder.mkdir(parents=True, exist_ok=True)
         with open(self._own, "a+b") as file:

@@ -102,8 +102,7 @@ def score(
     if of_result:
         check_overlap(name, job, folder, rows, world)
     if world.rank == 0:
-        lines = [json.dumps(asdict(row), ensure_ascii=False) for row in scored]
-        write_text(folder.predictions(name), "\n".join(lines) + "\n")
+        write_text(folder.predictions(name), as_lines(scored))
         if of_result and eyes is not None:
             write_thumbnails(folder, name, scored, rows, eyes.places)
         write_json(folder.eval_json(name), summary(name, wanted, kind.VERSION, scored, time.time() - started))
@@ -146,6 +145,7 @@ def answers(
     rank, size = (0, 1) if sliced else (world.rank, world.size)
     mine: list[Scored] = []
     for start in range(0, len(parted), size):
+        world.meet()
         if world.any(bool(stop)):
             return None
         for chunk in parted[start + rank : start + rank + 1]:
@@ -153,6 +153,7 @@ def answers(
             if not sliced or world.rank == 0:
                 parts.append(chunk, scored)
             mine += scored
+    world.meet()
     new = [mine] if sliced else world.gather_objects(mine)
     return sorted([*done.values(), *(row for part in new for row in part)], key=lambda row: row.id)
 
@@ -199,16 +200,23 @@ def evaluate_by_itself(
     def together(run: Callable[[list[Any]], list[Any]], items: list[Any]) -> list[Any]:
         if sliced or world.size == 1:
             return run(items)
-        parts = world.gather_objects(run(items[world.rank :: world.size]))
+        answered = run(items[world.rank :: world.size])
+        world.meet()
+        parts = world.gather_objects(answered)
         return [parts[i % world.size][i // world.size] for i in range(len(items))]
 
     found = kind.evaluate(Asking(name, wanted.benchmark, folder.root / job.base_dir, scorer, together))
     if world.rank > 0:
         return
-    lines = [json.dumps(asdict(row), ensure_ascii=False) for row in found.scored]
-    write_text(folder.predictions(name), "\n".join(lines) + "\n")
+    write_text(folder.predictions(name), as_lines(found.scored))
     told = summary(name, wanted, kind.VERSION, found.scored, time.time() - started, found.totals)
     write_json(folder.eval_json(name), {**told, **found.facts})
+
+
+def as_lines(scored: Sequence[Scored]) -> str:
+    """predictions.jsonl; half a character, which a judge's reply may hold, becomes a question mark."""
+    text = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in scored)
+    return text.encode("utf-8", "replace").decode()
 
 
 def summary(

@@ -4,6 +4,7 @@ Batches are cut in the order of length and never depend on the number of ranks, 
 encoded once (`models/vision/features.py`), beginnings that questions share are computed once (`options.py`).
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from tunestudy.bench.likelihood import Answered, Asked, context_of
 from tunestudy.bench.options import Cluster, Ids, Read, clusters, fed
 from tunestudy.bench.passes import Passes
 from tunestudy.bench.tasks import Question
+from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.data.vision import Eyes
 from tunestudy.models.decoder import base_model_of
 
@@ -108,6 +110,9 @@ class Scorer:
         found = clusters(rows, self._passes.image_token) if self._passes.shares else alone
         for read, value in self._read(found):
             sums[read.question][read.option] += value
+        if any(math.isnan(value) for values in sums for value in values):
+            message = "the model gives NaN in place of probabilities; load it in float32 or bfloat16 (model.dtype)"
+            raise StudyError(at("model.dtype"), message, exit_code=Exit.JOBS_FAILED)
         return sums
 
     def log_probabilities(self, asked: Sequence[tuple[Question, str]]) -> list[tuple[float, int]]:
@@ -162,17 +167,20 @@ class Scorer:
         A cluster is cut only where memory asks for it: its beginning would be computed again.
         """
         batches: list[list[Cluster]] = []
-        longest, size, places = 0, 0, set[int]()
+        longest, size, places, computed = 0, 0, set[int](), 0
         for whole in sorted(found, key=lambda cluster: -(cluster.prefix + cluster.longest_rest)):
             length = whole.prefix + whole.longest_rest
             bound = self._max_logits // len(whole.places)
             most = min(self._cluster_tokens // length, self._batch_size or len(whole.rows), bound)
             for cluster in whole.pieces(most):
                 longest, size, places = max(longest, length), size + len(cluster.rows), places | cluster.places
+                fed = cluster.prefix + len(cluster.rows) * cluster.longest_rest
+                computed += fed
                 too_many = size > (self._batch_size or size) or size * len(places) > self._max_logits
-                if not batches or size * longest > self._batch_tokens or too_many:
+                too_large = computed > self._batch_tokens or size * longest > self._cluster_tokens
+                if not batches or too_large or too_many:
                     batches.append([])
-                    longest, size, places = length, len(cluster.rows), cluster.places
+                    longest, size, places, computed = length, len(cluster.rows), cluster.places, fed
                 batches[-1].append(cluster)
         return batches
 
@@ -197,10 +205,20 @@ class SaysStop:
         """(B,) bool. Only the last tokens are decoded: the stop would be among them."""
         start = max(self._start, ids_BT.shape[1] - self._window)
         texts = self._tokenizer.batch_decode(ids_BT[:, start:], skip_special_tokens=True)
-        return torch.tensor([any(word in text for word in self._stop) for text in texts], device=ids_BT.device)
+        said = [
+            any(word in text for word in self._stop) and self._says(ids)
+            for text, ids in zip(texts, ids_BT, strict=True)
+        ]
+        return torch.tensor(said, device=ids_BT.device)
+
+    def _says(self, ids_T: Tensor) -> bool:
+        """Whether the row's answer, as a whole, is over."""
+        text: str = self._tokenizer.decode(ids_T[self._start :], skip_special_tokens=True)
+        return before_first(text, self._stop) != text
 
 
 def before_first(text: str, stop: Sequence[str]) -> str:
-    """`text` up to the first place where one of `stop` begins."""
-    places = [place for word in stop if (place := text.find(word)) >= 0]
+    """`text` up to the first of `stop` behind its leading white space: an answer may begin with a line break."""
+    blank = len(text) - len(text.lstrip())
+    places = [place for word in stop if (place := text.find(word, blank)) >= 0]
     return text[: min(places)] if places else text

@@ -7,11 +7,8 @@ from typing import Any
 from tunestudy.bench import judge
 from tunestudy.bench.metrics import metric
 from tunestudy.bench.public import by_letter
-from tunestudy.bench.tasks import Scored, task
+from tunestudy.bench.tasks import UNJUDGED, Scored, task
 from tunestudy.config.benchmark import Benchmark, PublicBenchmark
-
-UNJUDGED = "unjudged"
-"""A problem that begins so was the judge's, not the image's."""
 
 Unit = Sequence[Scored]
 """What counts once: a row, or all rows of a group."""
@@ -26,10 +23,13 @@ def summary_of(benchmark: Benchmark, scored: Sequence[Scored]) -> dict[str, Any]
     letters = by_letter(benchmark)
     primary = "accuracy" if letters else metric(benchmark.definition.metric).NAME
     if benchmark.judge is not None and not letters:
-        judge.refuse_unjudged([row.problem for row in scored], benchmark.judge)
+        asked = [row for row in scored if not row.problem or row.problem.startswith(UNJUDGED)]
+        judge.refuse_unjudged([row.problem for row in asked], benchmark.judge)
         primary = judge.NAME
+    judges = None if letters else benchmark.judge
+    understands = not letters and (judges is None or judges.prompts.extract is not None)
     told = {"title": benchmark.definition.title, "compat": benchmark.compat}
-    return told | summarise(scored, primary=primary, understands=not letters)
+    return told | summarise(scored, primary=primary, understands=understands)
 
 
 def summarise(scored: Sequence[Scored], *, primary: str, understands: bool = False) -> dict[str, Any]:

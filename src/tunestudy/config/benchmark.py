@@ -15,6 +15,7 @@ class Benchmark(Config):
     """What every benchmark has."""
 
     task: ClassVar[str]  # the module of `bench/tasks/` that scores it
+    version: ClassVar[int] = 1  # raised when that module's scores change: part of the fingerprint
     dataset: str
     """A key of `datasets`; `name@held_out` scores its held-out rows (the usual case)."""
     limit: int | None = Field(None, gt=0)

@@ -158,7 +158,7 @@ def _units(predictions: Path) -> dict[str, tuple[float, set[str]]]:
     """Group, or row without one → its smallest score, and its rows. Empty where the file cannot be read."""
     units: dict[str, tuple[float, set[str]]] = {}
     try:
-        lines = [mapping(json.loads(line)) for line in predictions.read_text(encoding="utf-8").splitlines() if line]
+        lines = [mapping(json.loads(line)) for line in predictions.read_text(encoding="utf-8").split("\n") if line]
     except (OSError, ValueError):
         return {}
     for line in lines:

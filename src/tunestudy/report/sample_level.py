@@ -101,6 +101,8 @@ def sample_level(scores: Scores, baseline: str | None, shelf: Shelf) -> dict[str
 
 def _sheet(of: Mapping[int, Score], shelf: Shelf) -> _Sheet | None:
     read: dict[int, Answers] = {}
+    if any(score.aggregate not in ("mean", "all_of_group") for score in of.values()):
+        return None
     for seed, score in of.items():
         answers = shelf.answers(score)
         if answers is None or abs(answers.units.mean() - score.metrics[score.primary]) > _SAME:

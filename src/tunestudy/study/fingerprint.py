@@ -95,8 +95,9 @@ def job_fingerprint(
 
 
 def benchmark_digest(benchmark: Benchmark, data: str) -> str:
-    """What a benchmark is: its settings and the digest of its data set's identity."""
-    return digest({"benchmark": significant(benchmark), "data": data})
+    """What a benchmark is: its settings, its task's version and the digest of its data set's identity."""
+    version = {} if benchmark.version == 1 else {"version": benchmark.version}
+    return digest({"benchmark": significant(benchmark), "data": data, **version})
 
 
 def evaluation_fingerprint(job: str, benchmark: str) -> str:

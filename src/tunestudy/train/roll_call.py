@@ -40,6 +40,8 @@ class RollCall:
     count: int = 0
     waits: int = 0
     """How often `after_rank_0` was called. All ranks call it in the same order."""
+    meetings: int = 0
+    """How often `meet` was."""
 
     def __post_init__(self) -> None:
         self._store = dist.distributed_c10d._get_default_store()
@@ -63,6 +65,13 @@ class RollCall:
             self._store.set(key, "1")
         else:
             self._store.wait([key], HOWEVER_LONG)
+
+    def meet(self) -> None:
+        """Go on when all ranks are here, however unlike their work: no collective waits for the slowest answer."""
+        self.meetings += 1
+        here = f"tunestudy/meeting/{self.meetings}"
+        self._store.set(f"{here}/{self.rank}", "1")
+        self._store.wait([f"{here}/{rank}" for rank in range(self.size)], HOWEVER_LONG)
 
     def leave_together(self) -> None:
         """Wait, through the store, until all ranks have done their last collective.

@@ -95,6 +95,11 @@ class World:
         if self.roll_call is not None:
             self.roll_call.after_rank_0()
 
+    def meet(self) -> None:
+        """Wait until every rank is here, without the patience of collectives: before one, after work of unlike size."""
+        if self.roll_call is not None:
+            self.roll_call.meet()
+
     def barrier(self) -> None:
         """Wait until every rank is here."""
         if self.size > 1:

@@ -13,6 +13,7 @@ Facts: `qid` (1…19, the kind of descriptive question), or `reasoning_q_source`
 """
 
 import re
+from math import isfinite
 
 from tunestudy.bench.metrics import Target, Verdict
 from tunestudy.bench.metrics.reading import bare, declared, evened, numbers
@@ -81,9 +82,18 @@ def _value(text: str, *, only: bool = False) -> float | None:
     power = _POWER.fullmatch(text)
     if power:
         factor = plain_number(power[1]) if power[1] else 1.0
-        return None if factor is None else float(f"{power[2]}{factor!r}e{power[3]}")
+        return None if factor is None else _scaled(-factor if power[2] else factor, power[3])
     found = set(numbers(text)) if only else set()
     return found.pop() if len(found) == 1 else None
+
+
+def _scaled(factor: float, exponent: str) -> float | None:
+    """factor · 10^exponent; None for what is too large to hold."""
+    try:
+        value = factor * 10.0 ** float(exponent)
+    except OverflowError:
+        return None
+    return value if isfinite(value) else None
 
 
 def _term(text: str) -> str:

@@ -95,7 +95,7 @@ def _value(text: str, form: str, *, separators: bool) -> Value:
 def _date(text: str) -> tuple[int, int, int] | None:
     """`yyyy-mm-dd`, with `xx` for what is not known."""
     parts = text.lower().strip().split("-")
-    if len(parts) != 3 or not all(part in _UNKNOWN or re.fullmatch(r"\d+", part, re.ASCII) for part in parts):
+    if len(parts) != 3 or not all(part in _UNKNOWN or re.fullmatch(r"\d{1,9}", part, re.ASCII) for part in parts):
         return None
     year, month, day = (-1 if part in _UNKNOWN else int(part) for part in parts)
     valid = (month == -1 or 1 <= month <= 12) and (day == -1 or 1 <= day <= 31) and (year, month, day) != (-1, -1, -1)

@@ -61,7 +61,7 @@ def _free(text: str, target: Target, strict: bool) -> Verdict:
         value = value if strict else float(int(value))
         return Verdict(float(value in wanted), f"{value:g}" if value % 1 else str(int(value)))
     digits = target.facts.get("precision")
-    decimals = 12 if digits is None or digits != digits else int(digits)
+    decimals = 12 if digits is None or digits != digits else int(float(digits))
     right = any(answer is not None and round(value, decimals) == round(answer, decimals) for answer in wanted)
     return Verdict(float(right), str(round(value, decimals)))
 

@@ -1,5 +1,6 @@
 """Reading answers as a person does: one form of Unicode, single spaces, numbers with their separators."""
 
+import math
 import re
 import unicodedata
 
@@ -34,12 +35,19 @@ def number(text: str) -> float | None:
     Separators must stand before each three digits; `1_000`, `nan` and `inf`, which Python reads, are no numbers.
     """
     text = text.strip().replace("−", "-")
-    return float(text.replace(",", "")) if _NUMBER.fullmatch(text) else None
+    return _finite(text) if _NUMBER.fullmatch(text) else None
 
 
 def numbers(text: str) -> list[float]:
     """Every number in a text, in order; a hyphen between two numbers is not a sign."""
-    return [float(found.replace(",", "")) for found in _IN_TEXT.findall(text.replace("−", "-"))]
+    values = (_finite(found) for found in _IN_TEXT.findall(text.replace("−", "-")))
+    return [value for value in values if value is not None]
+
+
+def _finite(text: str) -> float | None:
+    """A number too large to hold is none: it would equal every other such."""
+    value = float(text.replace(",", ""))
+    return value if math.isfinite(value) else None
 
 
 def declared(text: str) -> str | None:

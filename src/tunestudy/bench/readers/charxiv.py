@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tunestudy.bench.fields import Record
+from tunestudy.config.errors import StudyError, at
 
 PER_CHART = range(1, 5)
 COLUMNS = tuple(f"descriptive_{kind}{number}" for kind in "qa" for number in PER_CHART)
@@ -55,7 +56,7 @@ OF_THE_FIGURE = (18, 19)
 
 
 def questions(record: Record) -> Iterator[tuple[str, Record]]:
-    """The four of a chart; a number that is none of the nineteen is shown as it is."""
+    """The four of a chart. StudyError for a number that is none of the nineteen."""
     for place in PER_CHART:
         number, answer = record[f"descriptive_q{place}"], record[f"descriptive_a{place}"]
         if number is None:
@@ -67,6 +68,8 @@ def questions(record: Record) -> Iterator[tuple[str, Record]]:
 
 def question(number: int, record: Record) -> str:
     """The question in words, about the plot that the record names."""
+    if number not in ASKED:
+        raise StudyError(at("benchmarks"), f"CharXiv's descriptive questions are numbered 1 to 19, not {number}")
     asked, expected = ASKED[number]
     return f"{asked if number in OF_THE_FIGURE else _plot(record) + asked}\n{expected}"
 

@@ -1,6 +1,7 @@
 """The kinds of benchmark, one module each, named as the study file names them (`type: exact_match`).
 
-A module has `VERSION` (raised when its scores change), and `score(scorer, rows, benchmark) -> list[Scored]`.
+A module has `VERSION`, the `version` of its settings, which is raised when its scores change; and
+`score(scorer, rows, benchmark) -> list[Scored]`.
 It may have `read_rows(name, benchmark, job, folder, tokenizer, eyes) -> list[Row]`, where its rows are no questions
 with answers; and `totals(scored) -> Totals`, where its metrics are no means of rows. One that reads, asks and counts by
 itself has only `VERSION` and `evaluate(asking) -> Evaluated`.
@@ -15,6 +16,9 @@ from typing import Any
 
 from tunestudy.bench.metrics import Target
 from tunestudy.data.images import ImageFacts
+
+UNJUDGED = "unjudged"
+"""A problem that begins so was the judge's, not the image's."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from tunestudy.bench.scorer import Scorer
 from tunestudy.bench.tasks import Row, Scored, answered
 from tunestudy.config.benchmark import ExactMatch
 
-VERSION = 1
+VERSION = ExactMatch.version
 
 
 def score(scorer: Scorer, rows: Sequence[Row], benchmark: ExactMatch) -> list[Scored]:

@@ -13,9 +13,10 @@ import torch
 
 from tunestudy.bench.lm_eval_tasks import load, version
 from tunestudy.bench.tasks import Asking, Evaluated, Scored, Totals
+from tunestudy.config.benchmark import LmEval
 from tunestudy.config.errors import Exit, StudyError, at
 
-VERSION = 1
+VERSION = LmEval.version
 
 FEWSHOT_SEED = 1234
 RANDOM_SEED = 0
@@ -128,7 +129,8 @@ def _rows(name: str, task: Any, samples: Sequence[Mapping[str, Any]], *, prefix:
 
 
 def _row(row_id: str, task: Any, sample: Mapping[str, Any]) -> Scored:
-    values = {key: _number(sample[key]) for key in sample["metrics"]}
+    rolling = task.OUTPUT_TYPE == "loglikelihood_rolling"
+    values = {key: _number(sample[key], weighted=rolling) for key in sample["metrics"]}
     known = {key: value for key, value in values.items() if value is not None}
     score = next(iter(known.values()), 0.0)
     prediction, reference = str(sample["filtered_resps"][0]), str(sample["target"])
@@ -142,10 +144,14 @@ def _row(row_id: str, task: Any, sample: Mapping[str, Any]) -> Scored:
     return Scored(row_id, prediction, reference, score == 1.0, score=score, asked=asked, others=others)
 
 
-def _number(value: Any) -> float | None:
-    """A sample's value; of a pair (sum of log-likelihoods, weight), the negative one per weight; None for others."""
+def _number(value: Any, *, weighted: bool) -> float | None:
+    """A sample's value; of a weighted pair (sum of log-likelihoods, weight), the negative one per weight.
+
+    None for others: a pair may also be a right and a given answer, of which only all together make a value.
+    """
     if isinstance(value, int | float | np.number):
         return float(value)
-    if isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(one, int | float) for one in value):
+    pair = weighted and isinstance(value, tuple | list) and len(value) == 2
+    if pair and all(isinstance(one, int | float) for one in value):
         return -float(value[0]) / float(value[1]) if value[1] else None
     return None

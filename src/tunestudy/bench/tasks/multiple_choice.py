@@ -7,7 +7,7 @@ from tunestudy.bench.tasks import Row, Scored, answered
 from tunestudy.config.benchmark import MultipleChoice
 from tunestudy.config.errors import StudyError, at
 
-VERSION = 1
+VERSION = MultipleChoice.version
 
 
 def score(scorer: Scorer, rows: Sequence[Row], benchmark: MultipleChoice) -> list[Scored]:
@@ -28,6 +28,8 @@ def score(scorer: Scorer, rows: Sequence[Row], benchmark: MultipleChoice) -> lis
 def choices_of(row: Row, benchmark: MultipleChoice) -> tuple[str, ...]:
     """The benchmark's choices or the row's own; the reference must be among them."""
     choices = benchmark.choices or row.choices
+    if "" in choices:
+        raise StudyError(at("benchmarks"), f"row {row.id}: an empty choice, which every answer would begin with")
     if row.reference not in choices:
         raise StudyError(
             at("benchmarks"),

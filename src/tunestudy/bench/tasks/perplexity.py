@@ -26,7 +26,7 @@ from tunestudy.data.tokenize import Tokenize
 from tunestudy.data.vision import Eyes
 from tunestudy.records.layout import JobDir
 
-VERSION = 1
+VERSION = Perplexity.version
 
 PRIMARY = "bits_per_byte"
 

@@ -10,7 +10,7 @@ from tunestudy.bench.public import by_letter
 from tunestudy.bench.tasks import Question, Row, Scored
 from tunestudy.config.benchmark import PublicBenchmark
 
-VERSION = 1
+VERSION = PublicBenchmark.version
 
 
 class Answering(Protocol):
