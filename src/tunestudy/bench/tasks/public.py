@@ -1,13 +1,14 @@
 """Public benchmarks: the most probable letter, or what the model writes, judged by the benchmark's metric."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from string import ascii_uppercase
 from typing import Protocol
 
 from tunestudy.bench.judge import Judged, judged
 from tunestudy.bench.metrics import Target, Verdict, metric
 from tunestudy.bench.public import by_letter
-from tunestudy.bench.tasks import Question, Row, Scored
+from tunestudy.bench.tasks import Question, Row, Scored, answered
 from tunestudy.config.benchmark import PublicBenchmark
 
 VERSION = PublicBenchmark.version
@@ -35,7 +36,7 @@ def score(answering: Answering, rows: Sequence[Row], benchmark: PublicBenchmark)
     else:
         scored = [_scored(row, text, benchmark) for row, text in zip(asked, predictions, strict=True)]
     said = {one.id: one for one in scored}
-    return [said.get(row.id) or _unasked(row) for row in rows]
+    return [said.get(row.id) or replace(answered(row, "", correct=False), score=0.0) for row in rows]
 
 
 def _predictions(answering: Answering, rows: Sequence[Row], benchmark: PublicBenchmark) -> list[str]:
@@ -55,33 +56,16 @@ def _predictions(answering: Answering, rows: Sequence[Row], benchmark: PublicBen
 def _scored(row: Row, prediction: str, benchmark: PublicBenchmark) -> Scored:
     assert row.target is not None
     verdict, others = verdicts(prediction, row.target, benchmark)
-    return Scored(
-        row.id,
-        prediction,
-        row.reference,
-        correct=verdict.score >= 1,
-        score=verdict.score,
-        understood=verdict.understood,
-        asked=row.asked,
-        group=row.group,
-        categories=row.categories,
-        images=tuple(image.sha256 for image in row.images),
-        others=others,
-    )
+    told = answered(row, prediction, correct=verdict.score >= 1)
+    return replace(told, score=verdict.score, understood=verdict.understood, others=others)
 
 
 def _judged(row: Row, prediction: str, verdict: Judged) -> Scored:
-    return Scored(
-        row.id,
-        prediction,
-        row.reference,
-        correct=verdict.score >= 1,
+    told = answered(row, prediction, correct=verdict.score >= 1)
+    return replace(
+        told,
         score=verdict.score,
         understood=verdict.understood,
-        asked=row.asked,
-        group=row.group,
-        categories=row.categories,
-        images=tuple(image.sha256 for image in row.images),
         problem=verdict.problem,
         judgement=verdict.judgement,
     )
@@ -95,17 +79,3 @@ def verdicts(prediction: str, target: Target, benchmark: PublicBenchmark) -> tup
     wanted = computed.verdict(prediction, target, benchmark.compat)
     scores = {way: computed.verdict(prediction, target, way).score for way in computed.WAYS if way != benchmark.compat}
     return wanted, {way: score for way, score in scores.items() if score != wanted.score}
-
-
-def _unasked(row: Row) -> Scored:
-    return Scored(
-        row.id,
-        "",
-        row.reference,
-        correct=False,
-        score=0.0,
-        asked=row.asked,
-        group=row.group,
-        categories=row.categories,
-        problem=row.problem,
-    )
