@@ -11,6 +11,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "lab"))
 
+from hangul import need_hangul
 from publicsets import EVERY_LETTER, Oracle, benchmark_of, job_of, rows_of
 from tinyeyes import eyes_of, tiny
 
@@ -19,7 +20,6 @@ from tunestudy.bench.scorer import Scorer
 from tunestudy.bench.summary import summary_of
 from tunestudy.bench.tasks import Row, public
 from tunestudy.config.definition import definition, names
-from tunestudy.data.synth.fonts import system_font
 from tunestudy.models.load import LoadedModel
 from tunestudy.train.world import World
 
@@ -44,8 +44,8 @@ def model() -> LoadedModel:
 def generated(name: str, **options: Any) -> dict[str, Any]:
     """The benchmark's own generated set, of a few records."""
     made = {"type": "synth", **definition(name).tiny, "count": COUNT, **options}
-    if made.get("language") == "ko" and made["kind"] != "shapes" and system_font("ko") is None:
-        pytest.skip("no font draws Hangul: apt-get install fonts-nanum")
+    if made.get("language") == "ko" and made["kind"] != "shapes":
+        need_hangul()
     return made
 
 

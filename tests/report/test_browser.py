@@ -3,11 +3,10 @@
 import csv
 import io
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 from studies import Recipe, make_study
 
 from tunestudy.records.layout import StudyDir
@@ -16,7 +15,6 @@ from tunestudy.report.format import p_value, sig, signed
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
 CONTRAST = """() => {
   const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
   const light = (c) => { const s = c / 255; return s <= 0.03928 ? s / 12.92 : ((s + 0.055) / 1.055) ** 2.4; };
@@ -42,26 +40,28 @@ CONTRAST = """() => {
 }"""
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
-        yield browser
-        browser.close()
-
-
 class Opened:
     """A page with all that it said and asked for."""
 
-    def __init__(self, browser: Browser, study_dir: StudyDir, *, width: int = 1280, scheme: str = "light") -> None:
+    def __init__(
+        self,
+        browser: Browser,
+        study_dir: StudyDir,
+        name: str = "index.html",
+        *,
+        width: int = 1280,
+        scheme: str = "light",
+        ready: str = "canvas",
+    ) -> None:
+        """ready: what must be there before anything is looked at."""
         self.said: list[str] = []
         self.asked: list[str] = []
         self.page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
         self.page.on("console", lambda message: self.said.append(message.text))
         self.page.on("pageerror", lambda error: self.said.append(str(error)))
         self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.goto((study_dir.report / "index.html").as_uri())
-        self.page.wait_for_selector("canvas")
+        self.page.goto((study_dir.report / name).as_uri())
+        self.page.wait_for_selector(ready)
 
     def __enter__(self) -> "Opened":
         return self

@@ -1,13 +1,14 @@
 """gallery.html and the sections of evaluations in a real browser: silent, filtering, readable at every width."""
 
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from evaluations import EVIL, make_evaluated
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser
 from studies import Recipe
-from test_browser import CONTRAST, FLAGS
+from test_browser import CONTRAST
+from test_browser import Opened as AnyPage
 
 from tunestudy.records.layout import StudyDir
 from tunestudy.report.build import build_report
@@ -15,31 +16,7 @@ from tunestudy.report.build import build_report
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
-        yield browser
-        browser.close()
-
-
-class Opened:
-    """A page of a report with all that it said, and what it asked of others than itself."""
-
-    def __init__(self, browser: Browser, study_dir: StudyDir, name: str, *, width: int = 1280, scheme: str = "light"):
-        self.said: list[str] = []
-        self.asked: list[str] = []
-        self.page: Page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        self.page.on("console", lambda message: self.said.append(message.text))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.goto((study_dir.report / name).as_uri())
-
-    def __enter__(self) -> "Opened":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.page.close()
+Opened = partial(AnyPage, ready="main")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -1,6 +1,6 @@
 """Samples by the hundred, drawn once per set of options."""
 
-import os
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "lab"))
+
+from hangul import need_hangul
+
 from tunestudy.config.synth import SynthSettings
-from tunestudy.data.synth.fonts import system_font
 from tunestudy.data.synth.sample import SynthSample, sample
 
 Draw = Callable[..., list[SynthSample]]
@@ -19,15 +22,6 @@ Draw = Callable[..., list[SynthSample]]
 def drawn(count: int, options: tuple[tuple[str, Any], ...]) -> list[SynthSample]:
     settings = SynthSettings(count=count, **dict(options))
     return [sample(settings, index) for index in range(count)]
-
-
-def need_hangul() -> Path:
-    """This machine's Korean font. Without one the test is skipped, and fails where CI says that all parts are there."""
-    found = system_font("ko")
-    if found is None:
-        reason = "no font draws Hangul: apt-get install fonts-nanum"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    return found
 
 
 @pytest.fixture
