@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
-from tunestudy.bench.public import LIMIT_SALT, read_public
+from tunestudy.bench.public import LIMIT_SALT
 from tunestudy.bench.tasks import Row, task
-from tunestudy.config.benchmark import Benchmark, PublicBenchmark
+from tunestudy.config.benchmark import Benchmark
 from tunestudy.config.data import DataSettings
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.job import Job
@@ -23,8 +23,6 @@ def read_rows(
     name: str, benchmark: Benchmark, job: Job, folder: JobDir, tokenizer: Any, eyes: Eyes | None = None
 ) -> list[Row]:
     """Every row that `benchmark` asks, sorted by id: the same for every variant, seed and number of ranks."""
-    if isinstance(benchmark, PublicBenchmark):
-        return read_public(name, benchmark, job, folder, tokenizer, eyes)
     if (reader := getattr(task(benchmark.task), "read_rows", None)) is not None:
         own: list[Row] = reader(name, benchmark, job, folder, tokenizer, eyes)
         return own

@@ -7,11 +7,12 @@ from typing import Protocol
 
 from tunestudy.bench.judge import Judged, judged
 from tunestudy.bench.metrics import Target, Verdict, metric
-from tunestudy.bench.public import by_letter
+from tunestudy.bench.public import by_letter, read_public
 from tunestudy.bench.tasks import Question, Row, Scored, answered
 from tunestudy.config.benchmark import PublicBenchmark
 
 VERSION = PublicBenchmark.version
+read_rows = read_public
 
 
 class Answering(Protocol):
