@@ -72,10 +72,10 @@ def train_and_evaluate(job: Job, folder: JobDir, world: "World", stop: StopReque
     """The two halves of a job; each is skipped when its files are already there and belong to this job."""
     from tunestudy.bench.checkpoints import score_checkpoints
     from tunestudy.bench.run import run_benchmarks
-    from tunestudy.train.stage import is_trained, run_stage
+    from tunestudy.train.stage import is_trained
 
     world.barrier()
-    if not is_trained(job, folder) and not run_stage(job, folder, world, stop):
+    if not is_trained(job, folder) and not carry_out_stage(job, folder, world, stop):
         return Exit.INTERRUPTED
     if not run_benchmarks(job, folder, world, stop) or not score_checkpoints(job, folder, world, stop):
         return Exit.INTERRUPTED
@@ -83,6 +83,19 @@ def train_and_evaluate(job: Job, folder: JobDir, world: "World", stop: StopReque
         folder.failure_json.unlink(missing_ok=True)
         tell_phase(folder, "done")
     return Exit.DONE
+
+
+def carry_out_stage(job: Job, folder: JobDir, world: "World", stop: StopRequest) -> bool:
+    """Train, or merge, which rank 0 does alone; False when asked to stop on the way."""
+    if job.merging is None:
+        from tunestudy.train.stage import run_stage
+
+        return run_stage(job, folder, world, stop)
+    from tunestudy.merge.run import run_merge
+
+    finished = run_merge(job, folder, stop) if world.rank == 0 else True
+    world.after_rank_0()
+    return world.from_rank_0(finished) > 0
 
 
 def report_failure(folder: JobDir, rank: int, error: BaseException) -> int:

@@ -164,5 +164,5 @@ def test_engines_are_checked_with_the_ranks_that_they_get(
 
 def test_every_kind_is_known() -> None:
     assert {name: adapter.model_fields["type"].default for name, adapter in KINDS.items()} == {
-        name: name for name in ("lora", "dora", "sora", "sdora")
+        name: name for name in ("lora", "dora", "sora", "sdora", "mole")
     }

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tunestudy.adapters.targets import check_parameters, check_patterns, check_ranks, shortest, target_names
-from tunestudy.config.adapter import AnyAdapter, DoraOptions
+from tunestudy.config.adapter import AnyAdapter, DoraOptions, LowRankOptions
 from tunestudy.config.errors import StudyError, at
 from tunestudy.config.model import Role
 from tunestudy.config.stage import TrainStage
@@ -50,7 +50,8 @@ def attach(
     wished: list[Role] = [adapter.target] if isinstance(adapter.target, str) else list(adapter.target or ())
     check_roles(model, wished, "adapter.target")
     names = target_names(model, adapter.target_modules, without=roles, only=wished)
-    check_patterns(names, adapter)
+    if isinstance(adapter, LowRankOptions):
+        check_patterns(names, adapter)
     check_parameters(model, getattr(adapter, "target_parameters", ()))
     kind = kind_of(adapter)
     config = kind.peft_config(

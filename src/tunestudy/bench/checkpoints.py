@@ -45,7 +45,7 @@ def score_checkpoints(job: Job, folder: JobDir, world: "World", stop: StopReques
 
 def missing_scores(job: Job, folder: JobDir) -> dict[str, list[str]]:
     """Checkpoint → benchmarks that have no score of it, by step."""
-    if job.settings is None or not any(wanted.benchmark.checkpoints for wanted in job.evaluations.values()):
+    if job.training is None or not any(wanted.benchmark.checkpoints for wanted in job.evaluations.values()):
         return {}
     found = {
         checkpoint: [
@@ -60,12 +60,12 @@ def missing_scores(job: Job, folder: JobDir) -> dict[str, list[str]]:
 
 def is_sliced(job: Job, world: "World") -> bool:
     """Whether ranks hold slices of the model to score it."""
-    return world.size > 1 and job.settings is not None and slices_weights(job.settings)
+    return world.size > 1 and job.training is not None and slices_weights(job.training)
 
 
 def build(job: Job, folder: JobDir, world: "World") -> LoadedModel:
     """The model as the stage began to train it, whole on this rank, where its engine would have it."""
-    settings = job.settings
+    settings = job.training
     assert settings is not None, "a job that trains nothing has no checkpoints"
     spread = settings.device_map is not None
     loaded = load_start(job, folder, "cpu" if spread or is_sliced(job, world) else world.device)

@@ -80,8 +80,8 @@ def sources_of(job: Job, folder: JobDir) -> tuple[list[Source], list[str]]:
     found: dict[tuple[str, str], Source] = {}
     gaps: list[str] = []
     for trained, place in lineage(job, folder, gaps):
-        assert trained.settings is not None
-        for part in trained.settings.data:
+        assert trained.training is not None
+        for part in trained.training.data:
             dataset = trained.datasets[split_name(part.dataset)[0]]
             corpus = _contents(place, part.dataset)
             key = (part.dataset, dataset.model_dump_json())
@@ -96,7 +96,7 @@ def lineage(job: Job, folder: JobDir, gaps: list[str]) -> Iterator[tuple[Job, Jo
     seen: set[str] = set()
 
     def walk(one: Job, place: JobDir) -> Iterator[tuple[Job, JobDir]]:
-        for parent in one.parents:
+        for parent in one.needs:
             if parent in seen:
                 continue
             seen.add(parent)
@@ -105,7 +105,7 @@ def lineage(job: Job, folder: JobDir, gaps: list[str]) -> Iterator[tuple[Job, Jo
                 gaps.append(f"jobs/{parent}/job.json is gone or damaged: what that stage was trained on is not known")
                 continue
             yield from walk(Job.model_validate(written), place.study.job(parent))
-        if one.settings is not None:
+        if one.training is not None:
             yield one, place
 
     return walk(job, folder)

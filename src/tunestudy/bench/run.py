@@ -50,7 +50,7 @@ def run_benchmarks(job: Job, folder: JobDir, world: "World", stop: StopRequest) 
 
 def load_to_score(job: Job, folder: JobDir, world: "World") -> tuple[LoadedModel, bool]:
     """The job's model, where it can answer, and whether ranks hold slices of it."""
-    settings = job.settings
+    settings = job.training
     if settings is None:
         return load_result(folder, world.device), False
     sliced = world.size > 1 and slices_weights(settings)

@@ -2,22 +2,28 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from tunestudy.config.base import Config, neutral
+from tunestudy.config.merge import Weights
 from tunestudy.config.model import Role
 
 
-class LowRankOptions(Config):
-    """What every low-rank adapter has: W x + s·B A x with A (r, inputs), B (outputs, r), s = alpha/r."""
+class TargetOptions(Config):
+    """Which modules an adapter sits on, and its rank."""
 
     lora_r: int = Field(16, ge=1)
-    lora_alpha: float = Field(32, gt=0)
     lora_dropout: float = Field(0.0, ge=0, lt=1)
     target_modules: Literal["all-linear"] | tuple[str, ...] | str = "all-linear"
     """`all-linear`, a list of module name endings, or one regular expression."""
     target: tuple[Role, ...] | Role | None = None
     """Only modules of these roles: `language_model` never reaches into the vision tower."""
+
+
+class LowRankOptions(TargetOptions):
+    """What every low-rank adapter has: W x + s·B A x with A (r, inputs), B (outputs, r), s = alpha/r."""
+
+    lora_alpha: float = Field(32, gt=0)
     use_rslora: bool = False
     """Scale by alpha/√r in place of alpha/r. Source: arXiv:2312.03732."""
     rank_pattern: dict[str, int] = {}
@@ -105,6 +111,63 @@ class SdoraAdapter(GateOptions, DoraOptions):
     type: Literal["sdora"] = "sdora"
 
 
+class MoleExpert(Weights):
+    """Where an expert comes from."""
+
+    use: Literal["difference", "factors"] = "difference"
+    """`difference`: its weights minus those that the stage starts from, as factors of rank `lora_r`. `factors`: those
+    of an adapter as they are, put beside whatever weights the stage starts from."""
+
+
+class MoleAdapter(TargetOptions):
+    """A mixture of LoRA experts: W x + Σ_e p_e(x)·B_e A_e x with learnt gates p = softmax(G h / τ).
+
+    Source: Wu et al. 2024, arXiv:2404.13628. Our choices are in docs/decisions.
+    """
+
+    type: Literal["mole"] = "mole"
+    experts: dict[str, MoleExpert | None] = Field(min_length=2)
+    """Name → an earlier stage's result or a folder; null: an expert that adds nothing."""
+    min_energy: float = Field(0.5, ge=0, le=1)
+    """Share of a difference's squared norm that its factors must hold; less, and the stage is refused."""
+    gate: Literal["token", "sequence", "layer"] = "token"
+    """What a gate sees: each token's hidden state, the mean over a sample's prompt, or nothing (one mixture per layer,
+    folded into a plain LoRA when published)."""
+    top_k: int | None = Field(None, ge=1)
+    """Experts that take part; default: all."""
+    temperature: float = Field(1.0, gt=0)
+    learn_temperature: bool = False
+    balance: Literal["switch", "mole", "none"] = "switch"
+    """Loss against gates that always choose the same: the Switch Transformer's, or the MoLE paper's."""
+    balance_coefficient: float = Field(0.01, ge=0)
+    gate_noise: float = Field(0.0, ge=0)
+    """Standard deviation of normal noise on the gates' logits while training."""
+    train_experts: bool = True
+    """False: only the gates learn."""
+    gate_learning_rate: float | None = Field(None, gt=0)
+    """Default: the stage's."""
+
+    @field_validator("experts", mode="before")
+    @classmethod
+    def _experts_by_name(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        return {name: {"stage": one} if isinstance(one, str) else one for name, one in value.items()}
+
+    @property
+    def inputs(self) -> dict[str, Weights]:
+        """All that is read beside the start, by name."""
+        return {name: one for name, one in self.experts.items() if one is not None}
+
+    @model_validator(mode="after")
+    def _enough_experts(self) -> "MoleAdapter":
+        if self.top_k is not None and self.top_k > len(self.experts):
+            raise ValueError(f"top_k: there are {len(self.experts)} experts")
+        if not self.inputs:
+            raise ValueError("experts: all of them add nothing; name a stage or a folder for one at least")
+        return self
+
+
 def _tag(value: Any) -> str:
     """An adapter that does not name its type is a LoRA."""
     return str(value.get("type", "lora") if isinstance(value, dict) else getattr(value, "type", "lora"))
@@ -114,7 +177,8 @@ AnyAdapter = Annotated[
     Annotated[LoraAdapter, Tag("lora")]
     | Annotated[DoraAdapter, Tag("dora")]
     | Annotated[SoraAdapter, Tag("sora")]
-    | Annotated[SdoraAdapter, Tag("sdora")],
+    | Annotated[SdoraAdapter, Tag("sdora")]
+    | Annotated[MoleAdapter, Tag("mole")],
     Discriminator(_tag),
 ]
 """One of the adapters."""
@@ -129,6 +193,9 @@ _SHAPE = (
     "target_modules",
     "target",
     "target_parameters",
+    "experts",
+    "gate",
+    "top_k",
 )
 """What decides which matrices an adapter has and how their product is scaled. Dropout and what shuts gates may change:
 they belong to the training, not to the weights."""

@@ -5,8 +5,9 @@ from pydantic import Field
 from tunestudy.config.base import Config
 from tunestudy.config.benchmark import AnyBenchmark
 from tunestudy.config.data import AnyDataset
+from tunestudy.config.merge import MergeStage
 from tunestudy.config.model import ModelConfig
-from tunestudy.config.stage import TrainStage
+from tunestudy.config.stage import AnyStage, TrainStage
 
 
 class Evaluation(Config):
@@ -28,8 +29,11 @@ class Job(Config):
     """Every variant that passes through this job."""
     parents: tuple[str, ...] = ()
     """Ids of the jobs whose published result this one starts from; nearest last."""
+    inputs: dict[str, str] = {}
+    """Jobs whose results are read beside the start: what is merged (the base's name is `base`), or made experts of.
+    Those that are the study's model or lie in a folder are not among them."""
     model: ModelConfig
-    settings: TrainStage | None
+    settings: AnyStage | None
     """None: the model is only evaluated."""
     datasets: dict[str, AnyDataset] = {}
     """Those that the stage or its evaluations name, with file paths made absolute or relative to `base_dir`."""
@@ -38,3 +42,18 @@ class Job(Config):
     """Folder of the study file, relative to the job directory: relative data paths start there."""
     keep_checkpoints: tuple[str, ...] = ()
     """Checkpoint names that another job starts from; retention never drops them."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Ids of the jobs that must be done before this one."""
+        return tuple(dict.fromkeys((*self.parents, *self.inputs.values())))
+
+    @property
+    def training(self) -> TrainStage | None:
+        """The settings of a job that trains; None for one that merges or only evaluates."""
+        return self.settings if isinstance(self.settings, TrainStage) else None
+
+    @property
+    def merging(self) -> MergeStage | None:
+        """The settings of a job that merges."""
+        return self.settings if isinstance(self.settings, MergeStage) else None

@@ -4,14 +4,15 @@ Spellings are those of Hugging Face `TrainingArguments` wherever one exists. A f
 cannot change a result and stays out of the job's fingerprint.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from tunestudy.config.adapter import AnyAdapter
+from tunestudy.config.adapter import AnyAdapter, MoleAdapter
 from tunestudy.config.base import Config, neutral
 from tunestudy.config.components import AnyComponents
 from tunestudy.config.data import DataSettings, MixturePart
+from tunestudy.config.merge import MergeStage, Weights
 from tunestudy.config.model import DType, Role
 from tunestudy.config.world import WORLD_ALONE, WorldSettings
 
@@ -39,6 +40,9 @@ class Quantization(Config):
 class TrainableSettings(Config):
     """Which weights move and how a stage starts."""
 
+    after: str | None = neutral(None)
+    """The earlier stage of the variant that this one starts from; default: the one before it. What that left is in the
+    fingerprint."""
     init: Literal["continue", "merge_then_new", "stack", "base"] | None = None
     """From the stage before: `continue` its weights, merge its adapter and start a new one (`merge_then_new`),
     put a new adapter on top of the frozen old one (`stack`), or start from the study's model (`base`)."""
@@ -235,6 +239,8 @@ class TrainStage(
 ):
     """A training stage, every default explicit."""
 
+    type: Literal["train"] = neutral("train")
+
     @property
     def trains_nothing(self) -> bool:
         """Whether the stage only installs a part with its first, random weights: a baseline of the trained one."""
@@ -278,3 +284,19 @@ class TrainStage(
         if self.order == "length_grouped" and self.packing:
             raise ValueError("order: length_grouped is for padded batches; packing already wastes no padding")
         return self
+
+
+def _tag(value: Any) -> str:
+    """A stage that does not name its type trains."""
+    return str(value.get("type", "train") if isinstance(value, dict) else getattr(value, "type", "train"))
+
+
+AnyStage = Annotated[Annotated[TrainStage, Tag("train")] | Annotated[MergeStage, Tag("merge")], Discriminator(_tag)]
+"""One of the stages."""
+
+
+def inputs_of(stage: TrainStage | MergeStage) -> dict[str, Weights]:
+    """What a stage reads beside the weights that it starts from, by name: models to merge, experts."""
+    if isinstance(stage, MergeStage):
+        return stage.inputs
+    return stage.adapter.inputs if isinstance(stage.adapter, MoleAdapter) else {}

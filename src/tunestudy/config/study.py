@@ -8,7 +8,7 @@ from tunestudy.config.base import Config, neutral
 from tunestudy.config.benchmark import AnyBenchmark
 from tunestudy.config.data import AnyDataset
 from tunestudy.config.model import ModelConfig
-from tunestudy.config.stage import TrainStage
+from tunestudy.config.stage import AnyStage, TrainStage
 
 Intent = Literal["data", "order", "tokens", "steps", "effective_batch_size", "model", "seeds", "evaluation"]
 
@@ -16,13 +16,18 @@ Intent = Literal["data", "order", "tokens", "steps", "effective_batch_size", "mo
 class Variant(Config):
     """One row of the final table: its stages with this variant's overrides already applied."""
 
-    stages: dict[str, TrainStage]
+    stages: dict[str, AnyStage]
     """In order; empty for the untouched base model."""
     priority: int = neutral(0)
     """Higher runs first."""
     intends: tuple[Intent, ...] = ()
     """Differences from the other variants that are meant; any other is a warning."""
     description: str = neutral("")
+
+    @property
+    def training(self) -> dict[str, TrainStage]:
+        """Those of its stages that train."""
+        return {name: stage for name, stage in self.stages.items() if isinstance(stage, TrainStage)}
 
 
 class Resources(Config):

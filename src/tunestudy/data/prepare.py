@@ -56,7 +56,7 @@ class PreparedData:
 
 def prepare(job: Job, folder: JobDir, tokenizer: Any, world: Ranks, vision: Vision | None = None) -> PreparedData:
     """The data of `job`'s stage. Raises StudyError for data that cannot be used; every rank calls this."""
-    settings = job.settings
+    settings = job.training
     assert settings is not None, "a job that only evaluates has no training data"
     wanted = wanted_data(job, settings, Folders.of(job, folder))
     data = _opened(made_once(wanted, folder.study, tokenizer, settings, world, vision), wanted, settings)

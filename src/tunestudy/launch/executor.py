@@ -113,14 +113,14 @@ def waiting_chains(tasks: Sequence[Task]) -> dict[str, int]:
     """Job id → how many jobs, one after the other, wait for it. `tasks` have parents before children."""
     chains = {task.job.id: 0 for task in tasks}
     for task in reversed(tasks):
-        for parent in task.job.parents if task.state == "waiting" else ():
+        for parent in task.job.needs if task.state == "waiting" else ():
             chains[parent] = max(chains[parent], chains[task.job.id] + 1)
     return chains
 
 
 def parents_are_trained(task: Task, by_id: Mapping[str, Task]) -> bool:
     """Benchmarks of a parent may still be running, or have failed: children only need its weights."""
-    return all(has_weights(by_id[parent]) for parent in task.job.parents)
+    return all(has_weights(by_id[parent]) for parent in task.job.needs)
 
 
 def has_weights(task: Task) -> bool:
@@ -298,7 +298,7 @@ def block_children_of_failed(tasks: Sequence[Task], by_id: Mapping[str, Task]) -
     Tasks come parents first, so one pass reaches grandchildren.
     """
     for task in tasks:
-        parents = [by_id[parent] for parent in task.job.parents] if task.state == "waiting" else []
+        parents = [by_id[parent] for parent in task.job.needs] if task.state == "waiting" else []
         lost = [parent for parent in parents if parent.state in ("failed", "blocked") and not has_weights(parent)]
         if lost:
             task.state, task.blocked_by = "blocked", lost[0].blocked_by or lost[0].job.id

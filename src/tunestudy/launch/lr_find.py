@@ -42,7 +42,7 @@ def find_rate(
     write_json(folder.job_json, planned.job.model_copy(update={"evaluations": {}}).model_dump(mode="json"))
     write_json(folder.root / "request.json", {"from": low, "to": high, "steps": steps})
     sweep(plan, loaded.path.parent, folder)
-    return result_lines(folder, planned.job, planned.job.settings.learning_rate if planned.job.settings else 0.0)
+    return result_lines(folder, planned.job, planned.job.training.learning_rate if planned.job.training else 0.0)
 
 
 def chosen_job(plan: Plan, variant: str, stage: str) -> PlannedJob:
@@ -67,7 +67,7 @@ def chosen_job(plan: Plan, variant: str, stage: str) -> PlannedJob:
 
 def require_parents(plan: Plan, job: Job) -> None:
     """A stage is swept from the weights that it will start from, so these must be there."""
-    missing = [one.job for one in plan.jobs if one.job.id in job.parents and one.status not in ("done", "evaluate")]
+    missing = [one.job for one in plan.jobs if one.job.id in job.needs and one.status not in ("done", "evaluate")]
     if missing:
         names = ", ".join(f"{parent.stage}" for parent in missing)
         cure = f"tunestudy run … --only {missing[0].variants[0]}@{missing[0].stage}"

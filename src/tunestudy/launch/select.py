@@ -45,6 +45,6 @@ def _with_ancestors(jobs: Sequence[Job], ids: set[str]) -> list[Job]:
     chosen: list[Job] = []
     for job in reversed(jobs):  # parents come first in a plan, so children are met before them here
         if job.id in ids:
-            ids |= set(job.parents)
+            ids |= set(job.needs)
             chosen.append(job)
     return chosen[::-1]

@@ -79,7 +79,7 @@ def load_start(job: Job, folder: JobDir, device: torch.device | str) -> LoadedMo
     Raises StudyError for anything that is not a whole model: it names the job and the file.
     """
     loaded = _with_processor(_start(job, folder, device), job, folder)
-    world = job.settings.world if job.settings else None
+    world = job.training.world if job.training else None
     if world is not None and world_of(loaded.model) is None:
         install_world(loaded.model, loaded.tokenizer, world, seed=job.seed, base_dir=folder.root / job.base_dir)
     return loaded
@@ -92,7 +92,7 @@ def _with_processor(loaded: LoadedModel, job: Job, folder: JobDir) -> LoadedMode
 
 def _start(job: Job, folder: JobDir, device: torch.device | str) -> LoadedModel:
     """The start with the components that the stage names, or with the weights that are laid over it."""
-    settings = job.settings
+    settings = job.training
     if job.model.weights is not None:
         loaded = _load_start(job, folder, device)
         return replace(loaded, model=lay_over(loaded.model, folder.root / job.base_dir / job.model.weights))
@@ -112,25 +112,25 @@ def _begin_components(loaded: LoadedModel, job: Job, folder: JobDir, device: tor
     """Add fresh components; below an adapter the model with them is kept on disk, since it exists nowhere else."""
     from tunestudy.models.components.install import install
 
-    assert job.settings is not None and job.settings.components is not None
+    assert job.training is not None and job.training.components is not None
     try:
-        install(loaded.model, job.settings.components, seed=job.seed)
+        install(loaded.model, job.training.components, seed=job.seed)
     except StudyError as error:
         raise StudyError(at(f"stages.{job.stage}.{error.place.key}"), error.message) from error
-    if job.settings.adapter is None:
+    if job.training.adapter is None:
         return loaded
     facts = [loaded.identity, loaded.model.components.model_dump(mode="json"), job.seed]
     name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
     kept = keep_base(loaded.model, loaded.tokenizer, folder.study, f"components-{name}")
-    model = pretrained(Origin(str(kept)), job.model, device, job.settings.quantization)
+    model = pretrained(Origin(str(kept)), job.model, device, job.training.quantization)
     return LoadedModel(model, loaded.tokenizer, folder_identity(kept))
 
 
 def _load_start(job: Job, folder: JobDir, device: torch.device | str) -> LoadedModel:
     """The start without components that only this stage adds."""
     tokenizer = load_tokenizer(job.model, folder.root / job.base_dir)
-    init = job.settings.init if job.settings else None
-    bits = job.settings.quantization if job.settings else None
+    init = job.training.init if job.training else None
+    bits = job.training.quantization if job.training else None
     if not job.parents or init == "base":
         return _study_model(job, folder, tokenizer, device)
     parent = folder.study.job(job.parents[-1])
@@ -176,14 +176,14 @@ def load_result(folder: JobDir, device: torch.device | str) -> LoadedModel:
     job = Job.model_validate(read_json(folder.job_json))
     if job.settings is None:
         return load_start(job, folder, device)
-    facts = _checked(folder)
+    facts, bits = _checked(folder), job.training.quantization if job.training else None
     tokenizer = _saved_tokenizer(folder.model)
     if facts["kind"] == "world":
         return _with_processor(_on_world(folder, facts, job, tokenizer, device), job, folder)
     if facts["kind"] != "adapter":
         model = pretrained(Origin(str(folder.model), local=True), job.model, device)
         return _with_processor(LoadedModel(model, tokenizer, folder_identity(folder.model)), job, folder)
-    base, identity = _base_of(folder, facts, job.model, device, job.settings.quantization)
+    base, identity = _base_of(folder, facts, job.model, device, bits)
     return _with_processor(LoadedModel(_with_adapter(base, folder, trainable=False), tokenizer, identity), job, folder)
 
 
@@ -196,11 +196,11 @@ def load_merged(folder: JobDir, device: torch.device | str) -> Any:
 
 def _study_model(job: Job, folder: JobDir, tokenizer: Any, device: torch.device | str) -> LoadedModel:
     """The study's own model; random weights are kept on disk when an adapter will need them as its base."""
-    bits = job.settings.quantization if job.settings else None
+    bits = job.training.quantization if job.training else None
     if job.model.architecture:
         model = random_weights(job.model, tokenizer, seed=job.seed, device=device)
         identity = random_identity(job.model, job.seed, model.config)
-        if job.settings is not None and (job.settings.adapter is not None or job.settings.world is not None):
+        if job.training is not None and (job.training.adapter is not None or job.training.world is not None):
             kept = keep_base(model, tokenizer, folder.study, f"random-{identity['sha256'][:12]}")
             if bits is not None:
                 model = pretrained(Origin(str(kept)), job.model, device, bits)
@@ -215,9 +215,9 @@ def _on_adapter(
     job: Job, parent: JobDir, facts: dict[str, Any], tokenizer: Any, device: torch.device | str
 ) -> LoadedModel:
     """Start from a parent that is an adapter, the way `init` says."""
-    assert job.settings is not None
-    init, bits = job.settings.init, job.settings.quantization
-    if init == "continue" and job.settings.adapter is not None:
+    assert job.training is not None
+    init, bits = job.training.init, job.training.quantization
+    if init == "continue" and job.training.adapter is not None:
         _check_same_adapter(job, parent)
         base, identity = _base_of(parent, facts, job.model, device, bits)
         if (parent.model / RAW).is_dir():
@@ -256,30 +256,30 @@ def _on_world(
     """The base of a published world part with the part on it; its encoder goes where this job wants it."""
     stored = world_facts(owner.model)
     model, identity = _base_at(owner, facts, base_origin(owner.model, stored), job.model, device)
-    world = job.settings.world if job.settings else None
+    world = job.training.world if job.training else None
     put_world(model, tokenizer, owner.model, device=world.device if world else None)
     return LoadedModel(model, tokenizer, identity)
 
 
 def _check_same_world(job: Job, parent: JobDir) -> None:
     """A stage goes on with the world part as it is, and with nothing that its small result could not hold."""
-    before = Job.model_validate(read_json(parent.job_json)).settings
-    assert before is not None and before.world is not None and job.settings is not None
-    changed = changed_world(before.world, job.settings.world) if job.settings.world else []
+    before = Job.model_validate(read_json(parent.job_json)).training
+    assert before is not None and before.world is not None and job.training is not None
+    changed = changed_world(before.world, job.training.world) if job.training.world else []
     if changed:
         raise StudyError(
             at(f"stages.{job.stage}.world"),
             f"{parent.root.name} has a world part of another {', '.join(changed)}; keep it alike, or use init: base",
         )
-    if job.settings.adapter is not None:
+    if job.training.adapter is not None:
         raise StudyError(at(f"stages.{job.stage}.adapter"), f"{parent.root.name} has a world part; {WORLD_ALONE}")
 
 
 def _check_same_adapter(job: Job, parent: JobDir) -> None:
     """`continue` goes on with the parent's adapter as it is, so other options for it would be lost."""
-    before = Job.model_validate(read_json(parent.job_json)).settings
-    assert before is not None and before.adapter is not None and job.settings is not None and job.settings.adapter
-    changed = changed_shape(before.adapter, job.settings.adapter)
+    before = Job.model_validate(read_json(parent.job_json)).training
+    assert before is not None and before.adapter is not None and job.training is not None and job.training.adapter
+    changed = changed_shape(before.adapter, job.training.adapter)
     if changed:
         raise StudyError(
             at(f"stages.{job.stage}.adapter"),

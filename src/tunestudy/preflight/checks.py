@@ -67,13 +67,13 @@ def installation_problems(unfinished: Sequence[Job]) -> Iterator[StudyError]:
         if what and importlib.util.find_spec("bitsandbytes") is None:
             yield StudyError(f"stages.{job.stage}.{what}", "needs bitsandbytes: pip install 'tunestudy[quant]'")
             break
-    world = next((job for job in unfinished if job.settings is not None and job.settings.world is not None), None)
+    world = next((job for job in unfinished if job.training is not None and job.training.world is not None), None)
     if world is not None and importlib.util.find_spec("diffusers") is None:
         yield StudyError(f"stages.{world.stage}.world", f"needs diffusers: {INSTALL_WORLD}")
-    sharing = next((job for job in unfinished if job.settings is not None and job.settings.engine == "deepspeed"), None)
+    sharing = next((job for job in unfinished if job.training is not None and job.training.engine == "deepspeed"), None)
     if sharing is not None and importlib.util.find_spec("deepspeed") is None:
         yield StudyError(f"stages.{sharing.stage}.engine", f"needs deepspeed: {INSTALL}")
-    compiled = next((job for job in unfinished if job.settings is not None and job.settings.torch_compile), None)
+    compiled = next((job for job in unfinished if job.training is not None and job.training.torch_compile), None)
     if compiled is not None and shutil.which(os.environ.get("CXX", "c++")) is None:
         yield StudyError(f"stages.{compiled.stage}.torch_compile", "needs a C++ compiler: apt-get install g++")
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
@@ -123,11 +123,11 @@ def image_problems(unfinished: Sequence[Job], base: Path, study: StudyDir) -> It
 
 def needs_bitsandbytes(job: Job) -> str | None:
     """The key of the stage that asks for it, if any."""
-    if job.settings is None:
+    if job.training is None:
         return None
-    if job.settings.quantization is not None:
+    if job.training.quantization is not None:
         return "quantization"
-    return "optim" if "8bit" in job.settings.optim or "paged" in job.settings.optim else None
+    return "optim" if "8bit" in job.training.optim or "paged" in job.training.optim else None
 
 
 def folder_problems(root: Path, needed: int) -> Iterator[StudyError]:
@@ -154,7 +154,7 @@ def bytes_needed(jobs: Sequence[Job], base: Path) -> int:
     """
     published, largest = 0, 0
     for job in jobs:
-        settings, name = job.settings, job.model.model_name_or_path
+        settings, name = job.training, job.model.model_name_or_path
         if settings is None or name is None or settings.adapter is not None or settings.world is not None:
             continue
         weights = _weights_bytes(base / name)

@@ -5,17 +5,27 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tunestudy.config.adapter import OWN_FACTORS, AnyAdapter, DoraAdapter, LoraAdapter, SdoraAdapter, SoraAdapter
+from tunestudy.config.adapter import (
+    OWN_FACTORS,
+    AnyAdapter,
+    DoraAdapter,
+    LoraAdapter,
+    LowRankOptions,
+    MoleAdapter,
+    SdoraAdapter,
+    SoraAdapter,
+)
 from tunestudy.config.deepspeed import zero_stage
 from tunestudy.config.model import ModelConfig
 from tunestudy.config.stage import TrainStage
 from tunestudy.study.nearest import nearest
 
-KINDS: dict[str, type[LoraAdapter] | type[DoraAdapter] | type[SoraAdapter] | type[SdoraAdapter]] = {
+KINDS: dict[str, type[LoraAdapter | DoraAdapter | SoraAdapter | SdoraAdapter | MoleAdapter]] = {
     "lora": LoraAdapter,
     "dora": DoraAdapter,
     "sora": SoraAdapter,
     "sdora": SdoraAdapter,
+    "mole": MoleAdapter,
 }
 
 DEFAULT_KIND = "lora"
@@ -104,9 +114,10 @@ def rank_mistakes(adapter: AnyAdapter, sizes: dict[str, Any]) -> Iterator[Mistak
     matched = {name: side for name, side in sides.items() if named is None or name in named}
     if named is None and adapter.target_modules != "all-linear":
         matched = {}  # a regular expression: only the worker sees what it matches
-    if not adapter.rank_pattern:
+    patterns = adapter.rank_pattern if isinstance(adapter, LowRankOptions) else {}
+    if not patterns:
         yield from _too_large(("adapter", "lora_r"), adapter.lora_r, matched)
-    for pattern, rank in adapter.rank_pattern.items():
+    for pattern, rank in patterns.items():
         of_pattern = {name: side for name, side in matched.items() if pattern.endswith(name)}
         yield from _too_large(("adapter", "rank_pattern", pattern), rank, of_pattern)
 

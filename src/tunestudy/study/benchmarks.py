@@ -11,6 +11,7 @@ from typing import Any
 from tunestudy.config.benchmark import OWN, PublicBenchmark
 from tunestudy.config.definition import Definition, definition, names
 from tunestudy.config.errors import StudyError
+from tunestudy.config.stage import TrainStage
 from tunestudy.config.study import Study
 from tunestudy.study.nearest import did_you_mean
 from tunestudy.study.plain import shown
@@ -162,7 +163,7 @@ def curve_warnings(study: Study) -> list[str]:
         f"{', '.join(asked)} of checkpoints: after `{name}` only its last and best are left; "
         "`drop_intermediate: false` and a larger `save_total_limit` keep more"
         for name, stage in last.items()
-        if asked and stage.drop_intermediate
+        if asked and isinstance(stage, TrainStage) and stage.drop_intermediate
     ]
 
 

@@ -143,7 +143,7 @@ class _Before:
         for name in sorted(set(job.datasets) & set(before)):
             yield from _compared(before[name], now[name], f"datasets.{name}.")
         yield from _compared(self._inputs.get("model") or {}, self._identities.model, "model.")
-        for parent in job.parents:
+        for parent in job.needs:
             if parent in self.retrained:
                 yield f"after {parent.rpartition('-')[0]}", None, None
 

@@ -76,11 +76,13 @@ def job_fingerprint(
     data: Mapping[str, str],
     model: str,
     parents: Sequence[str],
+    inputs: Mapping[str, str] | None = None,
 ) -> str:
     """Fingerprint of one training (or, without settings, of the model as it comes).
 
     `settings`: `digest(significant(stage))`; `seed`: None where nothing random happens; `data`: digest of each data
-    set's identity by name; `model`: digest of the model's identity; `parents`: full fingerprints, nearest last.
+    set's identity by name; `model`: digest of the model's identity; `parents`: full fingerprints, nearest last;
+    `inputs`: of what is read beside them, by name, a job's fingerprint or a folder's digest.
     """
     return digest(
         {
@@ -90,6 +92,7 @@ def job_fingerprint(
             "data": data,
             "model": model,
             "parents": parents,
+            **({"inputs": inputs} if inputs else {}),
         }
     )
 

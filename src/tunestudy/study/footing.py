@@ -42,8 +42,8 @@ def _stage_warnings(study: Study, stage: str) -> Iterator[str]:
     for aspect, (words, value_of) in _ASPECTS.items():
         groups: dict[Any, list[str]] = {}
         for name, variant in study.variants.items():
-            if stage in variant.stages and not _is_meant(aspect, variant):
-                groups.setdefault(value_of(variant.stages[stage]), []).append(name)
+            if stage in variant.training and not _is_meant(aspect, variant):
+                groups.setdefault(value_of(variant.training[stage]), []).append(name)
         if len(groups) > 1:
             told = "; ".join(f"{value} in {_names(names)}" for value, names in groups.items())
             yield f"{words} of `{stage}` differs: {told}. If that is meant, say `intends: [{aspect}]` in the variant"
@@ -60,7 +60,7 @@ def seen_rows_warnings(study: Study) -> list[str]:
     `name` in `data:` trains on all but the held-out rows of a data set; scored by its plain name, those come back.
     """
     trained = {
-        name: {part.dataset for stage in variant.stages.values() for part in stage.data}
+        name: {part.dataset for stage in variant.training.values() for part in stage.data}
         for name, variant in study.variants.items()
     }
     of_benchmarks = [
@@ -77,7 +77,7 @@ def seen_rows_warnings(study: Study) -> list[str]:
 
 def _overlaps(study: Study, stage: str) -> dict[str, set[str]]:
     """For each variant that has the stage: the data sets that it both trains and evaluates on."""
-    settings = {name: variant.stages[stage] for name, variant in study.variants.items() if stage in variant.stages}
+    settings = {name: variant.training[stage] for name, variant in study.variants.items() if stage in variant.training}
     return {
         name: {part.dataset for part in one.data} & {part.dataset for part in one.eval_data}
         for name, one in settings.items()
@@ -94,7 +94,7 @@ def _seen_rows(what: str, dataset: str, variants: list[str]) -> str:
 
 
 def _stage_names(study: Study) -> list[str]:
-    return list(dict.fromkeys(stage for variant in study.variants.values() for stage in variant.stages))
+    return list(dict.fromkeys(stage for variant in study.variants.values() for stage in variant.training))
 
 
 def _length(stage: TrainStage) -> str:

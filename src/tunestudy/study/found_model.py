@@ -93,7 +93,7 @@ def _adapter(folder: Path, job: Job | None) -> FoundModel:
 
 def _checkpoint(folder: Path, job: Job) -> FoundModel:
     """A checkpoint of weights trained in full, over what its stage started from."""
-    settings = job.settings
+    settings = job.training
     if settings is None or settings.components is not None or settings.world is not None:
         raise _wrong(str(folder), f"needs more than its weights; {_BY_STUDY}")
     if not job.parents:

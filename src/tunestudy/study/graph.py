@@ -4,13 +4,15 @@ A job's id is its fingerprint's beginning, so two trials whose first stages agre
 (settings, seed, data, model, parents) ask for the same id, and get one job.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tunestudy.config.benchmark import AnyBenchmark
 from tunestudy.config.job import Evaluation, Job
+from tunestudy.config.merge import BASE, STUDY_MODEL, MergeStage, Weights
 from tunestudy.config.model import ModelConfig
 from tunestudy.config.order import ScoreOrder
-from tunestudy.config.stage import TrainStage
+from tunestudy.config.stage import AnyStage, TrainStage, inputs_of
 from tunestudy.config.study import Study
 from tunestudy.study.fingerprint import (
     SHOWN_DIGITS,
@@ -39,7 +41,8 @@ class _Draft:
     fingerprint: str
     seed: int
     parents: tuple[str, ...]
-    settings: TrainStage | None
+    settings: AnyStage | None
+    inputs: dict[str, str] = field(default_factory=dict)
     variants: dict[str, None] = field(default_factory=dict)
     """In the order of joining; a dict, because thousands may share a job."""
     ends_a_variant: bool = False
@@ -61,7 +64,7 @@ class Graph:
             base_dir=base_dir,
         )
         self._drafts: dict[str, _Draft] = {}
-        self._known: dict[tuple[str, int, int, str], _Draft] = {}
+        self._known: dict[tuple[str, int, int, tuple[str, ...]], _Draft] = {}
         self._facts: dict[int, _StageFacts] = {}
         self._benchmarks = {name: self._benchmark(benchmark) for name, benchmark in study.benchmarks.items()}
         """Each with its own digest in place of the fingerprint that a job's scores will have."""
@@ -74,8 +77,9 @@ class Graph:
         """Join or make the job of each stage of one variant at one seed."""
         stages = self._study.variants[variant].stages
         job: _Draft | None = None
+        done: dict[str, _Draft] = {}
         for stage, settings in stages.items():
-            job = self._training_job(stage, settings, seed, job)
+            job = done[stage] = self._stage_job(stage, settings, seed, _start(settings, job, done), done)
             job.variants[variant] = None
         if job is None:
             job = self._base_model_job(seed)
@@ -86,13 +90,20 @@ class Graph:
         """The finished jobs, parents before children."""
         return [self._finished(draft) for draft in self._drafts.values()]
 
-    def _training_job(self, stage: str, settings: TrainStage, seed: int, previous: _Draft | None) -> _Draft:
-        known = (stage, id(settings), seed, previous.id if previous else "")
+    def _stage_job(
+        self, stage: str, settings: AnyStage, seed: int, start: _Draft | None, done: Mapping[str, _Draft]
+    ) -> _Draft:
+        """`start`: the job that it goes on from; `done`: those of the trial's earlier stages."""
+        given = inputs_of(settings)
+        inputs = {name: done[one.stage].id for name, one in given.items() if one.stage not in (None, STUDY_MODEL)}
+        known = (stage, id(settings), seed, (start.id if start else "", *inputs.values()))
         if known not in self._known:
-            self._known[known] = self._new_job(stage, settings, seed, previous)
+            self._known[known] = self._new_job(stage, settings, seed, start, inputs)
         return self._known[known]
 
-    def _new_job(self, stage: str, settings: TrainStage, seed: int, previous: _Draft | None) -> _Draft:
+    def _new_job(
+        self, stage: str, settings: AnyStage, seed: int, previous: _Draft | None, inputs: dict[str, str]
+    ) -> _Draft:
         facts = self._facts_of(settings)
         parents = _lineage(settings, previous)
         fingerprint = job_fingerprint(
@@ -101,8 +112,15 @@ class Graph:
             data=facts.data,
             model=self._identities.model_digest,
             parents=[self._drafts[parent].fingerprint for parent in parents],
+            inputs={name: self._identity_of(name, one, inputs) for name, one in inputs_of(settings).items()},
         )
-        return self._joined(_Draft(_job_id(stage, fingerprint), stage, fingerprint, seed, parents, settings))
+        return self._joined(_Draft(_job_id(stage, fingerprint), stage, fingerprint, seed, parents, settings, inputs))
+
+    def _identity_of(self, name: str, weights: Weights, inputs: Mapping[str, str]) -> str:
+        """What tells an input apart: a job's fingerprint, a folder's digest, or that it is the study's model."""
+        if weights.path is not None:
+            return self._identities.of_path(weights.path)
+        return self._drafts[inputs[name]].fingerprint if name in inputs else STUDY_MODEL
 
     def _base_model_job(self, seed: int) -> _Draft:
         """Pretrained weights are the same at every seed, so they are scored once; random ones are drawn by the seed."""
@@ -131,6 +149,7 @@ class Graph:
                 "seed": draft.seed,
                 "variants": tuple(draft.variants),
                 "parents": draft.parents,
+                "inputs": draft.inputs,
                 "settings": draft.settings,
                 "datasets": {name: dataset for name, dataset in self._study.datasets.items() if name in names},
                 "evaluations": self._evaluations(draft.fingerprint) if draft.ends_a_variant else {},
@@ -143,12 +162,13 @@ class Graph:
             for name, evaluation in self._benchmarks.items()
         }
 
-    def _facts_of(self, settings: TrainStage) -> "_StageFacts":
+    def _facts_of(self, settings: AnyStage) -> "_StageFacts":
         """Worked out once per object: trials share their settings' objects."""
         if id(settings) not in self._facts:
-            data = {name: self._identities.dataset_digests[name] for name in datasets_of(settings)}
-            if isinstance(settings.order, ScoreOrder) and isinstance(settings.order.scorer, ModelConfig):
-                data[SCORER] = digest(self._identities.model_of(settings.order.scorer))
+            names = datasets_of(settings) if isinstance(settings, TrainStage) else ()
+            data = {name: self._identities.dataset_digests[name] for name in names}
+            if (scorer := _scorer(settings)) is not None:
+                data[SCORER] = digest(self._identities.model_of(scorer))
             self._facts[id(settings)] = _StageFacts(digest(significant(settings)), data)
         return self._facts[id(settings)]
 
@@ -161,11 +181,26 @@ class _StageFacts:
     data: dict[str, str]
 
 
-def _lineage(settings: TrainStage, previous: _Draft | None) -> tuple[str, ...]:
+def _scorer(settings: AnyStage) -> ModelConfig | None:
+    """The model of its own that orders a stage's samples, if one does."""
+    order = settings.order if isinstance(settings, TrainStage) else None
+    return order.scorer if isinstance(order, ScoreOrder) and isinstance(order.scorer, ModelConfig) else None
+
+
+def _start(settings: AnyStage, previous: _Draft | None, done: Mapping[str, _Draft]) -> _Draft | None:
+    """The job that a stage goes on from: the one before it, or that of the stage which `after` names."""
+    after = settings.after if isinstance(settings, TrainStage) else None
+    return previous if after is None else done[after]
+
+
+def _lineage(settings: AnyStage, previous: _Draft | None) -> tuple[str, ...]:
     """Ids of the jobs whose results a stage starts from: back to the last one that left a whole model, nearest last."""
-    if previous is None or settings.init == "base":
+    if previous is None or isinstance(settings, MergeStage) or settings.init == "base":
         return ()
     assert previous.settings is not None
+    if isinstance(previous.settings, MergeStage):
+        below = tuple(previous.inputs[name] for name in (BASE,) if name in previous.inputs)
+        return (*below, previous.id) if previous.settings.into == "adapter" else (previous.id,)
     partial = previous.settings.adapter is not None or previous.settings.world is not None
     below = previous.parents if partial else ()
     return (*below, previous.id)

@@ -52,6 +52,10 @@ class Identities:
             with contextlib.suppress(OSError):
                 write_json(self._cache_file, self._hashes)
 
+    def of_path(self, path: str) -> str:
+        """Digest of a file's or a folder's content; the path is relative to the study file."""
+        return digest(self._content(self._folder / path))
+
     def of_benchmark(self, benchmark: Benchmark) -> str:
         """Digest of what a benchmark's rows come from: its data set, or the files of its own tasks."""
         if not isinstance(benchmark, LmEval):

@@ -12,7 +12,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from tunestudy.config.errors import Place, StudyError
-from tunestudy.config.stage import TrainStage
+from tunestudy.config.merge import MergeStage
+from tunestudy.config.stage import AnyStage, TrainStage
 from tunestudy.config.study import Study, Variant
 from tunestudy.study.adapter_options import DEFAULT_KIND, KINDS, option_of_another
 from tunestudy.study.aliases import translate
@@ -29,7 +30,7 @@ from tunestudy.study.references import reference_mistakes
 from tunestudy.study.source import KeyPath, Source, read_source
 from tunestudy.study.start import Start, resolve_starts
 from tunestudy.study.tiny import take_tiny
-from tunestudy.study.variants import RawVariant, Resolver, Settings, laid_over
+from tunestudy.study.variants import RawVariant, Resolver, Settings, with_defaults
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ class _Reader:
         self.warnings: list[str] = []
         self._source = source
         self._raw = raw_variants
-        self._stages: dict[str, TrainStage | None] = {}
+        self._stages: dict[str, AnyStage | None] = {}
         self._complete: dict[tuple[int, str, int], TrainStage] = {}
 
     def study(self) -> Study | None:
@@ -155,7 +156,9 @@ class _Reader:
             for stage, start in resolve_starts(complete).items():
                 if start.mistake:
                     self._wrong((*path, "stages", stage, start.key), start.mistake)
-                complete[stage] = self._completed((*path, "stages", stage), complete[stage], start, ranks)
+                settings = complete[stage]
+                assert isinstance(settings, TrainStage)
+                complete[stage] = self._completed((*path, "stages", stage), settings, start, ranks)
         try:
             return Variant.model_validate(frozen({**raw.rest, "stages": complete}), strict=True)
         except ValidationError as error:
@@ -163,16 +166,17 @@ class _Reader:
                 self._wrong((*path, *inner), message)
             return None
 
-    def _stage(self, path: KeyPath, settings: Settings) -> TrainStage | None:
+    def _stage(self, path: KeyPath, settings: Settings) -> AnyStage | None:
         """Validated settings; equal ones are validated once."""
         content = json.dumps(settings, default=str)
         if content not in self._stages:
             self._stages[content] = self._validated_stage(path, settings)
         return self._stages[content]
 
-    def _validated_stage(self, path: KeyPath, settings: Settings) -> TrainStage | None:
+    def _validated_stage(self, path: KeyPath, settings: Settings) -> AnyStage | None:
         try:
-            return TrainStage.model_validate(frozen(settings), strict=True)
+            kind = MergeStage if settings.get("type") == "merge" else TrainStage
+            return kind.model_validate(frozen(settings), strict=True)
         except ValidationError as error:
             for inner, message in mistakes(error, settings):
                 self._wrong((*path, *inner), _about_an_adapter(inner, settings) or message)
@@ -217,7 +221,7 @@ class _Reader:
         defaults = self._source.values.get("defaults") or {}
         for stage, settings in (self._source.values.get("stages") or {}).items():
             if stage not in used:
-                self._stage(("stages", stage), laid_over(defaults, settings or {}))
+                self._stage(("stages", stage), with_defaults(defaults, settings or {}))
                 self.warnings.append(f"{self._source.place(('stages', stage))}: no variant uses this stage")
 
     def _wrong(self, path: KeyPath, message: str) -> None:

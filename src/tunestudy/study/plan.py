@@ -64,7 +64,7 @@ class PlannedJob:
             "stage": job.stage,
             "variants": list(job.variants),
             "seed": job.seed,
-            "parents": list(job.parents),
+            "parents": list(job.needs),
             "fingerprint": job.fingerprint,
             "status": self.status,
             "steps": self.steps,
@@ -181,11 +181,11 @@ def _with_status(jobs: Sequence[Job], study: Study, base: Path, folder: StudyDir
     estimates: dict[int, Estimate] = {}
     planned = []
     for job in jobs:
-        known = id(job.settings)
-        if job.settings and known not in estimates:
-            estimates[known] = estimator.of(job.settings, measured.get(_data_key(job.settings), {}))
+        known = id(job.training)
+        if job.training and known not in estimates:
+            estimates[known] = estimator.of(job.training, measured.get(_data_key(job.training), {}))
         status = job_status(folder.job(job.id), job) if job.id in on_disk else "pending"
-        planned.append(PlannedJob(job, status, estimates[known] if job.settings else NOTHING))
+        planned.append(PlannedJob(job, status, estimates[known] if job.training else NOTHING))
     return planned
 
 
@@ -195,7 +195,7 @@ def _foresee_gates(planned: Sequence[PlannedJob]) -> tuple[list[GatedStage], lis
     warned: list[str] = []
     seen: set[int] = set()
     for job in planned:
-        settings = job.job.settings
+        settings = job.job.training
         if settings is None or settings.adapter is None or id(settings) in seen:
             continue
         seen.add(id(settings))
@@ -209,7 +209,7 @@ def _measured(jobs: Sequence[Job], on_disk: set[str], folder: StudyDir) -> dict[
     """What jobs of this plan have counted in their data; one of them speaks for all that read the same."""
     found: dict[str, Measured] = {}
     for job in jobs:
-        if job.settings and job.id in on_disk and (key := _data_key(job.settings)) not in found:
+        if job.training and job.id in on_disk and (key := _data_key(job.training)) not in found:
             report = read_object(folder.job(job.id).data_report)
             if isinstance(report.get("sources"), dict):
                 found[key] = report["sources"]

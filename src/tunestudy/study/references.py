@@ -43,9 +43,9 @@ def reference_mistakes(study: Study, locate: Locate, folder: Path) -> Iterator[S
     for name, message in text_only(study, model_type, sizes):
         yield StudyError(locate(("benchmarks", name, "type")), message)
     for variant_name, variant in study.variants.items():
-        for stage_name, message in component_mistakes(variant.stages, model_type):
+        for stage_name, message in component_mistakes(variant.training, model_type):
             yield StudyError(locate(("variants", variant_name, "stages", stage_name, "components")), message)
-        for stage_name, stage in variant.stages.items():
+        for stage_name, stage in variant.training.items():
             if id(stage) not in checked:
                 checked.add(id(stage))
                 path = ("variants", variant_name, "stages", stage_name)

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tunestudy.config.stage import TrainStage
+from tunestudy.config.merge import MergeStage
+from tunestudy.config.stage import AnyStage
 from tunestudy.study.estimate import Amount
 from tunestudy.study.load import LoadedStudy, load_study
 from tunestudy.study.plan import Plan, PlannedJob
@@ -158,7 +159,9 @@ def validation_lines(loaded: LoadedStudy) -> list[str]:
     return lines + _section("Warnings", loaded.warnings)
 
 
-def _stage_words(name: str, stage: TrainStage) -> str:
+def _stage_words(name: str, stage: AnyStage) -> str:
+    if isinstance(stage, MergeStage):
+        return f"{name} ({stage.method} of {', '.join(stage.models)})"
     what = f"{stage.adapter.type} r{stage.adapter.lora_r}" if stage.adapter else "full"
     what = "nothing" if stage.trains_nothing else what
     if isinstance(stage.train, tuple):

@@ -5,8 +5,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from tunestudy.config.adapter import OWN_FACTORS, AnyAdapter, changed_shape
-from tunestudy.config.stage import TrainStage
+from tunestudy.config.merge import MergeStage
+from tunestudy.config.stage import AnyStage, TrainStage
 from tunestudy.config.world import WORLD_ALONE, WorldSettings, changed_world
+from tunestudy.study.nearest import did_you_mean
 
 Init = Literal["continue", "merge_then_new", "stack", "base"]
 
@@ -27,15 +29,24 @@ class Start:
     """The world part that the model has in this stage, its own or an earlier stage's."""
 
 
-def resolve_starts(stages: Mapping[str, TrainStage]) -> dict[str, Start]:
-    """The start of each stage of a variant, given in order."""
+def resolve_starts(stages: Mapping[str, AnyStage]) -> dict[str, Start]:
+    """The start of each training stage of a variant, given in order."""
     starts: dict[str, Start] = {}
-    before: tuple[str, TrainStage] | None = None
-    world: WorldSettings | None = None
+    last: str | None = None
     for name, stage in stages.items():
-        start = _first(stage) if before is None else _after(stage, *before)
-        starts[name] = _with_world(start, stage, None if start.init == "base" else world)
-        before, world = (name, stage), starts[name].world
+        before, last = last, name
+        if isinstance(stage, MergeStage):
+            continue
+        if stage.after is not None:
+            earlier = list(stages)[: list(stages).index(name)]
+            if stage.after not in earlier:
+                wrong = f"there is no earlier stage `{stage.after}`; {did_you_mean(stage.after, earlier)}"
+                starts[name] = Start("base", wrong, "after")
+                continue
+            before = stage.after
+        start = _first(stage) if before is None else _after(stage, before, stages[before])
+        inherited = starts[before].world if before in starts and start.init != "base" else None
+        starts[name] = _with_world(start, stage, inherited)
     return starts
 
 
@@ -73,7 +84,9 @@ def _first(stage: TrainStage) -> Start:
     )
 
 
-def _after(stage: TrainStage, name: str, parent: TrainStage) -> Start:
+def _after(stage: TrainStage, name: str, parent: AnyStage) -> Start:
+    if isinstance(parent, MergeStage):
+        return _after_merged_adapter(stage, name) if parent.into == "adapter" else _after_whole_model(stage, name)
     if parent.adapter is None:
         return _after_whole_model(stage, name)
     if stage.init is None:
@@ -86,6 +99,13 @@ def _after(stage: TrainStage, name: str, parent: TrainStage) -> Start:
     if stage.init == "continue" and getattr(parent.adapter, "init_lora_weights", None) in OWN_FACTORS:
         return Start(stage.init, f"`{name}` publishes its start beside its adapter; use `merge_then_new` or `stack`")
     return Start(stage.init, _adapter_change(name, parent.adapter, stage.adapter) if stage.init == "continue" else "")
+
+
+def _after_merged_adapter(stage: TrainStage, name: str) -> Start:
+    """Its rank is what the merge came to, so that no settings here could be those of `continue`."""
+    if stage.init in ("merge_then_new", "base") or (stage.init == "stack" and stage.adapter is not None):
+        return Start(stage.init)
+    return Start("base", f"`{name}` before it leaves a merged adapter; use `merge_then_new`, `stack` or `base`")
 
 
 def _after_whole_model(stage: TrainStage, name: str) -> Start:

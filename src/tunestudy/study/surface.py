@@ -7,7 +7,7 @@ The YAML form is the validated form of `config/` plus what saves typing: `defaul
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from tunestudy.config.adapter import DoraAdapter, LoraAdapter, SdoraAdapter, SoraAdapter
+from tunestudy.config.adapter import DoraAdapter, LoraAdapter, MoleAdapter, SdoraAdapter, SoraAdapter
 from tunestudy.config.benchmark import KINDS
 from tunestudy.config.components import CAbstractor, Pyramid, Rope2d, VisionComponents
 from tunestudy.config.data import (
@@ -20,6 +20,7 @@ from tunestudy.config.data import (
 )
 from tunestudy.config.fetch import FetchSettings
 from tunestudy.config.judge import Judge
+from tunestudy.config.merge import MergeStage
 from tunestudy.config.model import CharacterTokenizer, ModelConfig
 from tunestudy.config.order import ColumnOrder, ScoreOrder
 from tunestudy.config.stage import Quantization, TrainStage
@@ -58,8 +59,10 @@ KEYS: dict[Level, frozenset[str]] = {
     "fetch": frozenset(FetchSettings.model_fields),
     "benchmark": frozenset().union(*(b.model_fields for b in KINDS)) - {"definition"},
     "judge": frozenset(Judge.model_fields) - {"prompts"},
-    "stage": frozenset(TrainStage.model_fields),
-    "adapter": frozenset().union(*(a.model_fields for a in (LoraAdapter, DoraAdapter, SoraAdapter, SdoraAdapter))),
+    "stage": frozenset({*TrainStage.model_fields, *MergeStage.model_fields}),
+    "adapter": frozenset().union(
+        *(a.model_fields for a in (LoraAdapter, DoraAdapter, SoraAdapter, SdoraAdapter, MoleAdapter))
+    ),
     "quantization": frozenset(Quantization.model_fields),
     "components": frozenset(VisionComponents.model_fields),
     "rope2d": frozenset(Rope2d.model_fields),

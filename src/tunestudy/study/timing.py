@@ -47,11 +47,11 @@ class JobTime:
 
 def speed_key(job: Job, *, ranks: int, host: str) -> str:
     """Names a probe: everything that a step's time depends on, and the machine."""
-    assert job.settings is not None, "a model that is only evaluated takes no steps"
-    stage = job.settings.model_dump(mode="json", exclude=set(_NOT_SPEED))
+    assert job.training is not None, "a model that is only evaluated takes no steps"
+    stage = job.training.model_dump(mode="json", exclude=set(_NOT_SPEED))
     if stage["adapter"]:
         stage["adapter"] = {key: value for key, value in stage["adapter"].items() if key not in _NOT_SPEED_OF_ADAPTER}
-    data = {name: job.datasets[name].model_dump(mode="json") for name in datasets_of(job.settings)}
+    data = {name: job.datasets[name].model_dump(mode="json") for name in datasets_of(job.training)}
     model = job.model.model_dump(mode="json", exclude={"weights"})  # nothing trains on those
     return digest({"stage": stage, "model": model, "data": data, "ranks": ranks, "host": host})[:12]
 
@@ -79,10 +79,10 @@ Training = dict[int, tuple[float, Evidence]]
 def _time_of(job: Job, training: Training, scored: Mapping[str, float], start_s: float) -> JobTime:
     known = [scored[name] for name in job.evaluations if name in scored]
     benchmark_s = sum(known) if len(known) == len(job.evaluations) else None
-    if job.settings is None or job.settings.trains_nothing:
+    if job.training is None or job.training.trains_nothing:
         evidence: Evidence | None = "finished jobs" if known else None
         return JobTime(train_s=0.0 if known else None, evidence=evidence, benchmark_s=benchmark_s, start_s=start_s)
-    seconds, evidence = training.get(id(job.settings), (None, None))
+    seconds, evidence = training.get(id(job.training), (None, None))
     return JobTime(train_s=seconds, evidence=evidence, benchmark_s=benchmark_s, start_s=start_s)
 
 
@@ -90,7 +90,7 @@ def _probes(plan: Plan, ranks: int, host: str) -> dict[int, dict[str, Any]]:
     """What is remembered of each stage, by `id` of its settings."""
     if not any(plan.folder.probe("x").parent.glob("probe-*.json")):
         return {}
-    stages = {id(planned.job.settings): planned.job for planned in plan.jobs if planned.job.settings}
+    stages = {id(planned.job.training): planned.job for planned in plan.jobs if planned.job.training}
     found = {key: read_object(plan.folder.probe(speed_key(job, ranks=ranks, host=host))) for key, job in stages.items()}
     return {key: probe for key, probe in found.items() if probe}
 
@@ -108,7 +108,7 @@ def _by_stage(jobs: Sequence[PlannedJob], results: Mapping[str, dict[str, Any]])
         result = results.get(planned.job.id, {})
         duration = result.get("duration_s")
         if result.get("fingerprint") == planned.job.fingerprint and isinstance(duration, int | float):
-            found.setdefault(id(planned.job.settings), []).append(float(duration))
+            found.setdefault(id(planned.job.training), []).append(float(duration))
     return {key: sum(values) / len(values) for key, values in found.items()}
 
 
@@ -133,10 +133,10 @@ def seconds_left(planned: PlannedJob, time: JobTime) -> float | None:
 def finishing_time(jobs: Sequence[PlannedJob], left: Mapping[str, float], slots: int) -> float:
     """Seconds until all are done when `slots` run at once: always the first of the plan whose parents are done."""
     place = {planned.job.id: index for index, planned in enumerate(jobs)}
-    waiting = [sum(parent in place for parent in planned.job.parents) for planned in jobs]
+    waiting = [sum(parent in place for parent in planned.job.needs) for planned in jobs]
     children: dict[str, list[int]] = defaultdict(list)
     for planned in jobs:
-        for parent in planned.job.parents:
+        for parent in planned.job.needs:
             children[parent].append(place[planned.job.id])
     ready = [index for index, parents in enumerate(waiting) if not parents]
     running: list[tuple[float, int]] = []

@@ -102,9 +102,14 @@ class Resolver:
             raise StudyError(
                 where, f"`{stage}` comes twice in this variant; give the second a name of its own in `stages:`"
             )
-        settings = laid_over(self._defaults, self._stages[stage] or {})
+        settings = with_defaults(self._defaults, self._stages[stage] or {})
         override = (variant.get("overrides") or {}).get(stage)
         uses[stage] = StageUse(laid_over(settings, override) if override else settings, str(path[-1]))
+
+
+def with_defaults(defaults: Settings, stage: Settings) -> Settings:
+    """A stage's settings over `defaults:`, which are those of training stages."""
+    return dict(stage) if stage.get("type", "train") != "train" else laid_over(defaults, stage)
 
 
 def laid_over(below: Settings, above: Settings) -> Settings:
@@ -137,4 +142,5 @@ _MERGED = {
     "quantization": _keys,
     "components": _laid_over_components,
     "world": _keys,
+    "models": _keys,
 }

@@ -41,12 +41,12 @@ def main(folder: str) -> None:
     job_dir = JobDir(Path(folder).resolve())
     job = Job.model_validate(read_json(job_dir.job_json))
     wanted = read_json(job_dir.root / "request.json")
-    assert job.settings is not None, "only a training stage has a learning rate"
+    assert job.training is not None, "only a training stage has a learning rate"
     stop = StopRequest.on_signals(signal.SIGTERM, signal.SIGINT)
     with open_world() as world:
         progress = Progress(job_dir, writes=world.rank == 0)
         try:
-            task = Task(job=job, settings=job.settings, folder=job_dir, world=world, stop=stop, progress=progress)
+            task = Task(job=job, settings=job.training, folder=job_dir, world=world, stop=stop, progress=progress)
             run = open_run(task)
             try:
                 rows = sweep(run, float(wanted["from"]), float(wanted["to"]), int(wanted["steps"]))

@@ -42,13 +42,13 @@ def main(folder: str) -> None:
     """Measure on this rank; rank 0 writes."""
     job_dir = JobDir(Path(folder).resolve())
     job = Job.model_validate(read_json(job_dir.job_json))
-    assert job.settings is not None, "only a training stage has steps"
+    assert job.training is not None, "only a training stage has steps"
     stop = StopRequest.on_signals(signal.SIGTERM, signal.SIGINT)
     began = time.perf_counter()
     with open_world() as world:
         progress = Progress(job_dir, writes=False)
         try:
-            task = Task(job=job, settings=job.settings, folder=job_dir, world=world, stop=stop, progress=progress)
+            task = Task(job=job, settings=job.training, folder=job_dir, world=world, stop=stop, progress=progress)
             run = open_run(task)
             try:
                 measured = measure(run, setup_s=time.perf_counter() - began)

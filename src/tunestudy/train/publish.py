@@ -92,7 +92,7 @@ def seal_model(
     prepared = temporary_beside(final)
     try:
         facts = save_result(model, loaded.tokenizer, prepared, state, loaded.processor)
-        bits = job.settings.quantization if job.settings else None
+        bits = job.training.quantization if job.training else None
         origin = {
             "fingerprint": job.fingerprint,
             "base": dict(loaded.identity),

@@ -64,8 +64,9 @@ def run_stage(job: Job, folder: JobDir, world: World, stop: StopRequest) -> bool
         if job.settings is None or job.settings.trains_nothing:
             publish_untrained(job, folder, world, progress)
             return True
-        task = Task(job=job, settings=job.settings, folder=folder, world=world, stop=stop, progress=progress)
-        every = job.settings.gpu_sample_s
+        assert job.training is not None, "merging has its own room"
+        task = Task(job=job, settings=job.training, folder=folder, world=world, stop=stop, progress=progress)
+        every = job.training.gpu_sample_s
         of_gpus = gpu_look() if world.rank == 0 else None
         of_network = NetworkLook() if world.size > 1 and world.local_rank == 0 else None  # one rank per host
         with (

@@ -42,7 +42,7 @@ class Served:
 
 def served(job: Job, folder: JobDir) -> Served:
     """The job's published model, or the study's own where nothing was trained. StudyError where vLLM cannot load it."""
-    model, settings = job.model, job.settings
+    model, settings = job.model, job.training
     options: dict[str, Any] = {"dtype": model.dtype, "trust_remote_code": model.trust_remote_code}
     if settings is None:
         name = model.model_name_or_path

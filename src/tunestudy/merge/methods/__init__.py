@@ -1,0 +1,1 @@
+"""The maths of each method, one file a method."""
