@@ -32,8 +32,8 @@ SPARSE: tuple[MethodName, ...] = ("ties", "dare_linear", "dare_ties")
 class Weights(Config):
     """Weights that exist: the result of a stage, or a folder."""
 
-    stage: str | None = neutral(None)
-    """An earlier stage of the same variant, or `model`: the study's own. What it holds is in the fingerprint."""
+    stage: str | None = neutral(None)  # what it holds is in the fingerprint, not how it is called
+    """An earlier stage of the same variant, or `model`: the study's own."""
     path: str | None = neutral(None)
     """A model's or an adapter's folder, relative to the study file."""
 

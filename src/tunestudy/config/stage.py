@@ -40,9 +40,8 @@ class Quantization(Config):
 class TrainableSettings(Config):
     """Which weights move and how a stage starts."""
 
-    after: str | None = neutral(None)
-    """The earlier stage of the variant that this one starts from; default: the one before it. What that left is in the
-    fingerprint."""
+    after: str | None = neutral(None)  # what it left is in the fingerprint, not how it is called
+    """The earlier stage of the variant that this one starts from; default: the one before it."""
     init: Literal["continue", "merge_then_new", "stack", "base"] | None = None
     """From the stage before: `continue` its weights, merge its adapter and start a new one (`merge_then_new`),
     put a new adapter on top of the frozen old one (`stack`), or start from the study's model (`base`)."""

@@ -22,7 +22,7 @@ from typing import IO, Any
 
 from tunestudy.config.study import Resources
 from tunestudy.launch.on_host import BEAT_S
-from tunestudy.launch.torchrun import Command, torchrun_command
+from tunestudy.launch.torchrun import Command, command_here
 from tunestudy.preflight.hosts import hosts_of, on_host
 from tunestudy.records.layout import JobDir
 from tunestudy.records.stop import StopRequest
@@ -40,7 +40,7 @@ PASSED_NAMES = ("OMP_NUM_THREADS", "TUNESTUDY_ATTEMPT", "PATH", "PYTHONPATH", "L
 def spread_command(
     hosts: Sequence[Host], resources: Resources, folder: JobDir, module: str = "tunestudy.worker"
 ) -> list[str]:
-    """What the executor starts in place of torchrun."""
+    """What the executor starts in place of torchrun on this host."""
     there = [f"{host.name}:{host.slots}" for host in hosts]
     return [
         *(sys.executable, "-m", "tunestudy.launch.spread", str(folder.root.resolve())),
@@ -50,9 +50,9 @@ def spread_command(
 
 
 def command_for(resources: Resources, base: Path, module: str = "tunestudy.worker") -> Command:
-    """How jobs are started: torchrun here, or on all hosts; a hostfile's path is relative to `base`."""
+    """How jobs are started: here, or on all hosts; a hostfile's path is relative to `base`."""
     if not resources.is_spread:
-        return partial(torchrun_command, module=module)
+        return partial(command_here, module=module)
     hosts = hosts_of(resources, base)
     return lambda folder, _: spread_command(hosts, resources, folder, module)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from tunestudy.config.job import Job
 from tunestudy.launch.prepare import prepare
 from tunestudy.launch.select import select
-from tunestudy.launch.torchrun import torchrun_command, torchrun_on
+from tunestudy.launch.torchrun import command_here, torchrun_on
 from tunestudy.preflight.hosts import hosts_of
 from tunestudy.records.layout import JobDir, StudyDir
 from tunestudy.study.hosts import Host
@@ -39,7 +39,7 @@ def _of_job(loaded: LoadedStudy, job: Job, study: StudyDir) -> list[str]:
     environment = {**loaded.study.env, "OMP_NUM_THREADS": str(resources.threads or 1)}
     before = " ".join(f"{name}={shlex.quote(value)}" for name, value in environment.items())
     if not resources.is_spread:
-        return [_line(before, torchrun_command(_whole(folder), resources.ranks))]
+        return [_line(before, command_here(_whole(folder), resources.ranks))]
     hosts = hosts_of(resources, loaded.path.parent)
     address = resources.rendezvous_address or hosts[0].name
     lines = []

@@ -1,4 +1,4 @@
-"""Starting a job on one host under torchrun, and reaching its processes afterwards."""
+"""Starting a job on one host, under torchrun when it has several ranks, and reaching its processes afterwards."""
 
 import contextlib
 import json
@@ -13,11 +13,28 @@ import psutil
 
 from tunestudy.records.layout import JobDir
 
-SPREAD = "tunestudy.launch.spread"
-"""The module that stands for torchrun when a job is spread over hosts."""
+TORCHRUN = "torch.distributed.run"
+
+_OF_RANKS = frozenset(
+    {"RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT"}
+    | {"WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE"}
+)
+_OF_RANKS_BEGIN = ("TORCHELASTIC_", "PET_")
+"""Variables with which torchrun tells a process its rank, and its own options. Those of whoever started tunestudy
+(another torchrun, a job script) are about other processes."""
 
 Command = Callable[[JobDir, int], list[str]]
 """Job folder, ranks → the command that runs the job."""
+
+
+def command_here(folder: JobDir, ranks: int, module: str = "tunestudy.worker") -> list[str]:
+    """What runs `module` on the folder with `ranks` processes on this host.
+
+    One rank needs nobody to bring it together with others: torchrun would only add seconds of start-up.
+    """
+    if ranks > 1:
+        return torchrun_command(folder, ranks, module)
+    return [sys.executable, "-m", module, str(folder.root)]
 
 
 def torchrun_command(folder: JobDir, ranks: int, module: str = "tunestudy.worker") -> list[str]:
@@ -26,7 +43,7 @@ def torchrun_command(folder: JobDir, ranks: int, module: str = "tunestudy.worker
     `--standalone` lets the kernel choose the port, so jobs started together cannot collide; the loopback address is
     given because a machine's own name does not always resolve. The executor restarts jobs, torchrun never does.
     """
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+    torchrun = [sys.executable, "-m", TORCHRUN, "--standalone", "--local-addr=127.0.0.1"]
     return [*torchrun, f"--nproc-per-node={ranks}", "--max-restarts=0", "-m", module, str(folder.root)]
 
 
@@ -35,7 +52,7 @@ def torchrun_on(
 ) -> list[str]:
     """torchrun of one host of several, number `place` from 0. They meet at a fixed address; nothing is discovered."""
     return [
-        *(sys.executable, "-m", "torch.distributed.run", "--max-restarts=0"),
+        *(sys.executable, "-m", TORCHRUN, "--max-restarts=0"),
         f"--nnodes={hosts}",
         f"--node-rank={place}",
         f"--nproc-per-node={slots}",
@@ -63,36 +80,46 @@ def start(command: list[str], environment: Mapping[str, str], log: Path) -> subp
 
 
 def job_environment(study_env: Mapping[str, str], slot_env: Mapping[str, str], attempt: int) -> dict[str, str]:
-    """This process's environment, the slot's share of the machine, what ranks must know, and the study's `env:`."""
+    """This process's environment, the slot's share of the machine, what ranks must know, and the study's `env:`.
+
+    Ranks that this process's own environment speaks of are not passed on.
+    """
     ours = {"TOKENIZERS_PARALLELISM": "false", "TUNESTUDY_ATTEMPT": str(attempt)}
     if study_env:
         ours["TUNESTUDY_ENV"] = json.dumps(sorted(study_env))  # what other hosts must know, too
-    return {**os.environ, **ours, **slot_env, **study_env}
+    inherited = {name: value for name, value in os.environ.items() if not _is_of_ranks(name)}
+    return {**inherited, **ours, **slot_env, **study_env}
 
 
 def ask_to_stop(pid: int) -> None:
     """SIGTERM to the ranks; to torchrun itself only while it has none, as it would kill them 30 s later.
 
-    Ranks on other hosts are told by the process that stands for them here.
+    Ranks on other hosts are told by the process that stands for them here; one rank alone is the process itself.
     """
-    here = [] if _is_spread(pid) else _children(pid, recursive=False)
-    for process in here or _itself(pid):
+    ranks = _children(pid, recursive=False) if _is_torchrun(pid) else []
+    for process in ranks or _itself(pid):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGTERM)
 
 
 def kill(pid: int) -> None:
-    """SIGKILL to torchrun and everything below it; ranks have sessions of their own, so no group holds them all."""
+    """SIGKILL to the process and everything below it; torchrun's ranks have sessions of their own, so no group holds
+    them all."""
     for process in [*_itself(pid), *_children(pid, recursive=True)]:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
 
 
-def _is_spread(pid: int) -> bool:
+def _is_torchrun(pid: int) -> bool:
+    """Whether the process runs that module: `python -m torch.distributed.run …`."""
     try:
-        return SPREAD in psutil.Process(pid).cmdline()
+        return psutil.Process(pid).cmdline()[1:3] == ["-m", TORCHRUN]
     except psutil.NoSuchProcess:
         return False
+
+
+def _is_of_ranks(name: str) -> bool:
+    return name in _OF_RANKS or name.startswith(_OF_RANKS_BEGIN)
 
 
 def _itself(pid: int) -> list[psutil.Process]:

@@ -7,7 +7,7 @@ from tunestudy.study.aliases import known_aliases
 from tunestudy.study.nearest import did_you_mean, nearest
 from tunestudy.study.plain import shown
 from tunestudy.study.source import Source
-from tunestudy.study.surface import HOME, KEYS, Level, mappings
+from tunestudy.study.surface import HOME, KEYS, STAGE_TYPES, Level, mappings, merges, stage_mappings
 
 _ENTRIES = {
     "datasets": "data set",
@@ -15,6 +15,10 @@ _ENTRIES = {
     "stages": "stage",
     "variants": "variant",
 }
+
+
+_OF_OTHERS_TOO = frozenset().union(*(KEYS[level] for level in KEYS if level not in ("merge", "stage")))
+"""Keys whose home may be elsewhere."""
 
 
 def shape_mistakes(source: Source) -> Iterator[StudyError]:
@@ -65,7 +69,26 @@ def unknown_keys(source: Source) -> Iterator[StudyError]:
                 yield StudyError(source.place((*path, key)), f"there is no key `{key}` here; {_cure(key, level)}")
 
 
+def unknown_stage_types(source: Source) -> Iterator[StudyError]:
+    """Types of stages that there are none of, and types where a stage's own entry must say it."""
+    for path, stage in stage_mappings(source.values):
+        written = stage.get("type")
+        if written is None:
+            continue
+        where = source.place((*path, "type"))
+        if written not in STAGE_TYPES:
+            yield StudyError(where, f"there is no type {shown(written)}; {did_you_mean(str(written), STAGE_TYPES)}")
+        elif path == ("defaults",) and written != "train":
+            yield StudyError(where, "`defaults:` are of stages that train; say it in an entry of `stages:`")
+        elif path[0] == "variants" and (written == "merge") != merges(source.values, path):
+            yield StudyError(where, "a stage trains or merges in all variants alike; write a second one in `stages:`")
+
+
 def _cure(key: str, level: Level) -> str:
+    if level == "merge" and key in KEYS["stage"]:
+        return f"this stage merges, and takes no steps: `{key}` is of stages that train"
+    if level == "stage" and key in KEYS["merge"] and key not in _OF_OTHERS_TOO:
+        return f"it belongs {HOME['merge']}; this one trains"
     homes = [HOME[other] for other in KEYS if other != level and key in KEYS[other] and key != "type"]
     if homes:
         return f"it belongs {' or '.join(homes)}"

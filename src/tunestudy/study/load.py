@@ -21,7 +21,7 @@ from tunestudy.study.batch import BatchError, solve_batch
 from tunestudy.study.benchmarks import supply_data, translate_types, unknown_types, write_out_short_form
 from tunestudy.study.deepspeed import read_deepspeed_files
 from tunestudy.study.hosts import spread_over_hosts
-from tunestudy.study.keys import shape_mistakes, unknown_keys
+from tunestudy.study.keys import shape_mistakes, unknown_keys, unknown_stage_types
 from tunestudy.study.matrix import expand_matrices
 from tunestudy.study.overrides import apply_overrides, expand_dotted
 from tunestudy.study.plain import mistakes
@@ -29,6 +29,7 @@ from tunestudy.study.problems import raise_all
 from tunestudy.study.references import reference_mistakes
 from tunestudy.study.source import KeyPath, Source, read_source
 from tunestudy.study.start import Start, resolve_starts
+from tunestudy.study.surface import STAGE_TYPES
 from tunestudy.study.tiny import take_tiny
 from tunestudy.study.variants import RawVariant, Resolver, Settings, with_defaults
 
@@ -81,7 +82,7 @@ def load_study(path: Path, overrides: Sequence[str] = (), *, tiny: bool = False)
     translations = [*translate(source), *translate_types(source)]
     without_data = supply_data(source, tiny=tiny, small=small or {})
     errors = [*spread_over_hosts(source), *read_deepspeed_files(source), *unknown_keys(source)]
-    errors += [*unknown_types(source), *without_data]
+    errors += [*unknown_stage_types(source), *unknown_types(source), *without_data]
     resolver = Resolver(source, expand_matrices(source))
     raw_variants = resolver.resolve_all()
     errors += resolver.errors
@@ -174,6 +175,8 @@ class _Reader:
         return self._stages[content]
 
     def _validated_stage(self, path: KeyPath, settings: Settings) -> AnyStage | None:
+        if settings.get("type", "train") not in STAGE_TYPES:
+            return None  # told with the nearest that there is
         try:
             kind = MergeStage if settings.get("type") == "merge" else TrainStage
             return kind.model_validate(frozen(settings), strict=True)

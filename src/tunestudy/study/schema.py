@@ -15,6 +15,7 @@ from typing import Any
 from tunestudy.config.base import Config
 from tunestudy.config.benchmark import KINDS
 from tunestudy.config.definition import names
+from tunestudy.config.merge import MergeStage
 from tunestudy.config.stage import TrainStage
 from tunestudy.config.study import Study, Variant
 from tunestudy.study.tiny import LAID_OVER, REPLACED
@@ -36,16 +37,23 @@ def study_schema() -> Schema:
     stage = _explained(TrainStage)
     definitions |= stage.pop("$defs")
     settings = _settings(stage)
+    merge = _explained(MergeStage)
+    definitions |= merge.pop("$defs")
+    merging = _merging(merge)
     definitions |= {
         "Variant": _variant(),
         "StageSettings": settings,
         "StageOverride": _override(settings),
+        "MergeSettings": {**merging, "required": ["type"]},
+        "MergeOverride": _override(merging),
         "AdapterOverride": _override(_all_adapters(definitions)),
         "ComponentsOverride": _override(definitions["VisionComponents"]),
     }
     definitions["StageOverride"]["properties"]["adapter"]["anyOf"].append(_ref("AdapterOverride"))
     definitions["StageOverride"]["properties"]["components"]["anyOf"].append(_ref("ComponentsOverride"))
     definitions.pop("TrainStage", None)
+    definitions.pop("MergeStage", None)
+    _name_experts(definitions)
     _require_types(definitions)
     _name_benchmarks(definitions)
     properties: Schema = study["properties"]
@@ -57,7 +65,7 @@ def study_schema() -> Schema:
     properties["stages"] = {
         "type": "object",
         "propertyNames": {"pattern": _NAME},
-        "additionalProperties": {"anyOf": [_ref("StageSettings"), {"type": "null"}]},
+        "additionalProperties": {"anyOf": [_ref("StageSettings"), _ref("MergeSettings"), {"type": "null"}]},
         "description": "Settings by stage name, laid over `defaults`.",
     }
     properties["benchmarks"] = _listed(properties["benchmarks"])
@@ -139,7 +147,7 @@ def _variant() -> Schema:
             "overrides": {
                 "type": ["object", "null"],
                 "description": "Settings by stage, nested or dotted (`adapt.adapter.lora_r: 4`).",
-                "patternProperties": {r"^[^.]+$": _ref("StageOverride")},
+                "patternProperties": {r"^[^.]+$": {"anyOf": [_ref("StageOverride"), _ref("MergeOverride")]}},
             },
             "matrix": {
                 "type": "object",
@@ -162,9 +170,24 @@ def _settings(stage: Schema) -> Schema:
     return {"type": "object", "additionalProperties": False, "properties": properties}
 
 
+def _merging(merge: Schema) -> Schema:
+    """Settings of a stage that merges; what is missing may stand in an override. Names stand for entries."""
+    properties: Schema = dict(merge["properties"])
+    entry: Schema = {"anyOf": [_ref("MergeInput"), {"type": "string"}]}
+    properties["models"] = {**properties["models"], "additionalProperties": entry}
+    properties["base"] = {**properties["base"], "anyOf": [*properties["base"]["anyOf"], {"type": "string"}]}
+    return {"type": "object", "additionalProperties": False, "properties": properties}
+
+
+def _name_experts(definitions: Schema) -> None:
+    """A stage's name stands for an expert made of its result."""
+    entry = definitions["MoleAdapter"]["properties"]["experts"]
+    entry["additionalProperties"]["anyOf"] = [*entry["additionalProperties"]["anyOf"], {"type": "string"}]
+
+
 def _all_adapters(definitions: Schema) -> Schema:
     """Options of all adapters together: an override need not repeat the type that tells them apart."""
-    kinds = [definitions[kind] for kind in ("SdoraAdapter", "SoraAdapter", "DoraAdapter", "LoraAdapter")]
+    kinds = [definitions[kind] for kind in ("MoleAdapter", "SdoraAdapter", "SoraAdapter", "DoraAdapter", "LoraAdapter")]
     properties = {name: schema for kind in kinds for name, schema in kind["properties"].items()}
     return {"properties": {**properties, "type": {"enum": [kind["properties"]["type"]["const"] for kind in kinds]}}}
 
@@ -194,7 +217,7 @@ def _require_types(definitions: Schema) -> None:
     """Pydantic fills in `type`; whoever writes a file must say it, except for files, hub data sets and LoRA."""
     datasets = ("DigitsDataset", "DatacompDataset", "SynthDataset")
     benchmarks = [kind.__name__ for kind in KINDS]
-    for name in (*datasets, *benchmarks, "DoraAdapter", "SoraAdapter", "SdoraAdapter"):
+    for name in (*datasets, *benchmarks, "DoraAdapter", "SoraAdapter", "SdoraAdapter", "MoleAdapter"):
         definitions[name]["required"] = ["type", *definitions[name].get("required", [])]
 
 

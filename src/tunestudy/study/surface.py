@@ -7,7 +7,7 @@ The YAML form is the validated form of `config/` plus what saves typing: `defaul
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from tunestudy.config.adapter import DoraAdapter, LoraAdapter, MoleAdapter, SdoraAdapter, SoraAdapter
+from tunestudy.config.adapter import DoraAdapter, LoraAdapter, MoleAdapter, MoleExpert, SdoraAdapter, SoraAdapter
 from tunestudy.config.benchmark import KINDS
 from tunestudy.config.components import CAbstractor, Pyramid, Rope2d, VisionComponents
 from tunestudy.config.data import (
@@ -20,11 +20,12 @@ from tunestudy.config.data import (
 )
 from tunestudy.config.fetch import FetchSettings
 from tunestudy.config.judge import Judge
-from tunestudy.config.merge import MergeStage
+from tunestudy.config.merge import MergeInput, MergeStage, Weights
 from tunestudy.config.model import CharacterTokenizer, ModelConfig
 from tunestudy.config.order import ColumnOrder, ScoreOrder
 from tunestudy.config.stage import Quantization, TrainStage
 from tunestudy.config.study import ReportSettings, Resources, Study, Variant
+from tunestudy.study.nearest import nearest
 from tunestudy.study.source import KeyPath
 
 Level = Literal[
@@ -36,7 +37,11 @@ Level = Literal[
     "benchmark",
     "judge",
     "stage",
+    "merge",
+    "merge_input",
+    "merge_base",
     "adapter",
+    "expert",
     "quantization",
     "components",
     "rope2d",
@@ -49,6 +54,8 @@ Level = Literal[
     "report",
 ]
 
+STAGE_TYPES = ("train", "merge")
+
 KEYS: dict[Level, frozenset[str]] = {
     "study": frozenset({*Study.model_fields, "defaults", "stages", "tiny"}),
     "model": frozenset(ModelConfig.model_fields),
@@ -59,10 +66,14 @@ KEYS: dict[Level, frozenset[str]] = {
     "fetch": frozenset(FetchSettings.model_fields),
     "benchmark": frozenset().union(*(b.model_fields for b in KINDS)) - {"definition"},
     "judge": frozenset(Judge.model_fields) - {"prompts"},
-    "stage": frozenset({*TrainStage.model_fields, *MergeStage.model_fields}),
+    "stage": frozenset(TrainStage.model_fields),
+    "merge": frozenset(MergeStage.model_fields),
+    "merge_input": frozenset(MergeInput.model_fields),
+    "merge_base": frozenset(Weights.model_fields),
     "adapter": frozenset().union(
         *(a.model_fields for a in (LoraAdapter, DoraAdapter, SoraAdapter, SdoraAdapter, MoleAdapter))
     ),
+    "expert": frozenset(MoleExpert.model_fields),
     "quantization": frozenset(Quantization.model_fields),
     "components": frozenset(VisionComponents.model_fields),
     "rope2d": frozenset(Rope2d.model_fields),
@@ -84,7 +95,11 @@ HOME: dict[Level, str] = {
     "benchmark": "in an entry of `benchmarks:`",
     "judge": "under a benchmark's `judge:`",
     "stage": "in a stage (`defaults:`, an entry of `stages:`, or a variant's `overrides:`)",
+    "merge": "in a stage that merges (`type: merge`)",
+    "merge_input": "in an entry of a merging stage's `models:`",
+    "merge_base": "under a merging stage's `base:`",
     "adapter": "under a stage's `adapter:`",
+    "expert": "in an entry of `adapter.experts:`",
     "quantization": "under a stage's `quantization:`",
     "components": "under a stage's `components:`",
     "rope2d": "under `components.rope2d:`",
@@ -117,6 +132,10 @@ def mappings(values: dict[str, Any]) -> Iterator[tuple[Level, KeyPath, dict[str,
         if isinstance(benchmark.get("judge"), dict):
             yield "judge", (*path, "judge"), benchmark["judge"]
     for path, stage in stage_mappings(values):
+        if merges(values, path):
+            yield "merge", path, stage
+            yield from _inside_merge(path, stage)
+            continue
         yield "stage", path, stage
         yield from _inside_stage(path, stage)
     yield from _entries("variant", values, ("variants",))
@@ -133,9 +152,26 @@ def stage_mappings(values: dict[str, Any]) -> Iterator[tuple[KeyPath, dict[str, 
             yield (*path, *stage_path), stage
 
 
+def merges(values: dict[str, Any], path: KeyPath) -> bool:
+    """Whether a mapping of stage settings, in an override, too, is of a stage that merges, or that looks like one."""
+    stages = values.get("stages")
+    stage = stages.get(path[-1]) if isinstance(stages, dict) and path[0] != "defaults" else None
+    written = stage.get("type", "train") if isinstance(stage, dict) else "train"
+    return isinstance(written, str) and nearest(written, STAGE_TYPES) == "merge"
+
+
+def _inside_merge(path: KeyPath, stage: dict[str, Any]) -> Iterator[tuple[Level, KeyPath, dict[str, Any]]]:
+    if isinstance(stage.get("base"), dict):
+        yield "merge_base", (*path, "base"), stage["base"]
+    for _, inner, model in _entries("merge_input", stage, ("models",)):
+        yield "merge_input", (*path, *inner), model
+
+
 def _inside_stage(path: KeyPath, stage: dict[str, Any]) -> Iterator[tuple[Level, KeyPath, dict[str, Any]]]:
     if isinstance(stage.get("adapter"), dict):
         yield "adapter", (*path, "adapter"), stage["adapter"]
+        for _, inner, expert in _entries("expert", stage["adapter"], ("experts",)):
+            yield "expert", (*path, "adapter", *inner), expert
     if isinstance(stage.get("quantization"), dict):
         yield "quantization", (*path, "quantization"), stage["quantization"]
     if isinstance(components := stage.get("components"), dict):

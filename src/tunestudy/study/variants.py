@@ -109,7 +109,7 @@ class Resolver:
 
 def with_defaults(defaults: Settings, stage: Settings) -> Settings:
     """A stage's settings over `defaults:`, which are those of training stages."""
-    return dict(stage) if stage.get("type", "train") != "train" else laid_over(defaults, stage)
+    return laid_over(defaults, stage) if stage.get("type", "train") == "train" else dict(stage)
 
 
 def laid_over(below: Settings, above: Settings) -> Settings:
@@ -136,11 +136,25 @@ def _laid_over_components(below: Settings, above: Settings) -> Settings:
     return result
 
 
+def _laid_over_models(below: Settings, above: Settings) -> Settings:
+    """Model by model, and each by its keys; a new origin (a stage's name alone, too) takes the place of the old."""
+    result = {**below, **above}
+    for name, new in above.items():
+        old = {"stage": below[name]} if isinstance(below.get(name), str) else below.get(name)
+        new = {"stage": new} if isinstance(new, str) else new
+        if isinstance(old, dict) and isinstance(new, dict):
+            moved = {"stage", "path"} & set(new)
+            result[name] = {**{key: value for key, value in old.items() if not moved or key not in _ORIGIN}, **new}
+    return result
+
+
+_ORIGIN = ("stage", "path")
+
 _MERGED = {
     "adapter": laid_over_kind,
     "learning_rates": _keys,
     "quantization": _keys,
     "components": _laid_over_components,
     "world": _keys,
-    "models": _keys,
+    "models": _laid_over_models,
 }
