@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tunestudy.config.errors import StudyError
+from tunestudy.study.merge_aliases import MERGE, MERGE_INPUT, for_each_model
 from tunestudy.study.source import KeyPath, Source, dotted
 from tunestudy.study.surface import KEYS, Level, mappings
 
@@ -20,6 +21,8 @@ def translate(source: Source) -> list[str]:
     for level, path, mapping in list(mappings(source.values)):
         if level == "stage" and isinstance(mapping.get("adapter"), str):
             printed.append(_adapter_word(source, path, mapping))
+        if level == "merge":
+            printed += for_each_model(source, path, mapping)
         known = [key for key in mapping if key in ALIASES.get(level, {})]
         foreign = [key for key in known if (level, mapping.get("type"), key) not in OWN]
         printed += [_translate(source, level, path, mapping, alias) for alias in foreign]
@@ -305,6 +308,8 @@ ALIASES: dict[Level, dict[str, Convert]] = {
         system="system_prompt",
     ),
     "stage": _STAGE,
+    "merge": MERGE,
+    "merge_input": MERGE_INPUT,
     "adapter": {
         **_renames(lora_r="lora_rank r rank", lora_alpha="alpha", lora_dropout="dropout", type="peft_type"),
         **_renames(sparse_lambda="sparse_lambda_2", gate_learning_rate="sparse_lr", use_rslora="rslora"),

@@ -4,43 +4,56 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tunestudy.config.components import VisionComponents
-from tunestudy.config.stage import TrainStage
+from tunestudy.config.merge import MergeStage
+from tunestudy.config.stage import AnyStage, TrainStage
+from tunestudy.study.lineage import start_of
 
 ARCHITECTURE = "internvl"
 """The `model_type` of transformers that has them."""
+
+_Standing = tuple[str, VisionComponents]
+"""(stage that added them, components)."""
 
 Mistake = tuple[str, str]
 """(stage, message), at the stage's `components`."""
 
 
-def component_mistakes(stages: Mapping[str, TrainStage], model_type: str | None) -> Iterator[Mistake]:
+def component_mistakes(stages: Mapping[str, AnyStage], model_type: str | None) -> Iterator[Mistake]:
     """What is wrong with the components of a variant's stages, given in order with `init` explicit.
 
     model_type: of the study's model; None where it is not known yet.
     """
-    standing: tuple[str, VisionComponents] | None = None
-    below: TrainStage | None = None
+    standing: dict[str, _Standing | None] = {}
+    previous: str | None = None
     for name, stage in stages.items():
-        if stage.init == "base":
-            standing = None
+        before, previous = previous, name
+        if isinstance(stage, MergeStage):
+            standing[name] = _merged(stage, standing)
+            continue
+        start = start_of(stage, before)
+        inherited = standing.get(start) if start else None
         wanted = stage.components
+        below = stages.get(start) if start else None
         if wanted is not None and model_type not in (None, ARCHITECTURE):
             yield name, f"only InternVL has them (model_type {ARCHITECTURE}), and this study's model is {model_type}"
-        elif wanted is not None and standing is not None and wanted != standing[1]:
+        elif wanted is not None and inherited is not None and wanted != inherited[1]:
             yield (
                 name,
-                f"`{standing[0]}` before it added others ({_shown(standing[1])}; here {_shown(wanted)}); a model keeps "
-                "its components: name the same, leave them out, or start from `init: base`",
+                f"`{inherited[0]}` before it added others ({_shown(inherited[1])}; here {_shown(wanted)}); a model "
+                "keeps its components: name the same, leave them out, or start from `init: base`",
             )
-        elif wanted is not None and standing is None and _on_adapter(stage, below):
+        elif wanted is not None and inherited is None and _on_adapter(stage, below):
             yield (
                 name,
                 f"cannot be added below an adapter that was trained without them (init: {stage.init}); add them in the "
                 "first stage, or use `init: merge_then_new`",
             )
-        if wanted is not None:
-            standing = standing or (name, wanted)
-        below = stage
+        standing[name] = inherited or (None if wanted is None else (name, wanted))
+
+
+def _merged(stage: MergeStage, standing: Mapping[str, _Standing | None]) -> _Standing | None:
+    """A merged model has the base's components, or those of the first model that has any."""
+    return next((found for one in stage.inputs.values() if one.stage and (found := standing.get(one.stage))), None)
 
 
 def model_type_of(sizes: Mapping[str, Any], architecture: str | None) -> str | None:
@@ -49,8 +62,11 @@ def model_type_of(sizes: Mapping[str, Any], architecture: str | None) -> str | N
     return found if isinstance(found, str) else None
 
 
-def _on_adapter(stage: TrainStage, below: TrainStage | None) -> bool:
-    return below is not None and below.adapter is not None and stage.init in ("continue", "stack")
+def _on_adapter(stage: TrainStage, below: AnyStage | None) -> bool:
+    adapted = isinstance(below, TrainStage) and below.adapter is not None
+    return stage.init in ("continue", "stack") and (
+        adapted or (isinstance(below, MergeStage) and below.into != "model")
+    )
 
 
 def _shown(components: VisionComponents) -> str:

@@ -182,7 +182,9 @@ class _Reader:
             return kind.model_validate(frozen(settings), strict=True)
         except ValidationError as error:
             for inner, message in mistakes(error, settings):
-                self._wrong((*path, *inner), _about_an_adapter(inner, settings) or message)
+                of_adapter = _about_an_adapter(inner, settings)
+                inner, message = (inner, message) if inner else _pointed(message)
+                self._wrong((*path, *inner), of_adapter or message)
             return None
 
     def _completed(self, path: KeyPath, stage: TrainStage, start: Start, ranks: int) -> TrainStage:
@@ -229,6 +231,14 @@ class _Reader:
 
     def _wrong(self, path: KeyPath, message: str) -> None:
         self.errors.append(StudyError(locate(self._source, self._raw, path), message))
+
+
+def _pointed(message: str) -> tuple[KeyPath, str]:
+    """A stage's own mistake begins with the key that it is about: the path of that, and the rest."""
+    key, colon, rest = message.partition(": ")
+    first = key.partition(".")[0]
+    known = first in MergeStage.model_fields or first in TrainStage.model_fields
+    return (tuple(key.split(".")), rest) if colon and known else ((), message)
 
 
 def _about_an_adapter(path: KeyPath, settings: Settings) -> str | None:

@@ -27,6 +27,7 @@ from tunestudy.study.footing import footing_warnings, seen_rows_warnings
 from tunestudy.study.graph import Graph
 from tunestudy.study.identity import Identities
 from tunestudy.study.load import LoadedStudy
+from tunestudy.study.merges import merge_warnings
 from tunestudy.study.shrink import Forecast, forecast
 from tunestudy.study.shrink import warnings as shrink_warnings
 from tunestudy.study.state import Status, folders_on_disk, job_status, read_object
@@ -158,6 +159,7 @@ def make_plan(loaded: LoadedStudy, results: Path) -> Plan:
             *gate_warnings,
             *footing_warnings(study),
             *seen_rows_warnings(study),
+            *merge_warnings(study),
             *curve_warnings(study),
             *_unpinned(identities),
         ],

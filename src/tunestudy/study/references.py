@@ -16,6 +16,7 @@ from tunestudy.study.adapter_options import adapter_mistakes, model_sizes
 from tunestudy.study.benchmarks import text_only
 from tunestudy.study.components import component_mistakes, model_type_of
 from tunestudy.study.deepspeed import deepspeed_mistakes
+from tunestudy.study.merges import merge_mistakes, mole_mistakes
 from tunestudy.study.nearest import did_you_mean
 from tunestudy.study.source import KeyPath
 
@@ -43,8 +44,10 @@ def reference_mistakes(study: Study, locate: Locate, folder: Path) -> Iterator[S
     for name, message in text_only(study, model_type, sizes):
         yield StudyError(locate(("benchmarks", name, "type")), message)
     for variant_name, variant in study.variants.items():
-        for stage_name, message in component_mistakes(variant.training, model_type):
+        for stage_name, message in component_mistakes(variant.stages, model_type):
             yield StudyError(locate(("variants", variant_name, "stages", stage_name, "components")), message)
+        for stage_name, inner_path, message in merge_mistakes(variant.stages, folder):
+            yield StudyError(locate(("variants", variant_name, "stages", stage_name, *inner_path)), message)
         for stage_name, stage in variant.training.items():
             if id(stage) not in checked:
                 checked.add(id(stage))
@@ -55,7 +58,8 @@ def reference_mistakes(study: Study, locate: Locate, folder: Path) -> Iterator[S
                 for key, message in _engine_mistakes(study, stage):
                     yield StudyError(locate((*path, key)), message)
                 used = engine if stage.engine == "auto" or engine == "single" else stage.engine
-                for inner, message in (*adapter_mistakes(stage, sizes, engine=used), *deepspeed_mistakes(stage)):
+                of_adapter = (*adapter_mistakes(stage, sizes, engine=used), *mole_mistakes(stage, engine=used))
+                for inner, message in (*of_adapter, *deepspeed_mistakes(stage)):
                     yield StudyError(locate((*path, *inner)), message)
     yield from _seeds(study, locate)
     yield from _report(study, locate)

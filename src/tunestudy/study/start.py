@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from tunestudy.config.adapter import OWN_FACTORS, AnyAdapter, changed_shape
+from tunestudy.config.adapter import OWN_FACTORS, AnyAdapter, MoleAdapter, changed_shape
 from tunestudy.config.merge import MergeStage
 from tunestudy.config.stage import AnyStage, TrainStage
 from tunestudy.config.world import WORLD_ALONE, WorldSettings, changed_world
@@ -91,8 +91,12 @@ def _after(stage: TrainStage, name: str, parent: AnyStage) -> Start:
         return _after_whole_model(stage, name)
     if stage.init is None:
         return Start("base", f"`{name}` before it leaves an adapter; {_CHOICE}")
+    if stage.init in ("merge_then_new", "stack") and isinstance(parent.adapter, MoleAdapter):
+        return Start(stage.init, _unfoldable(name, parent.adapter))
     if stage.init in ("merge_then_new", "base"):
         return Start(stage.init)
+    if isinstance(stage.adapter, MoleAdapter):
+        return Start(stage.init, _on_whole_models(name))
     if stage.adapter is None:
         cure = "to train in full, use `merge_then_new`"
         return Start(stage.init, f"`{stage.init}` after `{name}` needs an `adapter:`; {cure}")
@@ -103,6 +107,8 @@ def _after(stage: TrainStage, name: str, parent: AnyStage) -> Start:
 
 def _after_merged_adapter(stage: TrainStage, name: str) -> Start:
     """Its rank is what the merge came to, so that no settings here could be those of `continue`."""
+    if stage.init == "stack" and isinstance(stage.adapter, MoleAdapter):
+        return Start("base", _on_whole_models(name))
     if stage.init in ("merge_then_new", "base") or (stage.init == "stack" and stage.adapter is not None):
         return Start(stage.init)
     return Start("base", f"`{name}` before it leaves a merged adapter; use `merge_then_new`, `stack` or `base`")
@@ -113,6 +119,18 @@ def _after_whole_model(stage: TrainStage, name: str) -> Start:
         needs = f"`{stage.init}` needs an adapter from the stage before, `{name}` has none"
         return Start("continue", f"{needs}; use `continue` or `base`")
     return Start(stage.init or "continue")
+
+
+def _on_whole_models(name: str) -> str:
+    cure = "use `merge_then_new`, which folds that in first, or `base`"
+    return f"a mixture of experts sits on a whole model, and `{name}` leaves an adapter; {cure}"
+
+
+def _unfoldable(name: str, adapter: MoleAdapter) -> str:
+    if adapter.gate == "layer":
+        return ""
+    cure = "only `gate: layer` does; start from `base`, or name another stage with `after:`"
+    return f"`{name}` leaves a mixture whose gates see each {adapter.gate}, so it folds into no weights: {cure}"
 
 
 def _adapter_change(name: str, old: AnyAdapter, new: AnyAdapter) -> str:
