@@ -6,9 +6,15 @@ from typing import Any
 
 import pytest
 
+from tunestudy.config.errors import StudyError
+from tunestudy.config.job import Job
 from tunestudy.config.merge import MergeStage
+from tunestudy.launch.prepare import prepare
 from tunestudy.launch.select import select
+from tunestudy.preflight.checks import bytes_needed
 from tunestudy.study.lineage import lineage
+from tunestudy.study.load import load_study
+from tunestudy.study.show import plan_lines
 
 Folder = Any  # the class of conftest.py
 
@@ -417,3 +423,87 @@ def test_foreign_spellings_without_a_counterpart(
     written = text((MERGED, f"    {line}\n{MERGED}"))
     told = folder.error(written)
     assert message in told and f"study.yaml:{line_of(written, line)}:" in told, told
+
+
+def test_the_plan_says_what_is_merged(folder: Folder) -> None:
+    lines = plan_lines(folder.plan(STUDY))
+    assert (
+        "  merged (merging, mixture): dare_ties of en (english × 0.6, density 0.1) and ko (korean × 0.4, density 0.1) "
+        "over vision"
+    ) in lines
+    (row,) = [line.split() for line in lines if line.startswith("merged  ")]
+    assert row[-3:] == ["-", "-", "-"]
+    assert any(line.startswith("Together: 40 steps") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ([("weight: 0.6", "weight: 0.5")], {"merged": "models.en.weight 0.6 → 0.5", "experts": "after merged"}),
+        ([("base: vision", "base: model")], {"merged": "base.stage vision → model", "experts": "after merged"}),
+        (
+            [("after: vision}", "after: vision, weight_decay: 0.1}")],
+            {"korean": "weight_decay 0.0 → 0.1", "merged": "after korean", "experts": "after merged; after korean"},
+        ),
+        ([("en: english,", "en: korean,"), ("{stage: korean}", "english")], {"experts": "adapter.experts.en.stage"}),
+        ([(", after: vision}", ", after: vision, init: base}"), ("base: vision", "base: model")], {"korean": "init", "merged": "base.stage", "experts": "after merged"}),
+        (
+            [("    base: vision", "    base: vision\n    threads: 2"), ("density: 0.1}", "density: 0.2}")],
+            {"merged": "models.en.density 0.1 → 0.2", "experts": "after merged"},
+        ),
+    ],
+)
+def test_changes_of_merges_are_explained(
+    folder: Folder, text: Callable[..., str], changes: list[tuple[str, str]], told: dict[str, str]
+) -> None:
+    first = folder.plan(STUDY)
+    prepare(first.study, STUDY.encode(), [planned.job for planned in first.jobs], first.as_json(), first.folder)
+    found = {change.stage: str(change) for change in folder.plan(text(*changes)).changes}
+    assert found.keys() == told.keys() and "→ null" not in str(found)
+    for stage, why in told.items():
+        assert why in found[stage], found
+    assert "threads" not in str(found) and "newer tunestudy" not in str(found)
+
+
+def test_other_weights_in_a_folder_are_told(folder: Folder, text: Callable[..., str]) -> None:
+    model(folder.root / "m", "one")
+    written = text(("{stage: korean, weight", "{path: m, weight"))
+    first = folder.plan(written)
+    prepare(first.study, written.encode(), [planned.job for planned in first.jobs], first.as_json(), first.folder)
+    assert not folder.plan(written).changes
+    (folder.root / "m" / "model.safetensors").write_text("another one")
+    told = [str(change) for change in folder.plan(written).changes]
+    assert any("models.ko.path" in line and "other content" in line for line in told), told
+
+
+def test_disk_for_a_merged_model(folder: Folder, text: Callable[..., str]) -> None:
+    model(folder.root / "m", "w" * 5000)
+    written = text(("    base: vision", "    base: {path: m}"), ("stage: korean", "path: m2"))
+    model(folder.root / "m2", "w" * 7000)
+    (merged, *_) = [planned.job for planned in folder.plan(written).jobs if planned.job.stage == "merged"]
+    assert bytes_needed([merged], folder.root) - bytes_needed([], folder.root) == 5000
+
+
+TINY = """\
+tiny:
+  stages: {merged: {%s}}
+"""
+
+
+@pytest.mark.parametrize("allowed", ["threads: 1", "max_shard_size: 1MB"])
+def test_the_small_form_of_a_merge(folder: Folder, allowed: str) -> None:
+    path = folder.write(STUDY + TINY % allowed)
+    small = load_study(path, tiny=True).study.variants["merging"].stages["merged"]
+    assert small.models["en"].weight == 0.6
+
+
+@pytest.mark.parametrize("refused", ["method: ties", "models: {en: {weight: 1}}", "absent: average", "base: model"])
+def test_the_small_form_merges_the_same(folder: Folder, refused: str) -> None:
+    path = folder.write(STUDY + TINY % refused)
+    with pytest.raises(StudyError, match="of a merge the small study may change"):
+        load_study(path, tiny=True)
+
+
+def test_a_job_is_read_as_it_was_written(folder: Folder) -> None:
+    for planned in folder.plan(STUDY).jobs:
+        assert Job.model_validate_json(planned.job.model_dump_json()) == planned.job

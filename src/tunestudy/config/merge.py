@@ -132,7 +132,7 @@ class MergeStage(Config):
             )
         if self.method == "slerp" and len(self.models) != 2:
             raise ValueError(f"models: slerp goes from one model to another, and here are {len(self.models)}")
-        if self.method != "slerp" and "t" in self.model_fields_set:
+        if self.method != "slerp" and self.t != MergeStage.model_fields["t"].default:
             raise ValueError("t: is of slerp; others have each model's weight")
         for name, one in self.models.items():
             has_density = one.density is not None or bool(one.densities)

@@ -16,6 +16,7 @@ from tunestudy.config.deepspeed import INSTALL
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.fonts import NO_HANGUL, candidates
 from tunestudy.config.job import Job
+from tunestudy.config.merge import MergeStage
 from tunestudy.config.world import INSTALL_WORLD
 from tunestudy.preflight.hosts import host_problems
 from tunestudy.records.fetched import FetchDir, content_of, fetch_key, what_is_missing
@@ -155,6 +156,9 @@ def bytes_needed(jobs: Sequence[Job], base: Path) -> int:
     published, largest = 0, 0
     for job in jobs:
         settings, name = job.training, job.model.model_name_or_path
+        if job.merging is not None:
+            published += _merged_bytes(job.merging, name, base)
+            continue
         if settings is None or name is None or settings.adapter is not None or settings.world is not None:
             continue
         weights = _weights_bytes(base / name)
@@ -162,6 +166,15 @@ def bytes_needed(jobs: Sequence[Job], base: Path) -> int:
         with_optimiser = 3 * weights if settings.full_save_steps else weights
         largest = max(largest, with_optimiser * (settings.save_total_limit + 1))
     return _RESERVE_BYTES + published + largest
+
+
+def _merged_bytes(stage: MergeStage, name: str | None, base: Path) -> int:
+    """Of a merged model: as many as the base has, or the first model without one; a stage's is the study's in size."""
+    if stage.into == "adapter":
+        return 0
+    first = next(iter(stage.inputs.values()))
+    folder = first.path if first.path is not None else name
+    return _weights_bytes(base / folder) if folder is not None else 0
 
 
 def _weights_bytes(folder: Path) -> int:

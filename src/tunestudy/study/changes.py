@@ -4,7 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from pydantic import ValidationError
+
 from tunestudy.config.job import Job
+from tunestudy.config.merge import BASE, MergeStage, Weights
+from tunestudy.config.stage import inputs_of
 from tunestudy.records.atomic import read_json
 from tunestudy.records.layout import StudyDir
 from tunestudy.study.fingerprint import significant
@@ -25,7 +29,7 @@ class Change:
     """`new` (there was none before), `changed` (trained again) or `evaluation` (only scored again)."""
     jobs: tuple[str, ...]
     keys: tuple[Difference, ...]
-    """Every difference; a parent that changed is the key `after <stage>`."""
+    """Every difference; a parent or an input that changed is the key `after <stage>`."""
 
     def as_json(self) -> dict[str, Any]:
         keys = [{"key": key, "old": old, "new": new} for key, old, new in self.keys]
@@ -130,7 +134,8 @@ class _Before:
         if not isinstance(old, dict):
             return _Reason("changed" if old_id != job.id else "")
         if old_id != job.id:
-            return _Reason("changed", tuple(self._differences(old, job)))
+            found = tuple(self._differences(old, job))
+            return _Reason("changed", found or tuple(_other_content(job)))
         scored = old.get("evaluations") or {}
         changed = [name for name, now in job.evaluations.items() if _fingerprint(scored.get(name)) != now.fingerprint]
         keys = tuple(key for name in changed for key in self._evaluation_differences(name, scored.get(name), job))
@@ -138,7 +143,8 @@ class _Before:
 
     def _differences(self, old: dict[str, Any], job: Job) -> Iterator[Difference]:
         new_settings = significant(job.settings) if job.settings else {}
-        yield from _compared(old.get("settings") or {}, new_settings, "", only=set(new_settings))
+        yield from _compared(_significant_settings(old), new_settings, "", only=set(new_settings))
+        yield from _origins(old, job)
         before, now = self._inputs.get("datasets") or {}, self._identities.datasets
         for name in sorted(set(job.datasets) & set(before)):
             yield from _compared(before[name], now[name], f"datasets.{name}.")
@@ -158,6 +164,58 @@ class _Before:
         before, now = self._inputs.get("datasets") or {}, self._identities.datasets
         if dataset in before and dataset in now:
             yield from _compared(before[dataset], now[dataset], f"datasets.{dataset}.")
+
+
+def _significant_settings(old: dict[str, Any]) -> Any:
+    """Settings as job.json has them, without those that change no result; as they are where they cannot be read."""
+    settings = old.get("settings")
+    try:
+        kept = Job.model_validate(old).settings
+    except ValidationError:
+        return settings or {}  # of an older version: keys that it had are told as differences
+    return significant(kept) if kept else {}
+
+
+def _origins(old: dict[str, Any], job: Job) -> Iterator[Difference]:
+    """Other stages or folders in place of those that the job started from, merged, or made experts of."""
+    parents = old.get("parents") or []
+    before, now = _stage(parents), _stage(job.parents)
+    if before != now and before and now:
+        yield "after", before, now
+    read = _inputs(old.get("settings") or {})
+    for key, one in _read_by(job):
+        was = read.get(key.rpartition(".")[2]) or {}
+        for origin in ("stage", "path"):
+            if was and was.get(origin) != getattr(one, origin):
+                yield f"{key}.{origin}", was.get(origin), getattr(one, origin)
+
+
+def _other_content(job: Job) -> Iterator[Difference]:
+    """Folders that the job reads: where nothing else differs, what lies in one of them does."""
+    for key, one in _read_by(job):
+        if one.path is not None:
+            yield f"{key}.path", one.path, f"{one.path} with other content"
+
+
+def _read_by(job: Job) -> Iterator[tuple[str, Weights]]:
+    """Key inside the stage and origin of each input."""
+    for name, one in (inputs_of(job.settings) if job.settings else {}).items():
+        if isinstance(job.settings, MergeStage):
+            yield (name if name == BASE else f"models.{name}"), one
+        else:
+            yield f"adapter.experts.{name}", one
+
+
+def _inputs(settings: dict[str, Any]) -> dict[str, Any]:
+    """Of settings as job.json has them, what `config.stage.inputs_of` gives of valid ones."""
+    if settings.get("type") == "merge":
+        return {BASE: settings.get("base"), **(settings.get("models") or {})}
+    return (settings.get("adapter") or {}).get("experts") or {}
+
+
+def _stage(jobs: Sequence[str]) -> str:
+    """The stage of the last job: `adapt-0123456789ab` → `adapt`."""
+    return jobs[-1].rpartition("-")[0] if jobs else ""
 
 
 def _without_neutral(old: Any, new: Any) -> Any:

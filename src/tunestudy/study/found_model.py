@@ -54,6 +54,8 @@ def find_model(written: str) -> FoundModel:
     job = _job_of(folder)
     if (folder / "adapter_config.json").is_file():
         return _adapter(folder, job)
+    if (folder / "mole_config.json").is_file():
+        raise _wrong(written, f"is a mixture of LoRA experts, laid over its base as it runs; {_BY_STUDY}")
     if (folder / "config.json").is_file():
         return FoundModel({"model_name_or_path": str(folder), **_dtype_of(folder)}, _name_of(folder, job))
     if (folder / "gated_adapter_config.json").is_file():

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tunestudy.config.merge import MergeStage
+from tunestudy.config.merge import MergeInput, MergeStage, Weights
 from tunestudy.config.stage import AnyStage
 from tunestudy.study.estimate import Amount
 from tunestudy.study.load import LoadedStudy, load_study
@@ -38,6 +38,7 @@ def plan_lines(plan: Plan) -> list[str]:
     if len(groups) > MAX_ROWS:
         lines.append(f"… and {len(groups) - MAX_ROWS} more rows; --json lists every job")
     lines += ["", *_reuse(groups), *_totals(plan)]
+    lines += _section("Merges", _merges(groups))
     gated = [f"{gated.stage} ({_names(gated.variants)}): {gated.forecast}" for gated in plan.gates[:MAX_ROWS]]
     gated += [f"… and {len(plan.gates) - MAX_ROWS} more"] * (len(plan.gates) > MAX_ROWS)
     lines += _section("Gates, were nothing but the proximal step to move them", gated)
@@ -59,15 +60,41 @@ def bytes_text(size: int) -> str:
 
 def _row(group: Group) -> list[str]:
     estimate = group.jobs[0].estimate
-    return [
-        group.stage,
-        _names(group.variants),
-        str(len(group.jobs)),
-        _states(group.jobs),
-        _amount(estimate.steps),
-        _amount(estimate.tokens),
-        "?" if estimate.checkpoints is None else str(estimate.checkpoints),
-    ]
+    row = [group.stage, _names(group.variants), str(len(group.jobs)), _states(group.jobs)]
+    if group.jobs[0].job.merging is not None:
+        return [*row, "-", "-", "-"]
+    checkpoints = "?" if estimate.checkpoints is None else str(estimate.checkpoints)
+    return [*row, _amount(estimate.steps), _amount(estimate.tokens), checkpoints]
+
+
+def _merges(groups: Sequence[Group]) -> list[str]:
+    """What each merge makes of what: stages of one name and settings are told once."""
+    told = {
+        f"{group.stage} ({_names(group.variants)}): {merge_words(group.jobs[0].job.merging)}": None
+        for group in groups
+        if group.jobs[0].job.merging is not None
+    }
+    return [*list(told)[:MAX_ROWS], *([f"… and {len(told) - MAX_ROWS} more"] * (len(told) > MAX_ROWS))]
+
+
+def merge_words(stage: MergeStage) -> str:
+    """`dare_ties of en (english × 0.6, density 0.1) and … over vision, as mergekit does it`."""
+    models = " and ".join(_model_words(name, one) for name, one in stage.models.items())
+    base = f" over {_origin(stage.base)}" if stage.base is not None else ""
+    compat = f", as {stage.compat} does it" if stage.compat != "paper" else ""
+    return f"{stage.method} of {models}{base}{', into an adapter' * (stage.into == 'adapter')}{compat}"
+
+
+def _model_words(name: str, one: MergeInput) -> str:
+    facts = [_origin(one) + f" × {one.weight:g}"]
+    facts += [f"{role} × {weight:g}" for role, weight in one.weights.items()]
+    facts += [f"density {one.density:g}"] if one.density is not None else []
+    facts += [f"{role} density {density:g}" for role, density in one.densities.items()]
+    return f"{name} ({', '.join(facts)})"
+
+
+def _origin(one: Weights) -> str:
+    return one.stage or str(one.path)
 
 
 def _size(plan: Plan) -> str:

@@ -79,10 +79,10 @@ Training = dict[int, tuple[float, Evidence]]
 def _time_of(job: Job, training: Training, scored: Mapping[str, float], start_s: float) -> JobTime:
     known = [scored[name] for name in job.evaluations if name in scored]
     benchmark_s = sum(known) if len(known) == len(job.evaluations) else None
-    if job.training is None or job.training.trains_nothing:
+    if job.merging is None and (job.training is None or job.training.trains_nothing):
         evidence: Evidence | None = "finished jobs" if known else None
         return JobTime(train_s=0.0 if known else None, evidence=evidence, benchmark_s=benchmark_s, start_s=start_s)
-    seconds, evidence = training.get(id(job.training), (None, None))
+    seconds, evidence = training.get(id(job.settings), (None, None))
     return JobTime(train_s=seconds, evidence=evidence, benchmark_s=benchmark_s, start_s=start_s)
 
 
@@ -108,7 +108,7 @@ def _by_stage(jobs: Sequence[PlannedJob], results: Mapping[str, dict[str, Any]])
         result = results.get(planned.job.id, {})
         duration = result.get("duration_s")
         if result.get("fingerprint") == planned.job.fingerprint and isinstance(duration, int | float):
-            found.setdefault(id(planned.job.training), []).append(float(duration))
+            found.setdefault(id(planned.job.settings), []).append(float(duration))
     return {key: sum(values) / len(values) for key, values in found.items()}
 
 

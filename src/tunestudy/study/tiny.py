@@ -18,6 +18,7 @@ from tunestudy.study.source import KeyPath, Source
 
 REPLACED = ("model", "datasets", "benchmarks")
 LAID_OVER = ("defaults", "stages", "resources", "env", "variants")
+SIZES_OF_MERGES = ("threads", "max_shard_size", "result_rank")
 SUFFIX = "-tiny"
 """Added to the study's name, so that results of the two never meet."""
 
@@ -67,8 +68,24 @@ def _check(source: Source, small: Any) -> None:
                     source.place((*here, name)),
                     f"the study has no `{section}.{name}`; {did_you_mean(str(name), known)}",
                 )
+            if section == "stages":
+                _check_merge(source, (*here, name), known[name], entry)
             if section == "variants" and (not isinstance(entry, dict) or set(entry) - {"overrides"}):
                 raise StudyError(source.place((*here, name)), "only `overrides:` of a variant can differ")
+
+
+def _check_merge(source: Source, path: KeyPath, stage: Any, small: Any) -> None:
+    """Of a merge the small form changes sizes, and folders that hold other weights: never how what is merged."""
+    if not isinstance(stage, dict) or stage.get("type") != "merge" or not isinstance(small, dict):
+        return
+    for key, value in small.items():
+        entries = value.items() if key == "models" and isinstance(value, dict) else ((key, value),)
+        of_folders = key in ("models", "base") and all(
+            isinstance(one, dict) and set(one) <= {"path"} for _, one in entries
+        )
+        if key not in SIZES_OF_MERGES and not of_folders:
+            may = f"{', '.join(SIZES_OF_MERGES)}, and `path` of base and models"
+            raise StudyError(source.place((*path, key)), f"of a merge the small study may change {may}")
 
 
 def _replace(source: Source, old: KeyPath, new: KeyPath, content: Any) -> None:
