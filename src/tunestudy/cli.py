@@ -147,6 +147,19 @@ def evaluate(
     )
 
 
+@app.command(
+    "merge",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)
+def merge(context: typer.Context) -> None:
+    """Merge models or adapters: --method dare_ties --base DIR --models en=DIR ko=DIR --density 0.1 --output OUT."""
+    from tunestudy.launch.merge import merge_models
+    from tunestudy.launch.merge_words import sorted_out
+
+    _leave(merge_models(sorted_out(context.args)))
+
+
 @app.command("lr-find")
 def lr_find(
     study: StudyArgument,

@@ -446,7 +446,10 @@ def test_the_plan_says_what_is_merged(folder: Folder) -> None:
             {"korean": "weight_decay 0.0 → 0.1", "merged": "after korean", "experts": "after merged; after korean"},
         ),
         ([("en: english,", "en: korean,"), ("{stage: korean}", "english")], {"experts": "adapter.experts.en.stage"}),
-        ([(", after: vision}", ", after: vision, init: base}"), ("base: vision", "base: model")], {"korean": "init", "merged": "base.stage", "experts": "after merged"}),
+        (
+            [(", after: vision}", ", after: vision, init: base}"), ("base: vision", "base: model")],
+            {"korean": "init", "merged": "base.stage", "experts": "after merged"},
+        ),
         (
             [("    base: vision", "    base: vision\n    threads: 2"), ("density: 0.1}", "density: 0.2}")],
             {"merged": "models.en.density 0.1 → 0.2", "experts": "after merged"},

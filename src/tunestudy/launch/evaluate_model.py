@@ -4,7 +4,6 @@ A small study is written for it and run like any other: one variant without stag
 """
 
 import hashlib
-import io
 import json
 import sys
 from collections.abc import Sequence
@@ -12,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from ruamel.yaml import YAML
-
 from tunestudy.config.benchmark import Compat
 from tunestudy.config.definition import definition, names
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.model import DType
+from tunestudy.launch import written
 from tunestudy.launch.run import run_study
 from tunestudy.launch.table import write_table
 from tunestudy.launch.torchrun import Command
@@ -159,11 +157,7 @@ def study_text(
         "variants": {found.label: {"stages": []}},
         "resources": {"ranks": wanted.num_gpus, "slots": 1},
     }
-    out = io.StringIO()
-    yaml = YAML()
-    yaml.width = 120
-    yaml.dump(values, out)
-    return out.getvalue()
+    return written.study_text(values)
 
 
 def _relative(dataset: dict[str, Any], root: Path) -> dict[str, Any]:
