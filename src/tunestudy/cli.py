@@ -154,10 +154,12 @@ def evaluate(
 )
 def merge(context: typer.Context) -> None:
     """Merge models or adapters: --method dare_ties --base DIR --models en=DIR ko=DIR --density 0.1 --output OUT."""
-    from tunestudy.launch.merge import merge_models
     from tunestudy.launch.merge_words import sorted_out
 
-    _leave(merge_models(sorted_out(context.args)))
+    asked = sorted_out(context.args)
+    from tunestudy.launch.merge import merge_models
+
+    _leave(merge_models(asked))
 
 
 @app.command("lr-find")
