@@ -253,7 +253,7 @@ MISTAKES: dict[str, tuple[list[tuple[str, str]], str, str]] = {
     "slerp of PEFT": (
         [("method: dare_ties", "method: slerp\n    compat: peft"), *WITHOUT_DENSITY],
         "compat: peft",
-        "PEFT has no slerp",
+        "PEFT has no slerp of models",
     ),
     "a name that is taken": ([("      en: {stage: e", "      base: {stage: e")], "models:", "`base` is the name of"),
     "an empty expert": ([("en: english,", "en: merged,")], "experts: {en", "its difference is empty; write `en: null`"),

@@ -18,6 +18,9 @@ the_schema = cache(study_schema)
 STUDIES = Path(__file__).parents[2] / "studies"
 
 
+MERGE = "{type: merge, method: ties, base: base, models: {a: {stage: base, density: 0.5}, b: {path: m, density: 1}}}"
+
+
 def says_yes(path: Path) -> bool:
     schema = the_schema()
     return accepts(schema, read_source(path).values, schema)
@@ -56,6 +59,10 @@ def test_accepts_the_studies_that_ship(name: str) -> None:
         ("data: rotated,", "data: rotated, order: {by: column, column: d, direction: descending, buckets: 3},"),
         ("data: rotated,", "data: rotated, order: {by: score, scorer: base, take: [0, 0.5]},"),
         ("data: rotated,", "data: rotated, order: {by: score, scorer: {model_name_or_path: o/m}},"),
+        ("  adapt:", f"  merged: {MERGE}\n  adapt:"),
+        ("  adapt:", "  merged: {type: merge, method: linear, models: {a: base, b: {path: m, weight: 2}}}\n  adapt:"),
+        ("adapt.adapter.lora_r:", "merged: {method: ties, models: {a: {weight: '{r}'}}}\n      adapt.adapter.lora_r:"),
+        ("data: rotated,", "data: rotated, after: base, adapter: {type: mole, experts: {a: base, b: null}},"),
         ("data: rotated,", "data: rotated, layer_lr_decay: 0.9, early_stopping_patience: 3, save_merged: true,"),
     ],
 )
@@ -101,6 +108,12 @@ def test_accepts_public_benchmarks(folder: Folder, edited: Callable[..., str], s
         ("data: rotated,", "data: rotated, order: {column: d},"),
         ("data: rotated,", "data: rotated, order: {by: column, column: d, scorer: base},"),
         ("data: rotated,", "data: rotated, order: {by: score, take: [0, 0.2, 0.5]},"),
+        ("  adapt:", f"  merged: {MERGE}\n  adapt:".replace("method: ties", "method: tie")),
+        ("  adapt:", f"  merged: {MERGE}\n  adapt:".replace("density: 0.5", "density: 1.5")),
+        ("  adapt:", f"  merged: {MERGE}\n  adapt:".replace("base: base", "learning_rate: 1")),
+        ("  adapt:", f"  merged: {MERGE}\n  adapt:".replace("type: merge", "type: merged")),
+        ("data: rotated,", "data: rotated, adapter: {type: mole, experts: {a: base}},"),
+        ("data: rotated,", "data: rotated, method: ties,"),
     ],
 )
 def test_refuses_what_validation_refuses(folder: Folder, edited: Callable[..., str], old: str, new: str) -> None:

@@ -13,6 +13,9 @@ from tunestudy.study.nearest import did_you_mean
 from tunestudy.study.source import KeyPath
 from tunestudy.study.weights import folder_mistake
 
+_OF_PEFT = ("linear", "adapter")
+"""What PEFT has beside methods on differences: the sum of adapters."""
+
 Mistake = tuple[str, KeyPath, str]
 """(stage, path inside it, message)."""
 
@@ -87,8 +90,8 @@ def _of_merge(stage: MergeStage, left: Mapping[str, Left]) -> Iterator[Found]:
         if origin in left and (message := _no_weights_of_its_own(origin, left[origin])):
             yield where_of(stage, name), message
     yield from _family(stage, left)
-    if stage.compat == "peft" and stage.method == "slerp":
-        yield ("compat",), "PEFT has no slerp; use paper or mergekit"
+    if stage.compat == "peft" and stage.method not in TASK_VECTORS and (stage.method, stage.into) != _OF_PEFT:
+        yield ("compat",), f"PEFT has no {stage.method} of models; use paper or mergekit"
     if stage.into == "adapter":
         yield from _into_adapter(stage, left)
 

@@ -46,10 +46,14 @@ def study_schema() -> Schema:
         "StageOverride": _override(settings),
         "MergeSettings": {**merging, "required": ["type"]},
         "MergeOverride": _override(merging),
+        "MergeInputOverride": _override(definitions["MergeInput"]),
         "AdapterOverride": _override(_all_adapters(definitions)),
         "ComponentsOverride": _override(definitions["VisionComponents"]),
     }
     definitions["StageOverride"]["properties"]["adapter"]["anyOf"].append(_ref("AdapterOverride"))
+    entry: Schema = {"anyOf": [_ref("MergeInputOverride"), {"type": "string"}]}
+    any_model: Schema = {"type": "object", "additionalProperties": entry}
+    definitions["MergeOverride"]["properties"]["models"]["anyOf"].append(any_model)
     definitions["StageOverride"]["properties"]["components"]["anyOf"].append(_ref("ComponentsOverride"))
     definitions.pop("TrainStage", None)
     definitions.pop("MergeStage", None)
