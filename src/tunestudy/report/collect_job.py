@@ -7,11 +7,15 @@ from typing import Any
 from tunestudy.records.atomic import pointed_to
 from tunestudy.records.layout import JobDir
 from tunestudy.records.manifest import read_manifest
+from tunestudy.report.collect_mixture import read_gate_log
 from tunestudy.report.collect_score import read_score, read_score_log
 from tunestudy.report.facts import Best, Checkpoint, Curve, Failure, GpuUse, JobFacts, Settings, Status, Training
 from tunestudy.report.reader import Reader
 from tunestudy.report.values import mapping, number, numbers, texts, whole
 from tunestudy.study.state import is_running
+
+GATE_LOG, EXPERTS, MERGE_REPORT = "mole_log.csv", "experts.json", "merge_report.json"
+"""Of a mixture of experts, and of a merge."""
 
 
 def read_job(folder: JobDir, planned: Settings, reader: Reader) -> JobFacts:
@@ -34,6 +38,7 @@ def read_job(folder: JobDir, planned: Settings, reader: Reader) -> JobFacts:
         variants=tuple(texts(job.get("variants") or planned.get("variants"))),
         seed=whole(job.get("seed", planned.get("seed"))) or 0,
         parents=tuple(texts(job.get("parents") or planned.get("parents"))),
+        inputs={str(name): str(of) for name, of in mapping(job.get("inputs") or planned.get("inputs")).items()},
         status="done" if settled else _unsettled(folder, trained, failure, progress),
         planned_steps=whole(planned.get("steps")),
         planned_tokens=whole(planned.get("tokens")),
@@ -48,6 +53,9 @@ def read_job(folder: JobDir, planned: Settings, reader: Reader) -> JobFacts:
         train_log=read_curve(folder.loss_log, reader),
         eval_log=read_curve(folder.eval_log, reader),
         sparsity_log=read_curve(folder.sparsity_log, reader),
+        gate_log=read_gate_log(folder.root / GATE_LOG, reader),
+        experts=reader.json(folder.root / EXPERTS),
+        merge_report={**mapping(result.get("merge")), **reader.json(folder.root / MERGE_REPORT)},
         score_log=read_score_log(folder, mapping(job.get("evaluations")), scores, whole(result.get("steps")), reader),
         gpu=_gpu_use(reader.table(folder.gpu_log)),
         checkpoints=_checkpoints(folder, reader),

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from tunestudy.report.facts import JobFacts, StudyFacts, Training, mean
+from tunestudy.report.lineage import is_merge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,9 @@ def _cost(facts: StudyFacts, variant: str) -> Cost:
     )
 
 
+_TRAINED = ("tokens", "target_tokens", "steps")
+
+
 def _ended(job: JobFacts) -> bool:
     return job.training is not None or (job.settings is None and job.status == "done")
 
@@ -68,7 +72,8 @@ def _trainings(path: list[JobFacts]) -> list[Training]:
 
 
 def _total(path: list[JobFacts], name: str) -> float | None:
-    known = [getattr(training, name) for training in _trainings(path)]
+    """Over all jobs of a trial, those that went into a merge among them; a merge itself has no steps and no tokens."""
+    known = [getattr(job.training, name) for job in path if job.training and not (is_merge(job) and name in _TRAINED)]
     return None if None in known else float(sum(known))
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from tunestudy.config.merge import MergeStage
 from tunestudy.config.stage import TrainStage
 from tunestudy.report.facts import Settings, StudyFacts
 from tunestudy.report.format import MISSING, setting
@@ -76,6 +77,8 @@ def flat(settings: Settings, prefix: str = "") -> Settings:
 
 def not_default(settings: Settings) -> Settings:
     """A stage's settings that someone chose, flattened: defaults and empty values left out."""
+    if settings.get("type") == "merge":
+        return flat(_chosen_of_merge(settings))
     defaults = _stage_defaults()
     chosen = {
         key: value
@@ -83,8 +86,33 @@ def not_default(settings: Settings) -> Settings:
         if value not in _EMPTY and (key not in defaults or value != defaults[key])
     }
     if isinstance(adapter := chosen.get("adapter"), dict):  # its rank and alpha matter, whoever chose them
-        chosen["adapter"] = {key: value for key, value in adapter.items() if value}
+        chosen["adapter"] = {
+            key: _experts(value) if key == "experts" else value for key, value in adapter.items() if value
+        }
     return flat(chosen)
+
+
+def _experts(experts: Any) -> Any:
+    """Without what was not said; an expert of null adds nothing and stays."""
+    if not isinstance(experts, dict):
+        return experts
+    return {name: without_empty(one) if isinstance(one, dict) else one for name, one in experts.items()}
+
+
+def _chosen_of_merge(settings: Settings) -> Settings:
+    """What a merge was told: its models with their weights, whoever chose them."""
+    defaults = {name: field.get_default() for name, field in MergeStage.model_fields.items() if name != "type"}
+    chosen = {key: value for key, value in settings.items() if value not in _EMPTY and value != defaults.get(key)}
+    for key in ("base", "models"):
+        if isinstance(named := chosen.get(key), dict):
+            chosen[key] = without_empty(named)
+    return chosen
+
+
+def without_empty(settings: Settings) -> Settings:
+    """Nested mappings without their empty values."""
+    told = {key: without_empty(value) if isinstance(value, dict) else value for key, value in settings.items()}
+    return {key: value for key, value in told.items() if value not in _EMPTY}
 
 
 def _stage_defaults() -> Settings:

@@ -3,12 +3,14 @@
 from tunestudy.report.compare import Headline
 from tunestudy.report.cost import total
 from tunestudy.report.differences import not_default
+from tunestudy.report.experiment_merges import merge_summary, mixture_summary
 from tunestudy.report.experiment_progress import training_progress
 from tunestudy.report.experiment_samples import sample_summary
 from tunestudy.report.experiment_sparsity import sparsity_summary
 from tunestudy.report.facts import JobFacts, StudyFacts
 from tunestudy.report.findings import problems, warnings_of
 from tunestudy.report.format import MISSING, duration, listing, moment, plural, setting, short_count, size
+from tunestudy.report.lineage import kind_of_job, origins
 from tunestudy.report.machines import Machine, machines
 from tunestudy.report.markdown import code, escape, fenced, table
 from tunestudy.report.notes import block
@@ -118,10 +120,10 @@ def _plan_row(number: int, job: JobFacts, facts: StudyFacts) -> tuple[object, ..
     took = job.training.duration_s if job.training else None
     return (
         number,
-        code(job.id),
+        code(job.id) + (f" ({escape(what)})" if (what := kind_of_job(facts, job)) else ""),
         escape(listing(job.variants, 4)),
         job.seed,
-        escape(listing(job.parents)) or MISSING,
+        escape(listing([origin.text for origin in origins(facts, job)])) or MISSING,
         MISSING if job.planned_steps is None else job.planned_steps,
         short_count(job.planned_tokens),
         job.status,
@@ -162,6 +164,12 @@ def _outputs(facts: StudyFacts) -> str:
     ]
     if any(map(facts.is_gated, facts.variants)):
         files.append(("`jobs/<job>/sparsity_log.csv`", "share of gates at zero by step and module"))
+    if any(job.merge_report for job in facts.jobs):
+        files.append(
+            ("`jobs/<job>/merge_report.json`, `model/merge.json`", "what was merged, and how far apart it lay")
+        )
+    if any(job.gate_log for job in facts.jobs):
+        files.append(("`jobs/<job>/mole_log.csv`, `experts.json`", "gates of a mixture by step and block, its experts"))
     heads = ("variant", "seed", "model", "best checkpoint", "logs")
     results = table(heads, rows[:_MOST_JOBS], "Nothing was published yet.")
     return "\n\n".join(["## 6. Outputs", results, "### Files", table(("path", "holds"), files)])
@@ -178,6 +186,8 @@ def _summary(facts: StudyFacts, headline: Headline) -> str:
             to_markdown(headline).strip().replace("### ", "#### ") or "This study has no benchmarks.",
             *sample_summary(facts, headline),
             *sparsity_summary(facts, headline),
+            *merge_summary(facts),
+            *mixture_summary(facts),
             "### Observations",
             seen or "None yet.",
             block("observations"),

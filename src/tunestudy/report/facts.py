@@ -129,6 +129,20 @@ class GpuUse:
 
 Curve = dict[str, list[float]]
 """Columns of a CSV log that are numbers in every kept row; `step` is always there."""
+OVERALL = "overall"
+"""In place of a module's name: all of them together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateLog:
+    """What the gates of a mixture of experts did, by step; NaN where it is not known."""
+
+    steps: list[float]
+    entropy: list[float]
+    """1: all experts alike; 0: one alone."""
+    balance: list[float]
+    usage: dict[str, list[float]]
+    """Share of the gates that each expert had."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +154,9 @@ class JobFacts:
     variants: tuple[str, ...]
     seed: int
     parents: tuple[str, ...]
+    """Jobs whose results this one starts from, nearest last."""
+    inputs: dict[str, str] = field(default_factory=dict)
+    """Jobs whose results are read beside the start, by name: what is merged, or made experts of."""
     status: Status
     planned_steps: int | None = None
     planned_tokens: int | None = None
@@ -159,11 +176,22 @@ class JobFacts:
     eval_log: Curve = field(default_factory=dict)
     sparsity_log: Curve = field(default_factory=dict)
     """`overall` and a column per gated module; empty without gates."""
+    gate_log: dict[str, GateLog] = field(default_factory=dict)
+    """Of a mixture of experts: by gated block, and `overall`."""
+    experts: Settings = field(default_factory=dict)
+    """experts.json: where a mixture's experts come from, and how much of a difference their factors hold."""
+    merge_report: Settings = field(default_factory=dict)
+    """merge_report.json, filled up by what result.json says of the merge."""
     score_log: Curve = field(default_factory=dict)
     """A column per benchmark that was scored at checkpoints; the result itself is the last step."""
     gpu: GpuUse | None = None
     checkpoints: list[Checkpoint] = field(default_factory=list)
     has_model: bool = False
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Ids of the jobs that must be done before this one."""
+        return tuple(dict.fromkeys((*self.parents, *self.inputs.values())))
 
     @property
     def missing_scores(self) -> tuple[str, ...]:
@@ -225,6 +253,14 @@ class StudyFacts:
         """Place of each variant for its colour: the baseline 0, the others from 1 in the study's order."""
         others = [variant for variant in self.variants if variant != self.baseline]
         return {variant: others.index(variant) + 1 if variant in others else 0 for variant in self.variants}
+
+    def settings_of(self, job: JobFacts) -> Settings:
+        """A job's settings; of one that has no directory yet, those of its stage. Empty where it is only evaluated."""
+        if job.settings is not None:
+            return job.settings
+        return next(
+            (self.variants[name].stages.get(job.stage, {}) for name in job.variants if name in self.variants), {}
+        )
 
     def adapter_of(self, variant: str) -> Settings:
         """Settings of the last stage's adapter; empty without one."""

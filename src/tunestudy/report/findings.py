@@ -11,6 +11,8 @@ from tunestudy.config.errors import StudyError, at
 from tunestudy.report.compare import Cell, Headline
 from tunestudy.report.facts import JobFacts, Settings, StudyFacts
 from tunestudy.report.format import listing, plural, sig
+from tunestudy.report.merges import merge_warnings
+from tunestudy.report.mixtures import collapses
 from tunestudy.report.overfit import RISE_FLAGGED, find_fits
 from tunestudy.report.overlap import overlap_warnings
 from tunestudy.report.samples import unequal_samples
@@ -37,6 +39,8 @@ def warnings_of(facts: StudyFacts, headline: Headline) -> list[str]:
         *_counted_wrong(facts),
         *_missing(headline, facts),
         *_overfits(facts),
+        *merge_warnings(facts),
+        *collapses(facts),
         *facts.plan_warnings,
         *(f"could not be read and was left out: {name}" for name in facts.unreadable),
         *_hosts(facts),

@@ -6,6 +6,7 @@ from tunestudy.report.compare import Headline
 from tunestudy.report.cost import costs, total
 from tunestudy.report.facts import StudyFacts
 from tunestudy.report.format import duration, listing, plural, short_count, signed
+from tunestudy.report.mixtures import collapses
 from tunestudy.report.overfit import find_fits
 from tunestudy.report.sparsity import efficiencies
 from tunestudy.report.tables import mean_and_std
@@ -17,6 +18,7 @@ def observations(facts: StudyFacts, headline: Headline) -> list[str]:
         *_best(facts, headline),
         *_front(facts, headline),
         *_fits(facts),
+        *_mixtures(facts),
         *_cheapest(facts),
         *_sharing(facts),
     ]
@@ -54,6 +56,11 @@ def _fits(facts: StudyFacts) -> Iterator[str]:
     flagged = [fit.variant for fit in find_fits(facts) if fit.flagged]
     if flagged:
         yield f"Over-fitting: {listing(flagged)}; the held-out loss rises again before the last step."
+
+
+def _mixtures(facts: StudyFacts) -> Iterator[str]:
+    for line in collapses(facts):
+        yield f"{line[:1].upper()}{line[1:]}."
 
 
 def _cheapest(facts: StudyFacts) -> Iterator[str]:

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,10 @@ from tunestudy.report.curves import (
 from tunestudy.report.differences import differences
 from tunestudy.report.facts import StudyFacts
 from tunestudy.report.findings import counted, problems, warnings_of
+from tunestudy.report.lineage import kind_of_job, origins
 from tunestudy.report.machines import machines
+from tunestudy.report.merges import merges
+from tunestudy.report.mixtures import mixtures
 from tunestudy.report.observations import headline_sentence, observations
 from tunestudy.report.overfit import RISE_FLAGGED, find_fits
 from tunestudy.report.overlap import cleaned
@@ -88,6 +92,10 @@ def render_page(facts: StudyFacts, headline: Headline, *, has_gallery: bool = Fa
         prunings=prunings(facts),
         sparsity_chart=SPARSITY if SPARSITY in charts else None,
         score_charts=score_charts(facts) if views else [],
+        merges=merges(facts),
+        mixtures=mixtures(facts),
+        origins=partial(origins, facts),
+        kind_of_job=partial(kind_of_job, facts),
         has_gallery=has_gallery,
         data=embedded(as_json(views, charts)),
         policy=policy([style], scripts),
@@ -135,7 +143,7 @@ def environment() -> Environment:
     )
     environment.filters.update({name: getattr(words, name) for name in _FILTERS})
     environment.filters.update(setting=words.setting, listing=_listing, mean_and_std=mean_and_std)
-    environment.globals.update(plural=words.plural, strip_width=WIDTH, strip_height=HEIGHT)
+    environment.globals.update(says=words, plural=words.plural, strip_width=WIDTH, strip_height=HEIGHT)
     environment.globals.update(frame=plots, bars_frame=breakdown, small=SMALL, first_pruned=FIRST, last_pruned=LAST)
     return environment
 

@@ -140,8 +140,14 @@ class Heat:
     """The same in words."""
 
 
-def heat(title: str, rows: Sequence[str], steps: Sequence[float], values: np.ndarray) -> Heat:
-    """`values`: shape (rows, steps), shares from 0 to 1."""
+def heat(
+    title: str,
+    rows: Sequence[str],
+    steps: Sequence[float],
+    values: np.ndarray,
+    what: str = "Share of gates at zero",
+) -> Heat:
+    """`values`: shape (rows, steps), shares from 0 to 1, of `what`."""
     chosen = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), _MOST_COLUMNS)).round().astype(int))
     shown, at = values[:, chosen], [steps[place] for place in chosen]
     tall = min(_TALLEST_ROW, _HEAT_HEIGHT / len(rows))
@@ -154,7 +160,7 @@ def heat(title: str, rows: Sequence[str], steps: Sequence[float], values: np.nda
         shades=_shades(shown, tall, wide),
         row_labels=[(round((row + 0.5) * tall, 2), name) for row, name in enumerate(rows) if row % every == 0],
         step_labels=_step_labels(at),
-        text=f"Share of gates at zero {title}, at step {at[-1]:,.0f}: {final}",
+        text=f"{what} {title}, at step {at[-1]:,.0f}: {final}",
     )
 
 

@@ -42,10 +42,10 @@ def unequal_samples(facts: StudyFacts) -> Iterator[str]:
 
 
 def _digest(facts: StudyFacts, variant: str, seed: int, key: str) -> int | None:
-    """Sum of the digests of a trial's stages, each a sum over samples; None before all of them are known."""
+    """Sum of the digests of a trial's stages, each a sum over samples; None before all that train are known."""
     found = [_of_job(job, key) for job in facts.trial(variant, seed)]
     known = [digest for digest in found if digest is not None]
-    wanted = len(facts.variants[variant].stages)
+    wanted = sum(stage.get("type") != "merge" for stage in facts.variants[variant].stages.values())
     return sum(known) % _MODULUS if known and len(known) == wanted else None
 
 

@@ -201,7 +201,7 @@ def _pruning(facts: StudyFacts, variant: str) -> Pruning | None:
         seeds=len(logs),
         steps=steps,
         heats=[
-            _heat("by layer", modules, steps, values, _layer_of),
+            _heat("by layer", modules, steps, values, layer_of),
             _heat("by kind of module", modules, steps, values, kind_of),
         ],
         order=sorted(order, key=lambda pruned: (pruned.half_by, -pruned.final, pruned.module)),
@@ -234,7 +234,7 @@ def _heat(
     return heat(title, names, steps, np.array([values[groups[name]].mean(axis=0) for name in names]))
 
 
-def _layer_of(module: str) -> str:
+def layer_of(module: str) -> str:
     """`layers.3.self_attn.q_proj` → `3`; a module outside the layers stands for itself."""
     match = _LAYER.search(module)
     return match[1] if match else module
