@@ -41,16 +41,21 @@ def read_by(settings: Settings) -> dict[str, Settings]:
 
 def origins(facts: StudyFacts, job: JobFacts) -> list[Origin]:
     """What a job starts from, nearest last, then what it reads beside it."""
-    starts = [Origin(role="", what=parent, is_job=True) for parent in job.parents]
     named = read_by(facts.settings_of(job))
-    inputs = [Origin(role=name, what=of, is_job=True) for name, of in job.inputs.items()]
-    others = [
-        Origin(role=name, what=where_from(one), is_job=False)
-        for name, one in named.items()
-        if name not in job.inputs and (one.get("path") or one.get("stage") == _OWN_MODEL)
+    inputs = job.inputs or _planned_inputs(facts, job, named)
+    begun = job.inputs or job.settings is not None
+    starts = job.parents if begun else [parent for parent in job.parents if parent not in inputs.values()]
+    read = [
+        Origin(role=name, what=inputs.get(name) or where_from(named[name]), is_job=name in inputs)
+        for name in dict.fromkeys((*named, *inputs))
     ]
-    order = {name: place for place, name in enumerate(named)}
-    return starts + sorted(inputs + others, key=lambda one: order.get(one.role, len(order)))
+    return [*(Origin(role="", what=parent, is_job=True) for parent in starts), *read]
+
+
+def _planned_inputs(facts: StudyFacts, job: JobFacts, named: dict[str, Settings]) -> dict[str, str]:
+    """Of a job without a directory: plan.json has all that it waits for in one list, here told apart by stage."""
+    stages = {other.stage: other.id for other in facts.jobs if other.id in job.parents}
+    return {name: stages[one["stage"]] for name, one in named.items() if one.get("stage") in stages}
 
 
 def where_from(weights: Settings) -> str:

@@ -25,6 +25,8 @@ class Expert:
     kind: str
     rank: int | None
     overall: Spread
+    outside: Spread
+    """Share of the difference in weights that the mixture does not adapt."""
     by_module: dict[str, float]
     """Captured energy, the lowest over seeds."""
     below: int
@@ -51,6 +53,7 @@ def expert_of(name: str, adapter: Settings, jobs: Sequence[JobFacts]) -> Expert:
         kind=str(mapping(settings).get("use") or "difference") if settings else "",
         rank=next((rank for one in told if (rank := whole(one.get("rank"))) is not None), None),
         overall=spread(number(one.get("overall")) for one in told),
+        outside=spread(number(one.get("outside")) for one in told),
         by_module=by_module,
         below=sum(share < (least or 0.0) for share in by_module.values()),
         picture=_energy_grid(name, by_module, least),
