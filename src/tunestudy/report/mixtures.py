@@ -190,7 +190,7 @@ class _Means:
         return lines("Use of every expert over the steps, all blocks together", means, seeds, shares=True)
 
     def one(self, key: str, title: str, *, shares: bool) -> Lines | None:
-        if key not in self.means:
+        if not any(value for _, values in self.seeds.get(key, []) for value in values):
             return None
         return lines(title, {key: self.means[key]}, {key: self.seeds[key]}, shares=shares)
 

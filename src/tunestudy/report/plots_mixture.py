@@ -130,7 +130,7 @@ def lines(
     thin_ones = {label: [_points(one) for one in seeds.get(label, [])] for label in drawn}
     every = [point for points in drawn.values() for point in points]
     every += [point for of in thin_ones.values() for points in of for point in points]
-    x = axis_over([step for step, _ in every], LEFT, WIDTH - RIGHT, counts=True)
+    x = axis_over([step for step, _ in every], LEFT, WIDTH - RIGHT)
     y = axis_over([0.0, 1.0] if shares else [value for _, value in every], HEIGHT - BOTTOM, TOP, shares=shares)
     say = percent if shares else sig
     traces = [
