@@ -10,6 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from evaluations import make_evaluated
+from merging import make_merging
 from studies import Recipe, make_study
 
 from tunestudy.records.layout import StudyDir
@@ -75,6 +76,14 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> StudyDir:
 def vision(tmp_path_factory: pytest.TempPathFactory) -> StudyDir:
     """Four variants at three seeds on circular, fractional, pictured and plain benchmarks; not to be changed."""
     study_dir = make_evaluated(tmp_path_factory.mktemp("vision"))
+    build_report(study_dir)
+    return study_dir
+
+
+@pytest.fixture(scope="session")
+def merging(tmp_path_factory: pytest.TempPathFactory) -> StudyDir:
+    """A finished study that merges two languages, and mixes them; not to be changed."""
+    study_dir = make_merging(tmp_path_factory.mktemp("merging"))
     build_report(study_dir)
     return study_dir
 

@@ -32,6 +32,7 @@ MERGING = Recipe(
     seeds=(42, 123, 456),
     accuracy={"sequential": 0.71, "linear": 0.66, "dare_ties": 0.72, "mixture": 0.76, "collapsed": 0.64},
 )
+ONE_SEED = replace(MERGING, seeds=(42,))
 ROLES = {"vision_tower": (330, 304_000_000), "projector": (8, 12_600_000), "language_model": (290, 630_000_000)}
 
 
@@ -160,7 +161,9 @@ def merge_report(job: dict[str, Any], random_: random.Random) -> dict[str, Any]:
                 name: {
                     "zero_share": frozen[name] if role == "vision_tower" else 0.002 + 0.001 * random_.random(),
                     "norm": 0.0 if role == "vision_tower" and frozen[name] else 12.3 + random_.random(),
-                    "relative_norm": 0.0 if role == "vision_tower" and frozen[name] else 0.031 + 0.01 * random_.random(),
+                    "relative_norm": 0.0
+                    if role == "vision_tower" and frozen[name]
+                    else 0.031 + 0.01 * random_.random(),
                 }
                 for name in (models if with_base else ())
             },

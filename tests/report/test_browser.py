@@ -72,7 +72,7 @@ class Opened:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("which", ["finished", "half", "sparse"])
+@pytest.mark.parametrize("which", ["finished", "half", "sparse", "merging"])
 def test_silent_self_contained_and_readable(
     browser: Browser, request: pytest.FixtureRequest, which: str, width: int, scheme: str
 ) -> None:

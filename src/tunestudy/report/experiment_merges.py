@@ -1,7 +1,7 @@
 """EXPERIMENT.md: what was merged, and what mixtures of experts did."""
 
 from tunestudy.report.facts import StudyFacts
-from tunestudy.report.format import MISSING, count, duration, listing, percent, short_count, sig, signed, size
+from tunestudy.report.format import MISSING, count, duration, listing, percent, share, short_count, sig, signed, size
 from tunestudy.report.markdown import code, escape, table
 from tunestudy.report.merges import Merging, merges
 from tunestudy.report.mixtures import Mixture, mixtures
@@ -39,7 +39,7 @@ def _merge(one: Merging) -> list[str]:
 def _differences(one: Merging) -> str:
     rows = [
         (escape(role.name), count(role.tensors), short_count(role.parameters), escape(of.model),
-         of.zero_share.whole(percent), of.norm.whole(sig), of.relative_norm.whole(sig))
+         of.zero_share.whole(share), of.norm.whole(sig), of.relative_norm.whole(sig))
         for role in one.roles
         for of in role.differences
     ]  # fmt: skip
@@ -48,12 +48,13 @@ def _differences(one: Merging) -> str:
 
 def _pairs(one: Merging) -> str:
     rows = [
-        (escape(role.name), escape(pair.names), pair.cosine.whole(signed), pair.sign_conflict.whole(percent))
+        (escape(role.name), count(role.tensors), short_count(role.parameters), escape(pair.names),
+         pair.cosine.whole(signed), pair.sign_conflict.whole(percent))
         for role in one.roles
         for pair in role.pairs
-    ]
+    ]  # fmt: skip
     compared = "of differences" if one.of_differences else "of weights"
-    return table(("role", "pair", f"cosine {compared}", "conflicting signs"), rows)
+    return table(("role", "tensors", "parameters", "pair", f"cosine {compared}", "conflicting signs"), rows)
 
 
 def _notes(one: Merging) -> str:

@@ -96,6 +96,13 @@ def percent(share: float | None) -> str:
     return MISSING if share is None else minus(f"{share * 100:.1f} %")
 
 
+def share(value: float | None) -> str:
+    """A share of which it matters whether it is all or nothing: 99.97 % is not 100 %."""
+    if value is None or value in (0, 1):
+        return MISSING if value is None else f"{value:.0%}".replace("%", " %")
+    return "< 0.1 %" if value < 0.001 else "> 99.9 %" if value > 0.999 else percent(value)
+
+
 def plural(number: int, word: str) -> str:
     return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
 

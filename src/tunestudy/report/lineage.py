@@ -55,7 +55,7 @@ def origins(facts: StudyFacts, job: JobFacts) -> list[Origin]:
 def _planned_inputs(facts: StudyFacts, job: JobFacts, named: dict[str, Settings]) -> dict[str, str]:
     """Of a job without a directory: plan.json has all that it waits for in one list, here told apart by stage."""
     stages = {other.stage: other.id for other in facts.jobs if other.id in job.parents}
-    return {name: stages[one["stage"]] for name, one in named.items() if one.get("stage") in stages}
+    return {name: stages[str(one["stage"])] for name, one in named.items() if str(one.get("stage")) in stages}
 
 
 def where_from(weights: Settings) -> str:

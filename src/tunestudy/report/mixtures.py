@@ -82,8 +82,8 @@ def mixtures(facts: StudyFacts) -> list[Mixture]:
 def collapses(facts: StudyFacts) -> Iterator[str]:
     """For the list of what weakens a comparison."""
     for (stage, variants), jobs in _groups(facts).items():
-        for line in _collapsed(*_gates(facts, jobs)):
-            yield f"mixture {stage} of {listing(variants, 4)} has collapsed: {line}"
+        if found := list(_collapsed(*_gates(facts, jobs))):
+            yield f"mixture {stage} of {listing(variants, 4)} has collapsed: {'; '.join(found)}"
 
 
 def _groups(facts: StudyFacts) -> dict[tuple[str, tuple[str, ...]], list[JobFacts]]:

@@ -45,8 +45,13 @@ def _digest(facts: StudyFacts, variant: str, seed: int, key: str) -> int | None:
     """Sum of the digests of a trial's stages, each a sum over samples; None before all that train are known."""
     found = [_of_job(job, key) for job in facts.trial(variant, seed)]
     known = [digest for digest in found if digest is not None]
-    wanted = sum(stage.get("type") != "merge" for stage in facts.variants[variant].stages.values())
+    wanted = len(_trained(facts, variant))
     return sum(known) % _MODULUS if known and len(known) == wanted else None
+
+
+def _trained(facts: StudyFacts, variant: str) -> set[str]:
+    """Stages that draw samples: a merge draws none."""
+    return {name for name, settings in facts.variants[variant].stages.items() if settings.get("type") != "merge"}
 
 
 def _of_job(job: JobFacts, key: str) -> int | None:
@@ -56,7 +61,7 @@ def _of_job(job: JobFacts, key: str) -> int | None:
 
 def _unlike(facts: StudyFacts, drawn: dict[str, int]) -> Iterator[tuple[str, str]]:
     """(variant, the others that drew something else); a variant that was named among others is not asked again."""
-    stages = {name: set(facts.variants[name].stages) for name in drawn}
+    stages = {name: _trained(facts, name) for name in drawn}
     unlike: dict[str, list[str]] = defaultdict(list)
     named: set[str] = set()
     for one, other in combinations(drawn, 2):
