@@ -260,3 +260,16 @@ def test_lines_stay_in_their_frame() -> None:
                 assert made.x.start <= x <= made.x.end
                 assert made.y.end <= y <= made.y.start
     assert lines("x", {}, {}, shares=True) is None
+
+
+def test_a_long_log_is_thinned_but_keeps_its_ends(tmp_path: Path) -> None:
+    path = tmp_path / "mole_log.csv"
+    steps = range(10, 10_010, 10)
+    rows = [f"0.1,{step},{module},{step / 20000},1,0.5,0.5" for step in steps for module in ("a", '"b,c"')]
+    path.write_text("\n".join(["epoch,step,module,entropy,balance,en,ko", *rows, ""]))
+    logs = read_gate_log(path, Reader(tmp_path))
+    assert list(logs) == ["a", "b,c"], "names that a CSV file has to quote"
+    for log in logs.values():
+        assert (log.steps[0], log.steps[-1]) == (10, 10_000)
+        assert 100 <= len(log.steps) <= 120
+        assert log.entropy == [step / 20000 for step in log.steps]

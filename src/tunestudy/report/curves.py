@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
@@ -42,6 +43,7 @@ SPARSITY = Chart(key="overall", log="sparsity_log", title="Gates at zero", logar
 """Drawn beside the others' data, in the section of its own."""
 
 Points = list[tuple[float, float]]
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,9 +160,14 @@ def common_grid(lines: list[Points]) -> tuple[np.ndarray, np.ndarray]:
 
 def thin(points: Points, most: int = MOST_POINTS) -> Points:
     """At most `most` of them, evenly spaced, the ends kept."""
-    if len(points) <= most:
-        return points
-    return [points[round(place)] for place in np.linspace(0, len(points) - 1, most)]
+    return thin_rows(points, most)
+
+
+def thin_rows(rows: list[_T], most: int) -> list[_T]:
+    """The same of anything."""
+    if len(rows) <= most:
+        return rows
+    return [rows[round(place)] for place in np.linspace(0, len(rows) - 1, most)]
 
 
 def as_json(views: list[View], charts: Sequence[Chart] = CHARTS) -> dict[str, object]:
