@@ -49,6 +49,15 @@ def test_columns_can_have_other_names(name):
     assert example(renamed, **options) == example(fields)
 
 
+def test_of_several_answers_the_most_frequent_is_learnt():
+    asked = {"instruction": "what brand?", "output": ["nous", "dakota", "digital", "dakota"]}
+    assert example(asked).reference == "dakota"
+    assert example({**asked, "output": ["nous", "dakota"]}).reference == "nous"
+    for wrong in ([], ["a", 1], [["a"]]):
+        with pytest.raises(Rejected):
+            example({**asked, "output": wrong}, first=asked)
+
+
 def test_alpaca_with_everything():
     record = {"instruction": "a", "input": "b", "output": "c", "system": "s", "history": [["q", "r"]]}
     assert [(m["role"], m["content"]) for m in example(record).messages] == [

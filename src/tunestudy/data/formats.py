@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -178,7 +179,7 @@ def _alpaca(fields: Mapping[str, Any]) -> Example:
             raise Rejected("wrong type", "history is not a list of [question, answer]")
         turns += [{"role": "user", "content": str(pair[0])}, {"role": "assistant", "content": str(pair[1])}]
     turns.append({"role": "user", "content": f"{asked}\n\n{given}" if given else asked})
-    turns.append({"role": "assistant", "content": _text(fields, "output")})
+    turns.append({"role": "assistant", "content": _answer(fields, "output")})
     return _conversation(turns, fields)
 
 
@@ -277,6 +278,14 @@ def _text(fields: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str):
         raise Rejected("wrong type", f"{name} must be text, not {type(value).__name__}")
     return value
+
+
+def _answer(fields: Mapping[str, Any], name: str) -> str:
+    """An answer; of several people's, as sets of visual questions list them, the most frequent, of equals the first."""
+    value = fields.get(name)
+    if isinstance(value, list | tuple) and value and all(isinstance(one, str) for one in value):
+        return Counter(value).most_common(1)[0][0]
+    return _text(fields, name)
 
 
 def _choices(fields: Mapping[str, Any]) -> tuple[str, ...]:
