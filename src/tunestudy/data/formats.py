@@ -284,7 +284,8 @@ def _answer(fields: Mapping[str, Any], name: str) -> str:
     """An answer; of several people's, as sets of visual questions list them, the most frequent, of equals the first."""
     value = fields.get(name)
     if isinstance(value, list | tuple) and value and all(isinstance(one, str) for one in value):
-        return Counter(value).most_common(1)[0][0]
+        counts = Counter(str(one) for one in value)
+        return max(counts, key=counts.__getitem__)
     return _text(fields, name)
 
 
