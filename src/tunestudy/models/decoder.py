@@ -1,7 +1,7 @@
 """Running a causal model up to its last hidden states, with the arguments that a batch's layout needs."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from itertools import groupby
 from typing import Any
@@ -13,6 +13,7 @@ from tunestudy.config.errors import StudyError, at
 from tunestudy.config.world import WORLD_PIXELS
 from tunestudy.data.batch import Batch
 from tunestudy.models.components.world_projector import world_images
+from tunestudy.models.mole_gates import Scene, tokens_of
 from tunestudy.models.vision import module_of
 
 SEGMENT_ATTENTION = "tunestudy_segments"
@@ -51,9 +52,22 @@ def last_hidden_states(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def called(module: Any, base: Any, batch: Batch) -> Any:
-    """What `module`, the model `base` or a part of it, gives for a batch; images of a world part go in beside."""
-    with world_images(base, batch.pixels.get(WORLD_PIXELS)):
+    """What `module`, the model `base` or a part of it, gives for a batch; images of a world part go in beside, and
+    gates of a mixture of experts get to know whose tokens these are."""
+    with world_images(base, batch.pixels.get(WORLD_PIXELS)), batch_told(base, batch):
         return module(**forward_arguments(base, batch))
+
+
+def batch_told(base: Any, batch: Batch) -> AbstractContextManager[None]:
+    """Gates of a mixture of experts know inside which token is of which sample; nothing for other models.
+
+    Around the backward pass too where activations are formed again there.
+    """
+    mole = vars(base).get("mole")
+    if mole is None:
+        return nullcontext()
+    scene: Scene = mole.scene
+    return scene.of(tokens_of(batch, by_sample=mole.settings.gate == "sequence"))
 
 
 def forward_arguments(base: Any, batch: Batch) -> dict[str, Any]:
@@ -84,7 +98,7 @@ def sees_only_the_past(base: Any) -> bool:
 
 @contextmanager
 def trial_run(model: nn.Module) -> Iterator[None]:
-    """No gradients and no dropout inside; afterwards every module is in the mode it was in.
+    """No gradients and no dropout inside; afterwards every module is in the mode it was in, and nobody knows of it.
 
     A model with weights of several types runs in the shortest of them, as it does in training.
     """
@@ -93,8 +107,13 @@ def trial_run(model: nn.Module) -> Iterator[None]:
     weights = [parameter for parameter in model.parameters() if parameter.is_floating_point()]
     shortest = min((weight.dtype for weight in weights), key=lambda dtype: torch.finfo(dtype).bits)
     mixed = any(weight.dtype != shortest for weight in weights)
+    mole = vars(base_model_of(model)).get("mole")
     try:
-        with torch.no_grad(), torch.autocast(weights[0].device.type, dtype=shortest, enabled=mixed):
+        with (
+            nullcontext() if mole is None else mole.scene.unseen(),
+            torch.no_grad(),
+            torch.autocast(weights[0].device.type, dtype=shortest, enabled=mixed),
+        ):
             yield
     finally:
         for module in training:

@@ -105,6 +105,16 @@ def is_gate(name: str) -> bool:
     return ".lora_gate." in name
 
 
+def is_mixture_gate(name: str) -> bool:
+    """Whether a parameter is of a gate over LoRA experts."""
+    return ".lora_router." in name
+
+
+def is_mixture_parameter(name: str) -> bool:
+    """Whether a parameter is of a mixture of LoRA experts: of its gates, or the stacked factors of its experts."""
+    return is_mixture_gate(name) or name.endswith((".lora_A", ".lora_B"))
+
+
 def is_adapter_parameter(name: str) -> bool:
     """Whether a parameter was added by an adapter (a `modules_to_save` copy is a trained role, not an adapter)."""
     return ".lora_" in name
