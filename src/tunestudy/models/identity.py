@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,15 @@ def folder_identity(folder: Path) -> Identity:
     for path in sorted([folder / "config.json", *components, *folder.glob("*.safetensors")]):
         known = (manifest or {"files": {}})["files"].get(path.name)
         digest.update(f"{path.name} {known['sha256'] if known else _ends(path)}\n".encode())
+    return {"kind": "folder", "sha256": digest.hexdigest()}
+
+
+def ends_identity(files: Sequence[Path]) -> Identity:
+    """Of given files of a folder, such as an adapter's; one that is missing is left out."""
+    digest = hashlib.sha256()
+    for path in files:
+        if path.is_file():
+            digest.update(f"{path.name} {_ends(path)}\n".encode())
     return {"kind": "folder", "sha256": digest.hexdigest()}
 
 

@@ -13,10 +13,11 @@ from typing import Any, cast
 
 import torch
 
-from tunestudy.config.adapter import changed_shape
+from tunestudy.config.adapter import MoleAdapter, changed_shape
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.job import Job
-from tunestudy.config.model import ModelConfig
+from tunestudy.config.merge import MergeStage
+from tunestudy.config.model import DType, ModelConfig
 from tunestudy.config.stage import Quantization
 from tunestudy.config.world import WORLD_ALONE, changed_world
 from tunestudy.data.vision import Vision
@@ -26,6 +27,7 @@ from tunestudy.models.components.world_vision import WorldVision
 from tunestudy.models.decoder import base_model_of
 from tunestudy.models.fold import RAW
 from tunestudy.models.identity import Identity, folder_identity, hub_identity, random_identity
+from tunestudy.models.mole_files import holds_mole, mole_base_origin, put_saved, raw_folder
 from tunestudy.models.origin import (
     Origin,
     architecture_config,
@@ -128,7 +130,7 @@ def _begin_components(loaded: LoadedModel, job: Job, folder: JobDir, device: tor
 
 def _load_start(job: Job, folder: JobDir, device: torch.device | str) -> LoadedModel:
     """The start without components that only this stage adds."""
-    tokenizer = load_tokenizer(job.model, folder.root / job.base_dir)
+    tokenizer = _tokenizer_of(job, folder)
     init = job.training.init if job.training else None
     bits = job.training.quantization if job.training else None
     if not job.parents or init == "base":
@@ -138,10 +140,37 @@ def _load_start(job: Job, folder: JobDir, device: torch.device | str) -> LoadedM
     if facts["kind"] == "world":
         _check_same_world(job, parent)
         return _on_world(parent, facts, job, tokenizer, device)
+    if facts["kind"] == "mole" or (init == "continue" and holds_mole(parent.model)):
+        return _continued_mole(job, parent, facts, tokenizer, device)
     if facts["kind"] != "adapter":
         model = pretrained(Origin(str(parent.model), local=True), job.model, device, bits)
         return LoadedModel(model, tokenizer, folder_identity(parent.model))
     return _on_adapter(job, parent, facts, tokenizer, device)
+
+
+def _tokenizer_of(job: Job, folder: JobDir) -> Any:
+    """The study's, or that of a merge which the start comes from and which may have brought another."""
+    ancestor = job
+    while ancestor.parents:
+        parent = folder.study.job(ancestor.parents[-1])
+        found = read_json(parent.job_json)
+        if found is None:
+            break  # a result that was put there without its job
+        ancestor = Job.model_validate(found)
+        if ancestor.merging is not None and may_change_tokenizer(ancestor.merging):
+            return _tokenizer_in(folder.study.job(job.parents[-1]).model, job, folder)
+    return load_tokenizer(job.model, folder.root / job.base_dir)
+
+
+def _tokenizer_in(model: Path, job: Job, folder: JobDir) -> Any:
+    """The one in a model's folder, with the chat template that the study may give in place of its own."""
+    return load_tokenizer(job.model.model_copy(update={"tokenizer": str(model)}), folder.root / job.base_dir)
+
+
+def may_change_tokenizer(merge: MergeStage) -> bool:
+    """Whether a merged model may have another tokenizer than the study's: all tokens of all, or a folder's own."""
+    first = merge.base if merge.base is not None else next(iter(merge.models.values()))
+    return merge.vocabulary == "union" or first.path is not None
 
 
 def frozen_identity(job: Job, config: ModelConfig, folder: JobDir, tokenizer: Any) -> Identity:
@@ -177,9 +206,12 @@ def load_result(folder: JobDir, device: torch.device | str) -> LoadedModel:
     if job.settings is None:
         return load_start(job, folder, device)
     facts, bits = _checked(folder), job.training.quantization if job.training else None
-    tokenizer = _saved_tokenizer(folder.model)
+    tokenizer = _saved_tokenizer(folder.model) if job.merging is None else _tokenizer_in(folder.model, job, folder)
     if facts["kind"] == "world":
         return _with_processor(_on_world(folder, facts, job, tokenizer, device), job, folder)
+    if facts["kind"] == "mole":
+        model, identity = _on_mole(folder, facts, job.model, device)
+        return _with_processor(LoadedModel(model, tokenizer, identity), job, folder)
     if facts["kind"] != "adapter":
         model = pretrained(Origin(str(folder.model), local=True), job.model, device)
         return _with_processor(LoadedModel(model, tokenizer, folder_identity(folder.model)), job, folder)
@@ -189,9 +221,24 @@ def load_result(folder: JobDir, device: torch.device | str) -> LoadedModel:
 
 def load_merged(folder: JobDir, device: torch.device | str) -> Any:
     """A job's published adapter folded into its base, which is not in few bits here: those cannot hold the sum."""
-    job = Job.model_validate(read_json(folder.job_json))
-    base, _ = _base_of(folder, _checked(folder), job.model, device)
-    return _with_adapter(base, folder, trainable=False).merge_and_unload()
+    return load_whole(folder, device).merge_and_unload()
+
+
+def load_whole(folder: JobDir, device: torch.device | str, *, dtype: DType | None = None) -> Any:
+    """A job's published weights as a model, an adapter's on its base, which is not in few bits here.
+
+    dtype: of all that is not an adapter's; default: the study's. StudyError for a result that is no set of weights: a
+    mixture whose gates read the tokens, a world part.
+    """
+    settings = Job.model_validate(read_json(folder.job_json)).model
+    settings = settings if dtype is None else settings.model_copy(update={"dtype": dtype})
+    facts = _checked(folder)
+    if facts["kind"] == "adapter":
+        base, _ = _base_of(folder, facts, settings, device)
+        return _with_adapter(base, folder, trainable=False)
+    if facts["kind"] != "full":
+        raise _broken(folder, f"it is a result of the kind {facts['kind']}, which no plain model holds")
+    return pretrained(Origin(str(folder.model), local=True), settings, device)
 
 
 def _study_model(job: Job, folder: JobDir, tokenizer: Any, device: torch.device | str) -> LoadedModel:
@@ -261,6 +308,38 @@ def _on_world(
     return LoadedModel(model, tokenizer, identity)
 
 
+def _continued_mole(
+    job: Job, parent: JobDir, facts: dict[str, Any], tokenizer: Any, device: torch.device | str
+) -> LoadedModel:
+    """The mixture of the stage before, to train on."""
+    settings = job.training
+    assert settings is not None
+    if settings.init != "continue" or settings.adapter is None:
+        raise StudyError(
+            at(f"stages.{job.stage}.init"),
+            f"{parent.root.name} is a mixture whose gates read the tokens, so that it cannot be folded into weights; "
+            "use continue with the same adapter, base, or gate: layer in the stage before",
+        )
+    _check_same_adapter(job, parent)
+    assert isinstance(settings.adapter, MoleAdapter), "the same as its parent's"
+    model, identity = _on_mole(parent, facts, job.model, device, continues=settings.adapter)
+    return LoadedModel(model, tokenizer, identity, continues_adapter=True)
+
+
+def _on_mole(
+    owner: JobDir,
+    facts: dict[str, Any],
+    settings: ModelConfig,
+    device: torch.device | str,
+    continues: MoleAdapter | None = None,
+) -> tuple[Any, Identity]:
+    """The base of a published mixture with the mixture on it, trainable if a stage goes on with it."""
+    raw = raw_folder(owner.model)
+    model, identity = _base_at(owner, facts, mole_base_origin(raw), settings, device)
+    put_saved(model, raw, trainable=continues is not None, settings=continues)
+    return model, identity
+
+
 def _check_same_world(job: Job, parent: JobDir) -> None:
     """A stage goes on with the world part as it is, and with nothing that its small result could not hold."""
     before = Job.model_validate(read_json(parent.job_json)).training
@@ -278,7 +357,13 @@ def _check_same_world(job: Job, parent: JobDir) -> None:
 def _check_same_adapter(job: Job, parent: JobDir) -> None:
     """`continue` goes on with the parent's adapter as it is, so other options for it would be lost."""
     before = Job.model_validate(read_json(parent.job_json)).training
-    assert before is not None and before.adapter is not None and job.training is not None and job.training.adapter
+    assert job.training is not None and job.training.adapter is not None
+    if before is None or before.adapter is None:
+        raise StudyError(
+            at(f"stages.{job.stage}.init"),
+            f"{parent.root.name} is merged of several adapters, which none of these settings describes; use "
+            "merge_then_new or stack",
+        )
     changed = changed_shape(before.adapter, job.training.adapter)
     if changed:
         raise StudyError(

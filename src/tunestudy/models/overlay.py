@@ -5,7 +5,8 @@ from typing import Any
 
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.models.fold import GATED_CONFIG
-from tunestudy.models.stored import ADAPTER_CONFIG, ADAPTER_WEIGHTS, put_back
+from tunestudy.models.mole_files import put_saved
+from tunestudy.models.stored import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MOLE_CONFIG, put_back
 from tunestudy.records.manifest import MANIFEST, problems
 
 
@@ -31,7 +32,7 @@ def with_adapter(base: Any, folder: Path, *, trainable: bool, name: str = "defau
 
 
 def lay_over(model: Any, folder: Path) -> Any:
-    """The model with a folder's weights: an adapter on it, or its own tensors replaced.
+    """The model with a folder's weights: an adapter or a mixture of experts on it, or its own tensors replaced.
 
     Raises StudyError for a folder that is damaged or belongs to another model.
     """
@@ -43,6 +44,9 @@ def lay_over(model: Any, folder: Path) -> Any:
         if (folder / GATED_CONFIG).is_file():
             cure = "give the job's `model` folder, or set `checkpoints: true` in the study"
             raise UnusableError(f"it is the raw form of an adapter with gates, which PEFT cannot read; {cure}")
+        if (folder / MOLE_CONFIG).is_file():
+            put_saved(model, folder, trainable=False)
+            return model
         if wrong := put_back(model, folder):
             raise UnusableError("; ".join(wrong[:3]))
     except UnusableError as error:

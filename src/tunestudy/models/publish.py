@@ -11,6 +11,8 @@ from torch import Tensor
 from tunestudy.models.components.world import save_world, world_of
 from tunestudy.models.decoder import base_model_of
 from tunestudy.models.fold import RAW, START, fold, has_gates, joined, write_raw
+from tunestudy.models.mole import mole_of
+from tunestudy.models.mole_files import save_mole
 from tunestudy.models.vision import save_processor
 from tunestudy.records.atomic import temporary_beside
 from tunestudy.records.layout import StudyDir
@@ -25,14 +27,17 @@ def save_result(
 
     An adapter (PEFT's own files) names its base by hub id or by a path relative to the adapter's folder:
     `PeftModel.from_pretrained(base, folder)` needs nothing more. Otherwise a full model in safetensors, tied weights
-    once. Of a model with a world part, that part alone. The tokenizer and its chat template lie beside all of them.
-    `state`: the whole tensors by the model's names, where this process holds slices only; of an adapter or a world
-    part, those that were trained.
+    once. Of a model with a world part, that part alone; of one with a mixture of experts, the mixture, folded into an
+    adapter where its gates are constant. The tokenizer and its chat template lie beside all of them.
+    `state`: the whole tensors by the model's names, where this process holds slices only; of an adapter, a mixture or a
+    world part, those that were trained.
     """
     has_adapter = hasattr(model, "peft_config")  # importing PEFT to ask would take longer than saving
     kind = "world" if world_of(model) is not None else "adapter" if has_adapter else "full"
     prepared.mkdir(parents=True, exist_ok=True)
-    if kind == "world":
+    if mole_of(model) is not None:
+        kind = save_mole(model, prepared, state)
+    elif kind == "world":
         save_world(model, prepared, state)
     elif kind == "adapter":
         save_adapter(model, prepared, state)

@@ -9,11 +9,13 @@ import torch
 from torch import nn
 
 from tunestudy.models.fold import GATED_WEIGHTS, is_gated
-from tunestudy.models.roles import is_adapter_parameter
+from tunestudy.models.roles import is_adapter_parameter, is_mixture_parameter
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 MODEL_WEIGHTS = "model.safetensors"
+MOLE_WEIGHTS = "mole.safetensors"
+MOLE_CONFIG = "mole_config.json"
 
 T = TypeVar("T")
 
@@ -23,6 +25,8 @@ _ADAPTER_NAME = re.compile(r"(?:(\.lora_[A-Za-z_]+)|\.modules_to_save)\.[^.]+(?=
 
 def stored_as(name: str) -> tuple[str, str]:
     """The file and the key under which a trainable tensor of this name is kept."""
+    if is_mixture_parameter(name):
+        return MOLE_WEIGHTS, name
     if is_adapter_parameter(name) or ".modules_to_save." in name:
         return ADAPTER_WEIGHTS, _ADAPTER_NAME.sub(r"\1", name)
     return MODEL_WEIGHTS, name
@@ -51,7 +55,9 @@ def put_back(model: nn.Module, folder: Path) -> list[str]:
         name: p for name, p in model.named_parameters() if p.requires_grad or stored_as(name)[0] == MODEL_WEIGHTS
     }
     own: dict[str, dict[str, Any]] = by_file(learning)
-    files = [name for name in (MODEL_WEIGHTS, ADAPTER_WEIGHTS, GATED_WEIGHTS) if (folder / name).is_file()]
+    files = [
+        name for name in (MODEL_WEIGHTS, ADAPTER_WEIGHTS, GATED_WEIGHTS, MOLE_WEIGHTS) if (folder / name).is_file()
+    ]
     wrong = [] if files else ["it holds no weights"]
     for file in files:
         for key, stored in load_file(folder / file).items():

@@ -16,6 +16,7 @@ from tunestudy.models.components.world import world_of
 from tunestudy.models.decoder import base_model_of
 from tunestudy.models.fold import START
 from tunestudy.models.load import LoadedModel, load_merged, load_start
+from tunestudy.models.mole import mole_of
 from tunestudy.models.publish import save_result
 from tunestudy.models.quantize import num_values
 from tunestudy.records.atomic import temporary_beside, write_json
@@ -73,6 +74,8 @@ def whole_state(run: Run) -> dict[str, Tensor] | None:
         return None
     if world_of(model) is not None:
         return whole_on_rank_0({t.name: t.parameter for t in run.learner.trainables}, group)
+    if mole_of(model) is not None:
+        return whole_on_rank_0({t.name: t.parameter for t in run.learner.trainables}, group)
     if hasattr(model, "peft_config"):
         twin = {name: tensor for name, tensor in model.named_parameters() if f".{START}." in name}
         return whole_on_rank_0({**{t.name: t.parameter for t in run.learner.trainables}, **twin}, group)
@@ -80,7 +83,7 @@ def whole_state(run: Run) -> dict[str, Tensor] | None:
 
 
 def publish_model(run: Run, loaded: LoadedModel, state: dict[str, Tensor] | None) -> str:
-    """Seal `model/`; returns its kind: `adapter`, `world` or `full`."""
+    """Seal `model/`; returns its kind: `adapter`, `mole`, `world` or `full`."""
     return seal_model(run.task.job, run.task.folder, loaded, run.learner.model, step=run.state.step, state=state)
 
 
