@@ -1,7 +1,7 @@
 """Forward passes over questions: padded batches, pictures' features in their places, beginnings that are shared."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from tunestudy.data.images import ImageFacts
 from tunestudy.data.vision import Eyes
 from tunestudy.models.components.world import world_images, world_of
 from tunestudy.models.decoder import base_model_of
+from tunestudy.models.mole import mole_of, telling
+from tunestudy.models.mole_gates import Tokens
 from tunestudy.models.vision import module_of
 from tunestudy.models.vision.features import FeatureCache, given
 
@@ -35,7 +37,10 @@ class Passes:
         self._cache = None
         if self._eyes is not None and world_of(model) is None:
             self._cache = FeatureCache(model, self._eyes, device, max_bytes=max_bytes, tokens_per_pass=tokens_per_pass)
-        self.shares = world_of(model) is None and cache_can_be_shared(base.config)
+        mole = mole_of(model)
+        self._by_prompt = mole is not None and mole.settings.gate == "sequence"
+        self.shares = world_of(model) is None and cache_can_be_shared(base.config) and not self._by_prompt
+        """Not where gates read whole prompts: all that follows the first gate depends on the prompt's end."""
 
     @property
     def image_token(self) -> int | None:
@@ -52,6 +57,19 @@ class Passes:
             where = slice(longest - len(row), longest) if left else slice(len(row))
             ids[i, where], mask[i, where] = row, 1
         return torch.from_numpy(ids).to(self.device), torch.from_numpy(mask).to(self.device)
+
+    def _telling(self, mask_BT: Tensor, prompts: Sequence[int], lengths: Sequence[int]) -> AbstractContextManager[None]:
+        """Gates that read prompts know inside that of left-padded rows of these lengths, so many first tokens are one.
+
+        Nothing for other models. mask: (B, T).
+        """
+        if not self._by_prompt:
+            return nullcontext()
+        places = torch.arange(mask_BT.shape[1], device=mask_BT.device)
+        ends = [mask_BT.shape[1] - length + prompt for prompt, length in zip(prompts, lengths, strict=True)]
+        real_BT = mask_BT.bool()
+        prompt_BT = real_BT & (places < torch.tensor(ends, device=mask_BT.device)[:, None])
+        return telling(self.model, Tokens(real=real_BT, prompt=prompt_BT))
 
     @contextmanager
     def seeing(self, images: Sequence[ImageFacts], ids_BT: Tensor) -> Iterator[dict[str, Tensor]]:
@@ -77,7 +95,8 @@ class Passes:
         ids_BT, mask_BT = self.left_padded([question.ids + answer for question, answer in asked])
         rows = [Fed(question.ids + answer, question.images) for question, answer in asked]
         images = [image for question, _ in asked for image in question.images]
-        with self.seeing(images, ids_BT[:, :-1]) as beside:
+        told = self._telling(mask_BT[:, :-1], [len(q.ids) for q, _ in asked], [len(row.ids) - 1 for row in rows])
+        with told, self.seeing(images, ids_BT[:, :-1]) as beside:
             logits_BKV = self.model(
                 input_ids=ids_BT[:, :-1],
                 attention_mask=mask_BT[:, :-1],
@@ -92,7 +111,8 @@ class Passes:
         """Every row whole, in one left-padded pass."""
         ids_BT, mask_BT = self.left_padded([row.ids for row in rows])
         kept = max(len(row.ids) - row.first_place for row in rows)
-        with self.seeing([image for row in rows for image in row.images], ids_BT) as beside:
+        told = self._telling(mask_BT, [row.first_place + 1 for row in rows], [len(row.ids) for row in rows])
+        with told, self.seeing([image for row in rows for image in row.images], ids_BT) as beside:
             logits_BKV = self.model(
                 input_ids=ids_BT,
                 attention_mask=mask_BT,

@@ -19,6 +19,7 @@ from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.job import Job
 from tunestudy.data.images import decode
 from tunestudy.data.vision import Eyes
+from tunestudy.models.stored import MOLE_CONFIG
 from tunestudy.records.layout import JobDir
 
 KEY = "benchmarks.backend"
@@ -44,17 +45,21 @@ def served(job: Job, folder: JobDir) -> Served:
     """The job's published model, or the study's own where nothing was trained. StudyError where vLLM cannot load it."""
     model, settings = job.model, job.training
     options: dict[str, Any] = {"dtype": model.dtype, "trust_remote_code": model.trust_remote_code}
-    if settings is None:
+    if settings is None and job.merging is None:
         name = model.model_name_or_path
         if name is None:
             raise _refused("the model has random weights and lies in no folder")
         local = folder.root / job.base_dir / name
         return Served(str(local.resolve()) if local.is_dir() else name, model.revision, **options)
-    if settings.components is not None or settings.world is not None or settings.quantization is not None:
+    if settings is not None and (
+        settings.components is not None or settings.world is not None or settings.quantization is not None
+    ):
         raise _refused(
             "vLLM loads whole models and LoRA adapters on them; components, a world part or weights in few "
             "bits are none of these"
         )
+    if (folder.model / MOLE_CONFIG).is_file():
+        raise _refused("vLLM has no gates over LoRA experts: only a mixture with gate: layer, which is one plain LoRA")
     file = folder.model / "adapter_config.json"
     if not file.is_file():
         return Served(str(folder.model), **options)
