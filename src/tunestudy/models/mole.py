@@ -31,8 +31,8 @@ class MoleLinear(nn.Module):
     the other. An expert of rank 0 has no rows there: it takes a share and adds nothing.
     """
 
-    _spread_ER: Tensor
-    """1 where the rank is of the expert, else 0."""
+    _spread: Tensor
+    """(E, R), 1 where the rank is of the expert, else 0."""
 
     def __init__(self, base: nn.Linear, gate: Gate, ranks: Sequence[int], dropout: float = 0.0) -> None:
         """ranks: one per expert."""
@@ -46,7 +46,7 @@ class MoleLinear(nn.Module):
         self.lora_dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         experts = torch.repeat_interleave(torch.arange(len(self.ranks)), torch.tensor(self.ranks))
         spread_ER = (experts == torch.arange(len(self.ranks))[:, None]).float()
-        self.register_buffer("_spread_ER", spread_ER.to(device), persistent=False)
+        self.register_buffer("_spread", spread_ER.to(device), persistent=False)
         vars(self)["_gate"] = gate  # not as a part: it is the block's
 
     @property
@@ -75,7 +75,7 @@ class MoleLinear(nn.Module):
         if not torch.is_autocast_enabled(x.device.type):
             inner = inner.to(self.lora_A.dtype)
         inner = linear(inner, self.lora_A)
-        inner = inner * torch.matmul(shares, self._spread_ER).to(inner.dtype)
+        inner = inner * torch.matmul(shares, self._spread).to(inner.dtype)
         return result + linear(inner, self.lora_B).to(result.dtype)
 
     @torch.no_grad()
@@ -94,7 +94,7 @@ class MoleLinear(nn.Module):
 
     def delta(self, shares_E: Tensor) -> Tensor:
         """(outputs, inputs): what is added to the base's weight where the shares are these."""
-        return (self.lora_B * (shares_E.to(self._spread_ER) @ self._spread_ER)) @ self.lora_A
+        return (self.lora_B * (shares_E.to(self._spread) @ self._spread)) @ self.lora_A
 
     def _shares_for(self, x: Tensor) -> Tensor:
         gate: Gate = vars(self)["_gate"]
