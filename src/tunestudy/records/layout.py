@@ -192,6 +192,12 @@ class JobDir:
         return self.root / "expert_log.csv"
 
     @property
+    def mole_log(self) -> Path:
+        """Of a mixture of LoRA experts: epoch,step,module,entropy,balance + one column per expert, its share of usage;
+        one row for every gated block and one for all, `overall`."""
+        return self.root / "mole_log.csv"
+
+    @property
     def sparsity_log(self) -> Path:
         """Of adapters with gates: epoch,step,overall + one column per gated module, each the share of gates at zero."""
         return self.root / "sparsity_log.csv"

@@ -30,6 +30,7 @@ LOSS_COLUMNS = (
 )
 SPARSITY_COLUMNS = ("epoch", "step", "overall")
 EXPERT_COLUMNS = ("epoch", "step", "overall", "idle")
+MOLE_COLUMNS = ("epoch", "step", "module", "entropy", "balance")
 EVAL_COLUMNS = ("epoch", "step", "eval_loss", "perplexity", "target_tokens")
 SAMPLE_COLUMNS = ("step", "id", "source", "loss", "target_tokens")
 GRADIENT_COLUMNS = ("step", "role", "grad_norm", "grad_max", "param_norm", "update_ratio")
@@ -49,6 +50,7 @@ class Logs:
         eval_sources: Sequence[str],
         gated_modules: Sequence[str] = (),
         expert_modules: Sequence[str] = (),
+        mole_experts: Sequence[str] = (),
     ) -> None:
         """keep_through_step: rows of later steps are cut away; -1 for a run from the beginning."""
         self._folder = folder
@@ -66,6 +68,8 @@ class Logs:
             self._sparsity = self._open(folder.sparsity_log, columns, keep_through_step)
         if expert_modules:
             self._experts = self._open(folder.expert_log, [*EXPERT_COLUMNS, *expert_modules], keep_through_step)
+        if mole_experts:
+            self._mole = self._open(folder.mole_log, [*MOLE_COLUMNS, *mole_experts], keep_through_step)
         if settings.log_gradients:
             self._gradients = self._open(folder.gradient_log, GRADIENT_COLUMNS, keep_through_step)
         if "tensorboard" in settings.report_to:
@@ -107,6 +111,11 @@ class Logs:
         """One row of expert_log.csv; nothing without experts."""
         if self._writes and window:
             self._experts.append({"epoch": epoch, "step": step, **load_row(window)})
+
+    def mole(self, *, epoch: float, step: int, rows: Sequence[Mapping[str, Value]]) -> None:
+        """Rows of mole_log.csv, one for every gated block and one for all; nothing without a mixture."""
+        for row in rows if self._writes else ():
+            self._mole.append({"epoch": epoch, "step": step, **row})
 
     def gradients(self, step: int, rows: Sequence[Mapping[str, Value]]) -> None:
         """One row per role of gradient_log.csv."""

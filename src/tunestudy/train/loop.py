@@ -77,7 +77,7 @@ def take_step(run: Run) -> TakenStep | None:
         targets, leaving = agree(run, shares)
         if leaving:
             return None
-        sums = accumulate_gradients(run, shares, targets)
+        sums = accumulate_gradients(run, shares, targets, tokens_of(run, rows))
         grad_norm = move_weights(run, targets)
     count(run, sums, rows, time.perf_counter() - began)
     return TakenStep(loss=sums.loss, grad_norm=grad_norm)
@@ -89,8 +89,14 @@ def agree(run: Run, shares: list[Share]) -> tuple[int, bool]:
     return int(targets), stops > 0
 
 
-def accumulate_gradients(run: Run, shares: list[Share], targets: int) -> Sums:
-    """Gradients of Σ NLL ÷ `targets` over all micro-batches and ranks; returns the sums over all ranks.
+def tokens_of(run: Run, rows: list[Row]) -> int:
+    """Tokens of a whole step over all ranks, without padding."""
+    return int(run.material.corpus.lengths[[sample for row in rows for sample in row]].sum())
+
+
+def accumulate_gradients(run: Run, shares: list[Share], targets: int, tokens: int) -> Sums:
+    """Gradients of Σ NLL ÷ `targets` over all micro-batches and ranks, and of a mixture's balance loss over `tokens`;
+    returns the sums of NLL over all ranks.
 
     A step without any target has no gradient: all ranks skip it together.
     """
@@ -100,15 +106,22 @@ def accumulate_gradients(run: Run, shares: list[Share], targets: int) -> Sums:
     for index, share in enumerate(shares if targets else ()):
         torch.manual_seed(seed_of(run.task.job.seed, run.state.step, index, run.world.rank))
         batch = share.batch().to(run.world.device)
-        with run.learner.engine.accumulating(last=index == len(shares) - 1), run.learner.experts.on(batch):
+        with (
+            run.learner.engine.accumulating(last=index == len(shares) - 1),
+            run.learner.experts.on(batch),
+            run.learner.mole.on(batch),
+        ):
             with run.learner.precision.autocast(), run.learner.noise.on(batch, run.state.step):
                 losses = run.learner.engine.losses(
                     batch, label_smoothing=run.settings.label_smoothing_factor, num_sources=num_sources
                 )
-            run.learner.engine.backward(losses.nll_sum, denominator=targets, scale=run.learner.precision.loss_scale)
+            loss = run.learner.mole.with_balance(losses.nll_sum, run.state.mole, targets=targets, tokens=tokens)
+            run.learner.engine.backward(loss, denominator=targets, scale=run.learner.precision.loss_scale)
         sums += torch.stack([losses.nll_by_source, losses.tokens_by_source.double()]).to(sums.device)
     nll, counts = run.world.all_reduce_sum(sums).tolist()
     require_finite(run, nll)
+    if targets:
+        run.learner.mole.end_step(run.world, run.state.mole, tokens=tokens)
     return Sums(nll=nll, targets=[int(value) for value in counts])
 
 
@@ -162,7 +175,7 @@ def has_gradient_rows(run: Run) -> bool:
 def count(run: Run, sums: Sums, rows: list[Row], seconds: float) -> None:
     """Add the step to the run's counters. Samples and tokens follow from the rows, alike on all ranks."""
     samples = [sample for row in rows for sample in row]
-    sums.tokens = int(run.material.corpus.lengths[samples].sum())
+    sums.tokens = tokens_of(run, rows)
     run.state.count(sums, samples=len(samples), seconds=seconds)
 
 
@@ -190,6 +203,8 @@ def log_training(run: Run, learning_rate: float, grad_norm: float | None) -> Non
     )
     run.logs.sparsity(epoch=epoch_of(run), step=state.step, gates=run.learner.gates)
     log_experts(run)
+    run.logs.mole(epoch=epoch_of(run), step=state.step, rows=run.learner.mole.rows(state.mole))
+    state.mole.window, state.mole.window_tokens = [], 0
     if state.window.loss is not None:
         state.last_train_loss = state.window.loss
     state.window, state.window_s = Sums.zero(len(run.material.corpus.sources)), 0.0

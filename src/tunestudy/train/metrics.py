@@ -48,6 +48,17 @@ class Best:
     value: float
 
 
+@dataclass
+class MoleState:
+    """What a run remembers of the gates of a mixture: rows are blocks, see `train.mole.measured` for their columns."""
+
+    before: list[list[float]] = field(default_factory=list)
+    """Means over the tokens of the last step; empty before the first."""
+    window: list[list[float]] = field(default_factory=list)
+    """Sums since the last logged row."""
+    window_tokens: int = 0
+
+
 HISTORY_COLUMNS = (
     "epoch",
     "train_loss",
@@ -88,6 +99,8 @@ class TrainState:
     evaluations_without_gain: int = 0
     expert_window: dict[str, list[int]] = field(default_factory=dict)
     """Tokens by expert since the last logged row."""
+    mole: MoleState = field(default_factory=MoleState)
+    """Of a mixture of LoRA experts."""
     stopped_at: int | None = None
     """The step after which patience ran out."""
 
@@ -119,5 +132,6 @@ class TrainState:
                 "window": Sums(**values["window"]),
                 "epoch_sums": Sums(**values["epoch_sums"]),
                 "best": Best(**best) if best else None,
+                "mole": MoleState(**values.get("mole", {})),
             }
         )

@@ -21,6 +21,7 @@ from tunestudy.train.experts import ExpertLoad
 from tunestudy.train.gates import GateDrive
 from tunestudy.train.logs import Logs
 from tunestudy.train.metrics import TrainState
+from tunestudy.train.mole import MoleDrive
 from tunestudy.train.noise import EmbeddingNoise
 from tunestudy.train.precision import Precision
 from tunestudy.train.progress import Progress
@@ -66,6 +67,7 @@ class Learner:
     noise: EmbeddingNoise
     gates: GateDrive
     experts: ExpertLoad
+    mole: MoleDrive
 
     @property
     def num_trainable(self) -> int:

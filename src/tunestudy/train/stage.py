@@ -6,6 +6,8 @@ import numpy as np
 import torch
 
 from tunestudy.adapters.attach import as_trained
+from tunestudy.adapters.mole import install_mole, let_learn
+from tunestudy.config.adapter import MoleAdapter
 from tunestudy.config.engines import slices_weights
 from tunestudy.config.errors import StudyError, at
 from tunestudy.config.job import Job
@@ -36,6 +38,7 @@ from tunestudy.train.gates import GateDrive
 from tunestudy.train.gpu import gpu_look
 from tunestudy.train.loop import train
 from tunestudy.train.loss import LossModel
+from tunestudy.train.mole import MoleDrive
 from tunestudy.train.network import NetworkLook
 from tunestudy.train.noise import EmbeddingNoise
 from tunestudy.train.precision import Precision
@@ -130,13 +133,35 @@ def loading_device(task: Task) -> torch.device:
 def make_trainable(loaded: LoadedModel, task: Task) -> Any:
     """The model with its adapter attached and exactly the stage's weights unfrozen, held in float32."""
     settings, job = task.settings, task.job
-    model = as_trained(loaded, settings, seed=job.seed)
+    if isinstance(settings.adapter, MoleAdapter):
+        model = with_mixture(loaded, task, settings.adapter)
+    else:
+        model = as_trained(loaded, settings, seed=job.seed)
     if settings.adapter is None:
         default: Train = ("world_projector",) if world_of(model) else "all"
         set_trainable(model, settings.train or default, key=f"stages.{job.stage}.train")
     if settings.activation_checkpointing:
         checkpoint_activations(base_model_of(model))
     return model
+
+
+def with_mixture(loaded: LoadedModel, task: Task, adapter: MoleAdapter) -> Any:
+    """The model with its mixture of experts, the parent's to go on with or a new one, and nothing else that learns."""
+    from tunestudy.adapters.experts import experts_of
+
+    place = f"stages.{task.job.stage}"
+    if task.settings.train not in (None, "none"):
+        raise StudyError(
+            at(f"{place}.train"), "a mixture's result holds its gates and experts alone; leave train out beside it"
+        )
+    if task.settings.torch_compile:
+        raise StudyError(
+            at(f"{place}.torch_compile"), "gates of a mixture are told of each batch anew, which compiling would repeat"
+        )
+    if loaded.continues_adapter:
+        return let_learn(loaded.model, adapter)
+    factors = experts_of(task.job, task.folder, adapter, loaded.model, is_writer=task.world.rank == 0)
+    return install_mole(loaded.model, adapter, factors, seed=task.job.seed)
 
 
 def checkpoint_activations(model: Any) -> None:
@@ -256,6 +281,7 @@ def make_learner(task: Task, model: Any, total_steps: int) -> Learner:
         noise=EmbeddingNoise(model.get_input_embeddings(), settings.neftune_noise_alpha, seed=job.seed),
         gates=GateDrive(model, settings, optimizer, total_steps),
         experts=ExpertLoad(model),
+        mole=MoleDrive(model, settings),
     )
 
 

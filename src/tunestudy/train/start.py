@@ -30,6 +30,7 @@ def start_run(task: Task, material: Material, learner: Learner, base: Mapping[st
         eval_sources=material.evaluation.sources if material.evaluation else (),
         gated_modules=list(learner.gates.by_module()),
         expert_modules=learner.experts.modules,
+        mole_experts=learner.mole.experts,
     )
     saver = Saver(
         task.folder,

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tunestudy.config.stage import TrainStage
-from tunestudy.models.roles import decays, is_adapter_parameter, is_gate, role_of
+from tunestudy.models.roles import decays, is_adapter_parameter, is_gate, is_mixture_gate, role_of
 from tunestudy.train.world import World
 
 _LAYER = re.compile(r"\.(?:layers|layer|h|blocks)\.(\d+)\.")
@@ -76,12 +76,12 @@ def find_trainables(model: nn.Module, settings: TrainStage) -> list[Trainable]:
             assert parameter.dtype is torch.float32, f"{name} trains in {parameter.dtype}"
             role = role_of(name)
             rate = settings.learning_rates.get(role, settings.learning_rate)
-            if is_gate(name):
+            if is_gate(name) or is_mixture_gate(name):
                 rate = getattr(settings.adapter, "gate_learning_rate", None) or rate
             rate *= decay ** layers_above(name, depth)
-            found.append(
-                Trainable(name=name, parameter=parameter, role=role, learning_rate=rate, decays=decays(parameter))
-            )
+            # Decay would pull a mixture's gates to equal shares, which is for its balance loss to do.
+            shrinks = decays(parameter) and not is_mixture_gate(name)
+            found.append(Trainable(name=name, parameter=parameter, role=role, learning_rate=rate, decays=shrinks))
     return found
 
 
