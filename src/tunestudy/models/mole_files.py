@@ -65,23 +65,24 @@ def tensors_of(mole: Mole, state: Mapping[str, Tensor] | None = None) -> dict[st
 
 
 def write_mole_config(model: Any, folder: Path) -> None:
+    write_json(folder / MOLE_CONFIG, mole_config(model, folder))
+
+
+def mole_config(model: Any, folder: Path) -> dict[str, Any]:
     """What a mixture consists of, and its base: by hub id, or relative to `folder`, so that results can be moved."""
     mole, base = _required(model), base_model_of(model)
     name = Path(base.name_or_path)
     local = name.is_absolute()
-    write_json(
-        folder / MOLE_CONFIG,
-        {
-            "format": FORMAT,
-            "experts": list(mole.experts),
-            "ranks": {layer: list(ranks) for layer, ranks in mole.ranks.items()},
-            "settings": mole.settings.model_dump(mode="json"),
-            "base_model_name_or_path": os.path.relpath(name, folder.resolve()) if local else str(name),
-            "revision": None if local else getattr(base.config, "_commit_hash", None),
-            "base": folder_identity(name) if local else hub_identity(str(name), base),
-            "dtype": str(base.dtype).removeprefix("torch."),
-        },
-    )
+    return {
+        "format": FORMAT,
+        "experts": list(mole.experts),
+        "ranks": {layer: list(ranks) for layer, ranks in mole.ranks.items()},
+        "settings": mole.settings.model_dump(mode="json"),
+        "base_model_name_or_path": os.path.relpath(name, folder.resolve()) if local else str(name),
+        "revision": None if local else getattr(base.config, "_commit_hash", None),
+        "base": folder_identity(name) if local else hub_identity(str(name), base),
+        "dtype": str(base.dtype).removeprefix("torch."),
+    }
 
 
 def _required(model: Any) -> Mole:

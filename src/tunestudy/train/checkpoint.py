@@ -19,7 +19,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tunestudy.models.fold import GATED_CONFIG, has_gates, plain_config, raw_config_text
-from tunestudy.models.stored import ADAPTER_CONFIG
+from tunestudy.models.mole import mole_of
+from tunestudy.models.mole_files import mole_config
+from tunestudy.models.stored import ADAPTER_CONFIG, MOLE_CONFIG
 from tunestudy.records.atomic import temporary_beside
 from tunestudy.records.manifest import seal
 from tunestudy.train.shards import Held, held
@@ -109,11 +111,15 @@ def tensor_facts(files: Mapping[str, Tensors]) -> dict[str, list[Any]]:
 
 
 def adapter_config_text(model: Any, root: Path) -> dict[str, str]:
-    """adapter_config.json, or that of the raw form with gates, for a checkpoint in `root`; {} without an adapter.
+    """adapter_config.json, that of the raw form with gates, or a mixture's, for a checkpoint in `root`; {} without an
+    adapter.
 
     Sets are written in sorted order, so that the same adapter gives the same bytes in every process, and a base on this
     machine by its path from the checkpoint, so that results can be moved.
     """
+    if mole_of(model) is not None:
+        facts = mole_config(model, root / "checkpoint")
+        return {MOLE_CONFIG: json.dumps(facts, indent=2) + "\n"}
     config = getattr(model, "peft_config", {}).get("default")
     if config is None:
         return {}
