@@ -52,7 +52,6 @@ def mixture(base: nn.Linear, experts: int, rank: int) -> tuple[Gate, MoleLinear]
 def stacked(gate: Gate, layer: MoleLinear, x: Tensor) -> Tensor:
     gate.before_block(layer, (x,), {})
     y: Tensor = layer(x)
-    gate.after_block()
     return y
 
 

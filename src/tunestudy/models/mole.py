@@ -99,7 +99,7 @@ class MoleLinear(nn.Module):
     def _shares_for(self, x: Tensor) -> Tensor:
         gate: Gate = vars(self)["_gate"]
         shares = gate.shares
-        assert shares is not None, "a layer with experts computes inside of its block only"
+        assert shares is not None, "a layer with experts computes inside of its block, whose gate has not been asked"
         if x.shape[:-1] == gate.shape:
             return shares
         if x.ndim == 2 and len(x) == gate.shape[0] * gate.shape[1]:
@@ -219,5 +219,4 @@ def _put_gate(model: Any, name: str, block: nn.Module, mole: Mole) -> Gate:
     gate.to(next(block.parameters()).device).train(block.training)
     setattr(block, ROUTER, gate)
     block.register_forward_pre_hook(gate.before_block, with_kwargs=True)
-    block.register_forward_hook(gate.after_block, always_call=True)
     return gate

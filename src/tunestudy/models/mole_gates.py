@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from tunestudy.config.adapter import MoleAdapter
 from tunestudy.data.batch import IGNORED, Batch
@@ -159,7 +160,8 @@ class Gate(nn.Module):
         self._scene = scene
         self._held: Tensor | None = None
         self.shares: Tensor | None = None
-        """(B, T, E), or to be broadcast to it; there while the block computes."""
+        """(B, T, E), or to be broadcast to it, for the block's layers. Kept until the next pass: some models form a
+        block's activations again without its hooks."""
         self.shape: tuple[int, int] = (0, 0)
         """(B, T) of the block's input."""
 
@@ -173,7 +175,7 @@ class Gate(nn.Module):
             tokens = self._scene.tokens
             if self.settings.gate == "sequence" and tokens.continued:
                 return self._shares_held(hidden_BTD)
-            logits = self._logits(hidden_BTD, tokens)
+            logits = self._lean_logits(hidden_BTD, tokens)
             used, wished = self._shares(logits)
             if self.settings.gate == "sequence":
                 self._held = used.detach() if tokens.sample is None else None
@@ -189,6 +191,14 @@ class Gate(nn.Module):
         assert self.settings.gate == "layer", "the shares depend on the input"
         with torch.no_grad():
             return _chosen(self.logits / self.temperature, self.settings.top_k)
+
+    def _lean_logits(self, hidden_BTD: Tensor, tokens: Tokens) -> Tensor:
+        """Logits that keep no float32 copy of half-precision hidden states for the backward pass."""
+        if hidden_BTD.dtype is torch.float32 or not torch.is_grad_enabled():
+            return self._logits(hidden_BTD, tokens)
+        again = checkpoint(self._logits, hidden_BTD, tokens, use_reentrant=False, preserve_rng_state=False)
+        assert isinstance(again, Tensor)
+        return again
 
     def _logits(self, hidden_BTD: Tensor, tokens: Tokens) -> Tensor:
         """(1, 1, E), (B, T, E), or by sample: (B, 1, E) where rows are samples, else (S, E)."""
@@ -221,9 +231,9 @@ class Gate(nn.Module):
         self.shape = (hidden.shape[0], hidden.shape[1])
         self.shares = self(hidden)
 
-    def after_block(self, *_: Any) -> None:
-        """The block's forward hook: let go of what holds a graph."""
-        self.shares = None
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies of a model begin without what the last pass left."""
+        return {**vars(self), "shares": None, "_held": None}
 
 
 def pooled(hidden_BTD: Tensor, tokens: Tokens) -> Tensor:
