@@ -20,6 +20,9 @@ from tunestudy.models.roles import check_roles, hold_trainable_in_float32
 Factors = Mapping[str, Mapping[str, tuple[Tensor, Tensor]]]
 """Expert → layer's name → A (r, inputs) and B (outputs, r), the scale inside B."""
 
+RESERVED = {"epoch", "step", "module", "entropy", "balance"}
+"""Names that no expert may have."""
+
 
 def mole_targets(model: Any, adapter: MoleAdapter) -> list[str]:
     """Names of the layers that the experts go on, in the model's order."""
@@ -75,6 +78,8 @@ def num_gate_parameters(adapter: MoleAdapter, width: int) -> int:
 
 
 def _check_experts(adapter: MoleAdapter, factors: Factors, names: list[str]) -> None:
+    for expert in RESERVED & adapter.experts.keys():
+        raise StudyError(at(f"adapter.experts.{expert}"), "is the name of another column of mole_log.csv; use another")
     for expert in adapter.inputs:
         place = at(f"adapter.experts.{expert}")
         of_expert = factors.get(expert, {})

@@ -75,7 +75,7 @@ class MoleLinear(nn.Module):
         if not torch.is_autocast_enabled(x.device.type):
             inner = inner.to(self.lora_A.dtype)
         inner = linear(inner, self.lora_A)
-        inner = inner * torch.matmul(shares, self._spread).to(inner.dtype)
+        inner = inner * torch.matmul(shares, self._spread.to(shares.dtype)).to(inner.dtype)
         return result + linear(inner, self.lora_B).to(result.dtype)
 
     @torch.no_grad()

@@ -167,7 +167,7 @@ class Gate(nn.Module):
 
     @property
     def temperature(self) -> Tensor | float:
-        return self.log_temperature.exp() if self.settings.learn_temperature else self.settings.temperature
+        return self.log_temperature.float().exp() if self.settings.learn_temperature else self.settings.temperature
 
     def forward(self, hidden_BTD: Tensor) -> Tensor:
         """Shares, float32, that add up to 1 over the last dimension: (B, T, E), or to be broadcast to it."""
@@ -203,11 +203,11 @@ class Gate(nn.Module):
     def _logits(self, hidden_BTD: Tensor, tokens: Tokens) -> Tensor:
         """(1, 1, E), (B, T, E), or by sample: (B, 1, E) where rows are samples, else (S, E)."""
         if self.settings.gate == "layer":
-            return self.logits[None, None]
+            return self.logits.float()[None, None]
         hidden = hidden_BTD.float()
         if self.settings.gate == "sequence":
             hidden = pooled(hidden, tokens)
-        return nn.functional.linear(hidden, self.weight)
+        return nn.functional.linear(hidden, self.weight.float())
 
     def _shares(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         if self.training and self.settings.gate_noise:
