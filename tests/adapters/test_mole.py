@@ -133,7 +133,7 @@ def test_experts_that_do_not_fit_are_named(case: str, said: str) -> None:
 
 def test_names_and_modules_that_cannot_be() -> None:
     adapter = MoleAdapter(experts={"step": "x", "b": None}, target_modules=("q_proj",))
-    with pytest.raises(StudyError, match="another column of mole_log.csv"):
+    with pytest.raises(StudyError, match="is the name of another column"):
         install_mole(tiny(), adapter, {"step": {}}, seed=0)
     with pytest.raises(StudyError, match="no module is named"):
         install_mole(tiny(), settled(target_modules=["q_project"]), {}, seed=0)
