@@ -27,6 +27,7 @@ SECTIONS = {
         ],
     ),
     "adapters": ("Cost of the adapters against PEFT's LoRA", [["adapters.py"]]),
+    "mole": ("A mixture of LoRA experts against one LoRA and a loop", [["mole.py"]]),
     "fetch": ("Fetching images by their URLs", [["fetch.py"]]),
     "pruning": ("Accuracy of a pruned adapter", [["pruning.py"]]),
     "distributed": ("A model in slices over ranks", [["distributed.py"]]),

@@ -158,6 +158,10 @@ def with_mixture(loaded: LoadedModel, task: Task, adapter: MoleAdapter) -> Any:
         raise StudyError(
             at(f"{place}.torch_compile"), "gates of a mixture are told of each batch anew, which compiling would repeat"
         )
+    if task.settings.engine == "fsdp2" or slices_weights(task.settings):
+        raise StudyError(
+            at(f"{place}.engine"), "gates need their weights before a block gathers its own; use ddp, or ZeRO stage 2"
+        )
     if loaded.continues_adapter:
         return let_learn(loaded.model, adapter)
     factors = experts_of(task.job, task.folder, adapter, loaded.model, is_writer=task.world.rank == 0)
