@@ -53,8 +53,8 @@ def cut(matrix_OI: Tensor, rank: int, *, name: str) -> Cut:
     """The factors of rank min(rank, outputs, inputs) of a fp32 matrix, on its device.
 
     Exact up to EXACT rows or columns. Above, a random start (the same for the same `name`) is refined by power
-    iterations with twice the rank: where singular values fall off, what is held is the best to a few digits; where
-    they are all alike, a few hundredths less. `held` is that of the factors that are returned, either way.
+    iterations with twice the rank: where singular values fall off, what is held is the best to a few digits; of noise,
+    whose are all alike, up to a tenth less. `held` is that of the factors that are returned, either way.
     """
     rank = min(rank, *matrix_OI.shape)
     if min(matrix_OI.shape) <= EXACT:

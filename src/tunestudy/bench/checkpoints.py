@@ -6,7 +6,10 @@ The model is built once, as the stage built it to train; each checkpoint's weigh
 from typing import TYPE_CHECKING
 
 from tunestudy.adapters.attach import as_trained
+from tunestudy.adapters.experts import experts_of
+from tunestudy.adapters.mole import install_mole
 from tunestudy.bench.run import is_scored, score
+from tunestudy.config.adapter import MoleAdapter
 from tunestudy.config.engines import slices_weights
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.job import Job
@@ -71,7 +74,11 @@ def build(job: Job, folder: JobDir, world: "World") -> LoadedModel:
     loaded = load_start(job, folder, "cpu" if spread or is_sliced(job, world) else world.device)
     if settings.device_map is not None:
         place(base_model_of(loaded.model), settings.device_map)
-    model = as_trained(loaded, settings, seed=job.seed)
+    if isinstance(settings.adapter, MoleAdapter) and not loaded.continues_adapter:
+        factors = experts_of(job, folder, settings.adapter, loaded.model, is_writer=world.rank == 0)
+        model = install_mole(loaded.model, settings.adapter, factors, seed=job.seed)
+    else:
+        model = as_trained(loaded, settings, seed=job.seed)
     return LoadedModel(model, loaded.tokenizer, loaded.identity, processor=loaded.processor)
 
 

@@ -196,7 +196,6 @@ _SHAPE = (
     "experts",
     "gate",
     "top_k",
-    "temperature",
     "learn_temperature",
 )
 """What decides which matrices an adapter has and how their product is scaled. Dropout and what shuts gates may change:
