@@ -9,8 +9,10 @@ from safetensors.torch import load_file, save_file
 from tunestudy.adapters.attach import attach, go_on
 from tunestudy.config.adapter import LoraAdapter
 from tunestudy.config.errors import StudyError
-from tunestudy.models.load import load_result, load_start
+from tunestudy.config.merge import MergeStage
+from tunestudy.models.load import load_result, load_start, load_whole
 from tunestudy.models.origin import check_model_folder
+from tunestudy.records.atomic import write_json
 from tunestudy.records.manifest import MANIFEST
 
 LORA = {"type": "lora", "lora_r": 4, "lora_alpha": 8}
@@ -283,3 +285,86 @@ def test_half_precision_is_kept_for_frozen_weights(lab):
     model = {**lab.job("x")[0].model.model_dump(), "dtype": "bfloat16"}
     loaded = load_start(*lab.job("a", model=model), "cpu")
     assert {p.dtype for p in loaded.model.parameters()} == {torch.bfloat16}
+
+
+def merged_job(lab, parent, disturb, kind, **options):
+    """A job that merged, its result put there by hand: a whole model, or one adapter on `parent`'s."""
+    merge = {"type": "merge", "method": "linear", "models": {"a": {"stage": "base"}, "b": {"stage": "base"}}}
+    merge |= {"into": "adapter" if kind == "adapter" else "model", **options}
+    job, folder = lab.job("base", seed=2)
+    job = job.model_copy(
+        update={
+            "id": "merged-000000000002",
+            "stage": "merged",
+            "inputs": {"a": parent[0].id, "b": parent[0].id},
+            "settings": MergeStage.model_validate(merge),
+        }
+    )
+    folder = folder.study.job(job.id)
+    folder.root.mkdir()
+    write_json(folder.job_json, {**job.model_dump(mode="json"), "settings": merge})
+    loaded = load_result(parent[1], "cpu")
+    model = loaded.model
+    if kind == "adapter":
+        model = attach(model, LoraAdapter.model_validate(LORA), seed=1)
+    disturb(model, seed=5)
+    lab.publish(folder, loaded, model)
+    return job, folder, model
+
+
+@pytest.mark.parametrize("kind", ["full", "adapter"])
+def test_the_result_of_a_merge_is_scored(lab, parent, disturb, logits, kind):
+    _, folder, model = merged_job(lab, parent, disturb, kind)
+    loaded = load_result(folder, "cpu")
+    torch.testing.assert_close(logits(loaded.model), logits(model), atol=1e-6, rtol=1e-6)
+    assert loaded.tokenizer("12").input_ids == load_start(*lab.job("x"), "cpu").tokenizer("12").input_ids
+
+
+@pytest.mark.parametrize("adapter", [None, LORA])
+def test_a_stage_starts_from_a_merged_model(lab, parent, disturb, logits, adapter):
+    job, folder, model = merged_job(lab, parent, disturb, "full")
+    init = {"init": "continue", "adapter": adapter}
+    loaded = load_start(*lab.job("more", parents=(job.id,), settings=init), "cpu")
+    assert torch.equal(logits(loaded.model), logits(model))
+    assert loaded.identity == load_result(folder, "cpu").identity and not loaded.continues_adapter
+
+
+@pytest.mark.parametrize("init", ["merge_then_new", "stack"])
+def test_a_stage_starts_from_a_merged_adapter(lab, parent, disturb, logits, init):
+    job, _, model = merged_job(lab, parent, disturb, "adapter")
+    child = lab.job("more", parents=(parent[0].id, job.id), settings={"init": init, "adapter": LORA})
+    torch.testing.assert_close(logits(load_start(*child, "cpu").model), logits(model), atol=1e-5, rtol=1e-5)
+
+
+def test_a_merged_adapter_is_not_trained_on(lab, parent, disturb):
+    job, _, _ = merged_job(lab, parent, disturb, "adapter")
+    child = lab.job("more", parents=(parent[0].id, job.id), settings={"init": "continue", "adapter": LORA})
+    with pytest.raises(StudyError, match=r"merged of several adapters.*merge_then_new or stack"):
+        load_start(*child, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("options", "taken"), [({}, False), ({"vocabulary": "union"}, True), ({"base": {"path": "elsewhere"}}, True)]
+)
+def test_the_tokenizer_of_a_merge_is_taken_where_it_may_be_another(lab, parent, disturb, options, taken):
+    job, folder, _ = merged_job(lab, parent, disturb, "full", **options)
+    tokenizer = load_result(folder, "cpu").tokenizer
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.save_pretrained(folder.model)
+    reseal(folder.model)
+    between, left = lab.job("between", parents=(job.id,), settings={"init": "continue"})
+    loaded = load_start(between, left, "cpu")
+    assert ("<new>" in loaded.tokenizer.get_vocab()) == taken
+    lab.publish(left, loaded)
+    after = load_start(*lab.job("after", parents=(between.id,), settings={"init": "continue"}), "cpu")
+    assert ("<new>" in after.tokenizer.get_vocab()) == taken
+    assert "<new>" in load_result(folder, "cpu").tokenizer.get_vocab()
+
+
+def test_whole_weights_in_another_type(lab, parent, disturb):
+    _, folder, model = adapter_job(lab, parent, disturb)
+    for owner, expected in ((folder, model), (parent[1], load_result(parent[1], "cpu").model)):
+        whole = load_whole(owner, "cpu", dtype="bfloat16")
+        types = {name: p.dtype for name, p in whole.named_parameters() if ".lora_" not in name}
+        assert set(types.values()) == {torch.bfloat16}
+        assert {name for name, _ in whole.named_parameters()} == {name for name, _ in expected.named_parameters()}
