@@ -171,8 +171,8 @@ def _require_same_saved(first: AdapterFiles, other: AdapterFiles) -> None:
     if different:
         names = ", ".join(key.removeprefix(ROOT) for key in different[:3])
         raise other.wrong(
-            f"it was trained with whole modules ({names}) that are not those of {first.name}, and an adapter holds them "
-            f"as they are; {FOLD}"
+            f"it was trained with whole modules ({names}) that are not those of {first.name}, and an adapter holds "
+            f"them as they are; {FOLD}"
         )
 
 
