@@ -10,8 +10,8 @@ from torch import Tensor
 
 from tunestudy.merge.parts import PART, Part, Task
 
-PER_BLOCK = 16
-"""16-bit draws that one step of Philox's counter gives (4 × 64 bits)."""
+PER_BLOCK = 32
+"""8-bit draws that one step of Philox's counter gives (4 × 64 bits)."""
 assert PART % PER_BLOCK == 0, "parts begin with a block"
 
 
@@ -27,7 +27,7 @@ class Drop:
     rest: int = field(init=False)
 
     def __post_init__(self) -> None:
-        whole, rest = divmod(self.density * 2**16, 1)
+        whole, rest = divmod(self.density * 2**8, 1)
         object.__setattr__(self, "whole", int(whole))
         object.__setattr__(self, "rest", int(rest * 2.0**63))
 
@@ -41,13 +41,13 @@ class Drop:
     def kept(self, start: int, count: int) -> NDArray[np.bool_]:
         """Which of the values from `start` on are kept, (count,), each with probability `density`.
 
-        start: a multiple of 16. 16 bits decide; where they are exactly the bound, 63 more, so that any density holds.
+        start: a multiple of 32. 8 bits decide; where they are exactly the bound, 63 more, so that any density holds.
         """
         assert start % PER_BLOCK == 0, start
         blocks = -(-count // PER_BLOCK)
         philox = np.random.Philox(key=self.key, counter=start // PER_BLOCK)
         words = np.random.Generator(philox).integers(0, 2**64 - 1, 4 * blocks, dtype=np.uint64, endpoint=True)
-        draws = words.astype("<u8", copy=False).view("<u2")[:count]
+        draws = words.astype("<u8", copy=False).view(np.uint8)[:count]
         kept = draws < self.whole
         undecided = np.flatnonzero(draws == self.whole)
         if undecided.size:

@@ -21,19 +21,24 @@ def merge_agreeing(part: Part, difference: Difference, rescale: Mapping[str, flo
     Source: Yadav et al. 2023, arXiv:2306.01708, algorithm 1.
     """
     task = part.task
-    elected = part.zeros("elected")
-    weighted = []
-    for number, (model, weight) in enumerate(task.weights.items()):
-        found = difference(part, model, f"difference {number}").mul_(weight * rescale.get(model, 1.0))
-        elected.add_(found)
-        weighted.append(found)
-    elected.sign_()
-    merged, shares = part.zeros("merged"), part.zeros("shares")
-    normalized = task.normalize is not False
-    for found, weight in zip(weighted, task.weights.values(), strict=True):
-        merged.add_(found.mul_(elected).clamp_(min=0))  # |d| where it agrees, else 0
-        if normalized:
-            shares.add_(found.sign_().mul_(abs(weight)))
-    if normalized:
-        merged.div_(shares.clamp_(min=LEAST))  # where nobody took part, 0 by whatever
+    factors = {model: weight * rescale.get(model, 1.0) for model, weight in task.weights.items()}
+    found = {model: difference(part, model, f"difference {model}") for model in task.models}
+    elected = _weighted_sum(part, "elected", found, factors).sign_()
+    for model, values in found.items():  # wᵢ τᵢ has the elected sign s where s τᵢ has that of wᵢ
+        values.mul_(elected)
+        values.clamp_(min=0) if factors[model] >= 0 else values.clamp_(max=0)
+    merged = _weighted_sum(part, "merged", found, factors)
+    if task.normalize is not False:
+        for values in found.values():
+            values.sign_()
+        merged.div_(_weighted_sum(part, "shares", found, task.weights).clamp_(min=LEAST))  # 0 where nobody took part
     return add_differences(part, merged.mul_(elected), task.scale)
+
+
+def _weighted_sum(part: Part, label: str, terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """In the order of the models."""
+    (first, values), *others = terms.items()
+    total = torch.mul(values, weights[first], out=part.scratch(label))
+    for model, more in others:
+        total.add_(more, alpha=weights[model])
+    return total

@@ -12,8 +12,8 @@ from tunestudy.config.merge import BASE
 from tunestudy.config.model import Role
 from tunestudy.merge.source import FolderSource, Inputs, Source
 
-PART = 1 << 17
-"""Values of a part: its arrays in float32 stay in a core's second cache, and Python's share of the time is small.
+PART = 1 << 18
+"""Values of a part: its arrays stay in a processor's cache, and Python's share of the time is small.
 Sums over a whole tensor add up parts in their order, so this is part of what a result means: it does not change."""
 
 

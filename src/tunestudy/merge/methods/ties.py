@@ -1,9 +1,9 @@
 """TIES: trim each τᵢ to its largest values, elect a sign per value, merge the models that agree with it.
 
 base + scale · Σ_{i ∈ A} wᵢ tᵢ ÷ Σ_{i ∈ A} |wᵢ|. tᵢ: the k = max(1, ⌊density · n⌋) largest |τᵢ| of the tensor's n, the
-others zero; of equal ones at the threshold those with the lower index. Elected is the sign of Σ wᵢ tᵢ, A are the models
-whose tᵢ has it there; where the sum is 0 nothing is added. With equal weights and scale λ it is algorithm 1 of the paper,
-which trims over whole models where this is by tensor. `normalize: false` leaves the division out.
+others zero; of equal ones at the threshold those with the lower index. Elected is the sign of Σ wᵢ tᵢ, A are those
+whose tᵢ has it there; where the sum is 0 nothing is added. With equal weights this is algorithm 1,
+but for its trimming over whole models, here by tensor. `normalize: false` leaves the division out.
 Source: Yadav et al. 2023, arXiv:2306.01708.
 """
 
