@@ -14,6 +14,7 @@ from tinyjob import ADAPTER, facts_of, make_job, run, tiny_model
 from torch import nn
 
 from tunestudy.models.stored import by_file, stored_as
+from tunestudy.records.atomic import is_disk_full
 from tunestudy.records.layout import JobDir
 from tunestudy.records.manifest import MANIFEST, problems, read_manifest, seal
 from tunestudy.train import writer as writer_module
@@ -28,7 +29,7 @@ from tunestudy.train.checkpoint import (
 )
 from tunestudy.train.resume import find_start, load_optimizer, load_weights
 from tunestudy.train.trainable import Trainable
-from tunestudy.train.writer import CheckpointWriter, is_disk_full
+from tunestudy.train.writer import CheckpointWriter
 
 FINGERPRINT, BASE = "f" * 64, {"kind": "random", "sha256": "0"}
 LORA_A = "base_model.model.model.layers.0.q_proj.lora_A.default.weight"

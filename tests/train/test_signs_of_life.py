@@ -11,10 +11,10 @@ import torch
 from tunestudy.config.model import ModelConfig
 from tunestudy.config.stage import TrainStage
 from tunestudy.records.layout import JobDir
+from tunestudy.records.progress import Progress
 from tunestudy.train import progress as progress_module
 from tunestudy.train.gpu import COLUMNS, sample
 from tunestudy.train.precision import Precision
-from tunestudy.train.progress import Progress
 
 
 def test_progress_is_written_by_a_thread_at_its_own_pace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ Each durable step is announced by `sys.audit` ("tunestudy.fsync", "tunestudy.app
 "tunestudy.publish"); renames are announced by Python itself ("os.rename"). The kill tests listen there.
 """
 
+import errno
 import json
 import os
 import secrets
@@ -30,6 +31,13 @@ class DamagedFileError(StudyError, ValueError):
         where = "/".join(path.parts[-3:])
         cure = "delete it and run again: what it told is found or made anew"
         super().__init__(where, f"is damaged, no JSON any more ({error}); {cure}", exit_code=Exit.PREFLIGHT_REFUSED)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error means that the disk or the quota is full: three libraries say it in three ways."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return True
+    return any(words in str(error) for words in ("No space left on device", "Disk quota exceeded", "unexpected pos"))
 
 
 def fsync_file(path: Path) -> None:

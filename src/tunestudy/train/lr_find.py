@@ -19,11 +19,11 @@ import numpy as np
 from tunestudy.config.job import Job
 from tunestudy.records.atomic import read_json, write_json
 from tunestudy.records.layout import JobDir
+from tunestudy.records.progress import Progress
 from tunestudy.records.stop import StopRequest
 from tunestudy.records.tables import TableLog
 from tunestudy.train.loop import LossNotFiniteError, take_step
 from tunestudy.train.probe import open_run
-from tunestudy.train.progress import Progress
 from tunestudy.train.run import Run, Task
 from tunestudy.train.world import open_world
 

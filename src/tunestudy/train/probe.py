@@ -22,11 +22,11 @@ from tunestudy.data.order import Schedule
 from tunestudy.data.prepare import prepare
 from tunestudy.records.atomic import read_json, write_json
 from tunestudy.records.layout import JobDir
+from tunestudy.records.progress import Progress
 from tunestudy.records.stop import StopRequest
 from tunestudy.train.curriculum import stand_in_places
 from tunestudy.train.loop import take_step
 from tunestudy.train.optim import set_learning_rates
-from tunestudy.train.progress import Progress
 from tunestudy.train.run import Run, Task
 from tunestudy.train.stage import lay_out, load_placed, make_learner, make_trainable
 from tunestudy.train.start import start_run

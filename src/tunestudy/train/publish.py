@@ -19,12 +19,12 @@ from tunestudy.models.load import LoadedModel, load_merged, load_start
 from tunestudy.models.mole import mole_of
 from tunestudy.models.publish import save_result
 from tunestudy.models.quantize import num_values
-from tunestudy.records.atomic import temporary_beside, write_json
+from tunestudy.records.atomic import is_disk_full, temporary_beside, write_json
 from tunestudy.records.layout import JobDir
 from tunestudy.records.manifest import problems, seal
+from tunestudy.records.progress import Progress
 from tunestudy.train.flops import flops_per_token
 from tunestudy.train.loop import epoch_of
-from tunestudy.train.progress import Progress
 from tunestudy.train.resume import load_weights, weight_problems
 from tunestudy.train.retention import prune
 from tunestudy.train.run import Run
@@ -32,7 +32,6 @@ from tunestudy.train.shards import whole_on_rank_0
 from tunestudy.train.start import versions
 from tunestudy.train.trainable import Trainable
 from tunestudy.train.world import World
-from tunestudy.train.writer import is_disk_full
 
 MEBIBYTE = 2**20
 

@@ -13,6 +13,7 @@ from tunestudy.data.loader import Loader
 from tunestudy.data.order import Schedule
 from tunestudy.models.quantize import num_values
 from tunestudy.records.layout import JobDir
+from tunestudy.records.progress import Progress
 from tunestudy.records.stop import StopRequest
 from tunestudy.train.batching import BatchPlan
 from tunestudy.train.engines import Engine
@@ -24,7 +25,6 @@ from tunestudy.train.metrics import TrainState
 from tunestudy.train.mole import MoleDrive
 from tunestudy.train.noise import EmbeddingNoise
 from tunestudy.train.precision import Precision
-from tunestudy.train.progress import Progress
 from tunestudy.train.saving import Saver
 from tunestudy.train.trainable import Trainable
 from tunestudy.train.world import World

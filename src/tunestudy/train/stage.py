@@ -27,6 +27,7 @@ from tunestudy.models.placement import place
 from tunestudy.models.roles import Train, set_trainable, trainable_table
 from tunestudy.records.atomic import read_json, write_json
 from tunestudy.records.layout import JobDir
+from tunestudy.records.progress import Progress
 from tunestudy.records.stop import StopRequest
 from tunestudy.train import gpu, network
 from tunestudy.train.batching import plan_batches
@@ -42,7 +43,6 @@ from tunestudy.train.mole import MoleDrive
 from tunestudy.train.network import NetworkLook
 from tunestudy.train.noise import EmbeddingNoise
 from tunestudy.train.precision import Precision
-from tunestudy.train.progress import Progress
 from tunestudy.train.publish import publish_result, publish_untrained
 from tunestudy.train.run import Learner, Material, Task
 from tunestudy.train.sampling import Sampler

@@ -1,11 +1,11 @@
 """Writing checkpoints in the background: one at a time, proven before anything older goes."""
 
-import errno
 import sys
 from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from tunestudy.config.stage import CheckpointSettings
+from tunestudy.records.atomic import is_disk_full
 from tunestudy.records.layout import JobDir
 from tunestudy.records.manifest import problems
 from tunestudy.records.tables import TableLog
@@ -91,10 +91,3 @@ class CheckpointWriter:
             print(
                 f"no space left for checkpoint-{snapshot.step}; training goes on: {error}", file=sys.stderr, flush=True
             )
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Whether an error means that the disk or the quota is full: three libraries say it in three ways."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return True
-    return any(words in str(error) for words in ("No space left on device", "Disk quota exceeded", "unexpected pos"))
