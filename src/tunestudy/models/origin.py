@@ -93,7 +93,7 @@ def pretrained(
     common = {"revision": origin.revision, "trust_remote_code": settings.trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(origin.name, **common)
-        model_class, extra = _class_of(config, origin)
+        model_class, extra = class_of(config, origin)
         model, info = model_class.from_pretrained(
             origin.name,
             config=config,
@@ -222,7 +222,7 @@ def _model_class(config: Any) -> Any:
     return AutoModelForCausalLM if is_text or remote else AutoModelForImageTextToText
 
 
-def _class_of(config: Any, origin: Origin) -> tuple[Any, dict[str, Any]]:
+def class_of(config: Any, origin: Origin) -> tuple[Any, dict[str, Any]]:
     """The class to load pretrained weights as, and its own arguments: components of the vision pipeline are told by a
     file beside them."""
     if config.model_type == "internvl":
