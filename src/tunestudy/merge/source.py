@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from tunestudy.config.merge import BASE
 from tunestudy.models.tensorfiles import TensorFiles, TensorInfo
 
 
@@ -60,6 +61,16 @@ class Inputs:
     """The folder whose configuration, tokenizer and processor the result gets: the base's, or the first model's."""
     identities: dict[str, Any] = field(default_factory=dict)
     """Name (the base's is `base`) → what tells its weights apart, for the provenance file."""
+    folders: dict[str, Path] = field(default_factory=dict)
+    """Name → its folder: a model's, or an adapter's own."""
+    kinds: dict[str, str] = field(default_factory=dict)
+    """Name → `full` or `adapter`."""
+
+    def model_folder(self, name: str) -> Path:
+        """The folder whose config.json describes an input's architecture: of an adapter, its base's."""
+        source = self.base if name == BASE else self.models[name]
+        below = getattr(source, "base", None)
+        return below.folder if isinstance(below, FolderSource) else self.folders[name]
 
     @property
     def first(self) -> Source:
