@@ -180,7 +180,7 @@ def _add(total: RoleSums, piece: Piece, new: RoleSums) -> None:
 
 
 def _told(names: Sequence[str], sums: RoleSums, has_base: bool) -> dict[str, Any]:
-    """One role of the report."""
+    """One role of the report. Pairs of which a difference is empty have no cosine."""
     norms = np.sqrt(sums.squares)
     base = math.sqrt(sums.base)
     models = {
@@ -193,14 +193,16 @@ def _told(names: Sequence[str], sums: RoleSums, has_base: bool) -> dict[str, Any
     }
     pairs = [f"{names[one]}|{names[other]}" for one, other in combinations(range(len(names)), 2)]
     conflicts = {
-        pair: float(sums.conflicts[number] / sums.both[number]) if sums.both[number] else None
+        pair: float(sums.conflicts[number] / sums.both[number])
         for number, pair in enumerate(pairs)
+        if sums.both[number]
     }
+    cosines = {pair: cosine for pair, cosine in zip(pairs, _cosines(sums), strict=True) if cosine is not None}
     return {
         "tensors": sums.tensors,
         "parameters": sums.values,
         "models": models if has_base else {},
-        "cosine": dict(zip(pairs, _cosines(sums), strict=True)),
+        "cosine": cosines,
         "sign_conflict": conflicts if has_base else {},
     }
 

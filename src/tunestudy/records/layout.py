@@ -225,6 +225,11 @@ class JobDir:
         return self.root / "data.json"
 
     @property
+    def merge_report(self) -> Path:
+        """Of a job that merges: how far its models are from the base and how they lie to each other, by role."""
+        return self.root / "merge_report.json"
+
+    @property
     def tensorboard(self) -> Path:
         return self.root / "tensorboard"
 
