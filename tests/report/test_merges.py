@@ -242,7 +242,10 @@ def test_a_running_merge_has_no_steps_to_tell(tmp_path: Path) -> None:
     (folder / "progress.json").write_text(json.dumps({"phase": "survey", "t": 1.0}))
     held = Lease.acquire(study_dir.job(folder.name).lease)
     build_report(study_dir)
-    assert '<span class="state state-running">running</span></td>' in (study_dir.report / "index.html").read_text()
+    assert (
+        '<span class="state state-running">running</span><small>survey</small></td>'
+        in (study_dir.report / "index.html").read_text()
+    )
     held.release()
 
 
@@ -277,6 +280,21 @@ def test_result_json_alone_still_tells(tmp_path: Path) -> None:
         result.write_text(json.dumps({**json.loads(result.read_text()), "merge": json.loads(path.read_text())}))
         path.unlink()
     assert all(one.reported == 3 and one.roles for one in merges(collect(study_dir)))
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({"rank": 32, "exact": True, "energy": {}, "worst": None}, "of rank 32, exactly the merged difference"),
+        ({"rank": 8, "exact": False, "energy": {"q": 0.4}, "worst": ["q", 0.4]}, "least is held of q: 40.0 %"),
+        ({"rank": None, "exact": False, "worst": ["q"]}, "of rank —, to which the merged difference was cut"),
+    ],
+)
+def test_adapters_that_became_one(tmp_path: Path, told: dict[str, Any], words: str) -> None:
+    study_dir = make_merging(tmp_path, ONE_SEED)
+    for path in study_dir.jobs.glob("merged-*/merge_report.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "adapter": told}))
+    assert _of(collect(study_dir), "linear").adapter.endswith(words)
 
 
 def test_without_merges_nothing_of_it(finished: StudyDir) -> None:

@@ -59,6 +59,7 @@ def _pairs(one: Merging) -> str:
 
 def _notes(one: Merging) -> str:
     lines = [f"- Warning: {escape(warning)}" for warning in one.warnings]
+    lines += [f"- The result is {escape(one.adapter)}"] if one.adapter else []
     lines += [f"- {escape(one.absent)}"] if one.absent else []
     lines += [f"- Vocabularies {escape(one.vocabulary)}"] if one.vocabulary else []
     return "\n".join(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from tunestudy.report.facts import JobFacts, Settings, StudyFacts
-from tunestudy.report.format import MISSING, listing, plural
+from tunestudy.report.format import MISSING, listing, percent, plural
 from tunestudy.report.lineage import read_by, where_from
 from tunestudy.report.spread import Spread, spread
 from tunestudy.report.values import mapping, number, texts, whole
@@ -87,6 +87,8 @@ class Merging:
     """Whether pairs compare differences to a base, not weights."""
     absent: str
     vocabulary: str
+    adapter: str
+    """Of adapters that became one: its rank, and what the cut to it left."""
     warnings: list[str]
     duration_s: float | None
     read_bytes: float | None
@@ -136,6 +138,7 @@ def _merging(facts: StudyFacts, stage: str, variants: tuple[str, ...], jobs: Seq
         of_differences=bool(settings.get("base")),
         absent=_first(map(_absent, reports)),
         vocabulary=_first(map(_vocabulary, reports)),
+        adapter=_first(map(_adapter, reports)),
         warnings=_warnings(jobs),
         duration_s=_mean(reports, "duration_s"),
         read_bytes=_mean(reports, "read_bytes"),
@@ -255,6 +258,19 @@ def _vocabulary(report: Settings) -> str:
     words = plural(tokens, "token") if tokens is not None else "tokens"
     more = ", ".join(f"{n:,} from {name}" for name, n in added.items())
     return f"matched by token: {words}" + (f", of these {more}" if more else "")
+
+
+def _adapter(report: Settings) -> str:
+    told = mapping(report.get("adapter"))
+    if not told:
+        return ""
+    rank = f"one adapter of rank {whole(told.get('rank')) or MISSING}"
+    if told.get("exact"):
+        return f"{rank}, exactly the merged difference"
+    worst = told.get("worst")
+    module, held = worst if isinstance(worst, list) and len(worst) == 2 else ("", None)
+    least = f"; least is held of {module}: {percent(number(held))}" if number(held) is not None else ""
+    return f"{rank}, to which the merged difference was cut{least}"
 
 
 def _warnings(jobs: Sequence[JobFacts]) -> list[str]:
