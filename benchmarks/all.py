@@ -35,6 +35,7 @@ SECTIONS = {
     "contamination": ("Overlap of training and evaluation", [["contamination.py"]]),
     "evaluation": ("Evaluation", [["evaluation.py"]]),
     "engines": ("Engines against one rank", [["engines.py"]]),
+    "merge": ("Merging against mergekit", [["merge.py"]]),
     "slow_network": ("Two hosts on a slow line", [["slow_network.py"]]),
     "gradients": ("Gradient equality", [["gradient_equality.py"]]),
     "kills": ("Exact resume after SIGKILL", [["kills.py"]]),

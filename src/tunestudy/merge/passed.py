@@ -20,12 +20,12 @@ def equal_in_all(sources: dict[str, Source]) -> Method:
     (first, source), *others = sources.items()
 
     def merge(part: Part) -> Tensor:
-        values = part.raw(source).view(torch.uint8)
+        values = part.raw(source)
         for name, other in others:
-            if not torch.equal(values, part.raw(other, "other").view(torch.uint8)):
+            if not torch.equal(values.view(torch.uint8), part.raw(other, "other").view(torch.uint8)):
                 kind = str(source.tensors[part.task.name].dtype).removeprefix("torch.")
                 message = f"{part.task.name} ({kind}) differs between {first} and {name}, and such values have no mean"
                 raise StudyError(at(f"models.{name}"), message, exit_code=Exit.PREFLIGHT_REFUSED)
-        return part.raw(source)
+        return values
 
     return Method(merge)

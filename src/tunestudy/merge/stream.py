@@ -99,7 +99,7 @@ def _groups(planned: Sequence[Planned]) -> Iterator[list[Planned]]:
     group: list[Planned] = []
     held = 0
     for one in planned:
-        parts = num_parts(one.task, one.part)
+        parts = num_parts(one.task, one.part or PART)
         if group and held + parts > GROUP:
             yield group
             group, held = [], 0
@@ -151,10 +151,9 @@ def _pieces(one: Planned) -> list[_Piece]:
     if not one.task.num_values:
         return []
     method, total = one.begin(), one.task.num_values
-    starts = range(0, total, one.part)
-    return [
-        _Piece(one.task, method, number, start, min(total, start + one.part)) for number, start in enumerate(starts)
-    ]
+    size = one.part or PART
+    starts = range(0, total, size)
+    return [_Piece(one.task, method, number, start, min(total, start + size)) for number, start in enumerate(starts)]
 
 
 class _Workers:

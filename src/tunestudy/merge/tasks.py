@@ -10,7 +10,7 @@ from tunestudy.config.errors import Exit, Place, StudyError, at
 from tunestudy.config.merge import BASE, TASK_VECTORS, MergeStage
 from tunestudy.config.model import Role
 from tunestudy.merge.methods import Method, method_named
-from tunestudy.merge.parts import PART, Task
+from tunestudy.merge.parts import Task
 from tunestudy.merge.passed import equal_in_all, taken
 from tunestudy.merge.source import Inputs, Source
 from tunestudy.models.roles import role_of
@@ -29,8 +29,8 @@ class Planned:
     """Called once, when the tensor's turn has come."""
     by_method: bool = True
     """Whether the stage's own method merges it, and not a policy."""
-    part: int = PART
-    """Values that are merged at a time."""
+    part: int | None = None
+    """Values that are merged at a time, where it is not PART."""
 
 
 def plan_tensors(inputs: Inputs, settings: MergeStage, *, seed: int) -> list[Planned]:

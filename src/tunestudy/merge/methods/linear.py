@@ -22,7 +22,7 @@ def for_tensor(task: Task) -> Method:
         first, *others = task.models
         merged = part.value(first, "merged").mul_(task.weights[first])
         for model in others:
-            merged.add_(part.value(model).mul_(task.weights[model]))
+            merged.add_(part.value(model), alpha=task.weights[model])  # product and sum rounded once, as mergekit's
         return merged if total == 1 else merged.div_(total)
 
     return Method(merge)
