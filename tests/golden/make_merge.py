@@ -3,7 +3,7 @@
     python -m venv FOLDER && FOLDER/bin/pip install torch==2.13.0 mergekit==0.1.5
     PYTHONPATH=src python tests/golden/make_merge.py FOLDER/bin/mergekit-yaml
 
-mergekit runs as a program of its own, with one thread. The file holds the inputs (`base.…`, `en.…`), the results
+mergekit runs as a program of its own, with one thread. The file holds the inputs (`base/…`, `en/…`), the results
 (`<case>/…`) and, as metadata, the cases and the versions. With `--wide SIZE` nothing is written: models of that hidden
 size are merged by mergekit and by `merge.compat_mergekit`, and each case's differing elements are counted.
 """
