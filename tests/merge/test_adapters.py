@@ -225,6 +225,20 @@ def test_the_seed_decides_what_dare_drops_and_nothing_else(made: Maker, tmp_path
     assert bytes_of[0] == bytes_of[1] != bytes_of[2]
 
 
+def test_threads_change_no_byte_and_are_given_back(made: Maker, tmp_path: Path) -> None:
+    folders = {name: made(name, target_modules=["lm_head", "up_proj"]) for name in WEIGHTS}
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            folder, _ = merge(folders, stage("ties"), tmp_path / str(threads))
+            found.append((folder / "adapter_model.safetensors").read_bytes())
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1]
+
+
 def added_by_peft(folders: dict[str, Path], combination: str, weights: Mapping[str, float]) -> dict[str, Tensor]:
     names = list(folders)
     model = loaded(folders[names[0]], names[0])

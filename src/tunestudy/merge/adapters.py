@@ -12,7 +12,8 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,8 @@ def merge_adapters(prepared: Path, folders: Mapping[str, Path], settings: MergeS
     ranks, energy = {}, {}
     compat_peft.begin(seed)
     for module in modules:
-        merged = _merge_module(module, adapters, settings, seed)
+        with _one_thread():
+            merged = _merge_module(module, adapters, settings, seed)
         holder = next(one for one in adapters.values() if module in one.modules)
         for key, values, stored in zip(
             holder.modules[module], (merged.down, merged.up), holder.types(module), strict=True
@@ -94,6 +96,17 @@ def merge_adapters(prepared: Path, folders: Mapping[str, Path], settings: MergeS
     for one in adapters.values():
         one.close()
     return _facts(adapters, settings, tensors, ranks, energy, prepared)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Products and decompositions have other last bits on other numbers of threads, and the result shall not."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def require_adapters_can(settings: MergeStage) -> None:
