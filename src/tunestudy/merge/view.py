@@ -48,9 +48,10 @@ class View:
         return values
 
     def difference(self, base: Source, name: str, start: int = 0, stop: int | None = None) -> Tensor:
-        if name in self._rows:
+        plain = base.source if isinstance(base, View) and name not in base._rows else base
+        if name in self._rows or (plain is base and isinstance(base, View)):
             return self.read(name, start, stop).to(torch.float32).sub_(base.read(name, start, stop))
-        return self.source.difference(base.source if isinstance(base, View) else base, name, start, stop)
+        return self.source.difference(plain, name, start, stop)
 
     def is_untouched(self, name: str) -> bool:
         return name not in self._rows and self.source.is_untouched(name)
