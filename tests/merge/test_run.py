@@ -207,7 +207,7 @@ def test_refusal_leaves_nothing(lab: MergeLab) -> None:
 
 
 def test_plain_merges_start_without_large_libraries(lab: MergeLab) -> None:
-    job, folder = lab.merging(lab.trained("en", 1), lab.trained("ko", 2))
+    _, folder = lab.merging(lab.trained("en", 1), lab.trained("ko", 2))
     script = f"{SCRIPT}; print(sorted({{'transformers', 'peft', 'tokenizers'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script, folder.root], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n" and folder.result_json.exists()
