@@ -166,7 +166,7 @@ def _moves_its_base(model: Path, output: Path, prepared: Path) -> bool:
     file = prepared / ADAPTER_CONFIG
     config = read_json(file) if file.is_file() else None
     base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
-    if not isinstance(base, str) or os.path.isabs(base) or not (near := (model / base).resolve()).is_dir():
+    if not isinstance(base, str) or Path(base).is_absolute() or not (near := (model / base).resolve()).is_dir():
         return False
     assert isinstance(config, dict)
     config["base_model_name_or_path"] = os.path.relpath(near, output.resolve())

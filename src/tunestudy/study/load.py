@@ -183,7 +183,7 @@ class _Reader:
         except ValidationError as error:
             for inner, message in mistakes(error, settings):
                 of_adapter = _about_an_adapter(inner, settings)
-                inner, message = (inner, message) if inner else _pointed(message)
+                inner, message = (inner, message) if inner else _pointed(message, settings)
                 self._wrong((*path, *inner), of_adapter or message)
             return None
 
@@ -233,11 +233,10 @@ class _Reader:
         self.errors.append(StudyError(locate(self._source, self._raw, path), message))
 
 
-def _pointed(message: str) -> tuple[KeyPath, str]:
-    """A stage's own mistake begins with the key that it is about: the path of that, and the rest."""
+def _pointed(message: str, settings: Settings) -> tuple[KeyPath, str]:
+    """A merging stage's own mistake begins with the key that it is about: the path of that, and the rest."""
     key, colon, rest = message.partition(": ")
-    first = key.partition(".")[0]
-    known = first in MergeStage.model_fields or first in TrainStage.model_fields
+    known = settings.get("type") == "merge" and key.partition(".")[0] in MergeStage.model_fields
     return (tuple(key.split(".")), rest) if colon and known else ((), message)
 
 
