@@ -156,6 +156,16 @@ def test_gates_that_read_tokens_cannot_be_folded(lab, parent, init):
         load_start(*child, "cpu")
 
 
+def test_a_merged_form_is_refused_before_training(lab):
+    for gate, can in (("token", False), ("layer", True)):
+        start = lab.job(f"mix-{gate}", settings={"adapter": settings(gate=gate), "save_merged": True})
+        if can:
+            assert load_start(*start, "cpu").model is not None
+        else:
+            with pytest.raises(StudyError, match=r"save_merged.*cannot be folded"):
+                load_start(*start, "cpu")
+
+
 def test_a_new_adapter_on_a_folded_mixture(lab, parent, logits):
     job, _, model = mixture_job(lab, parent, gate="layer")
     init = {"init": "merge_then_new", "adapter": LORA}

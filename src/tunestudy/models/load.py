@@ -80,11 +80,24 @@ def load_start(job: Job, folder: JobDir, device: torch.device | str) -> LoadedMo
 
     Raises StudyError for anything that is not a whole model: it names the job and the file.
     """
+    _check_can_be_merged(job)
     loaded = _with_processor(_start(job, folder, device), job, folder)
     world = job.training.world if job.training else None
     if world is not None and world_of(loaded.model) is None:
         install_world(loaded.model, loaded.tokenizer, world, seed=job.seed, base_dir=folder.root / job.base_dir)
     return loaded
+
+
+def _check_can_be_merged(job: Job) -> None:
+    """`save_merged` of what no plain model holds would be left out at the end, after all the training."""
+    settings = job.training
+    if settings is None or not settings.save_merged or not isinstance(settings.adapter, MoleAdapter):
+        return
+    if settings.adapter.gate != "layer":
+        raise StudyError(
+            at(f"stages.{job.stage}.save_merged"),
+            "gates that read the tokens cannot be folded into weights; leave it out, or use gate: layer",
+        )
 
 
 def _with_processor(loaded: LoadedModel, job: Job, folder: JobDir) -> LoadedModel:
