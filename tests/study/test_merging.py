@@ -1,5 +1,6 @@
 """Stages that merge and mixtures of experts in a study file: what they become, and every way to write them wrong."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,12 +96,8 @@ def test_a_merge_reads_earlier_stages_and_is_shared(folder: Folder) -> None:
 def test_one_stage_of_a_variant_brings_what_it_reads(folder: Folder) -> None:
     jobs = [planned.job for planned in folder.plan(STUDY).jobs]
     chosen = select(jobs, ["merging@merged"], [2])
-    assert sorted((job.stage, job.seed) for job in chosen) == [
-        ("english", 2),
-        ("korean", 2),
-        ("merged", 2),
-        ("vision", 2),
-    ]
+    assert {job.seed for job in chosen} == {2}
+    assert sorted(job.stage for job in chosen) == ["english", "korean", "merged", "vision"]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +133,7 @@ def test_fingerprints_cover_what_is_merged(
 def test_names_of_stages_do_not_count(folder: Folder) -> None:
     """What a stage holds is in the fingerprint, not how it is called: jobs of a merge keep theirs."""
     before = {planned.job.fingerprint for planned in folder.plan(STUDY).jobs}
-    renamed = STUDY.replace("english", "anglais").replace("stages: [vision, anglais", "stages: [vision, anglais")
+    renamed = STUDY.replace("english", "anglais")
     assert {planned.job.fingerprint for planned in folder.plan(renamed).jobs} == before
 
 
@@ -158,8 +155,6 @@ def test_path_inputs_count_by_content(folder: Folder, text: Callable[..., str]) 
 def model(folder: Path, weights: str = "w", **adapter: Any) -> Path:
     folder.mkdir(parents=True)
     if adapter:
-        import json
-
         (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", **adapter}))
         (folder / "adapter_model.safetensors").write_text(weights)
     else:
@@ -168,9 +163,8 @@ def model(folder: Path, weights: str = "w", **adapter: Any) -> Path:
     return folder
 
 
-def test_what_stages_leave(folder: Folder, text: Callable[..., str]) -> None:
-    stages = folder.load(STUDY).study.variants["mixture"].stages
-    left = lineage(stages)
+def test_what_stages_leave(folder: Folder) -> None:
+    left = lineage(folder.load(STUDY).study.variants["mixture"].stages)
     assert left["korean"].ancestors == ("vision",) and left["korean"].start == "vision"
     assert left["merged"].ancestors == ("vision", "english", "korean") and left["merged"].kind == "model"
     assert left["experts"].start == "merged" and left["experts"].kind == "mole"
@@ -427,10 +421,8 @@ def test_foreign_spellings_without_a_counterpart(
 
 def test_the_plan_says_what_is_merged(folder: Folder) -> None:
     lines = plan_lines(folder.plan(STUDY))
-    assert (
-        "  merged (merging, mixture): dare_ties of en (english × 0.6, density 0.1) and ko (korean × 0.4, density 0.1) "
-        "over vision"
-    ) in lines
+    models = "en (english × 0.6, density 0.1) and ko (korean × 0.4, density 0.1)"
+    assert f"  merged (merging, mixture): dare_ties of {models} over vision" in lines
     (row,) = [line.split() for line in lines if line.startswith("merged  ")]
     assert row[-3:] == ["-", "-", "-"]
     assert any(line.startswith("Together: 40 steps") for line in lines)
@@ -487,17 +479,13 @@ def test_disk_for_a_merged_model(folder: Folder, text: Callable[..., str]) -> No
     assert bytes_needed([merged], folder.root) - bytes_needed([], folder.root) == 5000
 
 
-TINY = """\
-tiny:
-  stages: {merged: {%s}}
-"""
+TINY = "tiny: {stages: {merged: {%s}}}\n"
 
 
-@pytest.mark.parametrize("allowed", ["threads: 1", "max_shard_size: 1MB"])
-def test_the_small_form_of_a_merge(folder: Folder, allowed: str) -> None:
-    path = folder.write(STUDY + TINY % allowed)
+def test_the_small_form_of_a_merge(folder: Folder) -> None:
+    path = folder.write(STUDY + TINY % "threads: 1, max_shard_size: 1MB")
     small = load_study(path, tiny=True).study.variants["merging"].stages["merged"]
-    assert small.models["en"].weight == 0.6
+    assert small.threads == 1 and small.models["en"].weight == 0.6
 
 
 @pytest.mark.parametrize("refused", ["method: ties", "models: {en: {weight: 1}}", "absent: average", "base: model"])
