@@ -10,9 +10,9 @@ import torch
 
 from tunestudy.config.model import ModelConfig
 from tunestudy.config.stage import TrainStage
+from tunestudy.records import progress as progress_module
 from tunestudy.records.layout import JobDir
 from tunestudy.records.progress import Progress
-from tunestudy.train import progress as progress_module
 from tunestudy.train.gpu import COLUMNS, sample
 from tunestudy.train.precision import Precision
 
