@@ -29,7 +29,7 @@ QUIET = {"eval_on_epoch_end": False, "save_steps": None, "full_save_steps": None
 STEPS: dict[str, Any] = {**QUIET, "max_steps": 3, "optim": "sgd", "learning_rate": 1.0, "max_grad_norm": None}
 CUTS: dict[str, dict[str, Any]] = {
     "one by one": {"per_device_train_batch_size": 1},
-    "padded, three at a time": {"effective_batch_size": 8, "per_device_train_batch_size": 4, "padding": "right"},
+    "padded, four at a time": {"effective_batch_size": 8, "per_device_train_batch_size": 4, "padding": "right"},
     "activations formed again": {"per_device_train_batch_size": 2, "activation_checkpointing": True},
 }
 FAST = {"gate_learning_rate": 100.0}

@@ -65,7 +65,7 @@ def experts_of(job: Job, folder: JobDir, adapter: MoleAdapter, model: Any, *, is
                 _make(kept, _Making(job, folder, adapter, model, modules, start), found)
     factors, report = _read(kept)
     if is_writer:
-        write_json(folder.root / REPORT, _told(adapter, report))
+        write_json(folder.experts, _told(adapter, report))
         for line in report["warnings"]:
             print(f"experts: {line}", file=sys.stderr, flush=True)
     _check_energy(adapter, found, report)

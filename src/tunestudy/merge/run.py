@@ -38,6 +38,8 @@ class Done:
     read_bytes: int
     written_bytes: int
     details: dict[str, Any]
+    """Added to the report's keys."""
+    warnings: tuple[str, ...] = ()
 
 
 def run_merge(job: Job, folder: JobDir, stop: StopRequest) -> bool:
@@ -88,7 +90,8 @@ def _merge(job: Job, folder: JobDir, prepared: Path, stop: StopRequest, progress
     write_json(prepared / PROVENANCE, provenance(job, compared))
     kind = seal_merged(job, folder, inputs, prepared)
     facts = {"threads": done.threads, "read_bytes": done.read_bytes, "written_bytes": done.written_bytes}
-    report = {**report, "duration_s": round(time.monotonic() - began, 3), **facts, **done.details}
+    report |= {"duration_s": round(time.monotonic() - began, 3), **facts, **done.details}
+    report["warnings"] = [*report["warnings"], *done.warnings]
     write_json(folder.merge_report, report)
     summary = {"method": settings.method, "compat": settings.compat, "models": list(inputs.models)}
     summary["warnings"] = report["warnings"][:WARNED]
@@ -138,6 +141,7 @@ def _into_adapter(job: Job, compared: Compared, prepared: Path, folder: JobDir) 
         read_bytes=size,
         written_bytes=written,
         details={"adapter": energy},
+        warnings=facts.warnings,
     )
 
 

@@ -225,6 +225,11 @@ class JobDir:
         return self.root / "data.json"
 
     @property
+    def experts(self) -> Path:
+        """Of a mixture of LoRA experts: where each comes from, and how much of a difference its factors hold."""
+        return self.root / "experts.json"
+
+    @property
     def merge_report(self) -> Path:
         """Of a job that merges: how far its models are from the base and how they lie to each other, by role."""
         return self.root / "merge_report.json"

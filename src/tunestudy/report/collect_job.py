@@ -14,9 +14,6 @@ from tunestudy.report.reader import Reader
 from tunestudy.report.values import mapping, number, numbers, texts, whole
 from tunestudy.study.state import is_running
 
-GATE_LOG, EXPERTS, MERGE_REPORT = "mole_log.csv", "experts.json", "merge_report.json"
-"""Of a mixture of experts, and of a merge."""
-
 
 def read_job(folder: JobDir, planned: Settings, reader: Reader) -> JobFacts:
     """The facts of one job; `planned` is its entry in plan.json, empty when the plan is gone."""
@@ -53,9 +50,9 @@ def read_job(folder: JobDir, planned: Settings, reader: Reader) -> JobFacts:
         train_log=read_curve(folder.loss_log, reader),
         eval_log=read_curve(folder.eval_log, reader),
         sparsity_log=read_curve(folder.sparsity_log, reader),
-        gate_log=read_gate_log(folder.root / GATE_LOG, reader),
-        experts=reader.json(folder.root / EXPERTS),
-        merge_report={**mapping(result.get("merge")), **reader.json(folder.root / MERGE_REPORT)},
+        gate_log=read_gate_log(folder.mole_log, reader),
+        experts=reader.json(folder.experts),
+        merge_report={**mapping(result.get("merge")), **reader.json(folder.merge_report)},
         score_log=read_score_log(folder, mapping(job.get("evaluations")), scores, whole(result.get("steps")), reader),
         gpu=_gpu_use(reader.table(folder.gpu_log)),
         checkpoints=_checkpoints(folder, reader),
