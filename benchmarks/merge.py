@@ -4,8 +4,10 @@
 
 A random Llama of 169M parameters in bfloat16 and two fine-tunes of it with small differences. mergekit runs in an
 environment of its own: that of --mergekit, or one that is made in ~/.cache/tunestudy-benchmarks (pip must reach an
-index). Ratios are mergekit's time ÷ ours, each without its start: mergekit's `--help`, our imports. Every case is run
---repeats times and the least counts. Exit code 1: a figure is beyond its limit. Nothing is written but stdout.
+index). Ratios are mergekit's time ÷ ours, as whole processes and each without its start: mergekit's `--help`, our
+imports. Ours is once the merge by itself, and once `tunestudy merge`, which also hashes its inputs and its result,
+looks at the differences before it merges, and reports. Every case is run --repeats times and the least counts. Exit
+code 1: a figure is beyond its limit. Nothing is written but stdout.
 """
 
 import argparse
@@ -130,6 +132,27 @@ def peer_command(python: Path, root: Path, method: str) -> list[str]:
     return [program, str(root / f"{method}.yaml"), str(root / f"peer-{method}"), "--quiet", "--random-seed", "1"]
 
 
+def our_command(root: Path, method: str, out: Path) -> list[str]:
+    """`tunestudy merge`, with results of its own for every run: again, nothing would be merged."""
+    density = DENSITIES[method]
+    shares = [] if density is None else ["--density", str(density), "--base", str(root / "base")]
+    weights = [f"{name}={weight}" for name, weight in WEIGHTS.items()]
+    models = [f"{name}={root / name}" for name in WEIGHTS]
+    program = [sys.executable, "-c", "from tunestudy.cli import main; main()", "merge", "--method", method]
+    given = [*program, "--models", *models, "--weights", *weights, *shares]
+    return [*given, "--output", str(out), "--results", str(out.with_suffix(".results"))]
+
+
+def whole_command(root: Path, method: str, repeats: int) -> Run:
+    found = []
+    for number in range(repeats):
+        out = root / f"command-{method}-{number}"
+        found.append(_once(our_command(root, method, out)))
+        shutil.rmtree(out)
+        shutil.rmtree(out.with_suffix(".results"))
+    return min(found, key=lambda one: one.wall)
+
+
 def differing(one: Path, other: Path) -> tuple[int, int]:
     """Values that differ, and all."""
     from tunestudy.models.tensorfiles import TensorFiles
@@ -206,6 +229,10 @@ def compared(root: Path, python: Path, repeats: int, largest: int) -> bool:
             met.append(("linear: values that differ", count, 0, True))
         limit = (MEMORY_BYTES + MEMORY_TENSORS * largest) / 1e6
         met.append((f"{method}: peak memory, MB", mine.peak / 1e6, limit, True))
+        command = whole_command(root, method, repeats)
+        print(f"{'':12}{'`tunestudy merge`':>38}{command.wall:12.2f}{command.cpu:8.2f}{command.peak / 1e6:9.0f}")
+        met.append((f"{method}: wall time of `tunestudy merge`", peer.wall / command.wall, wall, False))
+        met.append((f"{method}: its peak memory, MB", command.peak / 1e6, limit, True))
     print()
     missed = [one for one in met if not verdict(one[0], one[1], one[2], at_most=one[3])]
     return not missed

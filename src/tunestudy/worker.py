@@ -70,19 +70,31 @@ def end_at_once() -> None:
 
 def train_and_evaluate(job: Job, folder: JobDir, world: "World", stop: StopRequest) -> int:
     """The two halves of a job; each is skipped when its files are already there and belong to this job."""
-    from tunestudy.bench.checkpoints import score_checkpoints
-    from tunestudy.bench.run import run_benchmarks
-    from tunestudy.train.stage import is_trained
-
     world.barrier()
     if not is_trained(job, folder) and not carry_out_stage(job, folder, world, stop):
         return Exit.INTERRUPTED
-    if not run_benchmarks(job, folder, world, stop) or not score_checkpoints(job, folder, world, stop):
+    if job.evaluations and not evaluate(job, folder, world, stop):
         return Exit.INTERRUPTED
     if world.rank == 0:
         folder.failure_json.unlink(missing_ok=True)
         tell_phase(folder, "done")
     return Exit.DONE
+
+
+def is_trained(job: Job, folder: JobDir) -> bool:
+    """Whether the result of exactly this job is published."""
+    result = read_json(folder.result_json)
+    if result is None or result["fingerprint"] != job.fingerprint:
+        return False
+    return job.settings is None or folder.model.is_dir()
+
+
+def evaluate(job: Job, folder: JobDir, world: "World", stop: StopRequest) -> bool:
+    """Run the benchmarks whose scores are missing; False when asked to stop on the way."""
+    from tunestudy.bench.checkpoints import score_checkpoints
+    from tunestudy.bench.run import run_benchmarks
+
+    return run_benchmarks(job, folder, world, stop) and score_checkpoints(job, folder, world, stop)
 
 
 def carry_out_stage(job: Job, folder: JobDir, world: "World", stop: StopRequest) -> bool:

@@ -228,8 +228,8 @@ def test_a_disk_that_is_full_at_the_end_is_an_error_and_the_next_run_only_publis
 
 def test_a_job_without_a_stage_publishes_that_it_is_a_base(tmp_path: Path) -> None:
     from tunestudy.config.job import Job
-    from tunestudy.train.stage import is_trained
     from tunestudy.train.world import World
+    from tunestudy.worker import is_trained
 
     folder = make_job(tmp_path)
     job = Job.model_validate_json(folder.job_json.read_text()).model_copy(update={"settings": None})

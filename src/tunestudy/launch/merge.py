@@ -53,7 +53,7 @@ def merge_models(asked: Asked, *, command: Command | None = None) -> Exit:
         if is_new:
             remove_tree(study.root)
         raise _in_words_of_the_command(error) from None
-    code = run_study(loaded, asked.results, quiet=asked.quiet, command=command)
+    code = run_study(loaded, asked.results, quiet=asked.quiet, command=command, report=False)
     if code != Exit.DONE:
         return code
     job = study.job(make_plan(loaded, asked.results).jobs[0].job.id)

@@ -17,7 +17,6 @@ from tunestudy.launch.spread import command_for
 from tunestudy.launch.torchrun import Command
 from tunestudy.preflight.checks import check
 from tunestudy.records.layout import StudyDir
-from tunestudy.report.build import build_report
 from tunestudy.study.load import LoadedStudy
 from tunestudy.study.plan import make_plan
 
@@ -32,11 +31,13 @@ def run_study(
     quiet: bool = False,
     estimate: bool = False,
     command: Command | None = None,
+    report: bool = True,
 ) -> Exit:
     """Carry out what is missing of a study and report it, after saying how long that will take.
 
     `only`: `VARIANT` or `VARIANT@STAGE`; `seeds`: a part of the study's. `estimate`: first time some steps of what
     nothing is known of. `command` starts one job (tests replace it); default: torchrun, here or on all hosts.
+    `report`: write it when something ran.
     Raises StudyError when the study, the machine or the results folder cannot do it: nothing has been started then.
     """
     plan = make_plan(loaded, results)
@@ -56,8 +57,10 @@ def run_study(
         except OSError as error:
             cause = f"cannot be written any more: {error.strerror}; running jobs go on, run again to continue"
             raise StudyError(str(study.root), cause, exit_code=Exit.PREFLIGHT_REFUSED) from error
-        if code == Exit.INTERRUPTED:
+        if code == Exit.INTERRUPTED or not report:
             return code
+        from tunestudy.report.build import build_report  # whose statistics take a second to import
+
         met = build_report(study)
         return max(code, met) if len(chosen) == len(plan.jobs) else code
 

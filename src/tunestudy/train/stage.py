@@ -25,7 +25,7 @@ from tunestudy.models.decoder import base_model_of, blocks_of
 from tunestudy.models.load import LoadedModel, load_start
 from tunestudy.models.placement import place
 from tunestudy.models.roles import Train, set_trainable, trainable_table
-from tunestudy.records.atomic import read_json, write_json
+from tunestudy.records.atomic import write_json
 from tunestudy.records.layout import JobDir
 from tunestudy.records.progress import Progress
 from tunestudy.records.stop import StopRequest
@@ -50,14 +50,6 @@ from tunestudy.train.scores import AskedToLeaveError
 from tunestudy.train.start import start_run
 from tunestudy.train.trainable import as_text, find_trainables, require_alike
 from tunestudy.train.world import World
-
-
-def is_trained(job: Job, folder: JobDir) -> bool:
-    """Whether the result of exactly this job is published."""
-    result = read_json(folder.result_json)
-    if result is None or result["fingerprint"] != job.fingerprint:
-        return False
-    return job.settings is None or folder.model.is_dir()
 
 
 def run_stage(job: Job, folder: JobDir, world: World, stop: StopRequest) -> bool:
