@@ -10,9 +10,10 @@ stages:
       ko: {stage: korean, weight: 0.4, density: 0.1}
 """
 
+import re
 from typing import Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, FiniteFloat, field_validator, model_validator
 
 from tunestudy.config.base import Config, neutral
 from tunestudy.config.model import DType, Role
@@ -47,8 +48,8 @@ class Weights(Config):
 class MergeInput(Weights):
     """One of the models that are merged."""
 
-    weight: float = 1.0
-    weights: dict[Role, float] = {}
+    weight: float = Field(1.0, allow_inf_nan=False)
+    weights: dict[Role, FiniteFloat] = {}
     """By role; roles that are not named have `weight`."""
     density: float | None = Field(None, gt=0, le=1)
     """Share of its difference to the base that is kept: the largest (TIES), or chosen at random (DARE, whose papers'
@@ -75,13 +76,13 @@ class MergeStage(Config):
     """What differences are taken to. `linear` and `slerp` need none."""
     compat: Literal["paper", "mergekit", "peft"] = "paper"
     """Whose definition where they differ: the methods' papers, mergekit 0.1.5, or PEFT's merge functions."""
-    scale: float = 1.0
+    scale: float = Field(1.0, allow_inf_nan=False)
     """What the merged difference is multiplied with (mergekit's `lambda`)."""
     normalize: bool | None = None
     """Divide by the sum of the weights that took part; default: what the method's definition does."""
     t: float = Field(0.5, ge=0, le=1)
     """Of `slerp`: 0 is the first model, 1 the second."""
-    absent: str = Field("error", pattern=r"^(error|average|zero_base|take:.+)$")
+    absent: str = "error"
     """Tensors that the base lacks, such as a new projector: refuse, take the weighted mean of the models, take the base
     as zeros, or take them from one model (`take:en`)."""
     vocabulary: Literal["base", "union"] = "base"
@@ -95,10 +96,24 @@ class MergeStage(Config):
     """Of `into: adapter`: the rank that the merged difference is cut to; default: the sum of the adapters' ranks."""
     dtype: DType | None = None
     """Of the result; default: each tensor's own in the base, in the first model without one."""
-    max_shard_size: str = neutral("5GB", pattern=r"^[1-9][0-9]*[KMG]?B$")
+    max_shard_size: str = neutral("5GB")
     """Of a safetensors file of the result."""
     threads: int | None = neutral(None, ge=1)
     """Default: one per core. They do not change a byte of the result, but for `compat: mergekit`, which has one."""
+
+    @field_validator("absent")
+    @classmethod
+    def _a_policy(cls, value: str) -> str:
+        if not re.fullmatch("error|average|zero_base|take:.+", value):
+            raise ValueError(f"must be error, average, zero_base, or take: with a model's name; got `{value}`")
+        return value
+
+    @field_validator("max_shard_size")
+    @classmethod
+    def _a_size(cls, value: str) -> str:
+        if not re.fullmatch(r"[1-9][0-9]*[KMG]?B", value):
+            raise ValueError(f"must be a whole number with B, KB, MB or GB after it, such as 500MB; got `{value}`")
+        return value
 
     @field_validator("base", mode="before")
     @classmethod

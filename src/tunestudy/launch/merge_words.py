@@ -8,6 +8,7 @@ which is why they are sorted here and not by the command line's own parser.
 """
 
 import argparse
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -95,11 +96,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--weights", action="extend", nargs="+", default=[], metavar="NAME=X", help="default: 1 each")
     add("--density", action="extend", nargs="+", default=[], metavar="X", help="share of each difference that is kept")
     add("--densities", action="extend", nargs="+", default=[], metavar="NAME=X", help="the same for single models")
-    add("--dare_drop_rate", "--dare-drop-rate", type=float, metavar="X", help="1 − density")
+    add("--dare_drop_rate", "--dare-drop-rate", type=_finite, metavar="X", help="1 − density")
     add("--compat", help="paper (default), mergekit or peft")
-    add("--scale", type=float, help="what the merged difference is multiplied with")
+    add("--scale", type=_finite, help="what the merged difference is multiplied with")
     add("--normalize", action=argparse.BooleanOptionalAction, help="divide by the sum of the weights that took part")
-    add("--t", type=float, help="of slerp: 0 is the first model, 1 the second")
+    add("--t", type=_finite, help="of slerp: 0 is the first model, 1 the second")
     add("--absent", help="tensors that the base lacks: error (default), average, zero_base or take:NAME")
     add("--vocabulary", help="base (default) or union")
     add("--into", help="model (default) or adapter")
@@ -174,8 +175,18 @@ def _by_model(option: str, words: Sequence[str], names: list[str], *, for_all: b
     return found
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"must be a finite number, got {text}")
+    return number
+
+
 def _number(option: str, text: str) -> float:
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         raise StudyError(option, f"must be a number, got `{text}`") from None
+    if not math.isfinite(number):
+        raise StudyError(option, f"must be a finite number, got `{text}`")
+    return number

@@ -92,8 +92,37 @@ def _of_merge(stage: MergeStage, left: Mapping[str, Left]) -> Iterator[Found]:
     yield from _family(stage, left)
     if stage.compat == "peft" and stage.method not in TASK_VECTORS and (stage.method, stage.into) != _OF_PEFT:
         yield ("compat",), f"PEFT has no {stage.method} of models; use paper or mergekit"
+    yield from _without_meaning(stage)
     if stage.into == "adapter":
         yield from _into_adapter(stage, left)
+
+
+def _without_meaning(stage: MergeStage) -> Iterator[Found]:
+    """Options that the method, or whose definition it is, would leave unused."""
+    if stage.scale != 1 and stage.method not in TASK_VECTORS:
+        own = "the models' weights" if stage.method == "linear" else "t"
+        yield ("scale",), f"is of methods that add up differences to a base; {stage.method} has {own}"
+    if stage.method == "slerp":
+        if stage.normalize is not None:
+            yield ("normalize",), "slerp divides by no weights; leave it out"
+        for name, one in stage.models.items():
+            if one.weight != 1 or one.weights:
+                yield ("models", name), "slerp has no weights: `t` says how far it goes to the second model"
+    if stage.compat == "peft" and stage.normalize is not None:
+        yield ("normalize",), "PEFT's merges have no such option; leave it out, or use compat: paper"
+    if stage.into == "adapter":
+        yield from _not_of_adapters(stage)
+
+
+def _not_of_adapters(stage: MergeStage) -> Iterator[Found]:
+    if stage.method == "slerp":
+        yield ("method",), "slerp's arc lies between whole weights, which no low rank holds; use `into: model`"
+    if stage.compat == "mergekit":
+        yield ("compat",), "mergekit merges no adapters; use paper or peft, or `into: model`"
+    if stage.compat == "peft" and stage.method == "task_arithmetic":
+        yield ("method",), "PEFT's add_weighted_adapter has no task_arithmetic; use linear, or compat: paper"
+    if stage.compat == "peft" and stage.result_rank is not None:
+        yield ("result_rank",), "compat: peft keeps the adapters' own rank; leave it out"
 
 
 def _same_twice(stage: MergeStage) -> Iterator[Found]:
