@@ -1,6 +1,7 @@
 """`tunestudy merge`: words sorted, a study written and run, its result put in place; and what is refused."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -143,6 +144,10 @@ REFUSED = {
     "a name twice": (MERGE.replace("ko=in", "en=in"), "two models `en`"),
     "a name that is taken": (MERGE.replace("ko=", "base=").replace(" base=0.4", ""), "`base` is the name of"),
     "weights of an unknown model": (MERGE.replace("ko=0.4", "fr=0.4"), "--weights: there is no model `fr`"),
+    "a weight that is no number": (MERGE.replace("ko=0.4", "ko=nan"), "--weights: must be a finite number"),
+    "a scale without end": (MERGE + " --scale inf", "must be a finite number, got inf"),
+    "below a file": (MERGE.replace("--output out", "--output in/ko/config.json/out"), "`config.json` is a file"),
+    "a size that is none": (MERGE + " --max-shard-size 5XB", "--max_shard_size: must be a whole number with B, KB"),
     "too few weights": (MERGE.replace("en=0.6 ko=0.4", "0.6"), "gives 1 numbers for 2 models"),
     "inside an input": (MERGE.replace("--output out", "--output in/ko/out"), "lie in one another"),
     "around an input": (MERGE.replace("in/", "out/in/"), "is there and not empty"),
@@ -178,6 +183,13 @@ def test_no_dora_in_an_adapter(at: Path) -> None:
         merge("--method ties --base a --models en=in/en --density 1 --output out", refuse)
 
 
+def test_an_adapter_whose_base_is_named_as_from_elsewhere(at: Path) -> None:
+    adapter(at / "a", Path("base"))
+    adapter(at / "b", Path("base"))
+    with pytest.raises(StudyError, match=r"--models a: names `base` as its base, .* write its path"):
+        merge("--method linear --models a=a b=b --output out", refuse)
+
+
 def test_nothing_is_put_half(at: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepared = weights(at / "prepared", "w")
     seal(prepared, at / "model", {"kind": "full"})
@@ -185,6 +197,30 @@ def test_nothing_is_put_half(at: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OSError, match="disk"):
         put_at(at / "model", at / "out")
     assert not (at / "out").exists() and not [path for path in at.iterdir() if path.name.startswith(".")]
+
+
+def test_a_full_disk_is_told_with_where_the_result_is(at: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for error in (OSError(28, "No space left"), shutil.Error([("a", "b", "[Errno 28] No space left")])):
+        monkeypatch.setattr("tunestudy.launch.merge.shutil.copytree", _raising(error))
+        with pytest.raises(StudyError, match=r"the disk is full.* is whole at `results/merge-") as caught:
+            merge(MERGE + " --quiet")
+        assert caught.value.exit_code == Exit.PREFLIGHT_REFUSED and not (at / "out").exists()
+
+
+def _raising(error: OSError) -> Any:
+    def copytree(*_: Any, **__: Any) -> None:
+        raise error
+
+    return copytree
+
+
+def test_who_wrote_to_an_output_gets_another_whole_one(at: Path) -> None:
+    assert merge(MERGE + " --quiet") == Exit.DONE
+    (file,) = (at / "out").glob("*.safetensors")
+    whole = file.read_bytes()
+    file.write_bytes(b"another")  # the same file as the result's, where links are
+    assert merge(MERGE.replace("--output out", "--output out2") + " --quiet") == Exit.DONE
+    assert (at / "out2" / file.name).read_bytes() == whole and file.read_bytes() == b"another"
 
 
 def _full(*_: Path) -> None:

@@ -18,9 +18,9 @@ from tunestudy.launch.merge_words import Asked
 from tunestudy.launch.run import run_study
 from tunestudy.launch.torchrun import Command
 from tunestudy.launch.written import study_text
-from tunestudy.records.atomic import publish, read_json, remove_tree, temporary_beside, write_text
-from tunestudy.records.layout import StudyDir
-from tunestudy.records.manifest import read_manifest, seal
+from tunestudy.records.atomic import is_disk_full, publish, read_json, remove_tree, temporary_beside, write_text
+from tunestudy.records.layout import JobDir, StudyDir
+from tunestudy.records.manifest import problems, read_manifest, seal
 from tunestudy.study.found_model import FoundModel, find_model, seen_from
 from tunestudy.study.load import load_study
 from tunestudy.study.plan import make_plan
@@ -53,14 +53,28 @@ def merge_models(asked: Asked, *, command: Command | None = None) -> Exit:
         if is_new:
             remove_tree(study.root)
         raise _in_words_of_the_command(error) from None
+    job = study.job(make_plan(loaded, asked.results).jobs[0].job.id)
+    _forget_damaged(job)
     code = run_study(loaded, asked.results, quiet=asked.quiet, command=command, report=False)
     if code != Exit.DONE:
         return code
-    job = study.job(make_plan(loaded, asked.results).jobs[0].job.id)
-    put_at(job.model, asked.output)
+    try:
+        put_at(job.model, asked.output)
+    except OSError as error:
+        full = isinstance(error, shutil.Error) or is_disk_full(error)  # of a copied tree, whose causes are words
+        why = "the disk is full, or it cannot be written to" if full else error.strerror or str(error)
+        message = f"`{asked.output}` could not be made: {why}; the merged result is whole at `{job.model}`"
+        raise StudyError("--output", message, exit_code=Exit.PREFLIGHT_REFUSED) from error
     if not asked.quiet:
         print("\n".join([*report_lines(read_object(job.root / "merge_report.json")), f"merged: {asked.output}"]))
     return code
+
+
+def _forget_damaged(job: JobDir) -> None:
+    """Let a result be made anew that is no more as it was published: who wrote to a linked output wrote to it, too."""
+    if job.result_json.is_file() and problems(job.model):
+        job.result_json.unlink()
+        remove_tree(job.model)
 
 
 def _folders(asked: Asked) -> dict[str, Path]:
@@ -99,6 +113,11 @@ def _check_output(output: Path, folders: dict[str, Path]) -> None:
         raise StudyError("--output", f"`{output}` is a file; give a new folder")
     if output.is_dir() and any(output.iterdir()):
         raise StudyError("--output", f"`{output}` is there and not empty; give a new folder, or remove it first")
+    above = next(folder for folder in output.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise StudyError("--output", f"`{output}` cannot be made: `{above.name}` is a file; give another folder")
+    if not os.access(above, os.W_OK):
+        raise StudyError("--output", f"`{output}` cannot be made: nothing can be written in `{above}`")
     whole = output.resolve()
     for name, folder in folders.items():
         if whole.is_relative_to(folder) or folder.is_relative_to(whole):
@@ -111,6 +130,11 @@ def _underlying(asked: Asked, folders: dict[str, Path]) -> FoundModel:
     """The study's model: the base, or without one the first model, of an adapter what it sits on."""
     first = folders.get("base") or folders[next(iter(asked.models))]
     found = find_model(str(first))
+    name = str(found.settings["model_name_or_path"]) if "model_name_or_path" in found.settings else "/"
+    if is_adapter(first) and "/" not in name:
+        cure = "write its path, as seen from the adapter's folder, into adapter_config.json"
+        message = f"names `{name}` as its base, and no such folder lies in the adapter's; {cure}"
+        raise StudyError(f"--models {next(iter(asked.models))}", message)
     kept = {key: value for key, value in found.settings.items() if key != "weights"}
     return replace(found, settings=kept)
 
