@@ -118,6 +118,15 @@ def test_adapters_become_an_adapter_that_loads(lab: MergeLab) -> None:
     assert load_result(folder, "cpu").model.peft_config["default"].r == 4
 
 
+def test_what_an_adapters_merge_warns_of_is_reported(lab: MergeLab) -> None:
+    en, ko = lab.adapted("en", 1), lab.adapted("ko", 2)
+    models = {"en": {"stage": "en", "density": 0.3}, "ko": {"stage": "ko", "density": 0.3}}
+    folder = merged(lab, en, ko, method="ties", into="adapter", result_rank=1, models=models)
+    for file, found in ((folder.merge_report, lambda told: told), (folder.result_json, lambda told: told["merge"])):
+        (warning,) = found(json.loads(file.read_text()))["warnings"]
+        assert "cut to a low rank" in warning and "raise result_rank" in warning
+
+
 def test_stages_tokenizer_goes_before_the_bases(lab: MergeLab) -> None:
     """It has the study's chat template; without one of a stage, the base's."""
     folder = merged(lab, lab.trained("en", 1), lab.trained("ko", 2))

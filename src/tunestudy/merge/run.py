@@ -40,6 +40,7 @@ class Done:
     details: dict[str, Any]
     """Added to the report's keys."""
     warnings: tuple[str, ...] = ()
+    """Known only when it is done."""
 
 
 def run_merge(job: Job, folder: JobDir, stop: StopRequest) -> bool:
