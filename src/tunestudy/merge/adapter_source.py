@@ -237,6 +237,19 @@ def scale_of(config: Mapping[str, Any], module: str, rank: int) -> float:
     return float(alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank)
 
 
+def _require_numbers(folder: Path, config: Mapping[str, Any]) -> None:
+    """StudyError where what scales are worked out from is not what PEFT writes."""
+    patterns = config.get("alpha_pattern") or {}
+    try:
+        alphas = [config["lora_alpha"], *patterns.values()]
+        for pattern in patterns:
+            re.compile(pattern)
+    except (AttributeError, re.error) as error:
+        raise _unusable(folder, f"has an alpha_pattern in {ADAPTER_CONFIG} that cannot be read: {error}") from error
+    if wrong := [alpha for alpha in alphas if isinstance(alpha, bool) or not isinstance(alpha, int | float)]:
+        raise _unusable(folder, f"has {wrong[0]!r} as an alpha in {ADAPTER_CONFIG}; it must be a number")
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """adapter_config.json as it stands; StudyError for one that cannot be read."""
     try:
@@ -245,6 +258,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise _unusable(folder, f"has no readable {ADAPTER_CONFIG}: {error}") from error
     if not isinstance(found, dict) or "lora_alpha" not in found:
         raise _unusable(folder, f"is no LoRA: {ADAPTER_CONFIG} has no lora_alpha")
+    _require_numbers(folder, found)
     return found
 
 

@@ -84,10 +84,11 @@ def _seen_as(inputs: Inputs, sources: Mapping[str, Source]) -> Inputs:
 def _config(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if not isinstance(found, dict) or not all(isinstance(found.get(part) or {}, dict) for part in PARTS if part):
+            raise ValueError("it holds no settings of a model")
     except (OSError, ValueError) as error:
         message = f"{folder}: config.json cannot be read: {error}"
         raise StudyError(at(folder.name), message, exit_code=Exit.PREFLIGHT_REFUSED) from error
-    assert isinstance(found, dict)
     return found
 
 

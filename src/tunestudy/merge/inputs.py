@@ -198,7 +198,9 @@ def _folded(base: Found, folder: JobDir) -> Found:
 def _base_of(one: Found) -> Path:
     """The folder of an adapter's base: relative to the adapter's, absolute, or of the hub's cache."""
     config = read_config(one.folder)
-    name = str(config.get("base_model_name_or_path"))
+    name = config.get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise one.wrong(f"names no base (base_model_name_or_path in {ADAPTER_CONFIG}); write its path there")
     near = (one.folder / name).resolve()
     if near.is_dir():
         check(replace(one, owner=None, folder=near))
@@ -206,7 +208,12 @@ def _base_of(one: Found) -> Path:
     elif name.startswith((".", "/")):
         raise one.wrong(f"names {name} as its base, and that folder is gone")
     else:
-        base, identity = from_hub(name, config.get("revision"))
+        try:
+            base, identity = from_hub(name, config.get("revision"))
+        except StudyError as error:
+            cure = f"write its path, as seen from the adapter's folder, into {ADAPTER_CONFIG}, or download it first"
+            message = f"names {name} as its base: that is no folder beside it, and no model in the hub's cache; {cure}"
+            raise one.wrong(message) from error
     expected = (read_manifest(one.folder) or {}).get("base")
     if expected and expected.get("kind") == identity["kind"] and expected != identity:
         raise one.wrong(f"names {name} as its base, but that is not the model it was trained on")

@@ -139,7 +139,7 @@ def _look(piece: Piece, inputs: Inputs, stage: str) -> RoleSums:
         for pair, (one, other) in enumerate(combinations(changes, 2)):
             if one is None or other is None:
                 continue
-            products[pair] += float(torch.dot(one, other))
+            products[pair] += _product(one, other)
             if below is not None:
                 signs = torch.mul(one, other, out=product[: stop - start]).numpy()
                 both[pair] += stop - start - np.count_nonzero(signs == 0)
@@ -170,16 +170,24 @@ def _count_zeros(change: Tensor, below: Tensor | None) -> int:
 
 
 def _square(values: Tensor) -> float:
-    return float(torch.dot(values, values))
+    return _product(values, values)
+
+
+def _product(one: Tensor, other: Tensor) -> float:
+    """Of huge values in float64, whose range holds any float32's square."""
+    found = float(torch.dot(one, other))
+    return found if math.isfinite(found) else float(torch.dot(one.to(torch.float64), other.to(torch.float64)))
 
 
 def _refuse_infinite(piece: Piece, inputs: Inputs, stage: str) -> None:
-    """Name the input whose values are not finite; huge ones, whose squares are not, pass."""
+    """Name the input whose values are not finite, or say that a difference is not."""
     sources = {**inputs.models, **({} if inputs.base is None else {"base": inputs.base})}
     for name, source in sources.items():
         if not torch.isfinite(source.read(piece.name, piece.start, piece.stop)).all():
             message = f"`{name}` holds values that are no finite numbers, in {piece.name}; it was trained to no end"
             raise StudyError(at(f"stages.{stage}.models"), message, exit_code=Exit.PREFLIGHT_REFUSED)
+    message = f"differences in {piece.name} are beyond what float32 holds; one of the models is broken"
+    raise StudyError(at(f"stages.{stage}.models"), message, exit_code=Exit.PREFLIGHT_REFUSED)
 
 
 def _add(total: RoleSums, piece: Piece, new: RoleSums) -> None:

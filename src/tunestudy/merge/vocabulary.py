@@ -75,6 +75,12 @@ def match(
         cure = "put the tokenizer's files into its folder"
         raise StudyError(at(key), f"{', '.join(unknown)}: has no tokenizer.json to match rows by; {cure}")
     num_rows = {name: by_token(source, found[name]) for name, source in sources.items()}
+    if numbered := [name for name, tensors in num_rows.items() if not tensors]:
+        message = (
+            f"their tokens differ, and no embeddings of {', '.join(numbered)} have as many rows as its config.json "
+            "says (vocab_size), so that none can be matched; give all models one tokenizer, or mend config.json"
+        )
+        raise StudyError(at(key), message, exit_code=Exit.PREFLIGHT_REFUSED)
     tokens, added = dict(first.tokens), dict[str, int]()
     definition = None
     if policy == "union":
@@ -95,11 +101,16 @@ def match(
 def read_vocabulary(name: str, tokenizer: Path, model: Path) -> Vocabulary:
     """Of one input; no tokens where its folder has no tokenizer.json."""
     definition = _json(tokenizer / "tokenizer.json") or {}
-    known = (definition.get("model") or {}).get("vocab") or {}
-    tokens = {token: row for row, (token, _) in enumerate(known)} if isinstance(known, list) else dict(known)
-    tokens |= {one["content"]: one["id"] for one in definition.get("added_tokens") or ()}
+    try:
+        tokens = read_tokens(definition) if definition else {}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        message = f"{tokenizer / 'tokenizer.json'} is no tokenizer's: {error}"
+        raise StudyError(at(name), message, exit_code=Exit.PREFLIGHT_REFUSED) from error
     config = _json(model / "config.json") or {}
     rows = config.get("vocab_size") or (config.get("text_config") or {}).get("vocab_size") or 0
+    if not isinstance(rows, int):
+        message = f"{model / 'config.json'}: vocab_size must be a whole number, got {rows!r}"
+        raise StudyError(at(name), message, exit_code=Exit.PREFLIGHT_REFUSED)
     if tokens and rows and max(tokens.values()) >= rows:
         message = f"its tokenizer has {max(tokens.values()) + 1} tokens and its model {rows} rows for them"
         raise StudyError(at(name), message, exit_code=Exit.PREFLIGHT_REFUSED)

@@ -134,6 +134,8 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
             header = json.loads(file.read(length))
     except (OSError, ValueError) as error:
         raise _broken(path.parent, f"{path.name} cannot be read: {error}") from error
+    if not isinstance(header, dict):
+        raise _broken(path.parent, f"{path.name} has a header that is not the format's")
     found = {name: _info(path, name, entry, 8 + length) for name, entry in header.items() if name != "__metadata__"}
     for name, info in found.items():
         if info.start + info.num_bytes > size:
@@ -144,6 +146,8 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
 def _info(path: Path, name: str, entry: Mapping[str, Any], data: int) -> TensorInfo:
     try:
         dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        if not all(isinstance(number, int) and number >= 0 for number in (*shape, begin, end)):
+            raise ValueError("sizes are whole numbers")
     except (KeyError, TypeError, ValueError) as error:
         raise _broken(path.parent, f"{path.name} describes {name} in a way that is not the format's") from error
     if dtype not in DTYPES:
@@ -162,12 +166,13 @@ def _files_of(folder: Path) -> list[str]:
         cure = "; convert its pickled weights to safetensors first" if pickled else ""
         raise _broken(folder, f"it holds no {SINGLE} and no {INDEX}{cure}")
     try:
-        files = list(dict.fromkeys(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
-    except (KeyError, ValueError, AttributeError) as error:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        files = [str(name) for name in dict.fromkeys(index["weight_map"].values())]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _broken(folder, f"{INDEX} cannot be read: {error}") from error
     if absent := [name for name in files if not (folder / name).is_file()]:
         raise _broken(folder, f"it lacks {', '.join(absent[:3])}, which {INDEX} names")
-    return [str(name) for name in files]
+    return files
 
 
 def _broken(folder: Path, message: str) -> StudyError:
