@@ -31,6 +31,7 @@ MISTAKES = {
     "scale of slerp": ("slerp", "scale: 2", "slerp has t"),
     "weights of slerp": ("slerp", "weights: [0.6, 0.4]", "slerp has no weights"),
     "slerp divided": ("slerp", "normalize: true", "divides by no weights"),
+    "weights that cancel": ("linear", "weights: [1, -1]", "the weights sum up to 0, and linear divides"),
     "PEFT's division": ("task_arithmetic", "{normalize: true, compat: peft}", "PEFT's merges have no such option"),
     "slerp into an adapter": ("slerp", "into: adapter", "which no low rank holds"),
     "mergekit's adapters": ("linear", "{into: adapter, compat: mergekit}", "mergekit merges no adapters"),

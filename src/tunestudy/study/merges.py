@@ -1,5 +1,6 @@
 """Merges and mixtures that cannot be, or would mean nothing, found before anything is trained."""
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -108,10 +109,19 @@ def _without_meaning(stage: MergeStage) -> Iterator[Found]:
         for name, one in stage.models.items():
             if one.weight != 1 or one.weights:
                 yield ("models", name), "slerp has no weights: `t` says how far it goes to the second model"
+    if _divides_by_all(stage) and math.fsum(one.weight for one in stage.models.values()) == 0:
+        yield ("models",), f"the weights sum up to 0, and {stage.method} divides by their sum; set normalize: false"
     if stage.compat == "peft" and stage.normalize is not None:
         yield ("normalize",), "PEFT's merges have no such option; leave it out, or use compat: paper"
     if stage.into == "adapter":
         yield from _not_of_adapters(stage)
+
+
+def _divides_by_all(stage: MergeStage) -> bool:
+    """Whether every tensor is divided by the sum of `weight`; with weights by role it depends on the models' roles."""
+    if stage.method in ("ties", "dare_ties", "slerp") or any(one.weights for one in stage.models.values()):
+        return False
+    return stage.normalize or (stage.normalize is None and stage.method == "linear" and stage.compat != "peft")
 
 
 def _not_of_adapters(stage: MergeStage) -> Iterator[Found]:
