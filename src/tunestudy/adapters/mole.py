@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tunestudy.adapters.targets import target_names
-from tunestudy.config.adapter import MoleAdapter
+from tunestudy.config.adapter import RESERVED, MoleAdapter
 from tunestudy.config.errors import StudyError, at
 from tunestudy.config.model import Role
 from tunestudy.models.decoder import base_model_of
@@ -19,9 +19,6 @@ from tunestudy.models.roles import check_roles, hold_trainable_in_float32
 
 Factors = Mapping[str, Mapping[str, tuple[Tensor, Tensor]]]
 """Expert → layer's name → A (r, inputs) and B (outputs, r), the scale inside B."""
-
-RESERVED = {"epoch", "step", "module", "entropy", "balance"}
-"""Names that no expert may have."""
 
 
 def mole_targets(model: Any, adapter: MoleAdapter) -> list[str]:

@@ -111,6 +111,10 @@ class SdoraAdapter(GateOptions, DoraOptions):
     type: Literal["sdora"] = "sdora"
 
 
+RESERVED = frozenset({"epoch", "step", "module", "entropy", "balance"})
+"""Columns of mole_log.csv, each of whose others is named after an expert."""
+
+
 class MoleExpert(Weights):
     """Where an expert comes from."""
 
@@ -205,7 +209,16 @@ they belong to the training, not to the weights."""
 def changed_shape(old: AnyAdapter, new: AnyAdapter) -> list[str]:
     """What keeps the weights of `old` from being those of `new`, as `key before → after`."""
     return [
-        f"{key} {getattr(old, key)} → {getattr(new, key)}"
+        f"{key} {_in_words(getattr(old, key))} → {_in_words(getattr(new, key))}"
         for key in _SHAPE
         if hasattr(old, key) and hasattr(new, key) and getattr(old, key) != getattr(new, key)
     ]
+
+
+def _in_words(value: object) -> str:
+    """Experts as a study file has them: `{en: english, ko: ./folder, same: null}`."""
+    if not isinstance(value, dict) or not any(isinstance(one, MoleExpert) for one in value.values()):
+        return str(value)
+    origins = {name: "null" if one is None else f"{one.stage or one.path}" for name, one in value.items()}
+    uses = {name: f" ({one.use})" for name, one in value.items() if one is not None and one.use != "difference"}
+    return "{" + ", ".join(f"{name}: {origin}{uses.get(name, '')}" for name, origin in origins.items()) + "}"

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from tunestudy.config.adapter import MoleAdapter, MoleExpert
+from tunestudy.config.adapter import RESERVED, MoleAdapter, MoleExpert
 from tunestudy.config.deepspeed import zero_stage
 from tunestudy.config.merge import BASE, STUDY_MODEL, TASK_VECTORS, MergeStage, Weights
 from tunestudy.config.stage import AnyStage, TrainStage, inputs_of
@@ -71,7 +71,7 @@ def _unknown_names(stage: AnyStage, earlier: list[str], all_stages: list[str]) -
             cure = "a folder is written `{path: …}`"
         else:
             known = did_you_mean(one.stage, (*earlier, STUDY_MODEL))
-            cure = f"{known} Stages of other variants are reached by `from:`"
+            cure = f"{known}{'' if known.endswith('?') else '.'} Stages of other variants are reached by `from:`"
         yield (*where_of(stage, name), "stage"), f"there is no earlier stage `{one.stage}` in this variant; {cure}"
 
 
@@ -250,6 +250,7 @@ def _of_experts(stage: TrainStage, own: Left, left: Mapping[str, Left]) -> Itera
     if not isinstance(stage.adapter, MoleAdapter):
         return
     start = own.start or STUDY_MODEL
+    seen: dict[tuple[str, str], str] = {}
     for name, expert in stage.adapter.experts.items():
         if expert is None or expert.stage is None:
             continue
@@ -257,6 +258,8 @@ def _of_experts(stage: TrainStage, own: Left, left: Mapping[str, Left]) -> Itera
         kind = left[origin].kind if origin in left else "model"
         if origin == start and expert.use == "difference":
             yield where, f"`{start}` is what this stage starts from: its difference is empty; write `{name}: null`"
+        elif (twin := seen.setdefault((origin, expert.use), name)) != name:
+            yield where, f"`{origin}` is `{twin}` already: gates cannot tell the two apart; leave one out"
         elif origin in left and (message := _no_weights_of_its_own(origin, left[origin])):
             yield where, message
         elif expert.use == "factors" and kind not in ("lora", "sora"):
@@ -264,18 +267,41 @@ def _of_experts(stage: TrainStage, own: Left, left: Mapping[str, Left]) -> Itera
             yield where, f"`{origin}` leaves no LoRA whose factors could be used; {cure}"
 
 
-def mole_mistakes(stage: TrainStage, *, engine: str) -> Iterator[tuple[tuple[str, ...], str]]:
-    """What a mixture of experts cannot be combined with; `engine`: how ranks share a model."""
+def mole_mistakes(stage: TrainStage) -> Iterator[tuple[tuple[str, ...], str]]:
+    """What a mixture of experts cannot be combined with, and names that its experts cannot have."""
     if not isinstance(stage.adapter, MoleAdapter):
         return
+    for name in stage.adapter.experts:
+        if message := _no_column(name):
+            yield ("adapter", "experts", name), message
+    if stage.train not in (None, "none"):
+        yield ("train",), "a mixture's result holds its gates and experts alone; leave train out beside it"
+    if stage.torch_compile:
+        yield ("torch_compile",), "gates of a mixture are told of each batch anew, which compiling would repeat"
+    if stage.save_merged and stage.adapter.gate != "layer":
+        yield (
+            ("save_merged",),
+            "gates that read the tokens cannot be folded into weights; leave it out, or use gate: layer",
+        )
     if stage.quantization is not None:
         yield ("quantization",), "experts are laid over weights in full; leave it out for this stage"
-    if engine == "fsdp2" or (engine == "deepspeed" and zero_stage(stage.deepspeed) == 3):
-        what = "fsdp2" if engine == "fsdp2" else "ZeRO stage 3"
+    if stage.engine == "fsdp2" or (stage.engine == "deepspeed" and zero_stage(stage.deepspeed) == 3):
+        what = "fsdp2" if stage.engine == "fsdp2" else "ZeRO stage 3"
         yield (
             ("engine",),
             f"{what} cannot slice a mixture of experts yet; use ddp, or deepspeed with ZeRO up to stage 2",
         )
+
+
+def _no_column(name: str) -> str | None:
+    """Why mole_log.csv cannot have a column of this name beside its own."""
+    if name in RESERVED:
+        return "is the name of another column of mole_log.csv; use another"
+    if not name.strip() or name != name.strip() or not name.isprintable():
+        return (
+            "names a column of mole_log.csv: it may not be empty, nor begin or end with a space, nor hold line breaks"
+        )
+    return None
 
 
 def _stages_of(given: Mapping[str, Weights]) -> Iterator[tuple[str, str]]:

@@ -86,7 +86,8 @@ def _message(detail: Any, path: KeyPath, given: Any) -> str:
         text, key = _LIMITS[kind]
         return f"{text.format(f'{context[key]:g}')}, got {value}"
     if kind in ("too_short", "string_too_short"):
-        return "must not be empty"
+        least = context.get("min_length", 1)
+        return "must not be empty" if least == 1 else f"needs {least} entries at least"
     if kind == "string_pattern_mismatch":
         return f"may hold letters, digits, `.`, `_` and `-`, and begins with a letter or digit; got {value}"
     if kind == "finite_number":

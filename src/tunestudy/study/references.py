@@ -58,7 +58,7 @@ def reference_mistakes(study: Study, locate: Locate, folder: Path) -> Iterator[S
                 for key, message in _engine_mistakes(study, stage):
                     yield StudyError(locate((*path, key)), message)
                 used = engine if stage.engine == "auto" or engine == "single" else stage.engine
-                of_adapter = (*adapter_mistakes(stage, sizes, engine=used), *mole_mistakes(stage, engine=used))
+                of_adapter = (*adapter_mistakes(stage, sizes, engine=used), *mole_mistakes(stage))
                 for inner, message in (*of_adapter, *deepspeed_mistakes(stage)):
                     yield StudyError(locate((*path, *inner)), message)
     yield from _seeds(study, locate)

@@ -91,11 +91,13 @@ def _after(stage: TrainStage, name: str, parent: AnyStage) -> Start:
         return _after_whole_model(stage, name)
     if stage.init is None:
         return Start("base", f"`{name}` before it leaves an adapter; {_CHOICE}")
-    if stage.init in ("merge_then_new", "stack") and isinstance(parent.adapter, MoleAdapter):
-        return Start(stage.init, _unfoldable(name, parent.adapter))
+    if stage.init in ("merge_then_new", "stack") and (mistake := _unfoldable(name, parent.adapter)):
+        return Start(stage.init, mistake)
     if stage.init in ("merge_then_new", "base"):
         return Start(stage.init)
-    if isinstance(stage.adapter, MoleAdapter):
+    if isinstance(stage.adapter, MoleAdapter) and (
+        stage.init == "stack" or not isinstance(parent.adapter, MoleAdapter)
+    ):
         return Start(stage.init, _on_whole_models(name))
     if stage.adapter is None:
         cure = "to train in full, use `merge_then_new`"
@@ -126,8 +128,8 @@ def _on_whole_models(name: str) -> str:
     return f"a mixture of experts sits on a whole model, and `{name}` leaves an adapter; {cure}"
 
 
-def _unfoldable(name: str, adapter: MoleAdapter) -> str:
-    if adapter.gate == "layer":
+def _unfoldable(name: str, adapter: AnyAdapter) -> str:
+    if not isinstance(adapter, MoleAdapter) or adapter.gate == "layer":
         return ""
     cure = "only `gate: layer` does; start from `base`, or name another stage with `after:`"
     return f"`{name}` leaves a mixture whose gates see each {adapter.gate}, so it folds into no weights: {cure}"
@@ -137,7 +139,8 @@ def _adapter_change(name: str, old: AnyAdapter, new: AnyAdapter) -> str:
     changed = changed_shape(old, new)
     if not changed:
         return ""
+    others = "`base`" if isinstance(old, MoleAdapter) else "`merge_then_new` or `stack`"
     return (
         f"`continue` trains the adapter of `{name}` further, but it differs here: {', '.join(changed)}; "
-        "keep it alike, or use `merge_then_new` or `stack`"
+        f"keep it alike, or use {others}"
     )
