@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from tinyjob import ADAPTER, make_job, run, tiny_model
+from tinymole import mole_job
 
 from tunestudy.config.errors import StudyError
 from tunestudy.config.job import Job
@@ -131,6 +132,30 @@ def test_gates_in_their_raw_form_and_stages_on_adapters_are_told(tmp_path: Path)
         find_model(str(before.root / "checkpoint-3"))
     shutil.rmtree(before.model / "gated")
     assert find_model(str(before.model)).settings["weights"] == str(before.model)
+
+
+@pytest.mark.parametrize("gate", ["token", "sequence", "layer"])
+def test_a_mixture_and_its_checkpoint(tmp_path: Path, gate: str) -> None:
+    base = trained(tmp_path, "base")
+    folder = mole_job(tmp_path, adapter={"gate": gate}, after=base, **{**KEPT, "max_steps": 6})
+    assert run(folder)
+    found = find_model(str(folder.model))
+    assert found == find_model(str(folder.root)) and found.settings["model_name_or_path"] == str(base.model)
+    torch.testing.assert_close(loaded(found, tmp_path), logits(load_result(folder, "cpu").model), rtol=1e-5, atol=1e-5)
+    at_checkpoint = find_model(str(folder.root / "checkpoint-6"))
+    torch.testing.assert_close(loaded(at_checkpoint, tmp_path), loaded(found, tmp_path), rtol=1e-5, atol=1e-5)
+    shutil.rmtree(base.model)
+    shutil.copytree(trained(tmp_path, "other", seed=9).model, base.model)
+    with pytest.raises(StudyError, match="is not the model that this mixture was trained on"):
+        loaded(at_checkpoint, tmp_path)
+
+
+def test_a_checkpoint_of_gates_alone_is_told(tmp_path: Path) -> None:
+    folder = mole_job(tmp_path, adapter={"train_experts": False}, **KEPT, max_steps=3)
+    assert run(folder)
+    assert find_model(str(folder.model)).settings["weights"] == str(folder.model)
+    with pytest.raises(StudyError, match="holds gates alone, whose experts did not learn"):
+        find_model(str(folder.root / "checkpoint-3"))
 
 
 def test_a_hub_id() -> None:

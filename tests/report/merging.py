@@ -64,7 +64,7 @@ def _variants() -> dict[str, Any]:
         "intends": None,
     }
     mole.pop("intends")
-    hard = {**mole, "adapter": {**mole["adapter"], "gate": "sequence", "top_k": 1, "balance": "none"}}
+    hard = {**mole, "adapter": {**mole["adapter"], "gate": "sequence", "top_k": 2, "balance": "none"}}
     return {
         "sequential": {"stages": {"vision": vision, "english": english, "korean": korean}},
         "linear": {"stages": {**apart, "merged": linear}},

@@ -126,6 +126,15 @@ def test_single_blocks_that_collapse_are_named(tmp_path: Path) -> None:
     assert _of(collect(study_dir), "mixture").collapsed == ["the entropy of gates is below 0.1 in 2 blocks (2, 4)"]
 
 
+def test_one_expert_at_a_time_is_no_collapse(tmp_path: Path) -> None:
+    study_dir = make_merging(tmp_path, ONE_SEED)
+    for path in study_dir.root.rglob("*.*"):
+        if path.suffix in (".json", ".yaml"):
+            path.write_text(path.read_text().replace('"top_k": 2', '"top_k": 1').replace("top_k: 2", "top_k: 1"))
+    (line,) = _of(collect(study_dir), "collapsed").collapsed
+    assert line.startswith("expert en has"), "the entropy of one share is always 0"
+
+
 def _variant(log: Path) -> str:
     return str(json.loads((log.parent / "job.json").read_text())["variants"][0])
 
@@ -140,7 +149,7 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> None:
 def test_settings_in_words(merging: StudyDir) -> None:
     facts = collect(merging)
     soft, hard = dict(_of(facts, "mixture").settings), dict(_of(facts, "collapsed").settings)
-    assert (soft["experts at once"], hard["experts at once"]) == ("all", "1")
+    assert (soft["experts at once"], hard["experts at once"]) == ("all", "2")
     assert (soft["balance loss"], hard["balance loss"]) == ("Switch Transformer's × 0.01", "none")
     assert soft["gate"].startswith("token: ")
     assert hard["gate"].startswith("sequence: ")

@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from tunestudy.study.merges import merge_warnings
+
 Folder = Any  # the class of conftest.py
 
 STUDY = """\
@@ -78,6 +80,11 @@ MISTAKES: dict[str, tuple[tuple[str, str], str, str]] = {
         "adapter.experts",
         "needs 2 entries at least",
     ),
+    "gates that learn nothing": (
+        ("      gate: token", "      gate: token\n      top_k: 1\n      balance: none"),
+        "adapter.top_k",
+        "no gate would learn",
+    ),
     "a name that nothing resembles": (
         ("ko: {stage: korean", "ko: {stage: zzz"),
         "adapter.experts.ko.stage",
@@ -91,6 +98,12 @@ def test_mistakes(folder: Folder, name: str) -> None:
     change, key, message = MISTAKES[name]
     told = folder.error(written(change))
     assert f"stages.mix.{key}" in told and message in told, told
+
+
+def test_gates_that_only_their_balance_moves_are_told(folder: Folder) -> None:
+    study = folder.load(written(("      gate: token", "      gate: token\n      top_k: 1"))).study
+    assert [line for line in merge_warnings(study) if "`mix`: with top_k: 1" in line]
+    assert not merge_warnings(folder.load(STUDY).study)
 
 
 def with_more(stage: str = MORE, *changes: tuple[str, str]) -> str:

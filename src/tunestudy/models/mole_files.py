@@ -195,6 +195,16 @@ def mole_base_origin(folder: Path) -> Origin:
     return Origin(name, facts.get("revision"), local=False)
 
 
+def sits_on_its_base(model: Any, folder: Path) -> bool:
+    """Whether `model`, plain, is the one that the mixture in `folder` was trained on, as far as one can tell: weights
+    that were drawn in memory have no name."""
+    if not model.name_or_path:
+        return True
+    name = Path(model.name_or_path)
+    identity = folder_identity(name) if name.is_dir() else hub_identity(str(name), model)
+    return bool(identity == mole_facts(folder)["base"])
+
+
 def put_saved(model: Any, folder: Path, *, trainable: bool, settings: MoleAdapter | None = None) -> Mole:
     """Put a mixture that `save_mole` or a checkpoint wrote on its base; nothing but it learns, and it only if asked.
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.models.fold import GATED_CONFIG
-from tunestudy.models.mole_files import put_saved
+from tunestudy.models.mole_files import put_saved, sits_on_its_base
 from tunestudy.models.stored import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MOLE_CONFIG, put_back
 from tunestudy.records.manifest import MANIFEST, problems
 
@@ -45,6 +45,10 @@ def lay_over(model: Any, folder: Path) -> Any:
             cure = "give the job's `model` folder, or set `checkpoints: true` in the study"
             raise UnusableError(f"it is the raw form of an adapter with gates, which PEFT cannot read; {cure}")
         if (folder / MOLE_CONFIG).is_file():
+            if not sits_on_its_base(model, folder):
+                raise UnusableError(
+                    f"{Path(model.name_or_path).name} is not the model that this mixture was trained on"
+                )
             put_saved(model, folder, trainable=False)
             return model
         if wrong := put_back(model, folder):

@@ -82,7 +82,7 @@ def mixtures(facts: StudyFacts) -> list[Mixture]:
 def collapses(facts: StudyFacts) -> Iterator[str]:
     """For the list of what weakens a comparison."""
     for (stage, variants), jobs in _groups(facts).items():
-        if found := list(_collapsed(*_gates(facts, jobs))):
+        if found := list(_collapsed(*_gates(facts, jobs), _top_k(_adapter(facts, jobs)))):
             yield f"mixture {stage} of {listing(variants, 4)} has collapsed: {'; '.join(found)}"
 
 
@@ -133,7 +133,7 @@ def _mixture(facts: StudyFacts, stage: str, variants: tuple[str, ...], jobs: Seq
         usage_over_steps=means.usage(experts),
         entropy_over_steps=means.one("entropy", "Entropy of all gates over the steps", shares=True),
         balance_over_steps=means.one("balance", "Balance loss over the steps", shares=False),
-        collapsed=list(_collapsed(gates, overall)),
+        collapsed=list(_collapsed(gates, overall, _top_k(adapter))),
     )
 
 
@@ -141,7 +141,7 @@ def _settings(adapter: Settings) -> Iterator[tuple[str, str]]:
     """The mixture in words."""
     gate = str(adapter.get("gate") or "token")
     yield "gate", f"{gate}: {_GATES[gate]}" if gate in _GATES else gate
-    top_k = whole(adapter.get("top_k"))
+    top_k = _top_k(adapter)
     yield "experts at once", "all" if top_k is None else str(top_k)
     temperature = number(adapter.get("temperature"))
     learnt = ", learnt" if adapter.get("learn_temperature") else ""
@@ -154,6 +154,10 @@ def _settings(adapter: Settings) -> Iterator[tuple[str, str]]:
         "none" if off else f"{_BALANCE.get(balance, balance)} × {0.01 if coefficient is None else coefficient:g}",
     )
     yield "trained", "gates alone" if adapter.get("train_experts") is False else "gates and experts"
+
+
+def _top_k(adapter: Settings) -> int | None:
+    return whole(adapter.get("top_k"))
 
 
 def _expert_names(adapter: Settings, logs: Sequence[dict[str, GateLog]]) -> list[str]:
@@ -265,13 +269,15 @@ def block_labels(blocks: Sequence[str]) -> list[str]:
     return numbers_ if len(set(numbers_)) == len(numbers_) else list(blocks)
 
 
-def _collapsed(gates: Sequence[Gate], overall: Gate | None) -> Iterator[str]:
-    """Of a mixture as a whole, then of single blocks."""
+def _collapsed(gates: Sequence[Gate], overall: Gate | None, top_k: int | None) -> Iterator[str]:
+    """Of a mixture as a whole, then of single blocks. One expert at a time has no entropy that could tell."""
     if overall is None:
         return
     for name, share in overall.usage.items():
         if share.mean is not None and share.mean > TAKES_ALL:
             yield f"expert {name} has {percent(share.mean)} of all gates"
+    if top_k == 1:
+        return
     if overall.entropy.mean is not None and overall.entropy.mean < ALL_BUT_HARD:
         yield f"the gates' entropy is {sig(overall.entropy.mean)} of at most 1: nearly every gate opens for one expert"
         return

@@ -13,11 +13,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from tunestudy.config.adapter import MoleAdapter
 from tunestudy.config.errors import StudyError
 from tunestudy.config.job import Job
 from tunestudy.records.manifest import read_manifest
 
 OPTION = "--model"
+MOLE_CONFIG = "mole_config.json"
 PATHS = ("model_name_or_path", "weights", "tokenizer", "chat_template")
 """Keys of `model:` that may hold a path; here it is absolute then."""
 
@@ -54,8 +56,8 @@ def find_model(written: str) -> FoundModel:
     job = _job_of(folder)
     if (folder / "adapter_config.json").is_file():
         return _adapter(folder, job)
-    if (folder / "mole_config.json").is_file():
-        raise _wrong(written, f"is a mixture of LoRA experts, laid over its base as it runs; {_BY_STUDY}")
+    if (folder / MOLE_CONFIG).is_file():
+        return _mixture(folder, job)
     if (folder / "config.json").is_file():
         return FoundModel({"model_name_or_path": str(folder), **_dtype_of(folder)}, _name_of(folder, job))
     if (folder / "gated_adapter_config.json").is_file():
@@ -74,16 +76,29 @@ _BY_STUDY = "evaluate it by its study: `tunestudy eval STUDY`, with `checkpoints
 
 def _adapter(folder: Path, job: Job | None) -> FoundModel:
     """A PEFT adapter with the base that it names: relative to its own folder, or a hub id."""
-    config = _json(folder / "adapter_config.json")
+    return _laid_over(folder, job, "adapter_config.json")
+
+
+def _mixture(folder: Path, job: Job | None) -> FoundModel:
+    """A mixture of LoRA experts with the base that it names."""
+    settings = None if job is None else job.training
+    adapter = None if settings is None else settings.adapter
+    if folder.name != "model" and isinstance(adapter, MoleAdapter) and not adapter.train_experts:
+        raise _wrong(str(folder), f"holds gates alone, whose experts did not learn; {_BY_STUDY}")
+    return _laid_over(folder, job, MOLE_CONFIG)
+
+
+def _laid_over(folder: Path, job: Job | None, file: str) -> FoundModel:
+    config = _json(folder / file)
     base = config.get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
-        raise _wrong(str(folder), "its adapter_config.json names no base model (base_model_name_or_path)")
+        raise _wrong(str(folder), f"its {file} names no base model (base_model_name_or_path)")
     near = (folder / base).resolve()
     settings: dict[str, Any] = {"model_name_or_path": base, "weights": str(folder)}
     if near.is_dir():
         settings |= {"model_name_or_path": str(near), **_dtype_of(near)}
     elif base.startswith((".", "/")):
-        raise _wrong(str(folder), f"its adapter_config.json names {base} as its base, and that folder is not there")
+        raise _wrong(str(folder), f"its {file} names {base} as its base, and that folder is not there")
     elif isinstance(config.get("revision"), str):
         settings["revision"] = config["revision"]
     settings |= _of_study(job)

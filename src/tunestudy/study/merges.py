@@ -40,15 +40,25 @@ def merge_mistakes(stages: Mapping[str, AnyStage], folder: Path) -> Iterator[Mis
 
 
 def merge_warnings(study: Study) -> list[str]:
-    """One line for each merge that is allowed and probably not what is meant."""
+    """One line for each merge or mixture that is allowed and probably not what is meant."""
     told: dict[str, None] = {}
     for variant in study.variants.values():
         left: dict[str, Left] = {}
         for name, stage in variant.stages.items():
-            if isinstance(stage, MergeStage):
+            if isinstance(stage, TrainStage):
+                told |= dict.fromkeys(f"`{name}`: {line}" for line in _blind_gates(stage))
+            else:
                 left = left or lineage(variant.stages)
                 told |= dict.fromkeys(f"`{name}`: {line}" for line in _doubtful(stage, left))
     return list(told)
+
+
+def _blind_gates(stage: TrainStage) -> Iterator[str]:
+    if isinstance(stage.adapter, MoleAdapter) and stage.adapter.top_k == 1:
+        yield (
+            "with top_k: 1 the one share is always 1, so that the loss tells gates nothing and the balance loss alone "
+            "moves them; use 2 or more"
+        )
 
 
 def where_of(stage: AnyStage, name: str) -> KeyPath:
@@ -282,6 +292,12 @@ def mole_mistakes(stage: TrainStage) -> Iterator[tuple[tuple[str, ...], str]]:
         yield (
             ("save_merged",),
             "gates that read the tokens cannot be folded into weights; leave it out, or use gate: layer",
+        )
+    adapter = stage.adapter
+    if adapter.top_k == 1 and (adapter.balance == "none" or adapter.balance_coefficient == 0):
+        yield (
+            ("adapter", "top_k"),
+            "of one expert alone the share is always 1, so that no gate would learn anything; use 2 or more",
         )
     if stage.quantization is not None:
         yield ("quantization",), "experts are laid over weights in full; leave it out for this stage"

@@ -21,6 +21,8 @@ from tunestudy.study.nearest import did_you_mean
 from tunestudy.study.source import KeyPath
 
 LONGEST_NAME = 100
+LAID_OVER = ("adapter_config.json", "model.safetensors", "mole_config.json")
+"""Files by which a folder holds weights to be laid over a model."""
 _SAFE_NAME = re.compile(rf"[^./\\\s-][^/\\\n\r\t\0]{{0,{LONGEST_NAME - 1}}}")
 
 Locate = Callable[[KeyPath], Place]
@@ -133,8 +135,8 @@ def _weights(study: Study, locate: Locate, folder: Path) -> Iterator[StudyError]
     if weights is None:
         return
     where = locate(("model", "weights"))
-    if not any((folder / weights / name).is_file() for name in ("adapter_config.json", "model.safetensors")):
-        yield StudyError(where, f"`{weights}` is no folder with adapter_config.json or model.safetensors in it")
+    if not any((folder / weights / name).is_file() for name in LAID_OVER):
+        yield StudyError(where, f"`{weights}` is no folder with one of {', '.join(LAID_OVER)} in it")
     if trained := next((name for name, variant in study.variants.items() if variant.stages), None):
         yield StudyError(where, f"is for evaluation alone, and `{trained}` trains; give it `stages: []`")
 
