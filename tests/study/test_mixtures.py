@@ -85,6 +85,16 @@ MISTAKES: dict[str, tuple[tuple[str, str], str, str]] = {
         "adapter.top_k",
         "no gate would learn",
     ),
+    "another role": (
+        ("      gate: token", "      gate: token\n      target: vision_tower"),
+        "adapter.target",
+        "use target: language_model",
+    ),
+    "the output head": (
+        ("      gate: token", "      gate: token\n      target_modules: [q_proj, lm_head]"),
+        "adapter.target_modules",
+        "lm_head lies outside of the decoder's blocks",
+    ),
     "a name that nothing resembles": (
         ("ko: {stage: korean", "ko: {stage: zzz"),
         "adapter.experts.ko.stage",

@@ -17,6 +17,9 @@ from tunestudy.study.weights import folder_mistake
 _OF_PEFT = ("linear", "adapter")
 """What PEFT has beside methods on differences: the sum of adapters."""
 
+OUTSIDE = ("lm_head", "embed_tokens")
+"""Endings of modules that are in no decoder block of any model."""
+
 Mistake = tuple[str, KeyPath, str]
 """(stage, path inside it, message)."""
 
@@ -284,6 +287,7 @@ def mole_mistakes(stage: TrainStage) -> Iterator[tuple[tuple[str, ...], str]]:
     for name in stage.adapter.experts:
         if message := _no_column(name):
             yield ("adapter", "experts", name), message
+    yield from _outside_of_blocks(stage.adapter)
     if stage.train not in (None, "none"):
         yield ("train",), "a mixture's result holds its gates and experts alone; leave train out beside it"
     if stage.torch_compile:
@@ -307,6 +311,19 @@ def mole_mistakes(stage: TrainStage) -> Iterator[tuple[tuple[str, ...], str]]:
             ("engine",),
             f"{what} cannot slice a mixture of experts yet; use ddp, or deepspeed with ZeRO up to stage 2",
         )
+
+
+def _outside_of_blocks(adapter: MoleAdapter) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Layers that are known by their names to have no gate above them."""
+    roles = (adapter.target,) if isinstance(adapter.target, str) else adapter.target or ()
+    modules = adapter.target_modules if isinstance(adapter.target_modules, tuple) else ()
+    why = "outside of the decoder's blocks, whose inputs gates read"
+    for role in roles:
+        if role not in ("language_model", "router"):
+            yield ("adapter", "target"), f"{role} lies {why}; use target: language_model"
+    for name in modules:
+        if name.rpartition(".")[2] in OUTSIDE:
+            yield ("adapter", "target_modules"), f"{name} lies {why}; leave it out"
 
 
 def _no_column(name: str) -> str | None:
