@@ -171,6 +171,8 @@ def _variant() -> Schema:
 def _settings(stage: Schema) -> Schema:
     """Stage settings of which none is required, since `defaults`, stage and overrides complete each other."""
     properties = {name: _short_forms(name, schema) for name, schema in stage["properties"].items()}
+    section = properties["deepspeed"]
+    properties["deepspeed"] = {"anyOf": [section, {"type": "string"}], "description": section["description"]}
     return {"type": "object", "additionalProperties": False, "properties": properties}
 
 
