@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 
 from tunestudy.adapters.attach import attach, kind_of
 from tunestudy.adapters.targets import target_names
-from tunestudy.config.adapter import AnyAdapter, DoraAdapter, LoraAdapter, SdoraAdapter, SoraAdapter
+from tunestudy.config.adapter import AnyAdapter, DoraAdapter, LoraAdapter, MoleAdapter, SdoraAdapter, SoraAdapter
 from tunestudy.config.model import CharacterTokenizer
 from tunestudy.models.publish import save_result
 from tunestudy.models.tokenizer import character_tokenizer
@@ -141,4 +141,5 @@ def test_adding_modules_does_not_change_the_others_start(adapter):
 
 def test_every_kind_of_the_settings_is_in_the_matrix():
     union = get_args(AnyAdapter)[0]
-    assert {type(adapter) for adapter in KINDS.values()} == {get_args(kind)[0] for kind in get_args(union)}
+    kinds = {get_args(kind)[0] for kind in get_args(union)} - {MoleAdapter}  # needs experts: test_mole.py
+    assert {type(adapter) for adapter in KINDS.values()} == kinds

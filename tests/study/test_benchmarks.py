@@ -250,7 +250,7 @@ def test_weights_over_a_model_are_for_evaluation(folder: Folder) -> None:
     )
     write_json(folder.root / "adapter" / "adapter_config.json", {"r": 2})
     assert folder.plan(text).jobs[0].job.fingerprint != with_weights.fingerprint
-    assert "model.weights: `gone` is no folder with adapter_config.json" in folder.error(
+    assert "model.weights: `gone` is no folder with one of adapter_config.json," in folder.error(
         text.replace("adapter}", "gone}")
     )
     trains = text.replace("A0: {stages: []}", "A1: {stages: [s]}")
