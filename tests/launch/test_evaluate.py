@@ -88,6 +88,17 @@ def test_scores_what_is_there_and_trains_nothing(
     assert started(results) == before, "nothing is scored twice"
 
 
+def test_a_merged_model_needs_nothing_of_what_it_was_made_of(tmp_path: Path) -> None:
+    merged = "merged: {type: merge, method: linear, models: {en: base, ko: adapt}}"
+    text = STUDY.replace("adapt: {data: digits}}", f"adapt: {{data: digits, after: base}}, {merged}}}")
+    text = text.replace("long: {stages: [base, adapt]}", "long: {stages: [base, adapt, merged]}")
+    (tmp_path / "study.yaml").write_text(text)
+    loaded = load_study(tmp_path / "study.yaml")
+    train(loaded, tmp_path / "results", "merged")
+    assert evaluate_study(loaded, tmp_path / "results", command=fake) == Exit.DONE
+    assert started(tmp_path / "results")["merged"] == ["['a', 'b']"] * 2
+
+
 def test_only_the_untouched_model_when_nothing_is_trained(loaded: LoadedStudy, tmp_path: Path) -> None:
     assert evaluate_study(loaded, tmp_path, command=fake) == Exit.DONE
     assert {stage for stage, _ in scored(tmp_path)} == {"base_model"}

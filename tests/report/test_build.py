@@ -48,6 +48,13 @@ def test_broken_conditions_exit_with_4(tmp_path: Path, capsys: pytest.CaptureFix
     assert "lora_r4.digits should be >= 0.93, but is 0.900" in out and "untrained.digits" not in out
 
 
+def test_quiet_tells_what_was_not_met_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = Recipe(report={"require": {"*.digits": ">= 0.93"}})
+    assert build_report(make_study(tmp_path, recipe), quiet=True) == Exit.JOBS_FAILED
+    lines = capsys.readouterr().out.splitlines()
+    assert lines and all(line.startswith("not met: ") for line in lines)
+
+
 def test_no_results_folder_is_the_users_mistake(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="no such results folder"):
         build_report(StudyDir(tmp_path / "nowhere"))

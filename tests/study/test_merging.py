@@ -185,6 +185,11 @@ MISTAKES: dict[str, tuple[list[tuple[str, str]], str, str]] = {
     "misspelt method": ([("method: dare_ties", "method: dareties")], "dareties", "did you mean `dare_ties`?"),
     "method with a dash": ([("method: dare_ties", "method: dare-ties")], "dare-ties", "did you mean `dare_ties`?"),
     "misspelt type": ([("type: merge", "type: merged")], "type: merged", "did you mean `merge`?"),
+    "a key that a benchmark has": (
+        [("method:", "normalise: true\n    method:")],
+        "normalise",
+        "did you mean `normalize`?",
+    ),
     "misspelt key": ([("method:", "methode:")], "methode", "did you mean `method`?"),
     "misspelt key of a model": ([("weight: 0.6", "wieght: 0.6")], "wieght", "did you mean `weight`?"),
     "misspelt key of an expert": ([("ko: {stage: korean}", "ko: {stge: korean}")], "stge", "did you mean `stage`?"),

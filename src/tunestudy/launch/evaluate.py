@@ -59,13 +59,13 @@ def evaluate_study(
     start_job = command or command_for(loaded.study.resources, loaded.path.parent)
     try:
         _write(loaded, plan, asked)
-        alone = [job.model_copy(update={"parents": ()}) for job in asked]  # what they start from need not be done
+        alone = [job.model_copy(update={"parents": (), "inputs": {}}) for job in asked]  # what they need is in them
         code = carry_out(loaded.study, alone, folder, slots=slots, command=start_job, quiet=quiet)
     finally:
         _write(loaded, plan, ())
     if code == Exit.INTERRUPTED:
         return code
-    met = build_report(folder)
+    met = build_report(folder, quiet=quiet)
     if output is not None:
         write_table(folder, output)
     return code if left_out or only or seeds or benchmarks else max(code, met)

@@ -61,7 +61,7 @@ def run_study(
             return code
         from tunestudy.report.build import build_report  # whose statistics take a second to import
 
-        met = build_report(study)
+        met = build_report(study, quiet=quiet)
         return max(code, met) if len(chosen) == len(plan.jobs) else code
 
     if not detach:

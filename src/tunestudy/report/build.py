@@ -25,8 +25,8 @@ from tunestudy.report.tables import explanation, power_note, samples_csv, to_csv
 _WIDTH_WITHOUT_TERMINAL = 120
 
 
-def build_report(study_dir: StudyDir) -> Exit:
-    """Write every form of the report, print the table and where the page is.
+def build_report(study_dir: StudyDir, *, quiet: bool = False) -> Exit:
+    """Write every form of the report, print the table and where the page is; `quiet`: only what was not met.
 
     Returns JOBS_FAILED when a condition of `report.require` does not hold, else DONE: also for a study that has not
     finished, since its report says so. Raises StudyError when there is no such results folder or it cannot be written.
@@ -41,7 +41,10 @@ def build_report(study_dir: StudyDir) -> Exit:
         cause = f"the report cannot be written: {error.strerror}"
         raise StudyError(str(study_dir.report), cause, exit_code=Exit.PREFLIGHT_REFUSED) from error
     broken = broken_requirements(facts, headline)
-    _print(study_dir, facts, headline, broken)
+    if quiet:
+        _print_broken(broken, _console())
+    else:
+        _print(study_dir, facts, headline, broken)
     return Exit.JOBS_FAILED if broken else Exit.DONE
 
 
@@ -76,9 +79,7 @@ def _read(path: Path) -> str:
 
 
 def _print(study_dir: StudyDir, facts: StudyFacts, headline: Headline, broken: list[str]) -> None:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=_WIDTH_WITHOUT_TERMINAL)
+    console = _console()
     for table in to_terminal(headline):
         console.print(table)
         console.print()
@@ -87,6 +88,15 @@ def _print(study_dir: StudyDir, facts: StudyFacts, headline: Headline, broken: l
     left = len(facts.jobs) - facts.count("done")
     if left:
         console.print(f"{plural(left, 'job')} of {len(facts.jobs)} not done: numbers may still change", style="yellow")
+    _print_broken(broken, console)
+    console.print(f"report: {study_dir.report / 'index.html'}", markup=False, soft_wrap=True)
+
+
+def _print_broken(broken: list[str], console: Console) -> None:
     for line in broken:
         console.print(f"not met: {line}", style="red", markup=False)
-    console.print(f"report: {study_dir.report / 'index.html'}", markup=False, soft_wrap=True)
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_WIDTH_WITHOUT_TERMINAL)

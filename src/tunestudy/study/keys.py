@@ -84,11 +84,17 @@ def unknown_stage_types(source: Source) -> Iterator[StudyError]:
             yield StudyError(where, "a stage trains or merges in all variants alike; write a second one in `stages:`")
 
 
+SLIP = 0.85
+"""Likeness to a key of the same mapping from which that is meant, whatever others are called so elsewhere."""
+
+
 def _cure(key: str, level: Level) -> str:
     if level == "merge" and key in KEYS["stage"]:
         return f"this stage merges, and takes no steps: `{key}` is of stages that train"
     if level == "stage" and key in KEYS["merge"] and key not in _OF_OTHERS_TOO:
         return f"it belongs {HOME['merge']}; this one trains"
+    if slip := nearest(key, KEYS[level], cutoff=SLIP):
+        return f"did you mean `{slip}`?"
     homes = [HOME[other] for other in KEYS if other != level and key in KEYS[other] and key != "type"]
     if homes:
         return f"it belongs {' or '.join(homes)}"

@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 
 
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that looks most like `word`, or None when none does."""
+def nearest(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    """The known word that looks most like `word`, or None when none does. cutoff: from 0, anything, to 1, equal."""
     import difflib  # only mistakes pay for it
 
     by_folded = {_folded(name): name for name in known}
-    close = difflib.get_close_matches(_folded(word), by_folded, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(_folded(word), by_folded, n=1, cutoff=cutoff)
     return by_folded[close[0]] if close else None
 
 
