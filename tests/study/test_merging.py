@@ -397,31 +397,28 @@ def test_foreign_spellings(folder: Folder, text: Callable[..., str], name: str) 
     loaded = folder.load(text((MERGED, MERGED + beside), (EN, entry), (KO, entry_of_ko)))
     ours = folder.load(STUDY).study.variants["merging"].stages["merged"]
     assert loaded.study.variants["merging"].stages["merged"] == ours
-    for line in told:
-        assert any(line in translation for translation in loaded.translations), loaded.translations
+    assert all(any(line in known for known in loaded.translations) for line in told), loaded.translations
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("weights: [0.6]", "are 1 numbers for 2 models"),
-        ("weights: {fr: 1}", "there is no model `fr` here"),
-        ("lambda_en: 0.3", "means `weight` of `en`"),
-        ("density: lots", "must be a number"),
-        ("combination_type: cat", "`method: task_arithmetic` with `into: adapter`"),
-        ("combination_type: magnitude_prune", "not among the methods here"),
-        ("base_model: org/m", "is `base:` here"),
-        ("parameters: {normalize: true}", "stand by themselves here"),
-        ("seed: 3", "`seeds: [1, 2, 3]` at the top"),
-        ("merge_method: ties", "means `stages.merged.method`"),
-    ],
-)
-def test_foreign_spellings_without_a_counterpart(
-    folder: Folder, text: Callable[..., str], line: str, message: str
-) -> None:
+WITHOUT_COUNTERPART = {
+    "weights: [0.6]": "are 1 numbers for 2 models",
+    "weights: {fr: 1}": "there is no model `fr` here",
+    "lambda_en: 0.3": "means `weight` of `en`",
+    "density: lots": "must be a number",
+    "combination_type: cat": "`method: task_arithmetic` with `into: adapter`",
+    "combination_type: magnitude_prune": "not among the methods here",
+    "base_model: org/m": "is `base:` here",
+    "parameters: {normalize: true}": "stand by themselves here",
+    "seed: 3": "`seeds: [1, 2, 3]` at the top",
+    "merge_method: ties": "means `stages.merged.method`",
+}
+
+
+@pytest.mark.parametrize("line", WITHOUT_COUNTERPART)
+def test_foreign_spellings_without_a_counterpart(folder: Folder, text: Callable[..., str], line: str) -> None:
     written = text((MERGED, f"    {line}\n{MERGED}"))
     told = folder.error(written)
-    assert message in told and f"study.yaml:{line_of(written, line)}:" in told, told
+    assert WITHOUT_COUNTERPART[line] in told and f"study.yaml:{line_of(written, line)}:" in told, told
 
 
 def test_the_plan_says_what_is_merged(folder: Folder) -> None:
@@ -488,16 +485,14 @@ TINY = "tiny: {stages: {merged: {%s}}}\n"
 
 
 def test_the_small_form_of_a_merge(folder: Folder) -> None:
-    path = folder.write(STUDY + TINY % "threads: 1, max_shard_size: 1MB")
-    small = load_study(path, tiny=True).study.variants["merging"].stages["merged"]
+    small = load_study(folder.write(STUDY + TINY % "threads: 1"), tiny=True).study.variants["merging"].stages["merged"]
     assert small.threads == 1 and small.models["en"].weight == 0.6
 
 
 @pytest.mark.parametrize("refused", ["method: ties", "models: {en: {weight: 1}}", "absent: average", "base: model"])
 def test_the_small_form_merges_the_same(folder: Folder, refused: str) -> None:
-    path = folder.write(STUDY + TINY % refused)
     with pytest.raises(StudyError, match="of a merge the small study may change"):
-        load_study(path, tiny=True)
+        load_study(folder.write(STUDY + TINY % refused), tiny=True)
 
 
 def test_a_job_is_read_as_it_was_written(folder: Folder) -> None:
