@@ -12,7 +12,7 @@ from tunestudy.report.build import build_report
 from tunestudy.report.collect import collect
 from tunestudy.report.compare import make_headline
 from tunestudy.report.findings import warnings_of
-from tunestudy.report.overlap import cleaned, compared, overlap_warnings
+from tunestudy.report.overlap import clean, cleaned, compared, overlap_warnings
 
 KNOWN = {f"digit-{i}" for i in range(30)}
 IMAGES = {f"digit-{i}" for i in range(30, 50)}
@@ -111,6 +111,16 @@ def test_warnings_name_numbers_and_gaps_once_for_all_seeds(study_dir):
     assert set(lines) <= set(warnings_of(facts, make_headline(facts)))
 
 
+def test_variants_that_met_a_set_in_other_stages_are_told_together(study_dir):
+    for folder in adapted(study_dir):
+        found = {"text": {"rows": 7, "examples": []}}
+        stage = "long" if folder in of_variant(study_dir, "full") else "short"
+        tell(folder, sets=[{"dataset": "scans", "stages": ["base", stage], "records": 900, "found": found}])
+    [line] = compared(collect(study_dir))
+    assert line.variants == "full, lora" and line.stages == "base, long, short"
+    assert len(list(overlap_warnings(collect(study_dir)))) == 1
+
+
 def test_the_page_shows_it_escaped(study_dir):
     for folder in adapted(study_dir):
         tell(folder)
@@ -137,6 +147,10 @@ def test_a_clean_set_is_shown_as_such_without_a_warning(study_dir):
     facts = collect(study_dir)
     [line] = compared(facts)
     assert (line.dataset, line.found, line.not_checked) == ("scans", (), "")
+    assert clean([line]) == [("digits", "scans")]
+    build_report(study_dir)
+    page = (study_dir.report / "index.html").read_text(encoding="utf-8")
+    assert "Nothing found" in page and "Row = record" not in page
     assert list(overlap_warnings(facts)) == []
     assert cleaned(facts) == []
 

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,8 +37,9 @@ class Compared:
     not_checked: str
 
     @property
-    def any(self) -> bool:
-        return bool(self.found)
+    def is_clean(self) -> bool:
+        """Whether all was looked for and nothing found."""
+        return not (self.found or self.note or self.not_checked)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,18 +61,36 @@ def compared(facts: StudyFacts) -> list[Compared]:
     """One line per benchmark, training set and outcome, in the order of benchmarks; empty where nothing was looked
     for."""
     variants: dict[tuple[str, str], list[str]] = defaultdict(list)
+    stages: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
     told: dict[tuple[str, str], tuple[Score, Settings]] = {}
     for variant in facts.variants:
         for job in facts.last_jobs(variant):
             for score in job.scores.values():
                 for of_set in _sets(score):
-                    key = (score.benchmark, json.dumps(of_set, sort_keys=True))
+                    outcome = {name: value for name, value in of_set.items() if name != "stages"}
+                    key = (score.benchmark, json.dumps(outcome, sort_keys=True))
                     told.setdefault(key, (score, of_set))
+                    stages[key] |= dict.fromkeys(texts(of_set.get("stages")))
                     if variant not in variants[key]:
                         variants[key].append(variant)
     order = {name: place for place, name in enumerate(facts.benchmarks)}
-    lines = [_line(score, of_set, listing(variants[key])) for key, (score, of_set) in told.items()]
+    lines = [
+        _line(score, {**of_set, "stages": list(stages[key])}, listing(variants[key]))
+        for key, (score, of_set) in told.items()
+    ]
     return sorted(lines, key=lambda line: order.get(line.benchmark, len(order)))
+
+
+def clean(lines: Iterable[Compared]) -> list[tuple[str, str]]:
+    """(benchmark, training sets in which none of its rows were found), those with the same sets together."""
+    sets: dict[str, dict[str, None]] = defaultdict(dict)
+    for line in lines:
+        if line.is_clean:
+            sets[line.benchmark][line.dataset] = None
+    benchmarks: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for benchmark, datasets in sets.items():
+        benchmarks[tuple(datasets)].append(benchmark)
+    return [(", ".join(names), ", ".join(datasets)) for datasets, names in benchmarks.items()]
 
 
 def _sets(score: Score) -> Iterator[Settings]:

@@ -35,7 +35,7 @@ from tunestudy.report.merges import merges
 from tunestudy.report.mixtures import mixtures
 from tunestudy.report.observations import headline_sentence, observations
 from tunestudy.report.overfit import RISE_FLAGGED, find_fits
-from tunestudy.report.overlap import cleaned
+from tunestudy.report.overlap import clean, cleaned
 from tunestudy.report.overlap import compared as compared_sets
 from tunestudy.report.sample_level import SMALL
 from tunestudy.report.sources import realised, source_losses
@@ -55,7 +55,7 @@ def render_page(facts: StudyFacts, headline: Headline, *, has_gallery: bool = Fa
     scripts = [static("uPlot.iife.min.js"), static("report.js")] if views else []
     style = static("uPlot.min.css") + static("report.css")
     sentence = headline_sentence(facts, headline)
-    against = against_baseline(facts, headline)
+    against, overlaps = against_baseline(facts, headline), compared_sets(facts)
     template = environment().get_template("report.html.jinja")
     return template.render(
         facts=facts,
@@ -77,7 +77,8 @@ def render_page(facts: StudyFacts, headline: Headline, *, has_gallery: bool = Fa
         rise_flagged=RISE_FLAGGED,
         costs=costs(facts),
         total=total(facts),
-        overlaps=compared_sets(facts),
+        overlaps=overlaps,
+        clean_sets=clean(overlaps),
         cleaned=cleaned(facts),
         experiments=[*experiments(facts), whole_study(facts)],
         differences=differences(facts),
