@@ -23,7 +23,7 @@ class Setting:
     """By variant, the baseline left out."""
 
     tells_apart: bool
-    """False where only the baseline is different, because it lacks the stage: all variants that have it agree."""
+    """False where all variants that have the stage agree, and others only lack it."""
 
     def differs(self, variant: str) -> bool:
         return self.values[variant] != self.baseline
@@ -49,8 +49,8 @@ def _of_stage(facts: StudyFacts, baseline: str, stage: str) -> Iterator[Setting]
     for key in dict.fromkeys(key for settings in chosen.values() for key in settings):
         texts = {name: _text(facts, name, stage, key, chosen) for name in facts.variants}
         if len(set(texts.values())) > 1:
+            alike = len({texts[name] for name in chosen}) == 1
             base = texts.pop(baseline)
-            alike = baseline not in chosen and len({texts[name] for name in chosen}) == 1
             yield Setting(stage=stage, key=key, baseline=base, values=texts, tells_apart=not alike)
 
 
