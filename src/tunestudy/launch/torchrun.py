@@ -30,11 +30,12 @@ Command = Callable[[JobDir, int], list[str]]
 def command_here(folder: JobDir, ranks: int, module: str = "tunestudy.worker") -> list[str]:
     """What runs `module` on the folder with `ranks` processes on this host.
 
-    One rank needs nobody to bring it together with others: torchrun would only add seconds of start-up.
+    One rank needs nobody to bring it together with others: torchrun would only add seconds of start-up. Its output is
+    not buffered, as torchrun has it, so that what a killed process said is in the log.
     """
     if ranks > 1:
         return torchrun_command(folder, ranks, module)
-    return [sys.executable, "-m", module, str(folder.root)]
+    return [sys.executable, "-u", "-m", module, str(folder.root)]
 
 
 def torchrun_command(folder: JobDir, ranks: int, module: str = "tunestudy.worker") -> list[str]:
