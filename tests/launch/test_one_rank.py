@@ -61,7 +61,7 @@ def one_rank(study: Any, tmp_path: Path) -> Iterator[Callable[..., subprocess.Po
         folder.root.mkdir(parents=True, exist_ok=True)
         command = command_here(folder, 1)
         assert command == [sys.executable, "-u", "-m", "tunestudy.worker", str(folder.root)]
-        command[1:3] = [str(tmp_path / "rank.py")]
+        command[2:4] = [str(tmp_path / "rank.py")]
         process = start([*command, *words], job_environment({}, {"OMP_NUM_THREADS": "1"}, 4), folder.launch_log)
         started.append(process)
         return process
