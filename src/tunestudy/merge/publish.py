@@ -2,10 +2,7 @@
 
 import json
 import os
-import resource
 import shutil
-import sys
-import time
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatch
 from importlib.metadata import version
@@ -23,6 +20,7 @@ from tunestudy.records.atomic import write_json
 from tunestudy.records.layout import JobDir
 from tunestudy.records.manifest import read_manifest, seal
 from tunestudy.records.progress import Progress
+from tunestudy.records.untrained import peak_of_process_mb, untrained_result
 
 MODEL_FILES = ("config.json", "generation_config.json", SETTINGS_FILE, "*.py")
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*")
@@ -30,7 +28,6 @@ OLD_TOKENIZER_FILES = ("vocab.json", "merges.txt", "vocab.txt", "*.model")
 """The same tokens in older forms, which a union of vocabularies leaves behind."""
 PROCESSOR_FILES = ("*processor_config.json",)
 PROVENANCE = "merge.json"
-MEBIBYTE = 2**20
 
 
 def carry(job: Job, compared: Compared, prepared: Path) -> None:
@@ -144,34 +141,6 @@ def write_result(
     job: Job, folder: JobDir, progress: Progress, *, kind: str, total_params: int, merge: Mapping[str, Any]
 ) -> None:
     """result.json, by which the job is done: the keys of one that trains nothing, and `merge`."""
-    nothing = ("final_train_loss", "best", "flops_per_token", "eval_ids_sha256", "sparsity")
-    zeros = ("train_s", "eval_s", "save_s", "steps", "epochs", "tokens", "target_tokens", "samples")
-    counts = ("trainable_params", "effective_params", "gates")
-    write_json(
-        folder.result_json,
-        {
-            "fingerprint": job.fingerprint,
-            "status": "done",
-            "started_at": progress.first_began,
-            "finished_at": time.time(),
-            "duration_s": round(progress.elapsed_s, 3),
-            **dict.fromkeys(nothing),
-            **dict.fromkeys((*zeros, *counts), 0),
-            "total_params": total_params,
-            "peak_memory_mb": peak_memory_mb(),
-            "world_size": 1,
-            "micro_batch": None,
-            "accumulation": None,
-            "effective_batch_size": None,
-            "roles": [],
-            "resumed_from": [],
-            "model_kind": kind,
-            "merge": dict(merge),
-        },
-    )
-
-
-def peak_memory_mb() -> float:
-    """Peak memory (MiB) of this process."""
-    unit = 1 if sys.platform == "darwin" else 1024  # kibibytes everywhere but there
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MEBIBYTE, 1)
+    memory = peak_of_process_mb()
+    result = untrained_result(job.fingerprint, progress, kind=kind, total_params=total_params, memory_mb=memory)
+    write_json(folder.result_json, {**result, "merge": dict(merge)})

@@ -1,9 +1,7 @@
 """Publishing a stage's result: the best or last weights as stock libraries load them, then result.json."""
 
 import errno
-import resource
 import shutil
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,6 +21,7 @@ from tunestudy.records.atomic import is_disk_full, temporary_beside, write_json
 from tunestudy.records.layout import JobDir
 from tunestudy.records.manifest import problems, seal
 from tunestudy.records.progress import Progress
+from tunestudy.records.untrained import MEBIBYTE, peak_of_process_mb, untrained_result
 from tunestudy.train.flops import flops_per_token
 from tunestudy.train.loop import epoch_of
 from tunestudy.train.resume import load_weights, weight_problems
@@ -32,8 +31,6 @@ from tunestudy.train.shards import whole_on_rank_0
 from tunestudy.train.start import versions
 from tunestudy.train.trainable import Trainable
 from tunestudy.train.world import World
-
-MEBIBYTE = 2**20
 
 
 def publish_result(run: Run, loaded: LoadedModel, roles: Sequence[Mapping[str, Any]]) -> None:
@@ -168,33 +165,15 @@ def publish_untrained(job: Job, folder: JobDir, world: World, progress: Progress
     loaded = load_start(job, folder, world.device if job.settings is None else "cpu")
     if world.rank == 0:
         kind = "base" if job.settings is None else seal_model(job, folder, loaded, loaded.model, step=0)
-        nothing = dict.fromkeys(("final_train_loss", "best", "flops_per_token", "eval_ids_sha256", "sparsity"))
-        zeros = dict.fromkeys(
-            ("train_s", "eval_s", "save_s", "steps", "epochs", "tokens", "target_tokens", "samples"), 0
+        result = untrained_result(
+            job.fingerprint,
+            progress,
+            kind=kind,
+            total_params=num_parameters(loaded.model),
+            memory_mb=peak_memory_mb(world),
+            world_size=world.size,
         )
-        counts = dict.fromkeys(("trainable_params", "effective_params", "gates"), 0)
-        write_json(
-            folder.result_json,
-            {
-                "fingerprint": job.fingerprint,
-                "status": "done",
-                "started_at": progress.first_began,
-                "finished_at": time.time(),
-                "duration_s": round(progress.elapsed_s, 3),
-                **nothing,
-                **zeros,
-                **counts,
-                "total_params": num_parameters(loaded.model),
-                "peak_memory_mb": peak_memory_mb(world),
-                "world_size": world.size,
-                "micro_batch": None,
-                "accumulation": None,
-                "effective_batch_size": None,
-                "roles": [],
-                "resumed_from": [],
-                "model_kind": kind,
-            },
-        )
+        write_json(folder.result_json, result)
     world.barrier()
 
 
@@ -212,5 +191,4 @@ def peak_memory_mb(world: World) -> float:
     """Peak memory (MiB) of this rank's GPU, or of its process where it has none."""
     if world.device.type == "cuda":
         return round(torch.cuda.max_memory_reserved(world.device) / MEBIBYTE, 1)
-    unit = 1 if sys.platform == "darwin" else 1024  # kibibytes everywhere but there
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MEBIBYTE, 1)
+    return peak_of_process_mb()
