@@ -7,7 +7,7 @@ import torch
 from tinymole import LAYERS, mixture, with_mixture
 from transformers import AutoModelForCausalLM, Qwen3Config
 
-from tunestudy.adapters.mole import Factors, install_mole, let_learn, mole_targets, num_gate_parameters, num_parameters
+from tunestudy.adapters.mole import Factors, install_mole, let_learn, mole_targets, num_parameters
 from tunestudy.config.adapter import MoleAdapter
 from tunestudy.config.errors import StudyError
 from tunestudy.config.stage import TrainStage
@@ -59,7 +59,8 @@ def test_what_learns_is_what_the_formula_counts(options: dict[str, Any]) -> None
     install_mole(model, adapter, factors_of(adapter), seed=0)
     learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
     of_experts = sum(2 * num_parameters(adapter, inputs, outputs) for inputs, outputs in LAYERS.values())
-    assert sum(p.numel() for p in learning.values()) == of_experts + 2 * num_gate_parameters(adapter, 32)
+    of_gate = len(adapter.experts) * (1 if adapter.gate == "layer" else 32) + int(adapter.learn_temperature)
+    assert sum(p.numel() for p in learning.values()) == of_experts + 2 * of_gate
     assert all(".lora_" in name and p.dtype is torch.float32 for name, p in learning.items())
     ids = torch.arange(8)[None]
     model(ids).logits.square().sum().backward()

@@ -69,11 +69,6 @@ def num_parameters(adapter: MoleAdapter, inputs: int, outputs: int) -> int:
     return len(adapter.inputs) * adapter.lora_r * (inputs + outputs) if adapter.train_experts else 0
 
 
-def num_gate_parameters(adapter: MoleAdapter, width: int) -> int:
-    """Numbers that learn in one block's gate, over hidden states of `width`."""
-    return len(adapter.experts) * (1 if adapter.gate == "layer" else width) + int(adapter.learn_temperature)
-
-
 def _check_experts(adapter: MoleAdapter, factors: Factors, names: list[str]) -> None:
     for expert in RESERVED & adapter.experts.keys():
         raise StudyError(at(f"adapter.experts.{expert}"), "is the name of another column of mole_log.csv; use another")
