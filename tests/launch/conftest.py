@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tunestudy.config.job import Job
-from tunestudy.config.study import Resources
+from tunestudy.config.resources import Resources
 from tunestudy.records.atomic import read_json
 from tunestudy.records.events import read_events
 from tunestudy.records.layout import JobDir, StudyDir

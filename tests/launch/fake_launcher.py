@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 
 from tunestudy.config.job import Job
-from tunestudy.config.study import Resources, Study
+from tunestudy.config.resources import Resources
+from tunestudy.config.study import Study
 from tunestudy.launch.carry_out import carry_out
 from tunestudy.launch.local import find_slots
+from tunestudy.launch.place import ThisMachine
 from tunestudy.launch.prepare import prepare
 from tunestudy.records.layout import StudyDir
 
@@ -19,7 +21,7 @@ def launch(root: Path, jobs: list[Job], resources: Resources) -> int:
     study = Study(study="s", seeds=(1,), model=architecture, variants={"v": {"stages": {}}}, resources=resources)
     prepare(study, b"study: s\n", jobs, {"jobs": []}, StudyDir(root))
     command = lambda folder, _ranks: [sys.executable, str(FAKE), str(folder.root)]  # noqa: E731
-    return carry_out(study, jobs, StudyDir(root), slots=find_slots(resources), command=command, quiet=False)
+    return carry_out(study, jobs, StudyDir(root), place=ThisMachine(find_slots(resources), command), quiet=False)
 
 
 def main() -> int:

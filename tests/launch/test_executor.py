@@ -91,8 +91,8 @@ def test_killed_job_names_the_signal_and_leaves_a_failure(study):
     code, output = study.run(max_retries=0)
     assert code == 4 and "killed by signal 9 (SIGKILL)" in output
     event = study.events("job_failed")[0]
-    assert (event["kind"], event["signal"], event["step"]) == ("signal", 9, 1)
-    assert '"kind": "signal"' in study.folder("base").failure_json.read_text()
+    assert (event["kind"], event["signal"], event["step"]) == ("killed", 9, 1)
+    assert '"kind": "killed"' in study.folder("base").failure_json.read_text()
 
 
 @pytest.mark.slow

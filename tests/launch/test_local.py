@@ -3,7 +3,7 @@
 import pytest
 
 from tunestudy.config.errors import Exit, StudyError
-from tunestudy.config.study import Resources
+from tunestudy.config.resources import Resources
 from tunestudy.launch import local
 from tunestudy.launch.local import find_slots, visible_gpus
 from tunestudy.launch.select import select

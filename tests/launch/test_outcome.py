@@ -38,7 +38,7 @@ def failure(kind: str, attempt: int = 2) -> dict:
 
 def test_a_killed_rank_counts_more_than_the_others_complaint(ended):
     end = ended(log=TORCHRUN_SUMMARY.format(-9), failure=failure("error"))
-    assert (end.kind, end.signal, end.step) == ("signal", 9, 7)
+    assert (end.kind, end.signal, end.step) == ("killed", 9, 7)
     assert "SIGKILL" in end.message and "connection closed by peer" in end.message
 
 

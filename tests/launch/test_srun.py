@@ -16,7 +16,7 @@ from slurm import slurm
 from spread_study import job_of, wait_for_step, written
 
 from tunestudy.config.errors import Exit, StudyError
-from tunestudy.config.study import Resources
+from tunestudy.config.resources import Resources
 from tunestudy.preflight.hosts import hosts_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]

@@ -10,22 +10,19 @@ from tunestudy.config.job import Job
 from tunestudy.config.study import Study
 from tunestudy.launch.executor import Launch, execute
 from tunestudy.launch.failures import print_failures
-from tunestudy.launch.local import Slot
 from tunestudy.launch.outcome import is_complete, is_trained
+from tunestudy.launch.place import Place
 from tunestudy.launch.presence import present, writer_name
 from tunestudy.launch.show import open_display, row_of, summary
 from tunestudy.launch.task import Task
-from tunestudy.launch.torchrun import Command
 from tunestudy.records.events import Journal
 from tunestudy.records.host import host_name
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.stop import StopRequest
 
 
-def carry_out(
-    study: Study, jobs: Sequence[Job], folder: StudyDir, *, slots: Sequence[Slot], command: Command, quiet: bool
-) -> Exit:
-    """Run `jobs` of a study on `slots`; returns how it ended, with failures printed."""
+def carry_out(study: Study, jobs: Sequence[Job], folder: StudyDir, *, place: Place, quiet: bool) -> Exit:
+    """Run `jobs` of a study at `place`; returns how it ended, with failures printed."""
     tasks = [Task(job, folder.job(job.id)) for job in jobs]
     for task in tasks:
         task.trained = is_trained(task.job, task.folder)
@@ -39,14 +36,13 @@ def carry_out(
     ):
         if not quiet:
             left = sum(task.state != "done" for task in tasks)
-            print(f"{left} of {len(tasks)} jobs to do, {len(slots)} at a time on {host_name()}", flush=True)
+            print(f"{left} of {len(tasks)} jobs to do, {len(place.slots)} at a time on {host_name()}", flush=True)
         journal.write("run_started", pid=os.getpid(), host=host_name())
         launch = Launch(
             study=folder,
             resources=study.resources,
             env={"TUNESTUDY_TIMEOUT_S": f"{study.resources.timeout_s:g}", **study.env},
-            slots=slots,
-            command=command,
+            place=place,
             journal=journal,
             show=lambda now: display.update([row_of(task) for task in now]),
         )

@@ -9,6 +9,7 @@ from tunestudy.config.study import Study
 from tunestudy.launch.carry_out import carry_out
 from tunestudy.launch.local import find_slots
 from tunestudy.launch.outcome import is_trained
+from tunestudy.launch.place import ThisMachine
 from tunestudy.launch.prepare import prepare
 from tunestudy.launch.presence import launchers
 from tunestudy.launch.select import select
@@ -60,7 +61,7 @@ def evaluate_study(
     try:
         _write(loaded, plan, asked)
         alone = [job.model_copy(update={"parents": (), "inputs": {}}) for job in asked]  # what they need is in them
-        code = carry_out(loaded.study, alone, folder, slots=slots, command=start_job, quiet=quiet)
+        code = carry_out(loaded.study, alone, folder, place=ThisMachine(slots, start_job), quiet=quiet)
     finally:
         _write(loaded, plan, ())
     if code == Exit.INTERRUPTED:

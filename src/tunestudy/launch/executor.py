@@ -14,7 +14,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from tunestudy.config.errors import Exit
-from tunestudy.config.study import Resources
+from tunestudy.config.resources import Resources
 from tunestudy.launch.local import Slot
 from tunestudy.launch.orphans import kill_orphan, orphan_of, stop_orphan
 from tunestudy.launch.outcome import (
@@ -27,8 +27,9 @@ from tunestudy.launch.outcome import (
     read_outcome,
     record_failure,
 )
+from tunestudy.launch.place import Place
 from tunestudy.launch.task import Attempt, Task
-from tunestudy.launch.torchrun import Command, ask_to_stop, job_environment, kill, start
+from tunestudy.launch.torchrun import job_environment
 from tunestudy.records.events import Journal, read_events
 from tunestudy.records.host import machine
 from tunestudy.records.layout import StudyDir
@@ -47,8 +48,7 @@ class Launch:
     resources: Resources
     env: Mapping[str, str]
     """The study's `env:`."""
-    slots: Sequence[Slot]
-    command: Command
+    place: Place
     journal: Journal
     show: Callable[[Sequence[Task]], None]
     """Called after every round with all tasks."""
@@ -88,11 +88,11 @@ def start_ready(tasks: Sequence[Task], by_id: Mapping[str, Task], launch: Launch
     They go in the plan's order until too few are ready to fill the slots twice; then those that most stages wait for
     go first, or slots would idle at the end because a shared stage was left for last.
     """
-    if sum(task.attempt is not None for task in tasks) >= len(launch.slots):
+    if sum(task.attempt is not None for task in tasks) >= len(launch.place.slots):
         return
     ready = (task for task in tasks if task.state == "waiting" and parents_are_trained(task, by_id))
-    first = list(islice(ready, 2 * len(launch.slots) + 1))
-    if len(first) <= 2 * len(launch.slots):
+    first = list(islice(ready, 2 * len(launch.place.slots) + 1))
+    if len(first) <= 2 * len(launch.place.slots):
         chains = waiting_chains(tasks)
         first.sort(key=lambda task: -chains[task.job.id])
     slots = free_slots(tasks, launch)
@@ -134,7 +134,7 @@ def free_slots(tasks: Sequence[Task], launch: Launch) -> Iterator[tuple[Slot, Le
     """Slots that neither this launcher nor another one on this machine is using, each with its lease taken."""
     used = {task.attempt.slot for task in tasks if task.attempt}
     here = machine().replace("/", "_")
-    for slot in launch.slots:
+    for slot in launch.place.slots:
         if slot not in used:
             try:
                 yield slot, Lease.acquire(launch.study.leases / "slots" / here / slot.name)
@@ -168,12 +168,12 @@ def start_attempt(task: Task, launch: Launch, slot: Slot, slot_lease: Lease, cla
     environment = job_environment(launch.env, slot.environment, claim.attempt)
     killed = memory_kills()
     task.folder.failure_json.unlink(missing_ok=True)
-    process = start(launch.command(task.folder, slot.ranks), environment, task.folder.launch_log)
-    claim.note(keeper=process.pid, slot=slot.name)
-    slot_lease.note(keeper=process.pid, job=task.job.id)
-    task.attempt = Attempt(process, claim, slot, slot_lease, time.monotonic(), log_start, killed)
+    running = launch.place.start(task.folder, slot, environment, task.folder.launch_log)
+    claim.note(keeper=running.pid, slot=slot.name)
+    slot_lease.note(keeper=running.pid, job=task.job.id)
+    task.attempt = Attempt(running, claim, slot, slot_lease, time.monotonic(), log_start, killed)
     task.state, task.note = "running", f"started on {slot.name}" + f", attempt {claim.attempt}" * (claim.attempt > 1)
-    facts = {"slot": slot.name, "world_size": slot.ranks, "pid": process.pid}
+    facts = {"slot": slot.name, "world_size": slot.ranks, "pid": running.pid}
     launch.journal.write("job_started", job=task.job.id, attempt=claim.attempt, **facts)
 
 
@@ -181,7 +181,7 @@ def collect_ended(tasks: Sequence[Task], launch: Launch, *, stopping: bool) -> N
     """Take in what became of every attempt whose processes have ended, and start again what deserves it."""
     for task in tasks:
         attempt = task.attempt
-        if attempt is None or attempt.process.poll() is None:
+        if attempt is None or attempt.running.poll() is None:
             continue
         worker = Lease.holder(task.folder.lease)
         if worker is not None and not is_complete(task.job, task.folder):
@@ -206,15 +206,15 @@ def outcome_of(task: Task, attempt: Attempt, stopping: bool) -> Outcome:
         task.job,
         task.folder,
         attempt=attempt.number,
-        exit_code=attempt.process.returncode,
+        exit_code=attempt.running.poll() or 0,
         log_start=attempt.log_start,
         out_of_memory=memory_kills() > attempt.memory_kills,
     )
-    if stopping and outcome.kind == "signal":
+    if stopping and outcome.kind == "killed":
         return replace(outcome, kind="interrupted", message="ended by the signal of this run")
     if not stopping and outcome.kind == "interrupted":
         return replace(
-            outcome, kind="signal", signal=signal.SIGTERM, message="asked to stop by someone outside this run"
+            outcome, kind="killed", signal=signal.SIGTERM, message="asked to stop by someone outside this run"
         )
     return outcome
 
@@ -248,7 +248,8 @@ def may_try_again(task: Task, resources: Resources) -> bool:
     """Whether another attempt makes sense: not for a user's mistake, nor for one that fails at the same step again."""
     last, *before = reversed(task.failures)
     crash_loop = bool(before) and before[0].step == last.step
-    return last.kind != "user" and not crash_loop and len(task.failures) <= resources.max_retries
+    most = 1 if resources.max_retries is None else resources.max_retries
+    return last.kind != "user" and not crash_loop and len(task.failures) <= most
 
 
 def leave(task: Task) -> None:
@@ -317,14 +318,14 @@ def stop_running(tasks: Sequence[Task], launch: Launch) -> None:
         stop_orphan(orphan)
     for task in tasks:
         if task.attempt:
-            ask_to_stop(task.attempt.process.pid)
+            task.attempt.running.ask_to_stop()
     hurry = StopRequest.on_signals(signal.SIGINT, signal.SIGTERM)
     give_up = time.monotonic() + launch.resources.stop_grace_s
     while any(task.attempt or (task.job.id in orphans and orphan_of(task.folder)) for task in tasks):
         launch.show(tasks)
         if hurry or time.monotonic() > give_up:
             for task in tasks:
-                kill(task.attempt.process.pid) if task.attempt else None
+                task.attempt.running.kill() if task.attempt else None
             for orphan in orphans.values():
                 kill_orphan(orphan)
         time.sleep(POLL_S)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import psutil
 
 from tunestudy.config.errors import Exit, StudyError, at
-from tunestudy.config.study import Resources
+from tunestudy.config.resources import Resources
 from tunestudy.records.snapshot import gpus, usable_threads
 
 HOSTS = "hosts"

@@ -17,7 +17,8 @@ from tunestudy.records.layout import JobDir
 from tunestudy.records.redact import redact
 from tunestudy.study.state import missing_evaluations
 
-Kind = Literal["done", "interrupted", "user", "error", "oom", "disk", "signal"]
+Kind = Literal["done", "interrupted", "user", "oom", "killed", "node_lost", "nan", "hang", "preempted", "disk", "error"]
+"""Failures have the names of `config.resources.Retries`, and `user`, which is never tried again."""
 
 _EXIT_CODE = re.compile(r"exitcode\s*:\s*(-?\d+)")
 _LOST_HOST = re.compile(r"^host \S+ failed: (?:the connection|its torchrun) .*$", re.MULTILINE)
@@ -79,7 +80,7 @@ def read_outcome(
     if progress.get("phase") == "interrupted" and progress.get("attempt") == attempt:
         return Outcome(kind="interrupted", exit_code=exit_code, step=step)
     if killed_by is not None:
-        kind: Kind = "oom" if killed_by == signal.SIGKILL and out_of_memory else "signal"
+        kind: Kind = "oom" if killed_by == signal.SIGKILL and out_of_memory else "killed"
         message = describe_signal(killed_by, out_of_memory)
         if failure:
             message += f"; rank {failure['rank']} then said: {failure['message']}"

@@ -11,6 +11,7 @@ from tunestudy.launch.carry_out import carry_out
 from tunestudy.launch.detach import detach as go_on_detached
 from tunestudy.launch.estimate import tell_time
 from tunestudy.launch.local import find_slots
+from tunestudy.launch.place import ThisMachine
 from tunestudy.launch.prepare import prepare
 from tunestudy.launch.select import select
 from tunestudy.launch.spread import command_for
@@ -53,7 +54,7 @@ def run_study(
 
     def work() -> Exit:
         try:
-            code = carry_out(loaded.study, chosen, study, slots=slots, command=start_job, quiet=quiet)
+            code = carry_out(loaded.study, chosen, study, place=ThisMachine(slots, start_job), quiet=quiet)
         except OSError as error:
             cause = f"cannot be written any more: {error.strerror}; running jobs go on, run again to continue"
             raise StudyError(str(study.root), cause, exit_code=Exit.PREFLIGHT_REFUSED) from error

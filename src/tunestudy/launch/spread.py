@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from tunestudy.config.study import Resources
+from tunestudy.config.resources import Resources
 from tunestudy.launch.on_host import BEAT_S
 from tunestudy.launch.torchrun import Command, command_here
 from tunestudy.preflight.hosts import hosts_of, on_host

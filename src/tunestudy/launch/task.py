@@ -1,12 +1,12 @@
 """A job as the executor sees it, and the view of it that people see."""
 
-import subprocess
 from dataclasses import dataclass, field
 from typing import Literal
 
 from tunestudy.config.job import Job
 from tunestudy.launch.local import Slot
 from tunestudy.launch.outcome import Outcome
+from tunestudy.launch.place import Running
 from tunestudy.records.layout import JobDir
 from tunestudy.records.lease import Lease
 
@@ -17,7 +17,7 @@ State = Literal["waiting", "running", "elsewhere", "done", "failed", "blocked", 
 class Attempt:
     """A job's processes that this launcher started."""
 
-    process: subprocess.Popen[bytes]
+    running: Running
     claim: Lease
     slot: Slot
     slot_lease: Lease

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from tunestudy.config.data import DatacompDataset, FileDataset, SynthDataset
 from tunestudy.config.errors import Exit, StudyError, at
-from tunestudy.config.study import Resources
+from tunestudy.config.resources import Resources
 from tunestudy.preflight.facts import facts
 from tunestudy.study.hosts import Host, read_hostfile
 from tunestudy.study.load import LoadedStudy

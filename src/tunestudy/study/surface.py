@@ -23,8 +23,9 @@ from tunestudy.config.judge import Judge
 from tunestudy.config.merge import MergeInput, MergeStage, Weights
 from tunestudy.config.model import CharacterTokenizer, ModelConfig
 from tunestudy.config.order import ColumnOrder, ScoreOrder
+from tunestudy.config.resources import Resources
 from tunestudy.config.stage import Quantization, TrainStage
-from tunestudy.config.study import ReportSettings, Resources, Study, Variant
+from tunestudy.config.study import ReportSettings, Study, Variant
 from tunestudy.study.nearest import nearest
 from tunestudy.study.source import KeyPath
 

@@ -1,0 +1,59 @@
+"""The command line. No logic here: each command is one call into a room, imported only when it is used.
+
+Commands register with `words.app` as their module is imported, which is the order in which the help lists them.
+"""
+
+import io
+import sys
+from typing import Annotated
+
+import typer
+
+from tunestudy import __version__
+
+from tunestudy.cli import studies  # isort: skip
+from tunestudy.cli import watching  # isort: skip
+from tunestudy.cli import models  # isort: skip
+from tunestudy.cli import data  # isort: skip
+from tunestudy.cli import machine  # isort: skip
+from tunestudy.cli.words import app
+from tunestudy.config.errors import Exit, StudyError
+
+__all__ = ["app", "data", "machine", "main", "models", "studies", "watching"]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"tunestudy {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None: ...
+
+
+def main() -> None:
+    """The console script: StudyErrors are told in words, anything else is a bug and says so."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without × or – shows ? in their place
+    debug = "--debug" in sys.argv[1:]
+    if debug:
+        sys.argv.remove("--debug")
+    try:
+        app()
+    except StudyError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(Exit.INTERRUPTED)
+    except Exception as error:
+        if debug:
+            raise
+        print(f"a bug in tunestudy: {type(error).__name__}: {error}", file=sys.stderr)
+        print("the same command with --debug shows where; please report it", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,5 @@
+"""`python -m tunestudy.cli`."""
+
+from tunestudy.cli import main
+
+main()

@@ -1,0 +1,58 @@
+"""Commands on data."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tunestudy.cli.words import DEFAULT_RESULTS, Overrides, Results, StudyArgument, Tiny, app, leave, load
+
+
+@app.command()
+def fetch(
+    study: StudyArgument,
+    overrides: Overrides = None,
+    tiny: Tiny = False,
+    results: Results = DEFAULT_RESULTS,
+    dataset: Annotated[str, typer.Option(metavar="NAME", help="Only this data set.")] = "",
+    limit_shards: Annotated[int | None, typer.Option(min=1, help="Only the first N shards of records.")] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Ask again for images that failed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what there is to fetch.")] = False,
+) -> None:
+    """Fetch the images that data sets name by URL; again: go on where it stopped."""
+    from tunestudy.launch.fetch import fetch_images
+
+    loaded = load(study, overrides, tiny)
+    leave(
+        fetch_images(
+            loaded, results, dataset=dataset, limit_shards=limit_shards, retry_failed=retry_failed, dry_run=dry_run
+        )
+    )
+
+
+@app.command()
+def synth(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.", show_default=False)],
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Other options of `type: synth`, e.g. image_size=224."),
+    ] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="chart, document, table or shapes; repeatable. Default: all that fit.")
+    ] = None,
+    count: Annotated[int, typer.Option(help="Records in all.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Another seed gives another set.")] = 0,
+    language: Annotated[str, typer.Option(help="en, ko or both.")] = "en",
+    shape: Annotated[str, typer.Option(help="Columns: plain, chartqa, docvqa, wtq, tabfact or kdtc.")] = "plain",
+    file_format: Annotated[str, typer.Option("--format", help="jsonl or parquet.")] = "jsonl",
+    workers: Annotated[int, typer.Option(help="Processes that draw.")] = 1,
+) -> None:
+    """Draw images with questions and exact answers into a folder: charts, documents, tables, shapes."""
+    from tunestudy.launch.synth import make_synth
+
+    given = [f"seed={seed}", f"language={language}", *(options or ())]
+    leave(
+        make_synth(
+            out, kinds=kind or (), count=count, shape=shape, file_format=file_format, workers=workers, options=given
+        )
+    )

@@ -1,0 +1,93 @@
+"""Commands that look at a study, stop it, report it and clean up after it."""
+
+from typing import Annotated
+
+import typer
+
+from tunestudy.cli.words import (
+    DEFAULT_RESULTS,
+    AsJson,
+    Overrides,
+    Results,
+    StudyArgument,
+    Tiny,
+    app,
+    leave,
+    load,
+    print_json,
+    print_lines,
+)
+
+
+@app.command()
+def stop(
+    study: StudyArgument, overrides: Overrides = None, tiny: Tiny = False, results: Results = DEFAULT_RESULTS
+) -> None:
+    """Let running jobs save and leave; `run` continues them."""
+    from tunestudy.launch.control import stop_study
+
+    leave(stop_study(results / load(study, overrides, tiny).study.study))
+
+
+@app.command()
+def status(
+    study: StudyArgument,
+    overrides: Overrides = None,
+    tiny: Tiny = False,
+    results: Results = DEFAULT_RESULTS,
+    as_json: AsJson = False,
+) -> None:
+    """Show how far every job is."""
+    from tunestudy.launch import control
+
+    state = control.status(load(study, overrides, tiny), results)
+    print_json(state) if as_json else control.print_status(state)
+
+
+@app.command()
+def watch(
+    study: StudyArgument, overrides: Overrides = None, tiny: Tiny = False, results: Results = DEFAULT_RESULTS
+) -> None:
+    """Follow a running study in a live table."""
+    from tunestudy.launch import watch as watching
+
+    leave(watching.watch(load(study, overrides, tiny), results))
+
+
+@app.command()
+def logs(
+    study: StudyArgument,
+    job: Annotated[str, typer.Argument(help="A job's name or the beginning of it; default: all.")] = "",
+    results: Results = DEFAULT_RESULTS,
+    tiny: Tiny = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing as the log grows.")] = False,
+) -> None:
+    """Print the logs of jobs."""
+    from tunestudy.launch.logs import show
+
+    leave(show(results / load(study, None, tiny).study.study, job, follow))
+
+
+@app.command()
+def report(
+    study: StudyArgument, overrides: Overrides = None, tiny: Tiny = False, results: Results = DEFAULT_RESULTS
+) -> None:
+    """Write the report from what is there, and print the table."""
+    from tunestudy.records.layout import StudyDir
+    from tunestudy.report.build import build_report
+
+    leave(build_report(StudyDir(results / load(study, overrides, tiny).study.study)))
+
+
+@app.command()
+def clean(
+    study: StudyArgument,
+    overrides: Overrides = None,
+    tiny: Tiny = False,
+    results: Results = DEFAULT_RESULTS,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete them.")] = False,
+) -> None:
+    """List jobs that the study no longer has, with sizes; delete them with --yes."""
+    from tunestudy.study.clean import clean_lines
+
+    print_lines(clean_lines(load(study, overrides, tiny), results, delete=yes))

@@ -1,0 +1,71 @@
+"""What commands share: the application they register with, their common arguments, and how they end."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from tunestudy.config.errors import Exit, StudyError
+
+app = typer.Typer(
+    help="One study file in, one defensible table out: fine-tuning studies on language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY", help="The study file.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Settings to change, e.g. seeds=[1].", show_default=False),
+]
+Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Where results go.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Only = Annotated[
+    list[str] | None,
+    typer.Option("--only", metavar="VARIANT[@STAGE]", help="Only this variant (up to that stage); repeatable."),
+]
+Tiny = Annotated[bool, typer.Option("--tiny", help="The small form that the file's `tiny:` describes.")]
+Seeds = Annotated[str | None, typer.Option("--seeds", metavar="1,2", help="Only these seeds of the study.")]
+Estimate = Annotated[
+    bool, typer.Option("--estimate", help="First time a few real steps of every stage that has no evidence yet.")
+]
+DEFAULT_RESULTS = Path("results")
+
+
+def load(study: Path, overrides: list[str] | None, tiny: bool) -> Any:
+    """The study that a command is about; spellings of other programs that were understood are told."""
+    from tunestudy.study.load import load_study
+
+    loaded = load_study(study, overrides or (), tiny=tiny)
+    for line in loaded.translations:
+        print(f"understood {line}", file=sys.stderr)
+    return loaded
+
+
+def seeds_of(text: str | None) -> list[int]:
+    """`1,2` → [1, 2]; none for None. Raises StudyError."""
+    if text is None:
+        return []
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise StudyError("--seeds", f"must be numbers with commas between, e.g. --seeds 1,2; got `{text}`") from None
+
+
+def leave(code: Exit) -> NoReturn:
+    """End the command with this exit code."""
+    raise typer.Exit(int(code))
+
+
+def print_lines(lines: Any) -> None:
+    print("\n".join(lines))
+
+
+def print_json(value: Any) -> None:
+    import json
+
+    print(json.dumps(value, indent=1, ensure_ascii=False))

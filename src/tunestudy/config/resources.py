@@ -1,0 +1,163 @@
+"""What a study may use of machines, and how it deals with what machines do to it. None of it changes a result."""
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from tunestudy.config.base import Config, neutral
+
+_UNITS_S = {"d": 86400.0, "h": 3600.0, "m": 60.0, "min": 60.0, "s": 1.0}
+_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(min|[dhms])")
+_CLOCK = re.compile(r"(?:(\d+)-)?(\d+):(\d{2})(?::(\d{2}))?")
+
+
+def seconds_of(value: object) -> object:
+    """Seconds of a duration as people write it: `6h`, `1h30m`, `90m`, `2d 12h`, SLURM's `1-12:00:00`, or a number.
+
+    `6:00` and `6:00:00` are hours; anything else is left for the number's own check to refuse.
+    """
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if clock := _CLOCK.fullmatch(text):
+        days, hours, minutes, seconds = (int(part or 0) for part in clock.groups())
+        return days * 86400.0 + hours * 3600.0 + minutes * 60.0 + seconds
+    parts = _PART.findall(text)
+    if parts and not _PART.sub("", text).strip():
+        return sum(float(amount) * _UNITS_S[unit] for amount, unit in parts)
+    raise ValueError("must be a duration such as 6h, 90m, 1h30m or 1-12:00:00, or a number of seconds")
+
+
+Duration = Annotated[float, BeforeValidator(seconds_of), Field(gt=0)]
+"""Seconds."""
+
+
+class Retries(Config):
+    """How often a job is started again after a failure of each kind; it goes on from its last full checkpoint.
+
+    Whatever is said here, a job that fails twice at the same step for the same cause is given up.
+    """
+
+    oom: int = neutral(3, ge=0)
+    """Out of memory: each time with half the micro-batch at the same effective batch size."""
+    killed: int = neutral(1, ge=0)
+    """Ended by a signal that nobody of this study sent, or by a crash inside a native library."""
+    node_lost: int = neutral(3, ge=0)
+    """Its machine, or the connection to it, is gone."""
+    nan: int = neutral(0, ge=0)
+    """The loss is not a number any more."""
+    hang: int = neutral(1, ge=0)
+    """A rank has shown no progress for `timeout_s`."""
+    preempted: int = neutral(100, ge=0)
+    """The cluster wanted the machine for someone else, or a time limit came."""
+    disk: int = neutral(1, ge=0)
+    """No space was left."""
+    error: int = neutral(1, ge=0)
+    """Anything else that is not the user's mistake."""
+
+
+class SlurmSettings(Config):
+    """With `executor: slurm`: how jobs are handed to SLURM. sbatch's own spellings; docs/slurm.md shows the files."""
+
+    mode: Literal["jobs", "allocation"] = neutral("jobs")
+    """`jobs`: an sbatch file per job, with dependencies. `allocation`: one sbatch file for the whole study, which packs
+    its jobs on the GPUs that it gets."""
+    partition: str | None = neutral(None)
+    account: str | None = neutral(None)
+    qos: str | None = neutral(None)
+    constraint: str | None = neutral(None)
+    exclude: str | None = neutral(None)
+    """Nodes that are not wanted, as sbatch writes them."""
+    time: Duration | None = neutral(None)
+    """Limit of one submission; what takes longer goes on in another (default: the partition's)."""
+    nodes: int = neutral(1, ge=1)
+    """Of one submission. A job of several nodes has `ranks` ÷ nodes of its ranks on each."""
+    gpus_per_node: int | None = neutral(None, ge=0)
+    """Default: what a job's ranks need there, 0 on a cluster without GPUs; `resources.gpus` in an allocation."""
+    cpus_per_task: int | None = neutral(None, ge=1)
+    mem: str | None = neutral(None)
+    """Per node, e.g. `120G`."""
+    prologue: tuple[str, ...] = neutral(())
+    """Lines of shell before the job: `module load …`, `conda activate …`."""
+    wrap: str = neutral("")
+    """Put before the command, e.g. `apptainer exec --nv image.sif`."""
+    sbatch: tuple[str, ...] = neutral(())
+    """More options, one `--option=value` each."""
+    signal_s: float = neutral(300.0, ge=10)
+    """How long before the limit jobs are told to save and leave."""
+    requeue: bool = neutral(True)
+    """Let SLURM queue a submission again that was preempted or lost its node."""
+    max_submitted: int | None = neutral(None, ge=1)
+    """Submissions of this study in the queue at a time; more are sent as they end."""
+    array: bool = neutral(False)
+    """`jobs`: send jobs that wait for the same ones as one array."""
+    max_running: int | None = neutral(None, ge=1)
+    """`array`: how many of an array run at a time."""
+
+
+class RaySettings(Config):
+    """With `executor: ray` (extra `ray`): jobs as placement groups on a Ray cluster that runs already."""
+
+    address: str = neutral("auto")
+    """As `ray.init` takes it: `auto`, or `host:port` of its head. All machines see the results under the same path."""
+    cpus_per_rank: float = neutral(1.0, gt=0)
+    strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = neutral("PACK")
+    """How the ranks of one job lie over machines."""
+    runtime_env: dict[str, str] = neutral({})
+    """More environment variables on the cluster's machines."""
+
+
+class Resources(Config):
+    """What jobs get on a machine or a cluster."""
+
+    executor: Literal["local", "slurm", "ray"] = neutral("local")
+    """Who places jobs: this program on this machine (or on a hostfile's, all for one job), SLURM, or Ray."""
+    gpus: int | None = neutral(None, ge=1)
+    """GPUs that the study may hold at a time; default: all that can be seen."""
+    wall_clock: Duration | None = neutral(None)
+    """The study should be through by then, evaluation included: `plan` says whether it can be, and what would have to
+    give."""
+    share_gpus: int | Literal["auto"] = neutral(1)
+    """Jobs on one GPU at a time; `auto`: as many as fit in its memory by what is known of them."""
+    slots: int | Literal["auto"] = neutral("auto")
+    """Jobs at the same time. `auto`: GPUs ÷ ranks, without GPUs: cores ÷ (ranks × threads)."""
+    ranks: int = neutral(1, ge=1)
+    """Processes per job: one GPU (or CPU share) each."""
+    gpus_per_rank: int = neutral(1, ge=1)
+    """More than one for a stage's `device_map`, which spreads a rank's model over them."""
+    hostfile: str | None = neutral(None)
+    """Spread every job over these machines, reached by ssh: a file of lines `name slots=N`, relative to the study file.
+    `ranks` is the sum of their slots then. All see the same files under the same paths."""
+    launcher: Literal["ssh", "srun"] = neutral("ssh")
+    """`srun`: spread every job over the nodes of the SLURM allocation that tunestudy runs in, `ranks` in all."""
+    rendezvous_address: str | None = neutral(None)
+    """Where ranks on several hosts meet; default: the first host."""
+    rendezvous_port: int = neutral(29500, ge=1, le=65535)
+    threads: int | None = neutral(None, ge=1)
+    """OMP_NUM_THREADS of a rank; default: 1 on CPU slots."""
+    retries: Retries = neutral(Retries())
+    """Starts again, by kind of failure."""
+    max_retries: int | None = neutral(None, ge=0)
+    """Starts again at most, whatever the kinds of failure; default: as `retries` says."""
+    timeout_s: float = neutral(300.0, gt=0)
+    """A rank that others have waited for this long counts as lost, and the job as failed."""
+    stop_grace_s: float = neutral(120.0, gt=0)
+    """Time a job has to save and leave after SIGTERM."""
+    slurm: SlurmSettings = neutral(SlurmSettings())
+    ray: RaySettings = neutral(RaySettings())
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether a job takes several hosts."""
+        return self.hostfile is not None or self.launcher == "srun"
+
+    @model_validator(mode="after")
+    def _one_list_of_hosts(self) -> Self:
+        if self.hostfile is not None and self.launcher == "srun":
+            raise ValueError("srun takes the hosts of its allocation; leave hostfile out")
+        if self.gpus_per_rank > 1 and (self.ranks > 1 or self.is_spread):
+            raise ValueError("gpus_per_rank: a rank with several GPUs is alone; with more ranks each has one")
+        if self.hostfile is not None and self.executor != "local":
+            raise ValueError(f"executor: {self.executor} places jobs itself; leave hostfile out")
+        return self
