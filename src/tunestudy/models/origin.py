@@ -10,7 +10,7 @@ from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.model import CharacterTokenizer, ModelConfig
 from tunestudy.config.stage import Quantization
 from tunestudy.models.components.load import class_with_components, wrong_tensors
-from tunestudy.models.quantize import check_quantised, loading_options
+from tunestudy.models.quantize import check_quantised, keep_layout, loading_options
 from tunestudy.models.tokenizer import character_tokenizer
 from tunestudy.models.vision import image_processor, module_of
 from tunestudy.records.atomic import read_json
@@ -116,6 +116,7 @@ def pretrained(
     model.name_or_path = origin.name
     if quantization is not None:
         check_quantised(model, origin.name)
+        keep_layout(model)
         return model
     return model.to(device)
 

@@ -36,6 +36,17 @@ def check_quantised(model: nn.Module, origin: str) -> None:
         raise StudyError(at("quantization"), f"{origin} has no linear layer that bitsandbytes put into few bits")
 
 
+def keep_layout(model: nn.Module) -> None:
+    """Let few-bit weights stay as they are stored while a model is evaluated.
+
+    On processors with AVX512-BF16, bitsandbytes (0.50) packs them anew at the first forward in eval mode: it rounds
+    their scales to bfloat16 for good, and fails on layers whose sides are no multiples of 32 and of the block.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+
+
 def few_bit_layers() -> tuple[type[nn.Module], ...]:
     """bitsandbytes' layers."""
     from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
