@@ -36,6 +36,7 @@ PermitRootLogin yes
 PasswordAuthentication no
 PidFile none
 MaxStartups 100
+{environment}
 """
 _INIT = """\
 hostname h{number}
@@ -125,7 +126,7 @@ class LabHosts:
         names = "".join(f"{self._network}.{number} h{number}\n" for number in range(1, self.num_hosts + 1))
         (self.folder / "hosts").write_text(f"127.0.0.1 localhost\n{names}")
         (ssh / "ssh_config").write_text(_SSH_CONFIG.format(folder=self.folder))
-        (ssh / "sshd_config").write_text(_SSHD_CONFIG.format(folder=self.folder))
+        (ssh / "sshd_config").write_text(_SSHD_CONFIG.format(folder=self.folder, environment=_environment()))
         Path("/run/sshd").mkdir(exist_ok=True)
         _ip("link", "add", self._bridge, "type", "bridge")
         _ip("link", "set", self._bridge, "up")
@@ -187,6 +188,12 @@ def lab_hosts(folder: Path, num_hosts: int) -> Iterator[LabHosts]:
         yield hosts
     finally:
         hosts._down()
+
+
+def _environment() -> str:
+    """A checkout that is tested by PYTHONPATH is what the hosts run, too."""
+    path = os.environ.get("PYTHONPATH")
+    return f'SetEnv "PYTHONPATH={path}"' if path else ""
 
 
 def _ip(*words: str, check: bool = True) -> None:

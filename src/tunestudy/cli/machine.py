@@ -13,10 +13,26 @@ from tunestudy.cli.words import (
     StudyArgument,
     Tiny,
     app,
+    leave,
     load,
     print_json,
     print_lines,
 )
+
+
+@app.command()
+def check(
+    study: StudyArgument,
+    overrides: Overrides = None,
+    tiny: Tiny = False,
+    results: Results = DEFAULT_RESULTS,
+    as_json: AsJson = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Also import torch and give every GPU a little work.")] = False,
+) -> None:
+    """Look at all that a study needs, in seconds: packages, GPUs, disk, data, hosts, tokens; code 3 if it lacks."""
+    from tunestudy.launch.check import check_study
+
+    leave(check_study(load(study, overrides, tiny), results, deep=deep, as_json=as_json))
 
 
 @app.command()

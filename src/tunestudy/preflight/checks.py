@@ -61,8 +61,8 @@ def environment_problems(env: Mapping[str, str]) -> Iterator[StudyError]:
             yield StudyError(where, "is set for every rank by the launcher; remove it")
 
 
-def installation_problems(unfinished: Sequence[Job]) -> Iterator[StudyError]:
-    """What the worker needs and this Python lacks; nothing is imported."""
+def installation_problems(unfinished: Sequence[Job], *, torchvision: bool = True) -> Iterator[StudyError]:
+    """What the worker needs and this Python lacks; nothing is imported. Trying a torchvision takes seconds."""
     for job in unfinished:
         what = needs_bitsandbytes(job)
         if what and importlib.util.find_spec("bitsandbytes") is None:
@@ -81,7 +81,7 @@ def installation_problems(unfinished: Sequence[Job]) -> Iterator[StudyError]:
     if missing:
         cure = "pip install 'tunestudy[train]'"
         yield StudyError("installation", f"training needs {', '.join(missing)}, not installed here; {cure}")
-    if unfinished and (broken := broken_torchvision()):
+    if torchvision and unfinished and (broken := broken_torchvision()):
         cure = "uninstall it (nothing here needs it) or install the build for this torch"
         told = f"torchvision is there but cannot be imported, and transformers relies on it then: {broken}; {cure}"
         yield StudyError("installation", told)
@@ -142,9 +142,8 @@ def folder_problems(root: Path, needed: int) -> Iterator[StudyError]:
         return
     free = psutil.disk_usage(str(present)).free
     if free < needed:
-        message = (
-            f"about {_size(needed)} are needed, {_size(free)} are free; make room (`tunestudy clean`) or use --results"
-        )
+        told = f"about {size_text(needed)} are needed, {size_text(free)} are free"
+        message = f"{told}; make room (`tunestudy clean`) or use --results"
         yield StudyError(str(root), message)
 
 
@@ -198,5 +197,6 @@ def _refusal(loaded: LoadedStudy, error: StudyError) -> StudyError:
     return StudyError(replace(place, key=key), error.message, exit_code=Exit.PREFLIGHT_REFUSED)
 
 
-def _size(count: int) -> str:
+def size_text(count: float) -> str:
+    """`1.5 GB`."""
     return f"{count / 1e9:.1f} GB"

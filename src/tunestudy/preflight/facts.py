@@ -3,7 +3,9 @@
 import hashlib
 import json
 import platform
+import re
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,20 +14,33 @@ from tunestudy.records.snapshot import gpus, packages
 
 SOURCE = Path(__file__).parents[1]
 """The package tunestudy."""
+_LISTENING = re.compile(r"\s*\d+: [0-9A-F]+:([0-9A-F]{4}) [0-9A-F]+:0000 0A ")
 PART = 1 << 20
 """Bytes at either end of a file that are hashed, with its size: enough to tell two versions of a data set apart."""
 
 
 def facts(files: Sequence[str]) -> dict[str, Any]:
     """python, packages {name: version}, code (hash of tunestudy's own), gpus (their number), files {path: fingerprint,
-    null where it is not there}."""
+    null where it is not there}, listening (TCP ports), clock (unix seconds; nothing relies on it)."""
     return {
         "python": platform.python_version(),
         "code": code(),
         "packages": packages(),
         "gpus": len(gpus()),
         "files": {name: fingerprint(Path(name)) for name in files},
+        "listening": listening(),
+        "clock": time.time(),
     }
+
+
+def listening() -> list[int]:
+    """TCP ports on which some process of this host listens; none where the system does not tell as Linux does."""
+    found: set[int] = set()
+    for name in ("tcp", "tcp6"):
+        table = Path("/proc/net") / name
+        lines = table.read_text(encoding="ascii").splitlines()[1:] if table.is_file() else []
+        found |= {int(match[1], 16) for line in lines if (match := _LISTENING.match(line))}
+    return sorted(found)
 
 
 def code() -> str:

@@ -8,6 +8,7 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -79,16 +80,23 @@ def host_problems(loaded: LoadedStudy) -> Iterator[StudyError]:
 
 def compared(loaded: LoadedStudy) -> list[tuple[Host, list[Difference]]]:
     """What keeps each host from working as this machine does, all asked at once."""
+    here = facts(files_named(loaded))
+    return [(host, against(host, here, answer)) for host, answer in answers(loaded)]
+
+
+def answers(loaded: LoadedStudy) -> list[tuple[Host, Facts | Difference]]:
+    """What each host tells of itself, all asked at once."""
     launcher = loaded.study.resources.launcher
     hosts = hosts_of(loaded.study.resources, loaded.path.parent)
     files = files_named(loaded)
-    here = facts(files)
     with ThreadPoolExecutor(len(hosts)) as threads:
         told = list(threads.map(lambda host: ask(launcher, host, files), hosts))
-    return [
-        (host, [answer] if isinstance(answer, Difference) else list(differences(host, here, answer)))
-        for host, answer in zip(hosts, told, strict=True)
-    ]
+    return list(zip(hosts, told, strict=True))
+
+
+def against(host: Host, here: Facts, answer: Facts | Difference) -> list[Difference]:
+    """A host's answer held against this machine's facts."""
+    return [answer] if isinstance(answer, Difference) else list(differences(host, here, answer))
 
 
 def files_named(loaded: LoadedStudy) -> list[str]:
@@ -102,8 +110,9 @@ def files_named(loaded: LoadedStudy) -> list[str]:
 
 
 def ask(launcher: str, host: Host, files: Sequence[str]) -> Facts | Difference:
-    """The host's facts, or what kept it from telling them."""
+    """The host's facts, or what kept it from telling them. Added: `ahead_s`, its clock's lead over this machine's."""
     command = on_host(launcher, host.name, "tunestudy.preflight.facts", *files)
+    began = time.time()
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=PATIENCE_S, stdin=subprocess.DEVNULL
@@ -114,8 +123,8 @@ def ask(launcher: str, host: Host, files: Sequence[str]) -> Facts | Difference:
         return Difference("reach", f"there is no {launcher} on this machine")
     line = next((line for line in done.stdout.splitlines() if line.startswith(MARK)), None)
     if line is not None:
-        found: Facts = json.loads(line.removeprefix(MARK))
-        return found
+        found: dict[str, Any] = json.loads(line.removeprefix(MARK))
+        return {**found, "ahead_s": found.get("clock", time.time()) - (began + time.time()) / 2}
     said = (done.stderr.strip().splitlines() or ["no word"])[-1]
     if done.returncode == 255 and launcher == "ssh":
         message = f"cannot be reached by ssh: {said}; `ssh {host.name} true` must work without a password"

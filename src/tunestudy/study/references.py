@@ -17,7 +17,7 @@ from tunestudy.study.benchmarks import text_only
 from tunestudy.study.components import component_mistakes, model_type_of
 from tunestudy.study.deepspeed import deepspeed_mistakes
 from tunestudy.study.merges import merge_mistakes, mole_mistakes
-from tunestudy.study.nearest import did_you_mean
+from tunestudy.study.nearest import did_you_mean, nearest
 from tunestudy.study.source import KeyPath
 
 LONGEST_NAME = 100
@@ -123,10 +123,17 @@ def _model(model: ModelConfig, locate: Locate, folder: Path, path: KeyPath) -> I
         if (folder / name).exists():
             yield StudyError(locate((*path, key)), f"`{name}` is a file; give the folder that holds config.json")
         elif not _looks_like_hub_id(name):
+            near = nearest(Path(name).name, _folders_beside(folder / name))
+            hint = f"; did you mean `{Path(name).parent / near}`?" if near else ""
             yield StudyError(
                 locate((*path, key)),
-                f"there is no folder `{name}` beside the study file, and it is no hub id (organisation/name)",
+                f"there is no folder `{name}` beside the study file, and it is no hub id (organisation/name){hint}",
             )
+
+
+def _folders_beside(path: Path) -> list[str]:
+    """Folders that lie where `path` would."""
+    return [entry.name for entry in path.parent.iterdir() if entry.is_dir()] if path.parent.is_dir() else []
 
 
 def _weights(study: Study, locate: Locate, folder: Path) -> Iterator[StudyError]:

@@ -1,0 +1,286 @@
+"""What a study names: models, data sets, benchmarks; here, to be fetched, or unknown. And whether tokens are there."""
+
+import ast
+import importlib.util
+import json
+import netrc
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tunestudy.config.benchmark import LmEval
+from tunestudy.config.data import DatacompDataset, FileDataset, HubDataset
+from tunestudy.config.model import ModelConfig
+from tunestudy.config.order import ScoreOrder
+from tunestudy.config.study import Study
+from tunestudy.preflight.points import Point, not_needed, ok, refused, some, warning
+from tunestudy.records.layout import StudyDir
+from tunestudy.study.identity import read_pins
+from tunestudy.study.load import LoadedStudy
+from tunestudy.study.nearest import did_you_mean
+
+HUB = "https://huggingface.co"
+PATIENCE_S = 6.0
+FILES_OPENED = 1000
+_ON = {"1", "true", "yes", "on"}
+_WANDB_HOST = "api.wandb.ai"
+
+
+@dataclass(frozen=True)
+class HubItem:
+    """Something that a study names by a hub id."""
+
+    kind: Literal["models", "datasets"]
+    name: str
+    revision: str | None
+
+    @property
+    def folder(self) -> str:
+        return f"{self.kind}--{self.name.replace('/', '--')}"
+
+
+def model_points(loaded: LoadedStudy) -> Iterator[Point]:
+    """The study's model and those that scorers of curricula read with: local folders and architectures."""
+    known = model_types()
+    for key, model in models_of(loaded.study).items():
+        yield from _model(key, model, loaded.path.parent, known)
+
+
+def models_of(study: Study) -> dict[str, ModelConfig]:
+    """By the key that names each."""
+    found = {"model": study.model}
+    for variant in study.variants.values():
+        for name, stage in variant.training.items():
+            if isinstance(stage.order, ScoreOrder) and isinstance(stage.order.scorer, ModelConfig):
+                found[f"{name}.order.scorer"] = stage.order.scorer
+    return found
+
+
+def _model(check: str, model: ModelConfig, base: Path, known: set[str]) -> Iterator[Point]:
+    if model.architecture is not None:
+        if known and model.architecture not in known:
+            told = f"transformers knows no architecture `{model.architecture}`"
+            yield refused(check, told, did_you_mean(model.architecture, sorted(known)))
+        else:
+            yield ok(check, f"{model.architecture} with random weights")
+        return
+    assert model.model_name_or_path is not None
+    folder = base / Path(model.model_name_or_path).expanduser()
+    if folder.is_dir():
+        yield _model_folder(check, folder, known, trusted=model.trust_remote_code)
+
+
+def _model_folder(check: str, folder: Path, known: set[str], *, trusted: bool) -> Point:
+    config_file, index = folder / "config.json", folder / "model.safetensors.index.json"
+    try:
+        config = json.loads(config_file.read_text(encoding="utf-8"))
+        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values() if index.is_file() else ()
+    except FileNotFoundError:
+        held = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
+        return refused(check, f"{folder} has no config.json; it holds {held}", "name the folder of a whole model")
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        return refused(check, f"{folder}: its json files cannot be read: {error}", "fetch the model again")
+    absent = sorted(name for name in set(shards) or {"model.safetensors"} if not (folder / name).is_file())
+    if absent:
+        cure = "convert its .bin files to safetensors" if any(folder.glob("*.bin")) else "fetch the model again"
+        return refused(check, f"{folder} lacks {', '.join(absent[:3])}{', …' if len(absent) > 3 else ''}", cure)
+    kind = str(config.get("model_type"))
+    if known and kind not in known and not trusted:
+        cure = f"a newer transformers, or trust_remote_code; {did_you_mean(kind, sorted(known))}"
+        return refused(check, f"{folder} is a `{kind}`, which this transformers does not know", cure)
+    count = len(set(shards)) or 1
+    return ok(check, f"{folder}: {kind}, {count} file{'s' * (count > 1)} of weights, all there")
+
+
+def model_types() -> set[str]:
+    """Architectures that the installed transformers knows, read from its source: importing it would import torch."""
+    spec = importlib.util.find_spec("transformers")
+    folders = spec.submodule_search_locations if spec else None
+    if not folders:
+        return set()
+    found: set[str] = set()
+    for name in ("auto_mappings.py", "configuration_auto.py"):
+        file = Path(next(iter(folders))) / "models" / "auto" / name
+        if file.is_file():
+            found |= set(_configurations(ast.parse(file.read_text(encoding="utf-8"))))
+    return found
+
+
+def _configurations(tree: ast.Module) -> Iterator[str]:
+    """First words of pairs such as `("qwen3", "Qwen3Config")`, and keys of such dictionaries."""
+    for node in ast.walk(tree):
+        pairs: list[tuple[ast.expr | None, ast.expr]] = []
+        if isinstance(node, ast.Tuple) and len(node.elts) == 2:
+            pairs = [(node.elts[0], node.elts[1])]
+        elif isinstance(node, ast.Dict):
+            pairs = list(zip(node.keys, node.values, strict=True))
+        for key, value in pairs:
+            if not (isinstance(key, ast.Constant) and isinstance(value, ast.Constant)):
+                continue
+            if isinstance(key.value, str) and str(value.value).endswith("Config"):
+                yield key.value
+
+
+def data_points(loaded: LoadedStudy) -> Iterator[Point]:
+    """Data sets that lie in files, and benchmarks. What files hold the plan has hashed already."""
+    files = {
+        name: dataset.path
+        for name, dataset in loaded.study.datasets.items()
+        if isinstance(dataset, FileDataset | DatacompDataset)
+    }
+    unread = []
+    for name, path in files.items():
+        if problem := _unreadable(loaded.path.parent / path):
+            unread.append(f"{name}: {problem}")
+    if unread:
+        yield refused("data", "; ".join(unread), "put the files there, with rights to read them")
+    elif files:
+        yield ok("data", f"{some(list(files))}: there, and hashed by the plan")
+    made = [
+        name for name, one in loaded.study.datasets.items() if name not in files and not isinstance(one, HubDataset)
+    ]
+    if made:
+        yield ok("data made here", f"{some(made)}: nothing to fetch")
+    yield _benchmarks(loaded.study)
+
+
+def _unreadable(path: Path) -> str:
+    """Why a file, or one of a folder's, cannot be read; empty where all can."""
+    try:
+        files = [path] if path.is_file() else [one for one in path.rglob("*") if one.is_file()]
+        for file in files[:FILES_OPENED]:
+            with open(file, "rb") as opened:
+                opened.read(1)
+    except OSError as error:
+        return f"{error.filename or path} cannot be read: {error.strerror}"
+    return "" if files else f"{path} holds no files"
+
+
+def _benchmarks(study: Study) -> Point:
+    if not study.benchmarks:
+        return warning("benchmarks", "none: nothing will be compared", "add benchmarks to the study")
+    harness = [name for name, one in study.benchmarks.items() if isinstance(one, LmEval)]
+    own = [name for name in study.benchmarks if name not in harness]
+    told = [f"{some(own)}: from the study's data sets"] if own else []
+    if harness:
+        told.append(f"{', '.join(harness)}: tasks of lm-evaluation-harness, which fetches their data itself")
+    return ok("benchmarks", "; ".join(told))
+
+
+def hub_points(loaded: LoadedStudy, study: StudyDir) -> Iterator[Point]:
+    """Everything that has a hub id: in the hub's cache, or to be fetched, which needs the hub to answer."""
+    items = hub_items(loaded)
+    if not items:
+        yield not_needed("hub", "the study names nothing of the hub")
+        return
+    pins = read_pins(study)
+    missing = [item for item in items if not is_cached(item, pins)]
+    there = [item.name for item in items if item not in missing]
+    if there:
+        yield ok("hub cache", f"{some(there)}: in {hub_cache()}")
+    loose = [one.name for one in items if one.revision is None and f"{one.kind}/{one.name}" not in pins]
+    if loose:
+        cure = "tunestudy fetch writes study.lock, or give `revision:`"
+        yield warning("pinned", f"{some(loose)}: no revision, so what is served may change", cure)
+    if missing:
+        yield _hub(missing)
+
+
+def hub_items(loaded: LoadedStudy) -> list[HubItem]:
+    """Models, tokenizers and data sets by hub id, each once."""
+    base, found = loaded.path.parent, []
+    for model in models_of(loaded.study).values():
+        for name, revision in ((model.model_name_or_path, model.revision), (model.tokenizer, None)):
+            if isinstance(name, str) and not (base / Path(name).expanduser()).exists():
+                found.append(HubItem("models", name, revision))
+    of_hub = [dataset for dataset in loaded.study.datasets.values() if isinstance(dataset, HubDataset)]
+    found += [HubItem("datasets", dataset.name, dataset.revision) for dataset in of_hub]
+    return list(dict.fromkeys(found))
+
+
+def is_cached(item: HubItem, pins: Mapping[str, str]) -> bool:
+    """Whether the hub's cache holds some files of the item at its revision. Whether all: `fetch` says."""
+    folder = hub_cache() / item.folder
+    revision = pins.get(f"{item.kind}/{item.name}", item.revision) or "main"
+    ref = folder / "refs" / revision
+    commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision
+    snapshot = folder / "snapshots" / commit
+    return snapshot.is_dir() and any(path.exists() for path in snapshot.iterdir())
+
+
+def hub_home() -> Path:
+    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "huggingface"
+    return Path(os.environ.get("HF_HOME") or default).expanduser()
+
+
+def hub_cache() -> Path:
+    return Path(os.environ.get("HF_HUB_CACHE") or hub_home() / "hub").expanduser()
+
+
+def _hub(missing: list[HubItem]) -> Point:
+    check, names = "hub", some([item.name for item in missing])
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in _ON:
+        cure = "unset HF_HUB_OFFLINE for one `tunestudy fetch STUDY`, on a machine with internet"
+        return refused(check, f"{names}: not in {hub_cache()}, and HF_HUB_OFFLINE is set", cure)
+    address = os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=PATIENCE_S):
+            pass
+    except urllib.error.HTTPError:
+        pass  # it answers
+    except (OSError, ValueError) as error:
+        said = getattr(error, "reason", None) or error
+        cure = (
+            "on a machine with internet `tunestudy fetch STUDY`, with the same HF_HOME; or set a proxy or HF_ENDPOINT"
+        )
+        return refused(check, f"{names}: not in {hub_cache()}, and {address} cannot be reached: {said}", cure)
+    return warning(check, f"{names}: not fetched yet; {address} answers", "tunestudy fetch STUDY, before a GPU is held")
+
+
+def token_points(loaded: LoadedStudy) -> Iterator[Point]:
+    """Whether tokens are there, never what they are."""
+    check, there = "Hugging Face token", hub_token_source()
+    if there is not None:
+        yield ok(check, f"there, by {there}")
+    elif hub_items(loaded):
+        yield warning(check, "none: gated and private repositories will refuse", "hf auth login, or export HF_TOKEN")
+    else:
+        yield not_needed(check, "none; the study names nothing of the hub")
+    wanted = {
+        str(name)
+        for variant in loaded.study.variants.values()
+        for one in variant.training.values()
+        for name in one.report_to
+    }
+    if "wandb" not in wanted:
+        yield not_needed("W&B token", "no stage reports to W&B")
+    elif os.environ.get("WANDB_MODE", "").lower() in ("offline", "disabled"):
+        yield not_needed("W&B token", f"WANDB_MODE={os.environ['WANDB_MODE']}")
+    elif (there := wandb_token_source()) is not None:
+        yield ok("W&B token", f"there, by {there}")
+    else:
+        yield refused("W&B token", "none", "wandb login, export WANDB_API_KEY, or WANDB_MODE=offline")
+
+
+def hub_token_source() -> str | None:
+    """Where a token of the hub comes from, in the order in which its client looks."""
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        if os.environ.get(name, "").strip():
+            return f"${name}"
+    file = Path(os.environ.get("HF_TOKEN_PATH") or hub_home() / "token").expanduser()
+    return "`hf auth login`" if file.is_file() and file.stat().st_size else None
+
+
+def wandb_token_source() -> str | None:
+    """Where a key of W&B comes from."""
+    if os.environ.get("WANDB_API_KEY", "").strip():
+        return "$WANDB_API_KEY"
+    file = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
+    try:
+        return "~/.netrc" if netrc.netrc(file).authenticators(_WANDB_HOST) else None
+    except (OSError, netrc.NetrcParseError):
+        return None

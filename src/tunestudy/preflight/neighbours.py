@@ -1,0 +1,205 @@
+"""Other machines: hosts of a hostfile, their clocks, who else runs the study, ports, the network, SLURM and Ray."""
+
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tunestudy.config.resources import Resources
+from tunestudy.preflight.facts import facts
+from tunestudy.preflight.folders import nearest_folder
+from tunestudy.preflight.hosts import PATIENCE_S, Difference, Facts, against, answers, files_named
+from tunestudy.preflight.points import Point, answer_of, not_needed, ok, refusal, refused, warning
+from tunestudy.records.atomic import read_json, temporary_beside
+from tunestudy.records.host import host_name
+from tunestudy.records.layout import StudyDir
+from tunestudy.records.lease import Lease
+from tunestudy.study.hosts import Host
+from tunestudy.study.load import LoadedStudy
+from tunestudy.study.nearest import did_you_mean
+
+HOSTS_PATIENCE_S = PATIENCE_S + 10
+MUCH_AHEAD_S = 60.0
+CONNECT_S = 3.0
+NOTHING_RELIES_ON_CLOCKS = "nothing here relies on clocks, but logs and reports will show odd times"
+SLOW_PAIR_BITS_PER_S = 1e9
+
+
+def host_points(loaded: LoadedStudy, study: StudyDir) -> Iterator[Point]:
+    """The hosts that one job spreads over, held against this machine; the port where they meet; all clocks in sight."""
+    told: list[tuple[Host, Facts | Difference]] = []
+    if loaded.study.resources.is_spread:
+        told = answers(loaded)
+        here = facts(files_named(loaded))
+        for host, answer in told:
+            found = against(host, here, answer)
+            yield from (refusal(f"host {host.name}", one.message) for one in found)
+            if not found:
+                yield ok(f"host {host.name}", f"{host.slots} slots; same Python, packages, code and files as here")
+    else:
+        yield not_needed("hosts", "jobs stay on one machine")
+    yield rendezvous_point(loaded.study.resources, told)
+    yield clock_point({host.name: answer for host, answer in told if not isinstance(answer, Difference)}, study)
+
+
+def clock_point(hosts: Mapping[str, Facts], study: StudyDir) -> Point:
+    """Who is off by more than a minute. The file server's time counts, as for leases; where it is this machine's disk,
+    both are one."""
+    here = own_lead(nearest_folder(study.root))
+    ahead = {f"this machine ({host_name()})": here}
+    ahead |= {name: float(told["ahead_s"]) + here for name, told in hosts.items()}
+    ahead |= leads_of_launchers(study)
+    off = {name: lead for name, lead in ahead.items() if abs(lead) > MUCH_AHEAD_S}
+    if not off:
+        others = f"{len(ahead) - 1} other clocks" if len(ahead) > 1 else "the file system's clock"
+        return ok("clock", f"within a minute of {others}")
+    named = [f"{name} is {_hours(abs(lead))} {'ahead' if lead > 0 else 'behind'}" for name, lead in off.items()]
+    cure = "let chrony or ntpd set the clock there: `timedatectl set-ntp true`"
+    return warning("clock", f"{'; '.join(named)} (by the file system's time); {NOTHING_RELIES_ON_CLOCKS}", cure)
+
+
+def own_lead(folder: Path) -> float:
+    """Seconds by which this machine's clock is ahead of the one that dates files in `folder`; 0 where none can be
+    written."""
+    probe = temporary_beside(folder / "clock")
+    try:
+        probe.write_bytes(b"?")
+        return time.time() - probe.stat().st_mtime
+    except OSError:
+        return 0.0
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def leads_of_launchers(study: StudyDir) -> dict[str, float]:
+    """Of every launcher on another machine: what it wrote last into its journal, by its clock, against when the file
+    server says that it did."""
+    found = {}
+    for folder in sorted(study.launchers.iterdir()) if study.launchers.is_dir() else ():
+        holder, journal = Lease.holder(folder), study.events / f"{folder.name}.jsonl"
+        if holder is None or holder.here or not journal.is_file():
+            continue
+        lines = journal.read_bytes().splitlines()
+        try:
+            told = float(json.loads(lines[-1])["t"])
+        except (IndexError, ValueError, KeyError, TypeError):
+            continue  # being written just now
+        found[holder.host] = told - journal.stat().st_mtime
+    return found
+
+
+def launcher_point(study: StudyDir) -> Point:
+    """Who carries the study out already: two may, and share its jobs, but should know of each other."""
+    folders = sorted(study.launchers.iterdir()) if study.launchers.is_dir() else []
+    others = [holder for folder in folders if (holder := Lease.holder(folder))]
+    if not others:
+        return ok("other runs", "nobody else is carrying this study out")
+    told = ", ".join(map(str, others))
+    return warning(
+        "other runs", f"{told} carries it out already", "leave it alone (`tunestudy watch`), or share its jobs"
+    )
+
+
+def rendezvous_point(resources: Resources, told: Sequence[tuple[Host, Facts | Difference]]) -> Point:
+    """Whether the port is free on the first host, where ranks on several hosts meet, as that host itself says."""
+    check = "rendezvous port"
+    if not told:
+        return not_needed(check, "ranks of one machine take a free port")
+    host, answer = told[0]
+    if isinstance(answer, Difference):
+        return warning(check, f"unknown: {host.name} did not tell", "see its own line")
+    if resources.rendezvous_port in answer.get("listening", ()):
+        cure = "set resources.rendezvous_port to a free one, or end what listens there"
+        return refused(check, f"something listens on port {resources.rendezvous_port} of {host.name} already", cure)
+    return ok(check, f"{resources.rendezvous_port} is free on {host.name}")
+
+
+def network_point(study: StudyDir, resources: Resources) -> Point:
+    """What `tunestudy netcheck` found the last time."""
+    check = "network"
+    if resources.ranks == 1:
+        return not_needed(check, "one rank per job")
+    file = study.root / "netcheck" / "netcheck.json"
+    found = read_json(file)
+    if not isinstance(found, dict):
+        if not resources.is_spread:
+            return not_needed(check, "ranks share a machine; `tunestudy netcheck STUDY` measures it")
+        return warning(check, "never measured", "tunestudy netcheck STUDY")
+    when = time.strftime("%Y-%m-%d", time.localtime(file.stat().st_mtime))
+    hosts: Sequence[Any] = found["hosts"]
+    slowest = min((8 * float(pair["bytes_per_s"]) for pair in found["pairs"]), default=0.0)
+    told = f"{len(hosts)} ranks on {len(set(hosts))} hosts, slowest pair {slowest / 1e9:.2f} Gbit/s ({when})"
+    if len(hosts) != resources.ranks:
+        return warning(check, f"{told}; a job has {resources.ranks} ranks now", "tunestudy netcheck STUDY")
+    if resources.is_spread and slowest < SLOW_PAIR_BITS_PER_S:
+        return warning(
+            check, told, "see `tunestudy netcheck STUDY`: the wrong interface, or sockets beside InfiniBand?"
+        )
+    return ok(check, told)
+
+
+def executor_point(resources: Resources) -> Point:
+    """Whether what places the jobs is there."""
+    if resources.executor == "slurm":
+        return _slurm(resources)
+    if resources.executor == "ray":
+        return _ray(resources)
+    return ok("executor", "local: this program starts the jobs itself")
+
+
+def _slurm(resources: Resources) -> Point:
+    check = "SLURM"
+    if absent := [name for name in ("sbatch", "squeue") if shutil.which(name) is None]:
+        return refused(
+            check, f"no {', '.join(absent)} on this machine", "log in where jobs are submitted, or executor: local"
+        )
+    told = answer_of(["sinfo", "--noheader", "--format=%P %a"])
+    if told.state != "said":
+        return refused(check, f"sinfo: {told.text or told.state}", "is the controller up (`scontrol ping`)?")
+    states = {words[0].rstrip("*"): words[1] for line in told.text.splitlines() if len(words := line.split()) == 2}
+    wanted = resources.slurm.partition
+    if wanted is None:
+        return ok(check, f"partitions: {', '.join(states)}; the default one is taken")
+    absent = [name for name in wanted.split(",") if name not in states]
+    if absent:
+        return refused(check, f"there is no partition `{absent[0]}`", did_you_mean(absent[0], states))
+    down = [name for name in wanted.split(",") if states[name] != "up"]
+    if down:
+        return warning(check, f"partition {', '.join(down)} is {states[down[0]]}", "jobs wait until it is up again")
+    return ok(check, f"partition {wanted} is up")
+
+
+def _ray(resources: Resources) -> Point:
+    check, address = "Ray", resources.ray.address
+    if importlib.util.find_spec("ray") is None:
+        return refused(check, "not installed", "pip install 'tunestudy[ray]'")
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS", "") or _ray_on_this_machine()
+        if not address:
+            return refused(
+                check, "no cluster runs on this machine", "ray start --head, or resources.ray.address=host:port"
+            )
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdigit():
+        return refused(check, f"`{address}` is no address", "resources.ray.address: host:port, or auto")
+    try:
+        with socket.create_connection((host, int(port)), timeout=CONNECT_S):
+            return ok(check, f"the head at {host}:{port} answers")
+    except OSError as error:
+        told = f"the head at {host}:{port} does not answer: {error.strerror or error}"
+        return refused(check, told, "ray start --head there, or another resources.ray.address")
+
+
+def _ray_on_this_machine() -> str:
+    """Where Ray writes down which cluster this machine belongs to."""
+    file = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
+    return file.read_text(encoding="utf-8").strip() if file.is_file() else ""
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"
