@@ -47,7 +47,7 @@ def test_a_file_system_without_room(mounted):
     assert list(mounted.iterdir()) == []
 
 
-def test_hosts_are_asked_and_one_that_is_not_there_is_named(tmp_path):
+def test_hosts_are_asked_for_themselves_and_for_their_ports(tmp_path):
     work = tmp_path / "work"
     work.mkdir()
     (work / "study.yaml").write_text(STUDY)
@@ -59,8 +59,8 @@ def test_hosts_are_asked_and_one_that_is_not_there_is_named(tmp_path):
         points = {one["check"]: one for one in told["points"]}
         assert [points[name]["state"] for name in ("host h1", "host h2", "clock", "rendezvous port")] == ["ok"] * 4
         assert "2 other clocks" in points["clock"]["found"]
-        (work / "hosts.txt").write_text("h1 slots=1\nnobody slots=1\n")
+        on_h1 += ["resources.rendezvous_port=22"]  # where sshd listens
         done = subprocess.run(on_h1, capture_output=True, text=True, check=False)
     assert done.returncode == 3
     points = {one["check"]: one for one in json.loads(done.stdout)["points"]}
-    assert points["host h1"]["state"] == "ok" and points["host nobody"]["state"] == "refused"
+    assert points["rendezvous port"]["state"] == "refused" and "port 22 of h1" in points["rendezvous port"]["found"]
