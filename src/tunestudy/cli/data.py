@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tunestudy.cli.words import DEFAULT_RESULTS, Overrides, Results, StudyArgument, Tiny, app, leave, load
+from tunestudy.cli.words import DEFAULT_RESULTS, AsJson, Overrides, Results, StudyArgument, Tiny, app, leave, load
 
 
 @app.command()
@@ -26,6 +26,39 @@ def fetch(
     leave(
         fetch_images(
             loaded, results, dataset=dataset, limit_shards=limit_shards, retry_failed=retry_failed, dry_run=dry_run
+        )
+    )
+
+
+@app.command("data")
+def data(
+    study: StudyArgument,
+    overrides: Overrides = None,
+    tiny: Tiny = False,
+    results: Results = DEFAULT_RESULTS,
+    dataset: Annotated[str, typer.Option(metavar="NAME", help="Only this data set; also NAME@held_out.")] = "",
+    stage: Annotated[str, typer.Option(help="As this stage sees them. Default: the first that trains on them.")] = "",
+    variant: Annotated[str, typer.Option(help="As this variant sees them.")] = "",
+    samples: Annotated[int, typer.Option(min=1, help="How many to show.")] = 3,
+    records: Annotated[int, typer.Option(min=1, help="Tokenise and count the first N of each data set.")] = 1000,
+    everything: Annotated[bool, typer.Option("--all", help="Tokenise and count all records.")] = False,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page in place of printing.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show samples as the model sees them: learnt tokens in colour, masked ones dim, images counted."""
+    from tunestudy.launch.show_data import show_data
+
+    leave(
+        show_data(
+            load(study, overrides, tiny),
+            results,
+            dataset=dataset,
+            stage=stage,
+            variant=variant,
+            num_samples=samples,
+            num_records=None if everything else records,
+            html=html,
+            as_json=as_json,
         )
     )
 

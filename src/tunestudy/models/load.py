@@ -143,7 +143,7 @@ def _begin_components(loaded: LoadedModel, job: Job, folder: JobDir, device: tor
 
 def _load_start(job: Job, folder: JobDir, device: torch.device | str) -> LoadedModel:
     """The start without components that only this stage adds."""
-    tokenizer = _tokenizer_of(job, folder)
+    tokenizer = tokenizer_of(job, folder)
     init = job.training.init if job.training else None
     bits = job.training.quantization if job.training else None
     if not job.parents or init == "base":
@@ -161,7 +161,7 @@ def _load_start(job: Job, folder: JobDir, device: torch.device | str) -> LoadedM
     return _on_adapter(job, parent, facts, tokenizer, device)
 
 
-def _tokenizer_of(job: Job, folder: JobDir) -> Any:
+def tokenizer_of(job: Job, folder: JobDir) -> Any:
     """The study's, or that of a merge which the start comes from and which may have brought another."""
     ancestor = job
     while ancestor.parents:
