@@ -85,9 +85,14 @@ def clean(
     overrides: Overrides = None,
     tiny: Tiny = False,
     results: Results = DEFAULT_RESULTS,
-    yes: Annotated[bool, typer.Option("--yes", help="Delete them.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete jobs that the study no longer has.")] = False,
+    caches: Annotated[bool, typer.Option("--caches", help="With --yes: caches that no job reads, too.")] = False,
+    checkpoints: Annotated[bool, typer.Option("--checkpoints", help="With --yes: superseded ones, too.")] = False,
+    leftovers: Annotated[bool, typer.Option("--leftovers", help="With --yes: what killed processes left.")] = False,
 ) -> None:
-    """List jobs that the study no longer has, with sizes; delete them with --yes."""
+    """List with sizes what the study no longer has or needs; delete it with --yes."""
     from tunestudy.study.clean import clean_lines
 
-    print_lines(clean_lines(load(study, overrides, tiny), results, delete=yes))
+    loaded = load(study, overrides, tiny)
+    kinds = {"caches": caches, "checkpoints": checkpoints, "leftovers": leftovers}
+    print_lines(clean_lines(loaded, results, delete=yes, **kinds))
