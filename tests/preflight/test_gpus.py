@@ -16,7 +16,8 @@ datasets: {digits: {type: digits}}
 variants: {untrained: {stages: []}}
 """
 CARD = "0, GPU-a, NVIDIA H200, 143771, 12, 570.86.10, 9.0"
-HEALTHY = "0, 0, No, No"
+HEALTHY = "0, 0"
+SOUND = "00000000:3B:00.0, No, No"
 
 
 @pytest.fixture
@@ -24,14 +25,22 @@ def points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Points by name, when nvidia-smi answers so."""
 
     def ask(
-        *, cards: str = CARD, health: str = HEALTHY, apps: str = "", kernel: str = "", code: int = 0, study: str = STUDY
+        *,
+        cards: str = CARD,
+        health: str = HEALTHY,
+        rows: str = SOUND,
+        apps: str = "",
+        kernel: str = "",
+        code: int = 0,
+        study: str = STUDY,
     ) -> dict[str, Point]:
         programs = tmp_path / "bin"
         programs.mkdir(exist_ok=True)
-        for name, text in (("cards", cards), ("health", health), ("apps", apps), ("kernel", kernel)):
+        for name, text in (("cards", cards), ("health", health), ("rows", rows), ("apps", apps), ("kernel", kernel)):
             (programs / name).write_text(text + "\n")
         script = (
-            f'#!/bin/sh\ncd {programs}\ncase "$1" in *compute-apps*) cat apps;; *ecc*) cat health;; '
+            f'#!/bin/sh\ncd {programs}\ncase "$1" in *compute-apps*) cat apps;; *remapped*) cat rows;; '
+            f"*ecc*) cat health;; "
             f"*) cat cards;; esac\nexit {code}\n"
         )
         for name, text in (("nvidia-smi", script), ("dmesg", f"#!/bin/sh\ncat {programs}/kernel\n")):
@@ -64,9 +73,10 @@ def test_a_card_on_which_all_is_well(points):
         ({"cards": CARD.replace("9.0", "7.5")}, "precision", "warning", "emulated on compute capability 7.5"),
         ({"cards": CARD.replace(" 12,", " 90000,")}, "GPUs free", "warning", "90,000 of 143,771 MiB"),
         ({"apps": "GPU-a, 77, /usr/bin/python, 900 MiB"}, "GPUs free", "warning", "process 77 (python, 900 MiB)"),
-        ({"health": "0, 3, No, No"}, "GPU health", "warning", "3 uncorrected"),
-        ({"health": "0, [N/A], [N/A], [N/A]"}, "GPU health", "ok", "no memory errors"),
-        ({"health": "0, 0, Yes, No"}, "GPU health", "warning", "could not be remapped"),
+        ({"health": "0, 3"}, "GPU health", "warning", "3 uncorrected"),
+        ({"health": "0, [N/A]", "rows": "3B, [N/A], [N/A]"}, "GPU health", "ok", "no memory errors"),
+        ({"rows": "3B, No, Yes"}, "GPU health", "warning", "could not be remapped"),
+        ({"rows": "3B, 1, 0"}, "GPU health", "warning", "wait for a reset"),
         ({"kernel": "[1.2] NVRM: Xid (PCI:0000:3b:00): 79, GPU has fallen off"}, "GPU health", "warning", "Xid 79 on"),
         ({"cards": "No devices were found"}, "GPUs", "refused", "names no GPU: No devices were found"),
         ({"cards": "\x00\xff;;; , ,\n7", "code": 0}, "GPUs", "refused", "names no GPU"),

@@ -18,7 +18,9 @@ MUCH_MEMORY = 0.05
 """Share of a GPU's memory that a driver and a desktop take by themselves."""
 
 _FIELDS = ("index", "uuid", "name", "memory.total", "memory.used", "driver_version", "compute_cap")
-_HEALTH = ("index", "ecc.errors.uncorrected.volatile.total", "remapped_rows.failure", "remapped_rows.pending")
+_ERRORS = ("index", "ecc.errors.uncorrected.volatile.total")
+_REMAPPED = ("gpu_bus_id", "remapped_rows.pending", "remapped_rows.failure")
+_YES = ("yes", "1")
 _XID = re.compile(r"NVRM: Xid \(PCI:([^)]+)\): (\d+)")
 
 
@@ -133,15 +135,17 @@ def _memory(gpus: Sequence[Gpu]) -> Point:
 
 def _health() -> Point:
     check = "GPU health"
-    answer = answer_of(["nvidia-smi", f"--query-gpu={','.join(_HEALTH)}", "--format=csv,noheader,nounits"])
+    errors = answer_of(["nvidia-smi", f"--query-gpu={','.join(_ERRORS)}", "--format=csv,noheader,nounits"])
+    remapped = answer_of(["nvidia-smi", f"--query-remapped-rows={','.join(_REMAPPED)}", "--format=csv,noheader"])
     worries = []
-    for index, errors, failed, pending in _rows(answer, len(_HEALTH)):
-        if _whole(errors):
-            worries.append(f"GPU {index}: {errors} uncorrected memory errors since the driver was loaded")
-        if failed.lower() not in ("0", "no") and not failed.startswith("["):
-            worries.append(f"GPU {index}: rows of its memory could not be remapped")
-        if pending.lower() not in ("0", "no") and not pending.startswith("["):
-            worries.append(f"GPU {index}: rows of its memory wait for a reset to be remapped")
+    for index, count in _rows(errors, len(_ERRORS)):
+        if _whole(count):
+            worries.append(f"GPU {index}: {count} uncorrected memory errors since the driver was loaded")
+    for bus, pending, failed in _rows(remapped, len(_REMAPPED), numbered=False):
+        if failed.lower() in _YES:
+            worries.append(f"GPU at {bus}: rows of its memory could not be remapped")
+        if pending.lower() in _YES:
+            worries.append(f"GPU at {bus}: rows of its memory wait for a reset to be remapped")
     kernel = answer_of(["dmesg"])
     xids = [f"Xid {code} on {bus}" for bus, code in _XID.findall(kernel.text)] if kernel.state == "said" else []
     worries += list(dict.fromkeys(xids))[-5:]
@@ -149,7 +153,7 @@ def _health() -> Point:
         cure = "reset or replace that GPU before a long run (`nvidia-smi -q`, NVIDIA's table of Xids)"
         return warning(check, "; ".join(worries), cure)
     unread = "" if kernel.state == "said" else "; the kernel's log may not be read, so Xids are unknown"
-    return ok(check, ("no memory errors" if answer.state == "said" else "not told by this driver") + unread)
+    return ok(check, ("no memory errors" if errors.state == "said" else "not told by this driver") + unread)
 
 
 def _precision(gpus: Sequence[Gpu], study: Study, unfinished: Sequence[Job]) -> Point:
