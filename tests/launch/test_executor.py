@@ -4,9 +4,6 @@ import signal
 
 import pytest
 
-from tunestudy.launch.executor import waiting_chains
-from tunestudy.launch.task import Task
-
 pytestmark = pytest.mark.alone
 
 ALL = ("base", "other", "adapt", "merge")
@@ -20,20 +17,6 @@ def test_runs_parents_first_and_everything_once(study):
     assert order.index("base") < order.index("adapt") < order.index("merge")
     assert {event["event"] for event in study.events("run_finished")} == {"run_finished"}
     assert study.events("run_finished")[0]["status"] == "done"
-
-
-def test_chains_that_wait_for_a_job(study):
-    chains = waiting_chains([Task(job, folder=None) for job in study.jobs])
-    assert {job.stage: chains[job.id] for job in study.jobs} == {"base": 2, "adapt": 1, "merge": 0, "other": 0}
-
-
-def test_when_work_runs_short_shared_stages_go_first(study):
-    """A plan that names the shared stage last must not leave a slot idle while its children wait for it."""
-    study.jobs.sort(key=lambda job: job.stage != "other")
-    study.keep(*ALL)
-    assert study.run(slots=1)[0] == 0
-    order = [event["job"].split("-")[0] for event in study.events("job_started")]
-    assert order == ["base", "adapt", "other", "merge"]
 
 
 @pytest.mark.slow

@@ -118,10 +118,10 @@ class Resources(Config):
     wall_clock: Duration | None = neutral(None)
     """The study should be through by then, evaluation included: `plan` says whether it can be, and what would have to
     give."""
-    share_gpus: int | Literal["auto"] = neutral(1)
+    share_gpus: Annotated[int, Field(ge=1)] | Literal["auto"] = neutral(1)
     """Jobs on one GPU at a time; `auto`: as many as fit in its memory by what is known of them."""
-    slots: int | Literal["auto"] = neutral("auto")
-    """Jobs at the same time. `auto`: GPUs ÷ ranks, without GPUs: cores ÷ (ranks × threads)."""
+    slots: Annotated[int, Field(ge=1)] | Literal["auto"] = neutral("auto")
+    """Jobs at the same time. `auto`: GPUs ÷ ranks × `share_gpus`, without GPUs: cores ÷ (ranks × threads)."""
     ranks: int = neutral(1, ge=1)
     """Processes per job: one GPU (or CPU share) each."""
     gpus_per_rank: int = neutral(1, ge=1)

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from tunestudy.config.errors import Exit
@@ -13,16 +13,29 @@ from tunestudy.launch.failures import print_failures
 from tunestudy.launch.outcome import is_complete, is_trained
 from tunestudy.launch.place import Place
 from tunestudy.launch.presence import present, writer_name
+from tunestudy.launch.queue import Queue, unknown_works
 from tunestudy.launch.show import open_display, row_of, summary
 from tunestudy.launch.task import Task
 from tunestudy.records.events import Journal
 from tunestudy.records.host import host_name
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.stop import StopRequest
+from tunestudy.study.dispatch import Work
 
 
-def carry_out(study: Study, jobs: Sequence[Job], folder: StudyDir, *, place: Place, quiet: bool) -> Exit:
-    """Run `jobs` of a study at `place`; returns how it ended, with failures printed."""
+def carry_out(
+    study: Study,
+    jobs: Sequence[Job],
+    folder: StudyDir,
+    *,
+    place: Place,
+    quiet: bool,
+    works: Mapping[str, Work] | None = None,
+) -> Exit:
+    """Run `jobs` of a study at `place`; returns how it ended, with failures printed.
+
+    `works`: what is known of their times and memory, by job id; None: nothing.
+    """
     tasks = [Task(job, folder.job(job.id)) for job in jobs]
     for task in tasks:
         task.trained = is_trained(task.job, task.folder)
@@ -43,6 +56,7 @@ def carry_out(study: Study, jobs: Sequence[Job], folder: StudyDir, *, place: Pla
             resources=study.resources,
             env={"TUNESTUDY_TIMEOUT_S": f"{study.resources.timeout_s:g}", **study.env},
             place=place,
+            queue=Queue(works or unknown_works(jobs), place.slots),
             journal=journal,
             show=lambda now: display.update([row_of(task) for task in now]),
         )

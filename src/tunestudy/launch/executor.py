@@ -10,7 +10,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, islice
 from pathlib import Path
 
 from tunestudy.config.errors import Exit
@@ -28,6 +27,7 @@ from tunestudy.launch.outcome import (
     record_failure,
 )
 from tunestudy.launch.place import Place
+from tunestudy.launch.queue import Queue
 from tunestudy.launch.task import Attempt, Task
 from tunestudy.launch.torchrun import job_environment
 from tunestudy.records.events import Journal, read_events
@@ -49,6 +49,7 @@ class Launch:
     env: Mapping[str, str]
     """The study's `env:`."""
     place: Place
+    queue: Queue
     journal: Journal
     show: Callable[[Sequence[Task]], None]
     """Called after every round with all tasks."""
@@ -83,39 +84,32 @@ def execute(tasks: Sequence[Task], launch: Launch, stop: StopRequest) -> Exit:
 
 
 def start_ready(tasks: Sequence[Task], by_id: Mapping[str, Task], launch: Launch) -> None:
-    """Start waiting tasks whose parents are trained while this machine has a free slot.
+    """Start waiting tasks whose parents are trained on free slots of this machine, in the order of the packing.
 
-    They go in the plan's order until too few are ready to fill the slots twice; then those that most stages wait for
-    go first, or slots would idle at the end because a shared stage was left for last.
+    No slot is left free for a better one while a task could start on it.
     """
     if sum(task.attempt is not None for task in tasks) >= len(launch.place.slots):
         return
-    ready = (task for task in tasks if task.state == "waiting" and parents_are_trained(task, by_id))
-    first = list(islice(ready, 2 * len(launch.place.slots) + 1))
-    if len(first) <= 2 * len(launch.place.slots):
-        chains = waiting_chains(tasks)
-        first.sort(key=lambda task: -chains[task.job.id])
-    slots = free_slots(tasks, launch)
-    place = None
-    for task in chain(first, ready):
-        place = place or next(slots, None)
-        if place is None:
+    ready = [task for task in tasks if task.state == "waiting" and parents_are_trained(task, by_id)]
+    ranked = launch.queue.ranked(ready, tasks) if ready else []
+    for slot, lease in free_slots(tasks, launch) if ranked else ():
+        if not start_first(ranked, slot, lease, tasks, launch):
+            lease.release()
+        if not ranked:
             return
+
+
+def start_first(ranked: list[Task], slot: Slot, lease: Lease, tasks: Sequence[Task], launch: Launch) -> bool:
+    """Start the first task that fits on `slot` and is nobody else's; takes from `ranked` what is settled by that."""
+    for task in list(ranked):
+        if not launch.queue.fits(task, slot, tasks):
+            continue
+        ranked[:] = [other for other in ranked if other is not task]
         claim = claim_task(task)
         if claim is not None:
-            start_attempt(task, launch, *place, claim)
-            place = None
-    if place is not None:
-        place[1].release()
-
-
-def waiting_chains(tasks: Sequence[Task]) -> dict[str, int]:
-    """Job id → how many jobs, one after the other, wait for it. `tasks` have parents before children."""
-    chains = {task.job.id: 0 for task in tasks}
-    for task in reversed(tasks):
-        for parent in task.job.needs if task.state == "waiting" else ():
-            chains[parent] = max(chains[parent], chains[task.job.id] + 1)
-    return chains
+            start_attempt(task, launch, slot, lease, claim)
+            return True
+    return False
 
 
 def parents_are_trained(task: Task, by_id: Mapping[str, Task]) -> bool:

@@ -11,6 +11,10 @@ from tunestudy.records.snapshot import gpus, usable_threads
 
 HOSTS = "hosts"
 """The slot of a job that is spread over hosts."""
+_MOST_SHARING = 8
+"""Jobs on one GPU at most with `share_gpus: auto`: more only wait for each other."""
+_USABLE = 0.95
+"""Share of a GPU's memory that jobs may take together: its driver and their fragments need the rest."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,13 @@ class Slot:
     """GPU indices or uuids; empty on a CPU slot."""
     threads: int
     """Threads of one rank."""
+    memory_mb: float | None = None
+    """What jobs that share its GPUs may take together, each GPU; None: not looked at."""
+
+    @property
+    def gpus(self) -> str:
+        """Equal for slots that share GPUs."""
+        return "+".join(self.devices) or self.name
 
     @property
     def environment(self) -> dict[str, str]:
@@ -34,15 +45,50 @@ class Slot:
         return {"CUDA_VISIBLE_DEVICES": ",".join(self.devices), "OMP_NUM_THREADS": str(self.threads)}
 
 
-def find_slots(resources: Resources) -> list[Slot]:
+def find_slots(resources: Resources, *, smallest_mb: float | None = None) -> list[Slot]:
     """The slots of this machine for jobs of `resources.ranks` ranks; StudyError when not even one job fits.
 
-    Spread over hosts there is one: a job takes all of them.
+    `smallest_mb`: GPU memory of the smallest job that waits, for `share_gpus: auto`; None: nothing is known.
+    Spread over hosts there is one slot: a job takes all of them.
     """
     if resources.is_spread:
         return [Slot(HOSTS, resources.ranks, (), resources.threads or 1)]
     devices = visible_gpus()
-    return _gpu_slots(resources, devices) if devices else _cpu_slots(resources)
+    if resources.gpus is not None:
+        if resources.gpus > len(devices):
+            raise StudyError(
+                at("resources.gpus"),
+                f"{resources.gpus} GPUs are asked for, this machine shows {len(devices) or 'none'}; `plan` plans for "
+                f"them, to run here {_fewer(len(devices))}",
+                exit_code=Exit.PREFLIGHT_REFUSED,
+            )
+        devices = devices[: resources.gpus]
+    return _gpu_slots(resources, devices, smallest_mb) if devices else _cpu_slots(resources)
+
+
+def _fewer(visible: int) -> str:
+    return f"set resources.gpus={visible}" if visible else "set resources.gpus=null (then jobs run on the CPU)"
+
+
+def planned_slots(resources: Resources, *, smallest_mb: float | None = None) -> list[Slot]:
+    """The slots to plan for: those of this machine, or as many as `resources.gpus` make where it has fewer GPUs.
+
+    One where nothing fits here, so that a plan can be read on any machine.
+    """
+    elsewhere = resources.executor != "local"
+    if resources.gpus is not None and (elsewhere or resources.gpus > len(visible_gpus())) and not resources.is_spread:
+        devices = [str(place) for place in range(resources.gpus)]
+        return _gpu_slots(resources, devices, smallest_mb) if _groups(resources, devices) else [_one(resources)]
+    if elsewhere:
+        return [_one(resources)]
+    try:
+        return find_slots(resources, smallest_mb=smallest_mb)
+    except StudyError:
+        return [_one(resources)]
+
+
+def _one(resources: Resources) -> Slot:
+    return Slot("slot0", resources.ranks, (), resources.threads or 1)
 
 
 def visible_gpus() -> list[str]:
@@ -54,20 +100,42 @@ def visible_gpus() -> list[str]:
     return names[: names.index("-1")] if "-1" in names else names  # CUDA ignores what follows an invalid one
 
 
-def _gpu_slots(resources: Resources, devices: list[str]) -> list[Slot]:
+def _gpu_slots(resources: Resources, devices: list[str], smallest_mb: float | None) -> list[Slot]:
     ranks, wanted = resources.ranks, resources.ranks * resources.gpus_per_rank
-    groups = [tuple(devices[start : start + wanted]) for start in range(0, len(devices) - wanted + 1, wanted)]
+    groups = _groups(resources, devices)
     if not groups:
         key, word = ("ranks", "ranks need") if resources.gpus_per_rank == 1 else ("gpus_per_rank", "GPUs per rank need")
+        shown = "this machine shows" if resources.gpus is None else "resources.gpus allows"
         raise StudyError(
             at(f"resources.{key}"),
-            f"{wanted} {word} {wanted} GPUs, this machine shows {len(devices)}; set resources.{key}={len(devices)}",
+            f"{wanted} {word} {wanted} GPUs, {shown} {len(devices)}; set resources.{key}={len(devices)}",
             exit_code=Exit.PREFLIGHT_REFUSED,
         )
-    count = len(groups) if resources.slots == "auto" else resources.slots
+    sharing, limit_mb = _sharing(resources, smallest_mb)
+    count = len(groups) * sharing if resources.slots == "auto" else resources.slots
     threads = resources.threads or max(1, _cores() // (count * ranks))
     rounds = [(groups[place % len(groups)], place // len(groups)) for place in range(count)]
-    return [Slot(f"gpu{'+'.join(group)}" + f"#{turn}" * bool(turn), ranks, group, threads) for group, turn in rounds]
+    return [
+        Slot(f"gpu{'+'.join(group)}" + f"#{turn}" * bool(turn), ranks, group, threads, limit_mb)
+        for group, turn in rounds
+    ]
+
+
+def _groups(resources: Resources, devices: list[str]) -> list[tuple[str, ...]]:
+    """GPUs of one job each."""
+    wanted = resources.ranks * resources.gpus_per_rank
+    return [tuple(devices[start : start + wanted]) for start in range(0, len(devices) - wanted + 1, wanted)]
+
+
+def _sharing(resources: Resources, smallest_mb: float | None) -> tuple[int, float | None]:
+    """Jobs on one GPU, and the memory that they may take together where that is looked at."""
+    if resources.share_gpus != "auto":
+        return resources.share_gpus, None
+    sizes = [gpu["memory_bytes"] for gpu in gpus() if gpu["memory_bytes"]]
+    if not sizes or smallest_mb is None:
+        return 1, None
+    limit_mb = min(sizes) / 2**20 * _USABLE
+    return max(1, min(_MOST_SHARING, int(limit_mb // max(smallest_mb, 1.0)))), limit_mb
 
 
 def _cpu_slots(resources: Resources) -> list[Slot]:

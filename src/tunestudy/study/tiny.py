@@ -8,6 +8,7 @@
 `--tiny` lays this part of the file over the rest. `model` and the entries of `datasets` and `benchmarks` are replaced,
 since parts of two would contradict each other; stages, `defaults`, `resources` and variants' `overrides` are laid over
 key by key. Nothing else can differ, so that the small study has the jobs of the large one, and runs the same code.
+`resources.gpus` and `wall_clock` are meant for the large one: the small one has them only where `tiny:` says so.
 """
 
 from typing import Any
@@ -19,6 +20,7 @@ from tunestudy.study.source import KeyPath, Source
 REPLACED = ("model", "datasets", "benchmarks")
 LAID_OVER = ("defaults", "stages", "resources", "env", "variants")
 SIZES_OF_MERGES = ("threads", "max_shard_size", "result_rank")
+FOR_THE_LARGE = ("gpus", "wall_clock")
 SUFFIX = "-tiny"
 """Added to the study's name, so that results of the two never meet."""
 
@@ -37,6 +39,8 @@ def take_tiny(source: Source, *, wanted: bool) -> bool:
     if not wanted:
         return True
     source.values["study"] = f"{source.values.get('study', '')}{SUFFIX}"
+    if isinstance(resources := source.values.get("resources"), dict):
+        source.values["resources"] = {key: value for key, value in resources.items() if key not in FOR_THE_LARGE}
     for section, content in small.items():
         if section == "model":
             _replace(source, ("tiny", "model"), ("model",), content)
