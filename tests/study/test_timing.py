@@ -7,7 +7,7 @@ import pytest
 
 from tunestudy.records.atomic import write_json
 from tunestudy.study.plan import Plan
-from tunestudy.study.timing import expected_times, finishing_time, remember_estimates, seconds_left, speed_key
+from tunestudy.study.timing import expected_times, remember_estimates, seconds_left, speed_key
 
 Folder = Any
 HOST = "here"
@@ -109,16 +109,6 @@ def test_strengths_of_gates_share_a_probe(folder: Folder, edited: Any) -> None:
         text = edited(("max_steps: 300}", f"max_steps: 300, adapter: {{type: sora, {gates}}}}}")).split("  full:")[0]
         keys.add(speed_key(folder.plan(text).jobs[0].job, ranks=1, host=HOST))
     assert len(keys) == 1
-
-
-def test_slots_run_side_by_side_but_never_before_parents(folder: Folder) -> None:
-    plan = folder.plan()
-    left = {p.job.id: 10.0 if p.job.stage == "base" else 20.0 for p in plan.jobs}
-    assert len(plan.jobs) == 3 + 9
-    assert finishing_time(plan.jobs, left, slots=1) == 3 * 10 + 9 * 20
-    assert finishing_time(plan.jobs, left, slots=100) == 30
-    assert finishing_time(plan.jobs, left, slots=3) == pytest.approx(10 + 3 * 20)
-    assert finishing_time(plan.jobs, dict.fromkeys(left, 0.0), slots=1) == 0
 
 
 def test_what_is_done_takes_nothing_more(folder: Folder) -> None:

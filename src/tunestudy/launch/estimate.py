@@ -5,14 +5,14 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunestudy.config.errors import StudyError
 from tunestudy.config.job import Job
 from tunestudy.launch.local import Slot, find_slots
+from tunestudy.launch.schedule import Schedule, budget_lines, make_schedule, remember_packing, schedule_lines
 from tunestudy.launch.spread import command_for
 from tunestudy.launch.torchrun import Command, ask_to_stop, job_environment, kill, start
 from tunestudy.records.atomic import read_json, remove_tree, write_json
@@ -23,7 +23,7 @@ from tunestudy.report.format import duration
 from tunestudy.study.load import LoadedStudy
 from tunestudy.study.plan import Plan, PlannedJob, make_plan
 from tunestudy.study.show import MAX_ROWS, plan_lines
-from tunestudy.study.timing import JobTime, expected_times, finishing_time, remember_estimates, seconds_left, speed_key
+from tunestudy.study.timing import JobTime, expected_times, remember_estimates, seconds_left, speed_key
 
 PROBE = "tunestudy.train.probe"
 _GRACE_S = 10.0
@@ -36,11 +36,18 @@ class Outlook:
     times: Mapping[str, JobTime]
     left: Mapping[str, float | None]
     """Seconds that each job still takes."""
-    slots: int
-    wall_s: float | None
-    """Until everything is done; None when some job's time is unknown."""
+    schedule: Schedule
     experiments: Sequence["Experiment"]
     now: float
+
+    @property
+    def slots(self) -> int:
+        return len(self.schedule.slots)
+
+    @property
+    def wall_s(self) -> float | None:
+        """Until everything is done; None when some job's time is unknown."""
+        return self.schedule.makespan_s
 
     @property
     def done_at(self) -> float | None:
@@ -62,6 +69,7 @@ class Outlook:
             "left_s": self.wall_s,
             "done_at": self.done_at,
             "benchmarks_included": not self.without_benchmarks,
+            **self.schedule.as_json(),
         }
 
 
@@ -80,51 +88,50 @@ class Experiment:
 
 
 def show_plan(loaded: LoadedStudy, results: Path, *, estimate: bool, as_json: bool) -> None:
-    """What `tunestudy plan` prints: the plan, and how long it takes as far as that is known."""
+    """What `tunestudy plan` prints: the plan, how long it takes as far as that is known, and when which job runs."""
     plan = make_plan(loaded, results)
     for line in probe_missing(plan, loaded.path.parent) if estimate else ():
         print(line, file=sys.stderr)
     outlook = make_outlook(plan)
     if as_json:
         print(json.dumps({**plan.as_json(), "time": outlook.as_json()}, indent=1, ensure_ascii=False))
-    else:
-        print("\n".join([*plan_lines(plan), *outlook_lines(outlook, loaded.typed)]))
+        return
+    picture, budget = schedule_lines(outlook.schedule, plan), budget_lines(outlook.schedule, plan)
+    print("\n".join([*plan_lines(plan), *outlook_lines(outlook, loaded.typed), *picture, *budget]))
 
 
-def tell_time(plan: Plan, loaded: LoadedStudy, *, estimate: bool, quiet: bool) -> None:
-    """Before a run: gather evidence when asked to, say what it means, and keep it for the report."""
+def tell_time(
+    plan: Plan, loaded: LoadedStudy, *, estimate: bool, quiet: bool, only: Collection[str] | None = None
+) -> Schedule:
+    """Before a run: gather evidence when asked to, say what it means, and keep it for the report.
+
+    `only`: ids of the jobs that are meant to run. Returns the packing of those.
+    """
     for line in probe_missing(plan, loaded.path.parent) if estimate else ():
         print(line, file=sys.stderr)
-    outlook = make_outlook(plan)
+    outlook = make_outlook(plan, only=only)
     remember_estimates(plan, outlook.times, now=outlook.now)
-    if not quiet and any(seconds is not None for seconds in outlook.left.values()) and any(outlook.left.values()):
-        print("\n".join(outlook_lines(outlook, loaded.typed)).lstrip(), end="\n\n", flush=True)
+    remember_packing(plan, outlook.schedule, now=outlook.now)
+    lines = []
+    if any(seconds is not None for seconds in outlook.left.values()) and any(outlook.left.values()):
+        lines += outlook_lines(outlook, loaded.typed)
+    lines += budget_lines(outlook.schedule, plan)
+    if lines and not quiet:
+        print("\n".join(lines).lstrip(), end="\n\n", flush=True)
+    return outlook.schedule
 
 
-def make_outlook(plan: Plan) -> Outlook:
-    """What the evidence at hand says."""
-    resources = plan.study.resources
-    slots = _slots(plan)
-    times = expected_times(plan, ranks=resources.ranks, host=host_name())
+def make_outlook(plan: Plan, *, only: Collection[str] | None = None) -> Outlook:
+    """What the evidence at hand says; `only`: the schedule is of these jobs."""
+    times = expected_times(plan, ranks=plan.study.resources.ranks, host=host_name())
     left = {planned.job.id: seconds_left(planned, times[planned.job.id]) for planned in plan.jobs}
-    known = {name: seconds for name, seconds in left.items() if seconds is not None}
-    wall = finishing_time(plan.jobs, known, slots) if len(known) == len(left) else None
     return Outlook(
         times=times,
         left=left,
-        slots=slots,
-        wall_s=wall,
+        schedule=make_schedule(plan, times, left, only=only),
         experiments=list(_experiments(plan, times, left)),
         now=time.time(),
     )
-
-
-def _slots(plan: Plan) -> int:
-    """How many jobs run at once here; 1 where none fits, so that a plan can be read on any machine."""
-    try:
-        return len(find_slots(plan.study.resources))
-    except StudyError:
-        return 1
 
 
 def _experiments(plan: Plan, times: Mapping[str, JobTime], left: Mapping[str, float | None]) -> Iterator[Experiment]:

@@ -13,6 +13,8 @@ from tunestudy.launch.estimate import tell_time
 from tunestudy.launch.local import find_slots
 from tunestudy.launch.place import ThisMachine
 from tunestudy.launch.prepare import prepare
+from tunestudy.launch.queue import unknown_works
+from tunestudy.launch.schedule import memory_of
 from tunestudy.launch.select import select
 from tunestudy.launch.spread import command_for
 from tunestudy.launch.torchrun import Command
@@ -44,17 +46,22 @@ def run_study(
     plan = make_plan(loaded, results)
     study = StudyDir(results / loaded.study.study)
     chosen = select([planned.job for planned in plan.jobs], only, seeds)
-    slots = find_slots(loaded.study.resources)
+    memory = memory_of(plan)
+    smallest = min((memory[job.id] for job in chosen if job.id in memory), default=None)
+    slots = find_slots(loaded.study.resources, smallest_mb=smallest)
     start_job = command or command_for(loaded.study.resources, loaded.path.parent)
     check(loaded, [planned.job for planned in plan.jobs if planned.status != "done"], study)
     source = loaded.path.read_bytes()
     prepare(loaded.study, source, [planned.job for planned in plan.jobs], plan.as_json(), study)
 
-    tell_time(plan, loaded, estimate=estimate, quiet=quiet)
+    meant = {job.id for job in chosen}
+    schedule = tell_time(plan, loaded, estimate=estimate, quiet=quiet, only=meant)
+    works = {**unknown_works(chosen), **schedule.works}
 
     def work() -> Exit:
         try:
-            code = carry_out(loaded.study, chosen, study, place=ThisMachine(slots, start_job), quiet=quiet)
+            place = ThisMachine(slots, start_job)
+            code = carry_out(loaded.study, chosen, study, place=place, quiet=quiet, works=works)
         except OSError as error:
             cause = f"cannot be written any more: {error.strerror}; running jobs go on, run again to continue"
             raise StudyError(str(study.root), cause, exit_code=Exit.PREFLIGHT_REFUSED) from error

@@ -90,6 +90,11 @@ class StudyDir:
         return self.root / "estimates.json"
 
     @property
+    def packing(self) -> Path:
+        """When and on which slot each job was to run, as planned last before it began."""
+        return self.root / "packing.json"
+
+    @property
     def jobs(self) -> Path:
         return self.root / "jobs"
 

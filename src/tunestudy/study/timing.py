@@ -3,8 +3,6 @@
 Nothing is guessed: a job without evidence has no time, and sums that contain one say so.
 """
 
-import heapq
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -128,29 +126,6 @@ def seconds_left(planned: PlannedJob, time: JobTime) -> float | None:
     if planned.status == "done":
         return 0.0
     return (time.benchmark_s or 0.0) if planned.status == "evaluate" else time.seconds
-
-
-def finishing_time(jobs: Sequence[PlannedJob], left: Mapping[str, float], slots: int) -> float:
-    """Seconds until all are done when `slots` run at once: always the first of the plan whose parents are done."""
-    place = {planned.job.id: index for index, planned in enumerate(jobs)}
-    waiting = [sum(parent in place for parent in planned.job.needs) for planned in jobs]
-    children: dict[str, list[int]] = defaultdict(list)
-    for planned in jobs:
-        for parent in planned.job.needs:
-            children[parent].append(place[planned.job.id])
-    ready = [index for index, parents in enumerate(waiting) if not parents]
-    running: list[tuple[float, int]] = []
-    now = 0.0
-    while ready or running:
-        while ready and len(running) < slots:
-            index = heapq.heappop(ready)
-            heapq.heappush(running, (now + left[jobs[index].job.id], index))
-        now, index = heapq.heappop(running)
-        for child in children[jobs[index].job.id]:
-            waiting[child] -= 1
-            if not waiting[child]:
-                heapq.heappush(ready, child)
-    return now
 
 
 def remember_estimates(plan: Plan, times: Mapping[str, JobTime], *, now: float) -> None:
