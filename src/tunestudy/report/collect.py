@@ -43,6 +43,7 @@ def collect(study_dir: StudyDir) -> StudyFacts:
         orphans=[redact(name) for name in on_disk if name not in names],
         plan_warnings=texts(plan.get("warnings")),
         events=reader.guarded(study_dir.events, read_events, []),
+        packing=reader.json(study_dir.packing),
         unreadable=reader.unreadable,
         gathered_at=time.time(),
     )

@@ -229,6 +229,8 @@ class StudyFacts:
     unreadable: list[str]
     """Files that exist but could not be read, and why."""
     gathered_at: float
+    packing: Settings = field(default_factory=dict)
+    """packing.json: when and where each job was to run."""
 
     @property
     def baseline(self) -> str | None:

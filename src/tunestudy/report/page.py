@@ -42,6 +42,8 @@ from tunestudy.report.sources import realised, source_losses
 from tunestudy.report.sparsity import FIRST, LAST, efficiencies, pictures, prunings
 from tunestudy.report.strip import HEIGHT, WIDTH, scale_of, strip_of
 from tunestudy.report.tables import explanation, mean_and_std, power_note
+from tunestudy.report.timeline import timeline
+from tunestudy.report.timeline_svg import draw
 from tunestudy.report.tracking import experiments, whole_study
 
 _HERE = Path(__file__).parent
@@ -56,6 +58,8 @@ def render_page(facts: StudyFacts, headline: Headline, *, has_gallery: bool = Fa
     style = static("uPlot.min.css") + static("report.css")
     sentence = headline_sentence(facts, headline)
     against, overlaps = against_baseline(facts, headline), compared_sets(facts)
+    colours = {variant: f"c{colour_of(place)}" for variant, place in facts.places.items()}
+    times = timeline(facts)
     template = environment().get_template("report.html.jinja")
     return template.render(
         facts=facts,
@@ -85,7 +89,10 @@ def render_page(facts: StudyFacts, headline: Headline, *, has_gallery: bool = Fa
         sources=realised(facts),
         source_losses=source_losses(facts),
         machines=machines(facts),
-        colours={variant: f"c{colour_of(place)}" for variant, place in facts.places.items()},
+        colours=colours,
+        timeline=draw(times, colours) if times else None,
+        timeline_words=times.text if times else "",
+        planned_known=bool(times and times.planned),
         style=Markup(style),
         scripts=[Markup(script) for script in scripts],
         compared=compared,
