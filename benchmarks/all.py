@@ -37,6 +37,7 @@ SECTIONS = {
     "engines": ("Engines against one rank", [["engines.py"]]),
     "merge": ("Merging against mergekit", [["merge.py"]]),
     "slow_network": ("Two hosts on a slow line", [["slow_network.py"]]),
+    "operate": ("Carrying a study out", [["operate.py"]]),
     "gradients": ("Gradient equality", [["gradient_equality.py"]]),
     "kills": ("Exact resume after SIGKILL", [["kills.py"]]),
     "checkpoints": ("Cost of checkpoints", [["checkpoints.py"]]),
