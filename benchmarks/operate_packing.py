@@ -32,6 +32,9 @@ from tunestudy.study.packing import pack
 FAKE_WORKER = Path(__file__).parents[1] / "tests" / "launch" / "fake_worker.py"
 _INSTANCES, _DRAWS, _HOUR = 200, 1000, 3600.0
 _ROUNDING = 1e-9
+_FEW = 9
+"""Up to so many jobs the optimum itself is found; of more it is only asked whether one is below the limit."""
+_MOST = 1.05
 
 
 def figures() -> Iterator[Figure]:
@@ -49,20 +52,23 @@ def seats(count: int) -> list[Seat]:
 def against_brute_force() -> Iterator[Figure]:
     """Random studies of 3 to 12 jobs: single jobs, chains, and trees whose stages are shared."""
     chance = random.Random(20)
-    ratios = []
+    exact, beyond = [], 0
     for number in range(_INSTANCES):
         works = _random_works(chance, chance.randint(3, 12), ("free", "chains", "tree")[number % 3])
         slots = chance.randint(1, 4)
         packing = pack(works, seats(slots))
         if packing.makespan <= packing.lower_bound_s * (1 + _ROUNDING):
-            ratios.append(1.0)  # nothing can be shorter
-        else:
-            ratios.append(packing.makespan / best_makespan(works, slots, known=packing.makespan))
-    note = "waiting of slots allowed to the optimum, never to us"
-    yield Figure(
-        name=f"makespan ÷ optimum, worst of {_INSTANCES} (≤ 12 jobs)", value=max(ratios), unit="", limit=1.05, note=note
-    )
-    yield Figure(name="makespan ÷ optimum, mean", value=statistics.fmean(ratios), unit="")
+            exact.append(1.0)  # nothing can be shorter
+        elif len(works) <= _FEW:
+            exact.append(packing.makespan / best_makespan(works, slots, known=packing.makespan))
+        bar = packing.makespan / _MOST
+        beyond += bar > packing.lower_bound_s and best_makespan(works, slots, known=bar) < bar
+    note = "the optimum may let slots wait, we never do"
+    name = f"of {_INSTANCES} studies of ≤ 12 jobs, more than {_MOST} × optimum"
+    yield Figure(name=name, value=beyond, unit="", limit=0, note=note)
+    name = f"makespan ÷ optimum, worst of {len(exact)} (≤ {_FEW} jobs, or tight)"
+    yield Figure(name=name, value=max(exact), unit="", limit=_MOST)
+    yield Figure(name="makespan ÷ optimum, mean of these", value=statistics.fmean(exact), unit="")
 
 
 def _random_works(chance: random.Random, number: int, shape: str) -> list[Work]:
