@@ -106,6 +106,9 @@ class LabHosts:
                 moved = self.run(host, ["ip", "addr", *words])
                 assert moved.returncode == 0, moved.stderr
 
+    def address(self, host: int) -> str:
+        return f"{self._network}.{host}"
+
     def _cable(self, host: int) -> str:
         return f"{self._bridge}.{host}"
 

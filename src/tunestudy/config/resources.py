@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from tunestudy.config.base import Config, neutral
 
@@ -106,6 +106,15 @@ class RaySettings(Config):
     """How the ranks of one job lie over machines."""
     runtime_env: dict[str, str] = neutral({})
     """More environment variables on the cluster's machines."""
+
+    @field_validator("address")
+    @classmethod
+    def _of_a_cluster(cls, address: str) -> str:
+        if address == "local" or not address.strip():
+            raise ValueError("name a cluster that runs: `auto` for this machine's, or `host:port` of its head")
+        if "://" not in address and address != "auto" and not re.fullmatch(r"[^\s:]+:\d+", address):
+            raise ValueError(f"`{address}` is not `auto` or `host:port`; the port of a head is 6379 by default")
+        return address
 
 
 class Resources(Config):

@@ -49,7 +49,8 @@ def carry_out(
     ):
         if not quiet:
             left = sum(task.state != "done" for task in tasks)
-            print(f"{left} of {len(tasks)} jobs to do, {len(place.slots)} at a time on {host_name()}", flush=True)
+            slots = f", {len(place.slots)} at a time on {host_name()}" if left else ""
+            print(f"{left} of {len(tasks)} jobs to do{slots}", flush=True)
         journal.write("run_started", pid=os.getpid(), host=host_name())
         launch = Launch(
             study=folder,

@@ -7,13 +7,11 @@ from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.job import Job
 from tunestudy.config.study import Study
 from tunestudy.launch.carry_out import carry_out
-from tunestudy.launch.local import find_slots
 from tunestudy.launch.outcome import is_trained
-from tunestudy.launch.place import ThisMachine
+from tunestudy.launch.placing import place_for
 from tunestudy.launch.prepare import prepare
 from tunestudy.launch.presence import launchers
 from tunestudy.launch.select import select
-from tunestudy.launch.spread import command_for
 from tunestudy.launch.table import write_table
 from tunestudy.launch.torchrun import Command
 from tunestudy.preflight.checks import check
@@ -54,14 +52,13 @@ def evaluate_study(
         cure = "wait for it, or leave --benchmarks out"
         busy = f"the study runs as {others[0]}, which wants all benchmarks; {cure}"
         raise StudyError("--benchmarks", busy, exit_code=Exit.PREFLIGHT_REFUSED)
-    slots = find_slots(loaded.study.resources)
+    place = place_for(loaded, command)
     asked = [with_benchmarks(job, wanted, folder) for job in there]
     check(loaded, [job for job in asked if any(missing_evaluations(folder.job(job.id), job))], folder)
-    start_job = command or command_for(loaded.study.resources, loaded.path.parent)
     try:
         _write(loaded, plan, asked)
         alone = [job.model_copy(update={"parents": (), "inputs": {}}) for job in asked]  # what they need is in them
-        code = carry_out(loaded.study, alone, folder, place=ThisMachine(slots, start_job), quiet=quiet)
+        code = carry_out(loaded.study, alone, folder, place=place, quiet=quiet)
     finally:
         _write(loaded, plan, ())
     if code == Exit.INTERRUPTED:

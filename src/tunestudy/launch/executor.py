@@ -88,6 +88,8 @@ def start_ready(tasks: Sequence[Task], by_id: Mapping[str, Task], launch: Launch
 
     No slot is left free for a better one while a task could start on it.
     """
+    if all(task.state != "waiting" for task in tasks):
+        return
     if sum(task.attempt is not None for task in tasks) >= len(launch.place.slots):
         return
     ready = [task for task in tasks if task.state == "waiting" and parents_are_trained(task, by_id)]

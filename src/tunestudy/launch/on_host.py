@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from tunestudy.launch.torchrun import ask_to_stop, torchrun_on
+from tunestudy.launch.torchrun import ask_to_stop, command_here, torchrun_on
 from tunestudy.records.layout import JobDir
 
 POLL_S = 0.2
@@ -30,15 +30,7 @@ def main() -> int:
     """Exit code of torchrun; 128 and the signal where one ended it, as shells count."""
     meeting: dict[str, Any] = json.loads(sys.stdin.readline())
     process = subprocess.Popen(
-        torchrun_on(
-            meeting["place"],
-            meeting["hosts"],
-            slots=meeting["slots"],
-            address=meeting["address"],
-            port=meeting["port"],
-            module=meeting["module"],
-            folder=JobDir(Path(meeting["folder"])),
-        ),
+        command_of(meeting),
         env={**os.environ, **meeting["environment"]},
         stdin=subprocess.DEVNULL,
         start_new_session=True,
@@ -53,6 +45,22 @@ def main() -> int:
         time.sleep(POLL_S)
     kept.kill()  # ranks that outlived a torchrun that was killed
     return process.returncode if process.returncode >= 0 else 128 - process.returncode
+
+
+def command_of(meeting: dict[str, Any]) -> list[str]:
+    """What runs the ranks of this host; those of a host that is alone have nobody to meet."""
+    folder = JobDir(Path(meeting["folder"]))
+    if meeting["hosts"] == 1:
+        return command_here(folder, meeting["slots"], meeting["module"])
+    return torchrun_on(
+        meeting["place"],
+        meeting["hosts"],
+        slots=meeting["slots"],
+        address=meeting["address"],
+        port=meeting["port"],
+        module=meeting["module"],
+        folder=folder,
+    )
 
 
 class Launcher:

@@ -24,6 +24,10 @@ class Running(Protocol):
     def pid(self) -> int:
         """Of a process on this machine that lives as long as they do: it keeps the job's claim."""
 
+    @property
+    def waits(self) -> str:
+        """What it waits for, in words, while none of them runs yet; else nothing."""
+
     def poll(self) -> int | None:
         """None while they run; then an exit code, minus the signal's number where one ended them."""
 
@@ -65,6 +69,10 @@ class LocalProcess:
     @property
     def pid(self) -> int:
         return self.process.pid
+
+    @property
+    def waits(self) -> str:
+        return ""
 
     def poll(self) -> int | None:
         return self.process.poll()

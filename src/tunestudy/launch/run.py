@@ -10,13 +10,11 @@ from tunestudy.config.errors import Exit, StudyError
 from tunestudy.launch.carry_out import carry_out
 from tunestudy.launch.detach import detach as go_on_detached
 from tunestudy.launch.estimate import tell_time
-from tunestudy.launch.local import find_slots
-from tunestudy.launch.place import ThisMachine
+from tunestudy.launch.placing import place_for
 from tunestudy.launch.prepare import prepare
 from tunestudy.launch.queue import unknown_works
 from tunestudy.launch.schedule import memory_of
 from tunestudy.launch.select import select
-from tunestudy.launch.spread import command_for
 from tunestudy.launch.torchrun import Command
 from tunestudy.preflight.checks import check
 from tunestudy.records.layout import StudyDir
@@ -48,9 +46,11 @@ def run_study(
     chosen = select([planned.job for planned in plan.jobs], only, seeds)
     memory = memory_of(plan)
     smallest = min((memory[job.id] for job in chosen if job.id in memory), default=None)
-    slots = find_slots(loaded.study.resources, smallest_mb=smallest)
-    start_job = command or command_for(loaded.study.resources, loaded.path.parent)
-    check(loaded, [planned.job for planned in plan.jobs if planned.status != "done"], study)
+    place = place_for(loaded, command, smallest_mb=smallest)
+    unfinished = [planned.job for planned in plan.jobs if planned.status != "done"]
+    check(loaded, unfinished, study)
+    if unfinished:
+        assert place.slots, "a place has a slot, or says why not"
     source = loaded.path.read_bytes()
     prepare(loaded.study, source, [planned.job for planned in plan.jobs], plan.as_json(), study)
 
@@ -60,7 +60,6 @@ def run_study(
 
     def work() -> Exit:
         try:
-            place = ThisMachine(slots, start_job)
             code = carry_out(loaded.study, chosen, study, place=place, quiet=quiet, works=works)
         except OSError as error:
             cause = f"cannot be written any more: {error.strerror}; running jobs go on, run again to continue"

@@ -60,6 +60,8 @@ class Display(Protocol):
 
 def row_of(task: Task) -> Row:
     """A task's row, with the progress its job tells of while it runs."""
+    if task.attempt is not None and task.attempt.running.waits:
+        return make_row(task.job.id, task.name, "waiting", task.attempt.running.waits, None)
     running = task.state in ("running", "elsewhere")
     return make_row(task.job.id, task.name, task.state, task.note, task.folder if running else None)
 
