@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -177,7 +177,8 @@ class RayJob:
     waiting: str
     """What it waits for until Ray has placed it."""
     killed: bool = False
-    _looked: float = field(default=0.0)
+    _code: int | None = None
+    _looked: float = 0.0
 
     @property
     def pid(self) -> int:
@@ -190,13 +191,16 @@ class RayJob:
 
     def poll(self) -> int | None:
         """After its machine was lost: only when its ranks are certain to have ended, as another attempt may follow."""
+        if self._code is not None:
+            return self._code
         self.driver.look()
         code = self._told.get("ended")
         if code is None and self.driver.is_gone:
             code = self._told["ended"] = self._lost_cluster()
         if code == UNREACHED and not self.killed and self._may_still_run():
             return None
-        return code if code is None or code == UNREACHED or code <= 128 else 128 - code
+        self._code = code if code is None or code == UNREACHED or code <= 128 else 128 - code
+        return self._code
 
     def ask_to_stop(self) -> None:
         self.driver.say(job=self.number, stop=True)
