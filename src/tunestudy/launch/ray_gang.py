@@ -42,6 +42,8 @@ class Gang:
     places: list[Any]
     """Where the keepers are, when Ray has placed them: until then the job waits for room."""
     parts: list[Part] = field(default_factory=list)
+    nodes: list[str] = field(default_factory=list)
+    """Ray's ids of its machines."""
     failed: tuple[float, int] | None = None
     """When and how the first part failed."""
     stopping: bool = False
@@ -86,6 +88,7 @@ class Gang:
         by_node: dict[str, list[int]] = {}
         for number, place in enumerate(places):
             by_node.setdefault(place["node"], []).append(number)
+        self.nodes = list(by_node)
         meeting = {"folder": self.asked["folder"], "module": self.asked["module"], "hosts": len(by_node)}
         meeting |= {"address": places[0]["address"], "port": places[0]["port"]}
         for number, (leader, *others) in enumerate(by_node.values()):
