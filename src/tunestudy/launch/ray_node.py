@@ -20,6 +20,9 @@ from tunestudy.records.layout import JobDir
 
 LISTEN_S = 1.0
 """An answer to `listen` comes after this long at the latest."""
+_NO_CHILD_OF_MINE = ("sh", "-c", '"$0" "$@"; exit $?')
+"""Ray kills the children and the process group of an actor that ends. `launch.on_host` must live to end the ranks, so
+it is a grandchild in a session of its own."""
 _LINES = 1000
 """Of output in one answer."""
 
@@ -59,11 +62,12 @@ class Keeper:
         if not folder.job_json.is_file():
             return f"does not see {folder.root}; all machines must see the results under the same path"
         self._process = subprocess.Popen(
-            [sys.executable, "-u", "-m", "tunestudy.launch.on_host"],
+            [*_NO_CHILD_OF_MINE, sys.executable, "-u", "-m", "tunestudy.launch.on_host"],
             env={**os.environ, **meeting["environment"]},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
