@@ -18,6 +18,7 @@ from tunestudy.records.atomic import read_json, sweep, write_json
 from tunestudy.records.host import host_name
 from tunestudy.records.layout import JobDir
 from tunestudy.records.lease import Lease, LeaseHeldError
+from tunestudy.records.locked import stay_offline
 from tunestudy.records.logs import scrub, write_output_to
 from tunestudy.records.redact import redact
 from tunestudy.records.snapshot import snapshot
@@ -50,9 +51,11 @@ def main(job_dir: str) -> int:
 
 def run_job(folder: JobDir, stop: StopRequest) -> int:
     """Train and evaluate under the job's lease, which rank 0 holds for all ranks."""
+    job = Job.model_validate(read_json(folder.job_json))
+    if job.offline:
+        stay_offline()  # before the first import of what asks the hub
     from tunestudy.train.world import open_world
 
-    job = Job.model_validate(read_json(folder.job_json))
     with open_world(folder.logs) as world:
         if world.rank > 0:
             return train_and_evaluate(job, folder, world, stop)

@@ -11,12 +11,14 @@ import pytest
 from badweb import Server
 
 from tunestudy.config.data import FileDataset
-from tunestudy.config.errors import StudyError
+from tunestudy.config.errors import Exit, StudyError
 from tunestudy.data.fetch.wanted import fetch_dir
 from tunestudy.data.sources import Folders
 from tunestudy.launch.fetch import with_fetch
+from tunestudy.launch.fetch_study import Wish, fetch_study
 from tunestudy.preflight.checks import image_problems
 from tunestudy.records.layout import StudyDir
+from tunestudy.records.locked import read_lock
 from tunestudy.study.identity import Identities
 from tunestudy.study.load import load_study
 from tunestudy.study.plan import make_plan
@@ -78,6 +80,8 @@ def test_from_the_command_line_to_the_plan(tmp_path, server):
     assert not list(study.fetch.glob("request-*"))
 
     after = make_plan(loaded, tmp_path / "results").jobs[0].job
+    lock = read_lock(tmp_path / "pictures.lock")
+    assert lock.items == () and len(lock.images["pool"]["shards"]) == 1
     assert after.fingerprint != before.fingerprint
     assert make_plan(loaded, tmp_path / "results").jobs[0].job.fingerprint == after.fingerprint
     assert list(image_problems([after], tmp_path, study)) == []
@@ -99,13 +103,19 @@ def test_an_interrupt_reaches_the_worker(tmp_path, server):
 def test_which_data_sets_are_fetched_for(tmp_path):
     loaded = load_study(write_study(tmp_path, ["http://example.com/a.jpg"]))
     assert list(with_fetch(loaded, "")) == list(with_fetch(loaded, "pool")) == ["pool"]
-    with pytest.raises(StudyError, match="no data set `pol` with `fetch`; did you mean `pool`"):
+    with pytest.raises(StudyError, match="no data set `pol`; did you mean `pool`"):
         with_fetch(loaded, "pol")
-    with pytest.raises(StudyError, match="no data set `words` with `fetch`"):
-        with_fetch(loaded, "words")
+    with pytest.raises(StudyError, match="`words` is no data set of the hub, and has no `fetch"):
+        fetch_study(loaded, tmp_path / "results", Wish(dataset="words"))
+
+
+def test_a_study_that_names_nothing_needs_nothing(tmp_path, capsys):
     none = load_study(write_study(tmp_path, ["x"], STUDY.replace("    fetch:", "    # fetch:")))
-    with pytest.raises(StudyError, match="none of them has images to fetch"):
-        with_fetch(none, "")
+    assert fetch_study(none, tmp_path / "results", Wish()) == Exit.DONE
+    assert "nothing to fetch: study.yaml names nothing on the hub" in capsys.readouterr().out
+    with pytest.raises(StudyError, match="the study names nothing on the hub"):
+        fetch_study(none, tmp_path / "results", Wish(update=["all"]))
+    assert not (tmp_path / "results").exists()
 
 
 @pytest.mark.parametrize("where", ["pool.jsonl", "."])

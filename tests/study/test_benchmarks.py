@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from locks import locked
 
 from tunestudy.config import definition as definition_module
 from tunestudy.config.definition import definition, read_definition
 from tunestudy.config.model import ModelConfig
 from tunestudy.records.atomic import write_json
+from tunestudy.records.locked import Lock, write_lock
 from tunestudy.study.benchmarks import OTHER_NAMES, benchmark_named
 from tunestudy.study.fingerprint import significant
 from tunestudy.study.load import load_study
@@ -73,7 +75,7 @@ def test_a_list_of_names_brings_its_own_data(folder: Folder) -> None:
 def test_a_pinned_revision_is_part_of_the_score(folder: Folder) -> None:
     text = study("benchmarks: [chartqa]")
     before = folder.plan(text).jobs[0].job
-    write_json(folder.results / "seen" / "study.lock", {"revisions": {"datasets/o/charts": "abc"}})
+    write_lock(folder.root / "seen.lock", Lock("seen").with_items([locked("dataset", "o/charts", "default")]))
     after = folder.plan(text)
     assert not any("pinned" in line and "o/charts" in line for line in after.warnings)
     assert after.jobs[0].job.fingerprint == before.fingerprint

@@ -14,7 +14,6 @@ from tunestudy.config.judge import Judge
 from tunestudy.config.model import ModelConfig
 from tunestudy.config.stage import TrainStage
 from tunestudy.config.study import Study
-from tunestudy.records.atomic import write_json
 from tunestudy.records.layout import StudyDir
 from tunestudy.study import fingerprint
 from tunestudy.study.fingerprint import benchmark_digest, digest, is_neutral, significant
@@ -196,7 +195,7 @@ class TestIdentities:
         (model / "model.safetensors").write_bytes(b"2")
         assert ids(folder.plan(text), "base") != first
 
-    def test_hub_ids_are_pinned_by_the_lock(self, folder: Folder) -> None:
+    def test_hub_ids_count_by_revision(self, folder: Folder) -> None:
         def identities(revision: str | None) -> Identities:
             study = Study.model_construct(
                 model=ModelConfig(model_name_or_path="org/model", revision=revision),
@@ -206,14 +205,9 @@ class TestIdentities:
 
         assert sorted(identities(None).unpinned) == ["org/data", "org/model"]
         unpinned, named = identities(None), identities("main")
-        assert unpinned.model_digest != named.model_digest
-        write_json(
-            StudyDir(folder.results).lock, {"revisions": {"models/org/model": "c0ffee", "datasets/org/data": "beef"}}
-        )
-        pinned = identities(None)
-        assert pinned.unpinned == []
-        assert pinned.datasets["d"]["revision"] == "beef"
-        assert pinned.model["model_name_or_path"] == {"hub": "org/model", "revision": "c0ffee"}
+        assert unpinned.model_digest != named.model_digest and named.unpinned == []
+        assert named.datasets["d"]["revision"] == "main"
+        assert named.model["model_name_or_path"] == {"hub": "org/model", "revision": "main"}
 
 
 def test_no_path_of_this_machine_is_in_a_job(folder: Folder, tmp_path: Path) -> None:

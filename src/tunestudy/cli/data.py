@@ -15,19 +15,27 @@ def fetch(
     tiny: Tiny = False,
     results: Results = DEFAULT_RESULTS,
     dataset: Annotated[str, typer.Option(metavar="NAME", help="Only this data set.")] = "",
-    limit_shards: Annotated[int | None, typer.Option(min=1, help="Only the first N shards of records.")] = None,
+    limit_shards: Annotated[int | None, typer.Option(min=1, help="Images: only the first N shards of records.")] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Ask again for images that failed.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what there is to fetch.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Hash again what is here of the hub.")] = False,
+    update: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Lock what the hub has now of this id, or of `all`; repeatable."),
+    ] = None,
 ) -> None:
-    """Fetch the images that data sets name by URL; again: go on where it stopped."""
-    from tunestudy.launch.fetch import fetch_images
+    """Fetch and lock the models, data sets and images that a study names; again: go on where it stopped."""
+    from tunestudy.launch.fetch_study import Wish, fetch_study
 
-    loaded = load(study, overrides, tiny)
-    leave(
-        fetch_images(
-            loaded, results, dataset=dataset, limit_shards=limit_shards, retry_failed=retry_failed, dry_run=dry_run
-        )
+    wish = Wish(
+        dataset=dataset,
+        limit_shards=limit_shards,
+        retry_failed=retry_failed,
+        dry_run=dry_run,
+        verify=verify,
+        update=update or (),
     )
+    leave(fetch_study(load(study, overrides, tiny), results, wish))
 
 
 @app.command("data")

@@ -40,6 +40,8 @@ class Job(Config):
     evaluations: dict[str, Evaluation] = {}
     base_dir: str = "."
     """Folder of the study file, relative to the job directory: relative data paths start there."""
+    offline: bool = False
+    """Everything that it reads of the hub is locked: it finds it in the hub's cache, and asks nobody."""
     keep_checkpoints: tuple[str, ...] = ()
     """Checkpoint names that another job starts from; retention never drops them."""
 

@@ -33,6 +33,8 @@ class ModelConfig(Config):
     """Arguments of that class's configuration (`hidden_size`, `num_hidden_layers`, …)."""
     tokenizer: CharacterTokenizer | str | None = None
     """Default: the one of `model_name_or_path`."""
+    tokenizer_revision: str | None = newer()
+    """Commit, branch or tag of a `tokenizer` that is a hub id."""
     image_processor: dict[str, Any] = {}
     """Options of a vision-language model's image processor in place of its own (`max_patches`, `max_pixels`, …)."""
     chat_template: str | None = None

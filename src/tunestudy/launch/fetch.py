@@ -1,4 +1,4 @@
-"""`tunestudy fetch`: the images that data sets name by URL, brought here ahead of training."""
+"""The images that data sets name by URL, brought here ahead of training: the second half of `tunestudy fetch`."""
 
 import contextlib
 import importlib.util
@@ -6,12 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tunestudy.config.data import Dataset
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.records.atomic import write_json
 from tunestudy.records.layout import StudyDir
+from tunestudy.records.locked import OFFLINE
 from tunestudy.records.stop import StopRequest
 from tunestudy.study.load import LoadedStudy
 from tunestudy.study.nearest import did_you_mean
@@ -24,56 +27,67 @@ POLL_S = 0.1
 def fetch_images(
     loaded: LoadedStudy,
     results: Path,
+    chosen: Mapping[str, Dataset],
     *,
-    dataset: str = "",
     limit_shards: int | None = None,
     retry_failed: bool = False,
     dry_run: bool = False,
 ) -> Exit:
-    """Fetch for one data set, or for all that have `fetch`; the worker shows how far it is. Raises StudyError."""
-    chosen = with_fetch(loaded, dataset)
-    missing = [package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None]
+    """Fetch for these data sets; the worker shows how far it is. Raises StudyError."""
+    refuse_without(NEEDED)
+    folder = StudyDir(results / loaded.study.study).fetch
+    offline = loaded.locking is not None and loaded.locking.complete and not dry_run
+    return by_worker(
+        MODULE,
+        folder,
+        {
+            "base": os.path.relpath(loaded.path.parent.resolve(), folder.resolve()),
+            "datasets": {name: one.model_dump(mode="json") for name, one in chosen.items()},
+            "limit_shards": limit_shards,
+            "retry_failed": retry_failed,
+            "dry_run": dry_run,
+            "again": f"tunestudy fetch {loaded.path.name}",
+        },
+        {**os.environ, **loaded.study.env, **(dict.fromkeys(OFFLINE, "1") if offline else {})},
+    )
+
+
+def refuse_without(needed: Mapping[str, str]) -> None:
+    """StudyError where a module is not installed; `needed`: its package by the module's name."""
+    missing = [package for module, package in needed.items() if importlib.util.find_spec(module) is None]
     if missing:
         told = f"fetching needs {', '.join(missing)}, not installed here; pip install 'tunestudy[train]'"
         raise StudyError("installation", told, exit_code=Exit.PREFLIGHT_REFUSED)
-    folder = StudyDir(results / loaded.study.study).fetch
-    request = folder / f"request-{os.getpid()}.json"
+
+
+def by_worker(module: str, folder: Path, request: Mapping[str, Any], environment: Mapping[str, str]) -> Exit:
+    """Have a module of the worker plane carry a request out. Raises StudyError."""
+    file = folder / f"request-{module.rpartition('.')[0].rpartition('.')[2]}-{os.getpid()}.json"
     try:
-        write_json(
-            request,
-            {
-                "base": os.path.relpath(loaded.path.parent.resolve(), folder.resolve()),
-                "datasets": {name: one.model_dump(mode="json") for name, one in chosen.items()},
-                "limit_shards": limit_shards,
-                "retry_failed": retry_failed,
-                "dry_run": dry_run,
-                "again": f"tunestudy fetch {loaded.path.name}",
-            },
-        )
-        return carried_out(request)
+        write_json(file, request)
+        return carried_out(module, file, environment)
     except OSError as error:
         cause = f"cannot be written: {error.strerror}; choose another folder with --results"
         raise StudyError(str(folder), cause, exit_code=Exit.PREFLIGHT_REFUSED) from error
     finally:
         with contextlib.suppress(OSError):
-            request.unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
 
 
 def with_fetch(loaded: LoadedStudy, name: str) -> dict[str, Dataset]:
-    """The data sets to fetch for. Raises StudyError when there are none."""
+    """The data sets to fetch images for: those with `fetch`, or one of them. Raises StudyError for an unknown name."""
     datasets: dict[str, Dataset] = {**loaded.study.datasets}
     able = {key: one for key, one in datasets.items() if getattr(one, "fetch", None) is not None}
-    if not able:
-        raise StudyError("datasets", "none of them has images to fetch; `fetch: {}` in a data set allows URLs in it")
-    if name and name not in able:
-        raise StudyError("--dataset", f"there is no data set `{name}` with `fetch`; {did_you_mean(name, able)}")
-    return {name: able[name]} if name else able
+    if name and name not in datasets:
+        raise StudyError("--dataset", f"there is no data set `{name}`; {did_you_mean(name, datasets)}")
+    return {key: one for key, one in able.items() if name in ("", key)}
 
 
-def carried_out(request: Path) -> Exit:
+def carried_out(module: str, request: Path, environment: Mapping[str, str]) -> Exit:
     """Run the worker on this terminal to its end, and pass a wish to stop on to it."""
     stop = StopRequest.on_signals(signal.SIGINT, signal.SIGTERM)
-    worker = subprocess.Popen([sys.executable, "-m", MODULE, str(request)], stdin=subprocess.DEVNULL, process_group=0)
+    command = [sys.executable, "-m", module, str(request)]
+    worker = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0, env=dict(environment))
     told = False
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):

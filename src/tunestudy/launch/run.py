@@ -18,6 +18,7 @@ from tunestudy.launch.select import select
 from tunestudy.launch.torchrun import Command
 from tunestudy.preflight.checks import check
 from tunestudy.records.layout import StudyDir
+from tunestudy.records.locked import write_lock
 from tunestudy.study.load import LoadedStudy
 from tunestudy.study.plan import make_plan
 
@@ -53,6 +54,9 @@ def run_study(
         assert place.slots, "a place has a slot, or says why not"
     source = loaded.path.read_bytes()
     prepare(loaded.study, source, [planned.job for planned in plan.jobs], plan.as_json(), study)
+
+    if loaded.locking is not None and loaded.locking.lock is not None:
+        write_lock(study.lock, loaded.locking.lock)
 
     meant = {job.id for job in chosen}
     schedule = tell_time(plan, loaded, estimate=estimate, quiet=quiet, only=meant)

@@ -14,6 +14,7 @@ from tunestudy.models.quantize import check_quantised, keep_layout, loading_opti
 from tunestudy.models.tokenizer import character_tokenizer
 from tunestudy.models.vision import image_processor, module_of
 from tunestudy.records.atomic import read_json
+from tunestudy.records.locked import FETCH_FIRST
 
 NAMED = 3
 """Tensors named in an error; the rest is counted."""
@@ -107,7 +108,7 @@ def pretrained(
             **extra,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise _wrong(f"{origin.name} cannot be loaded: {error}") from error
+        raise _wrong(_unloadable(origin, error)) from error
     if absent := wrong_tensors(info):
         raise _wrong(
             f"{origin.name} lacks {len(absent)} tensors of its architecture ({config.model_type}), or has them in "
@@ -201,16 +202,21 @@ def _pretrained_tokenizer(settings: ModelConfig, base_dir: Path) -> Any:
     name = settings.tokenizer or settings.model_name_or_path
     assert isinstance(name, str)
     folder = (base_dir / Path(name).expanduser()).resolve()
-    revision = settings.revision if settings.tokenizer is None else None
+    revision = settings.revision if settings.tokenizer is None else settings.tokenizer_revision
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             folder if folder.is_dir() else name, revision=revision, trust_remote_code=settings.trust_remote_code
         )
     except (OSError, ValueError) as error:
-        raise StudyError(at("model.tokenizer"), f"{name} holds no tokenizer that can be loaded: {error}") from error
+        raise StudyError(at("model.tokenizer"), _no_tokenizer(name, folder, error)) from error
     if not tokenizer.is_fast:
         raise StudyError(at("model.tokenizer"), f"{name} has no fast tokenizer (tokenizer.json), which masks need")
     return tokenizer
+
+
+def _no_tokenizer(name: str, folder: Path, error: Exception) -> str:
+    told = f"{name} holds no tokenizer that can be loaded: {error}"
+    return told if folder.is_dir() else f"{told}; {FETCH_FIRST}"
 
 
 def _model_class(config: Any) -> Any:
@@ -231,6 +237,11 @@ def class_of(config: Any, origin: Origin) -> tuple[Any, dict[str, Any]]:
         if with_components is not None:
             return with_components, extra
     return _model_class(config), {}
+
+
+def _unloadable(origin: Origin, error: Exception) -> str:
+    told = f"{origin.name} cannot be loaded: {error}"
+    return told if origin.local else f"{told}; {FETCH_FIRST}"
 
 
 def _unknown_architecture(name: str, known: Any) -> str:

@@ -21,12 +21,14 @@ from tunestudy.config.world import INSTALL_WORLD
 from tunestudy.preflight.hosts import host_problems
 from tunestudy.records.fetched import FetchDir, content_of, fetch_key, what_is_missing
 from tunestudy.records.layout import StudyDir
+from tunestudy.records.locked import hub_cache, problems
 from tunestudy.records.redact import is_secret_name
 from tunestudy.study.load import LoadedStudy
 from tunestudy.study.problems import raise_all
 
 _NEEDED = ("torch", "transformers", "peft", "safetensors", "accelerate", "datasets")
 _SET_BY_TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TUNESTUDY_ATTEMPT")
+_SHOWN_FILES = 3
 _RESERVE_BYTES = 200 * 2**20
 """Logs, tokenised data and predictions of a small study."""
 
@@ -41,6 +43,7 @@ def check(loaded: LoadedStudy, unfinished: Sequence[Job], study: StudyDir) -> No
         *installation_problems(unfinished),
         *font_problems(unfinished),
         *host_problems(loaded),
+        *(locked_problems(loaded) if unfinished else ()),
         *image_problems(unfinished, loaded.path.parent, study),
         *folder_problems(study.root, bytes_needed(unfinished, loaded.path.parent)),
     ]
@@ -107,6 +110,23 @@ def font_problems(unfinished: Sequence[Job]) -> Iterator[StudyError]:
     for name, dataset in drawn.items():
         if "ko" in dataset.languages and next(candidates("ko"), None) is None:
             yield StudyError(f"datasets.{name}.language", NO_HANGUL)
+
+
+def locked_problems(loaded: LoadedStudy) -> Iterator[StudyError]:
+    """What the lock lacks of what the study names, and what this machine lacks of what is locked; by size alone."""
+    locking = loaded.locking
+    if locking is None or locking.lock is None:
+        return
+    fetch = f"`tunestudy fetch {loaded.typed}`"
+    for named in locking.missing:
+        yield StudyError(locking.path.name, f"does not hold {named.kind} {named}: first {fetch}")
+    cache = hub_cache({**os.environ, **loaded.study.env})
+    for named in locking.named:
+        wrong = problems(locking.lock, cache, [named])
+        if wrong:
+            first = "; ".join(str(one) for one in wrong[:_SHOWN_FILES])
+            more = f" and {len(wrong) - _SHOWN_FILES} files more" if len(wrong) > _SHOWN_FILES else ""
+            yield StudyError(locking.path.name, f"{first}{more} in {cache}; {fetch} brings just what is wrong")
 
 
 def image_problems(unfinished: Sequence[Job], base: Path, study: StudyDir) -> Iterator[StudyError]:

@@ -24,7 +24,7 @@ class StudyDir:
 
     @property
     def lock(self) -> Path:
-        """`study.lock`: revisions and hashes of inputs that the study file does not pin."""
+        """`study.lock`: a copy of the lock beside the study file (`records/locked.py`), for who has results alone."""
         return self.root / "study.lock"
 
     @property

@@ -51,7 +51,7 @@ class _Draft:
 class Graph:
     """Jobs by id; trials that begin alike meet in the same ones."""
 
-    def __init__(self, study: Study, identities: Identities, base_dir: str) -> None:
+    def __init__(self, study: Study, identities: Identities, base_dir: str, *, offline: bool = False) -> None:
         self._study, self._identities = study, identities
         self._template = Job(
             id="",
@@ -62,6 +62,7 @@ class Graph:
             model=study.model,
             settings=None,
             base_dir=base_dir,
+            offline=offline,
         )
         self._drafts: dict[str, _Draft] = {}
         self._known: dict[tuple[str, int, int, tuple[str, ...]], _Draft] = {}

@@ -38,9 +38,8 @@ class Identities:
         self._cache_file = results.root / "cache" / "hashes.json"
         self._hashes: dict[str, str] = _remembered(self._cache_file)
         self._new = False
-        self._pins = read_pins(results)
         self.unpinned: list[str] = []
-        """Hub ids without a revision, neither in the study nor in study.lock."""
+        """Hub ids without a revision, neither in the study nor in its lock."""
         self.datasets = {name: self._dataset(dataset) for name, dataset in study.datasets.items()}
         self.model = self.model_of(study.model)
         self.dataset_digests = {name: digest(identity) for name, identity in self.datasets.items()}
@@ -88,7 +87,7 @@ class Identities:
             content = self._content(self._folder / dataset.path)
             return {**options, "content": content, **self._images(dataset, content)}
         if isinstance(dataset, HubDataset):
-            revision = self._revision(f"datasets/{dataset.name}", dataset.revision)
+            revision = self._revision(dataset.name, dataset.revision)
             return {**options, "revision": revision, **self._images(dataset, None)}
         if isinstance(dataset, SynthDataset):
             if dataset.shape == "plain":
@@ -120,18 +119,18 @@ class Identities:
             if isinstance(name, str) and "\n" not in name and (self._folder / name).exists():
                 options[key] = self._content(self._folder / name)
             elif isinstance(name, str) and key != "chat_template":
-                pin = model.revision if key == "model_name_or_path" else None
-                options[key] = {"hub": name, "revision": self._revision(f"models/{name}", pin)}
+                pin = model.revision if key == "model_name_or_path" else model.tokenizer_revision
+                options[key] = {"hub": name, "revision": self._revision(name, pin)}
         if model.weights is not None:
             options["weights"] = self._content(self._folder / model.weights)
         del options["revision"]
+        options.pop("tokenizer_revision", None)
         return options
 
     def _revision(self, name: str, revision: str | None) -> str | None:
-        pinned = self._pins.get(name, revision)
-        if pinned is None:
-            self.unpinned.append(name.partition("/")[2])
-        return pinned
+        if revision is None:
+            self.unpinned.append(name)
+        return revision
 
     def _content(self, path: Path) -> Any:
         """A hash of a file, or of every file below a folder by its relative name (hidden ones left out)."""
@@ -147,13 +146,6 @@ class Identities:
                 raise StudyError(str(path), f"cannot be read: {error.strerror}") from None
             self._new = self._new or stat.st_size >= REMEMBERED_FROM_BYTES
         return self._hashes[key]
-
-
-def read_pins(results: StudyDir) -> dict[str, str]:
-    """Revisions in `study.lock`: `datasets/<id>` or `models/<id>` → commit."""
-    lock = read_json(results.lock)
-    pins = lock.get("revisions", {}) if isinstance(lock, dict) else {}
-    return {str(name): str(revision) for name, revision in pins.items()}
 
 
 def _remembered(path: Path) -> dict[str, str]:

@@ -5,7 +5,7 @@ loaded = load_study(Path("study.yaml"), ["stages.adapt.learning_rate=1e-4"])
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from tunestudy.study.benchmarks import supply_data, translate_types, unknown_typ
 from tunestudy.study.deepspeed import read_deepspeed_files
 from tunestudy.study.hosts import spread_over_hosts
 from tunestudy.study.keys import shape_mistakes, unknown_keys, unknown_stage_types
+from tunestudy.study.locked import Locking, locking_of, pinned
 from tunestudy.study.matrix import expand_matrices
 from tunestudy.study.overrides import apply_overrides, expand_dotted
 from tunestudy.study.plain import mistakes
@@ -49,6 +50,12 @@ class LoadedStudy:
     """Whether this is the small form."""
     has_tiny: bool = False
     """Whether the file has one."""
+    asked: Study | None = field(default=None, repr=False)
+    """The study with the revisions that its file asks for."""
+    locking: Locking | None = None
+    """The lock beside the file; its commits stand in `study` as revisions already."""
+    overridden: bool = False
+    """Whether the command line changed settings."""
 
     @property
     def typed(self) -> str:
@@ -92,7 +99,16 @@ def load_study(path: Path, overrides: Sequence[str] = (), *, tiny: bool = False)
     raise_all(errors)
     assert study is not None, "no study and no mistake"
     raise_all(list(reference_mistakes(study, lambda key: locate(source, raw_variants, key), path.parent)))
-    return LoadedStudy(study, path, source, raw_variants, translations, reader.warnings, tiny, has_tiny)
+    loaded = LoadedStudy(study, path, source, raw_variants, translations, reader.warnings, tiny, has_tiny)
+    return at_locked_commits(replace(loaded, overridden=bool(overrides), asked=study))
+
+
+def at_locked_commits(loaded: LoadedStudy) -> LoadedStudy:
+    """The study at the commits that the lock beside its file holds now."""
+    asked = loaded.asked or loaded.study
+    locking = locking_of(asked, loaded.path)
+    study = asked if locking.lock is None else pinned(asked, locking.lock, loaded.path.parent)
+    return replace(loaded, study=study, locking=locking)
 
 
 def locate(source: Source, raw_variants: Mapping[str, RawVariant], path: KeyPath) -> Place:

@@ -139,7 +139,8 @@ def make_plan(loaded: LoadedStudy, results: Path) -> Plan:
     study = loaded.study
     folder = StudyDir(results / study.study)
     identities = Identities(study, loaded.path.parent, folder)
-    graph = Graph(study, identities, _relative(loaded.path.parent, folder))
+    offline = loaded.locking is not None and loaded.locking.complete
+    graph = Graph(study, identities, _relative(loaded.path.parent, folder), offline=offline)
     for variant, seed in trials_in_order(study):
         graph.add_trial(variant, seed)
     jobs = graph.jobs()
@@ -161,7 +162,8 @@ def make_plan(loaded: LoadedStudy, results: Path) -> Plan:
             *seen_rows_warnings(study),
             *merge_warnings(study),
             *curve_warnings(study),
-            *_unpinned(identities),
+            *_unlocked(loaded),
+            *_unpinned(identities, loaded),
         ],
     )
 
@@ -229,10 +231,20 @@ def _relative(base: Path, folder: StudyDir) -> str:
     return os.path.relpath(base.resolve(), folder.job("any").root.resolve())
 
 
-def _unpinned(identities: Identities) -> list[str]:
+def _unlocked(loaded: LoadedStudy) -> list[str]:
+    locking = loaded.locking
+    if locking is None:
+        return []
+    missing = locking.missing
+    return [f"`{one}` is not in {locking.path.name}: first `tunestudy fetch {loaded.typed}`" for one in missing]
+
+
+def _unpinned(identities: Identities, loaded: LoadedStudy) -> list[str]:
+    told = {one.id for one in loaded.locking.missing} if loaded.locking is not None else set()
     return [
-        f"`{name}` is not pinned to a revision: what the hub serves may change"
+        f"`{name}` is not pinned to a revision: what the hub serves may change; `tunestudy fetch` locks what it has now"
         for name in dict.fromkeys(identities.unpinned)
+        if name not in told
     ]
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from tunestudy.config.job import Job
 from tunestudy.records.atomic import read_json, write_json
 from tunestudy.records.layout import JobDir
+from tunestudy.records.locked import stay_offline
 from tunestudy.records.progress import Progress
 from tunestudy.records.stop import StopRequest
 from tunestudy.records.tables import TableLog
@@ -40,6 +41,8 @@ def main(folder: str) -> None:
     """Sweep on this rank; rank 0 writes lr_find.csv and, last, lr_find.json."""
     job_dir = JobDir(Path(folder).resolve())
     job = Job.model_validate(read_json(job_dir.job_json))
+    if job.offline:
+        stay_offline()
     wanted = read_json(job_dir.root / "request.json")
     assert job.training is not None, "only a training stage has a learning rate"
     stop = StopRequest.on_signals(signal.SIGTERM, signal.SIGINT)

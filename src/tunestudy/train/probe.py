@@ -22,6 +22,7 @@ from tunestudy.data.order import Schedule
 from tunestudy.data.prepare import prepare
 from tunestudy.records.atomic import read_json, write_json
 from tunestudy.records.layout import JobDir
+from tunestudy.records.locked import stay_offline
 from tunestudy.records.progress import Progress
 from tunestudy.records.stop import StopRequest
 from tunestudy.train.curriculum import stand_in_places
@@ -42,6 +43,8 @@ def main(folder: str) -> None:
     """Measure on this rank; rank 0 writes."""
     job_dir = JobDir(Path(folder).resolve())
     job = Job.model_validate(read_json(job_dir.job_json))
+    if job.offline:
+        stay_offline()
     assert job.training is not None, "only a training stage has steps"
     stop = StopRequest.on_signals(signal.SIGTERM, signal.SIGINT)
     began = time.perf_counter()

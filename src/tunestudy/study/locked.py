@@ -1,0 +1,169 @@
+"""What a study names on the hub, and the same study with every name at the commit that its lock holds.
+
+A locked commit stands where `revision:` would stand, so fingerprints, jobs and the worker know nothing of locks.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tunestudy.config.base import Config
+from tunestudy.config.benchmark import LmEval
+from tunestudy.config.data import AnyDataset, HubDataset
+from tunestudy.config.model import ModelConfig
+from tunestudy.config.order import ScoreOrder
+from tunestudy.config.stage import AnyStage, TrainStage
+from tunestudy.config.study import Study, Variant
+from tunestudy.config.world import WorldEncoderSettings
+from tunestudy.records.locked import Lock, Named, lock_beside, read_lock
+
+Settings = TypeVar("Settings", bound=Config)
+
+DEFAULT_SUBSET = "default"
+
+
+@dataclass(frozen=True)
+class Locking:
+    """A study's lock and what it says of the study."""
+
+    path: Path
+    """Beside the study file, whether it is there or not."""
+    lock: Lock | None
+    named: tuple[Named, ...]
+    """Everything of the hub that the study names, as its file asks for it."""
+    unlockable: tuple[str, ...] = ()
+    """Benchmarks whose harness alone knows which data they read."""
+
+    @property
+    def missing(self) -> tuple[Named, ...]:
+        """What the lock lacks; nothing without a lock, which nobody has to have."""
+        return () if self.lock is None else tuple(one for one in self.named if not self.lock.covers(one))
+
+    @property
+    def complete(self) -> bool:
+        """Whether jobs find everything without asking the hub."""
+        return self.lock is not None and bool(self.named) and not self.missing and not self.unlockable
+
+
+def locking_of(study: Study, study_file: Path) -> Locking:
+    """Read the lock beside a study file. StudyError for one that cannot be read."""
+    path, folder = lock_beside(study_file, study.study), study_file.parent
+    unlockable = tuple(name for name, one in study.benchmarks.items() if _by_harness(one, folder))
+    return Locking(path, read_lock(path), tuple(hub_names(study, folder)), unlockable)
+
+
+def hub_names(study: Study, folder: Path) -> list[Named]:
+    """Every repository of the hub that a study reads, each once with all the parts that are read of it."""
+    found: dict[tuple[str, str, str], set[str]] = {}
+    for kind, name, revision, part in _names(study, folder):
+        found.setdefault((kind, name, revision or ""), set()).add(part)
+    return [Named(kind, name, asked or None, tuple(sorted(parts))) for (kind, name, asked), parts in found.items()]
+
+
+def pinned(study: Study, lock: Lock, folder: Path) -> Study:
+    """The study with locked commits as revisions. Stages that trials shared as one object still are one object."""
+    pins = _Pins(lock, folder)
+    stages: dict[int, AnyStage] = {}
+
+    def stage_of(stage: AnyStage) -> AnyStage:
+        return stages.setdefault(id(stage), pins.stage(stage))
+
+    def variant_of(variant: Variant) -> Variant:
+        return variant.model_copy(update={"stages": {name: stage_of(one) for name, one in variant.stages.items()}})
+
+    return study.model_copy(
+        update={
+            "model": pins.model(study.model),
+            "datasets": {name: pins.dataset(one) for name, one in study.datasets.items()},
+            "variants": {name: variant_of(one) for name, one in study.variants.items()},
+        }
+    )
+
+
+def _by_harness(benchmark: Any, folder: Path) -> bool:
+    return isinstance(benchmark, LmEval) and any(not (folder / name).exists() for name in benchmark.named)
+
+
+def is_hub_id(name: str, folder: Path) -> bool:
+    """As `models.origin.find_origin` decides: no folder of that name, and not written like a path."""
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\n" in name:
+        return False
+    return not (folder / name).exists()
+
+
+def _names(study: Study, folder: Path) -> Iterator[tuple[str, str, str | None, str]]:
+    """(kind, id, revision asked, part)."""
+    yield from _model_names(study.model, folder)
+    seen: set[int] = set()
+    for variant in study.variants.values():
+        for stage in variant.stages.values():
+            if isinstance(stage, TrainStage) and id(stage) not in seen:
+                seen.add(id(stage))
+                yield from _stage_names(stage, folder)
+    for dataset in study.datasets.values():
+        if isinstance(dataset, HubDataset):
+            for subset in (dataset.subset or DEFAULT_SUBSET).split("+"):
+                yield "dataset", dataset.name, dataset.revision, subset
+
+
+def _stage_names(stage: TrainStage, folder: Path) -> Iterator[tuple[str, str, str | None, str]]:
+    if isinstance(stage.order, ScoreOrder) and isinstance(stage.order.scorer, ModelConfig):
+        yield from _model_names(stage.order.scorer, folder)
+    encoder = stage.world.encoder if stage.world is not None else None
+    if encoder is not None and encoder.model_name_or_path and is_hub_id(encoder.model_name_or_path, folder):
+        yield "model", encoder.model_name_or_path, encoder.revision, f"{encoder.subfolder or ''}/"
+
+
+def _model_names(model: ModelConfig, folder: Path) -> Iterator[tuple[str, str, str | None, str]]:
+    if model.model_name_or_path and is_hub_id(model.model_name_or_path, folder):
+        for part in ("weights", "tokenizer", *(("code",) if model.trust_remote_code else ())):
+            yield "model", model.model_name_or_path, model.revision, part
+    if isinstance(model.tokenizer, str) and is_hub_id(model.tokenizer, folder):
+        yield "model", model.tokenizer, model.tokenizer_revision, "tokenizer"
+
+
+@dataclass(frozen=True)
+class _Pins:
+    lock: Lock
+    folder: Path
+
+    def commit(self, kind: str, name: str, revision: str | None) -> str | None:
+        """The locked commit, or what was asked for where the lock has none."""
+        item = self.lock.find(Named(kind, name, revision, ()))
+        return revision if item is None else item.commit
+
+    def model(self, model: ModelConfig) -> ModelConfig:
+        update: dict[str, Any] = {}
+        if model.model_name_or_path and is_hub_id(model.model_name_or_path, self.folder):
+            update["revision"] = self.commit("model", model.model_name_or_path, model.revision)
+        if isinstance(model.tokenizer, str) and is_hub_id(model.tokenizer, self.folder):
+            update["tokenizer_revision"] = self.commit("model", model.tokenizer, model.tokenizer_revision)
+        return _with(model, update)
+
+    def dataset(self, dataset: AnyDataset) -> AnyDataset:
+        if not isinstance(dataset, HubDataset):
+            return dataset
+        return _with(dataset, {"revision": self.commit("dataset", dataset.name, dataset.revision)})
+
+    def stage(self, stage: AnyStage) -> AnyStage:
+        if not isinstance(stage, TrainStage):
+            return stage
+        update: dict[str, Any] = {}
+        if isinstance(stage.order, ScoreOrder) and isinstance(stage.order.scorer, ModelConfig):
+            update["order"] = _with(stage.order, {"scorer": self.model(stage.order.scorer)})
+        if stage.world is not None:
+            update["world"] = _with(stage.world, {"encoder": self._encoder(stage.world.encoder)})
+        return _with(stage, update)
+
+    def _encoder(self, encoder: WorldEncoderSettings) -> WorldEncoderSettings:
+        name = encoder.model_name_or_path
+        if name is None or not is_hub_id(name, self.folder):
+            return encoder
+        return _with(encoder, {"revision": self.commit("model", name, encoder.revision)})
+
+
+def _with(settings: Settings, update: Mapping[str, Any]) -> Settings:
+    """The very same object where nothing changes."""
+    changed = {key: value for key, value in update.items() if getattr(settings, key) is not value}
+    return settings.model_copy(update=changed) if changed else settings

@@ -1,0 +1,145 @@
+"""A lock beside a study file stands where `revision:` would stand, all through the plan."""
+
+import json
+from pathlib import Path
+
+import pytest
+from locks import locked, put_into
+
+from tunestudy.config.errors import StudyError
+from tunestudy.preflight.checks import locked_problems
+from tunestudy.records.locked import Lock, write_lock
+from tunestudy.study.load import load_study
+from tunestudy.study.plan import make_plan
+
+from .conftest import Folder
+
+COMMIT = locked("model", "x").commit
+STUDY = """\
+study: hub
+seeds: [1]
+model: {model_name_or_path: org/model, tokenizer: org/words}
+datasets:
+  data: {name: org/data, subset: a+b, held_out: 0.2}
+  near: {type: digits}
+defaults: {learning_rate: 1e-3, effective_batch_size: 4, max_steps: 3}
+stages:
+  learn: {data: data}
+  rank: {data: data, order: {by: score, scorer: {model_name_or_path: org/judge, revision: v1}}}
+  see:
+    data: near
+    world: {encoder: {model_name_or_path: org/world}}
+variants:
+  one: {stages: [learn, rank]}
+  two: {stages: [learn]}
+  three: {stages: [see]}
+"""
+ITEMS = (
+    locked("model", "org/model", "weights", "tokenizer"),
+    locked("model", "org/words", "tokenizer"),
+    locked("model", "org/judge", "weights", "tokenizer", revision="v1"),
+    locked("model", "org/world", "vae/"),
+    locked("dataset", "org/data", "a", "b"),
+)
+
+
+def lock(folder: Folder, *items, name: str = "hub.lock") -> Path:
+    write_lock(folder.root / name, Lock("hub").with_items(items or ITEMS))
+    return folder.root / name
+
+
+def test_everything_of_the_hub_is_named_once_with_its_parts(folder: Folder) -> None:
+    (folder.root / "org").mkdir()
+    locking = folder.load(STUDY).locking
+    assert locking is not None and locking.lock is None and locking.missing == () and not locking.complete
+    assert {(one.kind, one.id, one.revision, one.parts) for one in locking.named} == {
+        (item.kind, item.id, item.revision, item.parts) for item in ITEMS
+    }
+    (folder.root / "org" / "model").mkdir()
+    assert "org/model" not in {one.id for one in folder.load(STUDY).locking.named}, "it is a folder here"
+
+
+def test_locked_commits_reach_every_job_as_a_revision_would(folder: Folder) -> None:
+    written = (
+        STUDY.replace("org/model,", f"org/model, revision: {COMMIT}, tokenizer_revision: {COMMIT},")
+        .replace("revision: v1", f"revision: {COMMIT}")
+        .replace("name: org/data,", f"name: org/data, revision: {COMMIT},")
+        .replace("org/world}", f"org/world, revision: {COMMIT}}}")
+    )
+    by_hand = {one.job.id for one in folder.plan(written).jobs}
+    unlocked = {one.job.id for one in folder.plan(STUDY).jobs}
+    lock(folder)
+    plan = folder.plan(STUDY)
+    assert {one.job.id for one in plan.jobs} == by_hand and not by_hand & unlocked
+    assert len(plan.jobs) == 3, "variants share a stage as before"
+    assert not any("pinned" in line or "not in" in line for line in plan.warnings)
+    by_stage = {one.job.stage: one.job for one in plan.jobs}
+    assert all(one.job.offline for one in plan.jobs)
+    assert by_stage["learn"].model.revision == by_stage["learn"].model.tokenizer_revision == COMMIT
+    assert by_stage["learn"].datasets["data"].revision == COMMIT
+    assert by_stage["rank"].settings.order.scorer.revision == COMMIT
+    assert by_stage["see"].settings.world.encoder.revision == COMMIT
+
+
+def test_without_a_lock_nothing_changes(folder: Folder) -> None:
+    plan = folder.plan(STUDY)
+    assert not any(one.job.offline for one in plan.jobs)
+    assert any("`org/model` is not pinned to a revision" in line for line in plan.warnings)
+    assert list(locked_problems(folder.load(STUDY))) == []
+
+
+def test_another_id_asks_for_a_fetch(folder: Folder) -> None:
+    lock(folder)
+    edited = STUDY.replace("org/model,", "org/other,").replace("subset: a+b", "subset: a+c")
+    loaded = folder.load(edited)
+    plan = make_plan(loaded, folder.results)
+    told = [line for line in plan.warnings if "is not in hub.lock" in line]
+    assert [line.partition(" is")[0] for line in told] == ["`org/other`", "`org/data`"]
+    assert all("first `tunestudy fetch " in line for line in told)
+    assert not any("not pinned" in line for line in plan.warnings), "told once"
+    assert not any(one.job.offline for one in plan.jobs)
+    refused = [str(error) for error in locked_problems(loaded)]
+    assert "hub.lock: does not hold model org/other: first `tunestudy fetch" in refused[0]
+
+
+def test_what_this_machine_lacks_is_told_before_a_run(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(folder.root / "cache"))
+    lock(folder)
+    put_into(folder.root / "cache", *ITEMS[1:])
+    (told,) = locked_problems(folder.load(STUDY))
+    assert "org/model: config.json is missing" in str(told) and "brings just what is wrong" in str(told)
+    put_into(folder.root / "cache", ITEMS[0])
+    assert list(locked_problems(folder.load(STUDY))) == []
+
+
+def test_a_newer_commit_changes_the_jobs_that_read_it(folder: Folder) -> None:
+    from tunestudy.launch.prepare import prepare
+
+    lock(folder)
+    loaded = folder.load(STUDY)
+    plan = make_plan(loaded, folder.results)
+    prepare(loaded.study, STUDY.encode(), [one.job for one in plan.jobs], plan.as_json(), plan.folder)
+    lock(folder, *ITEMS[:-1], locked("dataset", "org/data", "a", "b", commit="f" * 40))
+    told = [str(change) for change in folder.plan(STUDY).changes]
+    assert any(line.startswith("learn (one, two)") and "datasets.data.revision c0ffee" in line for line in told)
+    assert not any(line.startswith("see") for line in told)
+
+
+def test_the_small_form_has_a_lock_of_its_own(folder: Folder) -> None:
+    lock(folder)
+    folder.write(STUDY + "tiny: {model: {model_name_or_path: org/small}}\n")
+    small = load_study(folder.path, tiny=True)
+    assert small.locking.path.name == "hub-tiny.lock" and small.locking.lock is None
+
+
+def test_harness_tasks_keep_jobs_online(folder: Folder) -> None:
+    lock(folder)
+    text = STUDY + "benchmarks: {arc: {type: lm_eval, tasks: arc_easy}}\n"
+    assert folder.load(text).locking.unlockable == ("arc",)
+    assert not any(one.job.offline for one in folder.plan(text).jobs)
+
+
+def test_a_lock_that_is_none_stops_every_command(folder: Folder) -> None:
+    (folder.root / "hub.lock").write_text("<<<<<<< HEAD\n" + json.dumps({"version": 1}))
+    with pytest.raises(StudyError, match="is no lock"):
+        folder.load(STUDY)
