@@ -8,6 +8,7 @@ from locks import locked, put_into
 
 from tunestudy.config.errors import StudyError
 from tunestudy.preflight.checks import locked_problems
+from tunestudy.records.layout import StudyDir
 from tunestudy.records.locked import Lock, write_lock
 from tunestudy.study.load import load_study
 from tunestudy.study.plan import make_plan
@@ -143,3 +144,22 @@ def test_a_lock_that_is_none_stops_every_command(folder: Folder) -> None:
     (folder.root / "hub.lock").write_text("<<<<<<< HEAD\n" + json.dumps({"version": 1}))
     with pytest.raises(StudyError, match="is no lock"):
         folder.load(STUDY)
+
+
+def test_images_that_came_otherwise_elsewhere_are_told(folder: Folder) -> None:
+    from tunestudy.records.atomic import write_json
+    from tunestudy.records.fetched import FetchDir
+    from tunestudy.study.identity import Identities
+
+    text = STUDY.replace("near: {type: digits}", "near: {path: near.jsonl, fetch: {}}")
+    (folder.root / "near.jsonl").write_text('{"image": "http://example.com/a.jpg"}\n')
+    loaded = folder.load(text)
+    study = StudyDir(folder.results / "hub")
+    key = Identities(loaded.study, folder.root, study).datasets["near"]["images"][0]
+    for shard, digest in enumerate(("aa", "bb")):
+        write_json(FetchDir(study.fetch / key).summary(shard), {"images_sha256": digest})
+    for theirs, differ in ((["aa", "bb"], 0), (["aa", "b0", "cc"], 1)):
+        write_lock(folder.root / "hub.lock", Lock("hub", images={"near": {"key": key, "shards": theirs}}))
+        told = [line for line in folder.plan(text).warnings if "shards of its images" in line]
+        assert len(told) == differ
+    assert told[0].startswith("datasets.near: 1 shards of its images (the first is 1) are not those")

@@ -208,15 +208,16 @@ def _pretrained_tokenizer(settings: ModelConfig, base_dir: Path) -> Any:
             folder if folder.is_dir() else name, revision=revision, trust_remote_code=settings.trust_remote_code
         )
     except (OSError, ValueError) as error:
-        raise StudyError(at("model.tokenizer"), _no_tokenizer(name, folder, error)) from error
+        raise _no_tokenizer(name, folder, error) from error
     if not tokenizer.is_fast:
         raise StudyError(at("model.tokenizer"), f"{name} has no fast tokenizer (tokenizer.json), which masks need")
     return tokenizer
 
 
-def _no_tokenizer(name: str, folder: Path, error: Exception) -> str:
-    told = f"{name} holds no tokenizer that can be loaded: {error}"
-    return told if folder.is_dir() else f"{told}; {FETCH_FIRST}"
+def _no_tokenizer(name: str, folder: Path, error: Exception) -> StudyError:
+    if folder.is_dir():
+        return StudyError(at("model.tokenizer"), f"{name} holds no tokenizer that can be loaded: {error}")
+    return StudyError(at("model.tokenizer"), _not_from_hub(name, error), exit_code=Exit.PREFLIGHT_REFUSED)
 
 
 def _model_class(config: Any) -> Any:
@@ -240,8 +241,14 @@ def class_of(config: Any, origin: Origin) -> tuple[Any, dict[str, Any]]:
 
 
 def _unloadable(origin: Origin, error: Exception) -> str:
-    told = f"{origin.name} cannot be loaded: {error}"
-    return told if origin.local else f"{told}; {FETCH_FIRST}"
+    return f"{origin.name} cannot be loaded: {error}" if origin.local else _not_from_hub(origin.name, error)
+
+
+def _not_from_hub(name: str, error: Exception) -> str:
+    """transformers speaks of a missing network in three ways and at length."""
+    unreached = any(words in str(error) for words in ("connect to", "offline mode", "HF_HUB_OFFLINE", "local cache"))
+    told = "is not in the hub's cache, and the hub cannot be reached" if unreached else f"cannot be loaded: {error}"
+    return f"{name} {told}; {FETCH_FIRST}"
 
 
 def _unknown_architecture(name: str, known: Any) -> str:

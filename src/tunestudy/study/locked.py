@@ -16,6 +16,7 @@ from tunestudy.config.order import ScoreOrder
 from tunestudy.config.stage import AnyStage, TrainStage
 from tunestudy.config.study import Study, Variant
 from tunestudy.config.world import WorldEncoderSettings
+from tunestudy.records.fetched import FetchDir
 from tunestudy.records.locked import Lock, Named, lock_beside, read_lock
 
 Settings = TypeVar("Settings", bound=Config)
@@ -83,6 +84,25 @@ def pinned(study: Study, lock: Lock, folder: Path) -> Study:
 
 def _by_harness(benchmark: Any, folder: Path) -> bool:
     return isinstance(benchmark, LmEval) and any(not (folder / name).exists() for name in benchmark.named)
+
+
+def image_warnings(locking: Locking, datasets: Mapping[str, Mapping[str, Any]], fetched: Path) -> Iterator[str]:
+    """Data sets whose images came differently here than where the lock was written: links die.
+
+    `datasets`: their identities; `fetched`: the study's `cache/fetch/`.
+    """
+    for name, told in (locking.lock.images if locking.lock is not None else {}).items():
+        here = datasets.get(name, {}).get("images")
+        if not here or here[0] != told["key"]:
+            continue  # named no more, or other records: then everything is another
+        folder = FetchDir(fetched / here[0])
+        both = zip(folder.images(folder.num_complete()) or (), told["shards"], strict=False)
+        differ = [number for number, (mine, theirs) in enumerate(both) if mine != theirs]
+        if differ:
+            yield (
+                f"datasets.{name}: {len(differ)} shards of its images (the first is {differ[0]}) are not those that "
+                f"{locking.path.name} tells of: some came here or there alone, so results will differ"
+            )
 
 
 def is_hub_id(name: str, folder: Path) -> bool:

@@ -27,6 +27,7 @@ from tunestudy.study.footing import footing_warnings, seen_rows_warnings
 from tunestudy.study.graph import Graph
 from tunestudy.study.identity import Identities
 from tunestudy.study.load import LoadedStudy
+from tunestudy.study.locked import image_warnings
 from tunestudy.study.merges import merge_warnings
 from tunestudy.study.shrink import Forecast, forecast
 from tunestudy.study.shrink import warnings as shrink_warnings
@@ -162,7 +163,7 @@ def make_plan(loaded: LoadedStudy, results: Path) -> Plan:
             *seen_rows_warnings(study),
             *merge_warnings(study),
             *curve_warnings(study),
-            *_unlocked(loaded),
+            *_unlocked(loaded, identities, folder),
             *_unpinned(identities, loaded),
         ],
     )
@@ -231,12 +232,13 @@ def _relative(base: Path, folder: StudyDir) -> str:
     return os.path.relpath(base.resolve(), folder.job("any").root.resolve())
 
 
-def _unlocked(loaded: LoadedStudy) -> list[str]:
+def _unlocked(loaded: LoadedStudy, identities: Identities, folder: StudyDir) -> list[str]:
     locking = loaded.locking
     if locking is None:
         return []
     missing = locking.missing
-    return [f"`{one}` is not in {locking.path.name}: first `tunestudy fetch {loaded.typed}`" for one in missing]
+    first = [f"`{one}` is not in {locking.path.name}: first `tunestudy fetch {loaded.typed}`" for one in missing]
+    return [*first, *image_warnings(locking, identities.datasets, folder.fetch)]
 
 
 def _unpinned(identities: Identities, loaded: LoadedStudy) -> list[str]:
