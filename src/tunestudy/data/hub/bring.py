@@ -54,7 +54,13 @@ def left_to_bring(found: Sequence[Problem], cache: Path) -> int:
 
 
 def _partly(problem: Problem, cache: Path) -> int:
+    """Bytes of a file that are here without being in their place: broken off, or of another commit."""
     file = problem.item.files[problem.file]
+    blobs = _part(problem.item, file, cache).parent
+    blob = blobs / str(file.sha256 or file.git_sha1)
+    place = problem.item.folder(cache) / problem.file
+    if not place.exists() and blob.exists() and blob.stat().st_size == file.size:
+        return file.size
     part = _part(problem.item, file, cache)
     return part.stat().st_size if file.sha256 and part.exists() else 0
 

@@ -138,7 +138,7 @@ class Hub:
         except (OSError, HfHubHTTPError):
             return ""
         near = get_close_matches(named.id, names, 1)
-        return f"; did you mean `{near[0]}`?" if near else ""
+        return f" (the nearest is `{near[0]}`)" if near else ""
 
 
 def may_pass(error: BaseException) -> bool:
