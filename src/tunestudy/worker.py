@@ -4,6 +4,8 @@ Trains the job's stage unless its result is there, runs the benchmarks whose sco
 how it went: progress.json while it lives, result.json and eval/ when it is done, failure.json when it failed.
 """
 
+import errno
+import faulthandler
 import os
 import signal
 import sys
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunestudy.config.errors import Exit, StudyError
+from tunestudy.config.failures import FailureKind, sign_in
 from tunestudy.config.job import Job
 from tunestudy.records.atomic import read_json, sweep, write_json
 from tunestudy.records.host import host_name
@@ -20,6 +23,7 @@ from tunestudy.records.layout import JobDir
 from tunestudy.records.lease import Lease, LeaseHeldError
 from tunestudy.records.locked import stay_offline
 from tunestudy.records.logs import scrub, write_output_to
+from tunestudy.records.progress import known_here, note_here
 from tunestudy.records.redact import redact
 from tunestudy.records.snapshot import snapshot
 from tunestudy.records.stop import StopRequest
@@ -37,6 +41,7 @@ def main(job_dir: str) -> int:
     rank = int(os.environ.get("RANK", "0"))
     log = folder.rank_log(rank)
     write_output_to(log)
+    faulthandler.register(signal.SIGUSR2, file=2)  # a launcher that gives a hanging job up asks for stacks first
     stop = StopRequest.on_signals(signal.SIGTERM, signal.SIGINT)
     try:
         return run_job(folder, stop)
@@ -77,6 +82,8 @@ def train_and_evaluate(job: Job, folder: JobDir, world: "World", stop: StopReque
     if not is_trained(job, folder) and not carry_out_stage(job, folder, world, stop):
         return Exit.INTERRUPTED
     if job.evaluations and not evaluate(job, folder, world, stop):
+        if world.rank == 0:
+            tell_phase(folder, "interrupted")
         return Exit.INTERRUPTED
     if world.rank == 0:
         folder.failure_json.unlink(missing_ok=True)
@@ -97,6 +104,9 @@ def evaluate(job: Job, folder: JobDir, world: "World", stop: StopRequest) -> boo
     from tunestudy.bench.checkpoints import score_checkpoints
     from tunestudy.bench.run import run_benchmarks
 
+    note_here(phase="benchmark")
+    if world.rank == 0:
+        tell_phase(folder, "benchmark")
     return run_benchmarks(job, folder, world, stop) and score_checkpoints(job, folder, world, stop)
 
 
@@ -114,40 +124,49 @@ def carry_out_stage(job: Job, folder: JobDir, world: "World", stop: StopRequest)
 
 
 def report_failure(folder: JobDir, rank: int, error: BaseException) -> int:
-    """Write failure.json, the first rank's to fail, and the traceback to the log unless the mistake is the user's."""
+    """Write failure.json unless another rank has, and the traceback to the log unless the mistake is the user's.
+
+    A rank that only lost others knows no cause: whoever does overwrites what it wrote.
+    """
     kind = kind_of(error)
     if kind != "user":
         traceback.print_exc()
     print(f"rank {rank} failed: {error}", file=sys.stderr, flush=True)
-    progress = read_json(folder.progress_json) or {}
+    progress = {**(read_json(folder.progress_json) or {}), **known_here()}
     attempt = int(os.environ.get("TUNESTUDY_ATTEMPT", "1"))
-    told = read_json(folder.failure_json)
-    if told is None or told["attempt"] != attempt:
-        write_json(
-            folder.failure_json,
-            {
-                "t": time.time(),
-                "attempt": attempt,
-                "kind": kind,
-                "message": redact(message_of(error)),
-                "where": redact(str(error.place)) if isinstance(error, StudyError) else innermost_line(error),
-                "rank": rank,
-                "step": progress.get("step"),
-            },
-        )
+    told = read_json(folder.failure_json) or {}
+    first, lost_others = told.get("attempt") != attempt, type(error).__name__ == "RanksLostError"
+    if first or (told.get("lost_others") and not lost_others):
+        facts = {
+            "t": time.time(),
+            "attempt": attempt,
+            "kind": kind,
+            "message": redact(message_of(error)),
+            "where": redact(str(error.place)) if isinstance(error, StudyError) else innermost_line(error),
+            "rank": rank,
+            "step": progress.get("step"),
+            "phase": progress.get("phase"),
+            "lost_others": lost_others,
+        }
+        write_json(folder.failure_json, facts)
     tell_phase(folder, "failed")
     return error.exit_code if isinstance(error, StudyError) else UNEXPECTED
 
 
-def kind_of(error: BaseException) -> str:
-    """`user`, `oom`, `disk` or `error`: what decides about a retry and about the advice."""
+def kind_of(error: BaseException) -> FailureKind:
+    """What decides about another start and about the advice: by the error's class, its number, its words, its cause."""
     if isinstance(error, StudyError):
         return "user"
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if isinstance(error, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
         return "oom"
-    if isinstance(error, OSError) and error.errno in (28, 122):  # ENOSPC, EDQUOT
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "disk"
-    return "error"
+    if isinstance(error, FloatingPointError):
+        return "nan"
+    sign = sign_in(str(error)) if isinstance(error, RuntimeError | OSError) else None
+    if sign is not None:
+        return sign.kind
+    return "error" if error.__cause__ is None else kind_of(error.__cause__)
 
 
 def message_of(error: BaseException) -> str:

@@ -1,7 +1,8 @@
 """Stands in for `python -m tunestudy.worker JOB_DIR`: the same files and leases, no torch.
 
 `<study>/behaviour.json` maps a job's stage to what it does: {steps, step_s, at, action, times}. From step `at` on and
-for the first `times` starts, `action` is one of raise, user, oom, sigkill, exit, hang, cry (prints and exits).
+for the first `times` starts, `action` is one of raise, user, oom, nan, disk (failures that a worker tells), sigkill,
+hang (deaf to SIGTERM), freeze (suspended), preempt (asked to leave, with the cluster's word), cry (prints and exits).
 """
 
 import hashlib
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 
 from tunestudy.records.atomic import read_json, write_json
+from tunestudy.records.cluster import ClusterWord, tell_cluster_word
 from tunestudy.records.layout import JobDir
 from tunestudy.records.lease import Lease, LeaseHeldError
 from tunestudy.records.logs import write_output_to
@@ -69,12 +71,18 @@ def act(action: str, folder: JobDir, step: int) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         (folder.root / "hangs").touch()
         time.sleep(600)
+    elif action == "freeze":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif action == "preempt":
+        tell_cluster_word(folder, ClusterWord(attempt=ATTEMPT, kind="preempted", message="wanted by others"))
+        tell(folder, "interrupted", step - 1, 0)
+        sys.exit(75)
     elif action == "cry":
         os.write(1, f"ModuleNotFoundError: no module {os.environ.get('SAID')}\n".encode())  # as C libraries do
         sys.exit(3)
     else:
-        kinds = {"raise": "error", "user": "user", "oom": "oom"}
-        told = {"kind": kinds[action], "message": f"{action} at {step}", "where": "", "rank": 0, "step": step}
+        kind = "error" if action == "raise" else action
+        told = {"kind": kind, "phase": "train", "message": f"{action} at {step}", "where": "", "rank": 0, "step": step}
         write_json(folder.failure_json, {"t": time.time(), "attempt": ATTEMPT, **told})
         sys.exit(1)
 

@@ -68,6 +68,41 @@ def test_user_mistake_is_never_retried(study):
     assert code == 2 and study.starts("base") == 1 and "user at 1" in output
 
 
+def test_each_kind_is_tried_again_as_often_as_the_study_says(study):
+    study.behave(
+        base={"action": "disk", "times": 1},
+        other={"action": "preempt", "times": 3},
+        adapt={"action": "nan", "at": 2, "times": 1},
+    )
+    code, output = study.run(retries={"wait_s": 0.3})
+    assert code == 4 and [study.starts(stage) for stage in ALL] == [2, 4, 1, 0], output
+    retried = study.events("job_retried")
+    assert sorted((event["kind"], event["wait_s"]) for event in retried) == [("disk", 0.3), *[("preempted", 0.0)] * 3]
+    assert "starts again in 0 s, as the last one failed (disk): disk at 1" in output
+    assert "resources.retries.nan is 0" in output and "next: lower learning_rate" in output
+    assert {event["kind"] for event in study.events("job_failed")} == {"disk", "preempted", "nan"}
+
+
+def test_a_pause_leaves_the_slot_to_others_and_ends_with_a_stop(study, until):
+    study.behave(base={"action": "disk"})
+    process = study.launch(slots=1, retries={"wait_s": 600})
+    until(lambda: study.folder("other").result_json.exists(), "the other job")
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 75 and "1 paused" in output and "starts again in 600 s" in output
+
+
+@pytest.mark.slow
+def test_a_job_that_stands_still_is_ended_and_started_again(study):
+    study.keep("base")
+    study.behave(base={"action": "freeze", "at": 2, "times": 1})
+    code, output = study.run(timeout_s=1.0)
+    assert code == 0 and study.steps("base") == [1, 2, 3], output
+    failed = study.events("job_failed")[0]
+    assert failed["kind"] == "hang" and "rank 0 gave no sign of life for" in failed["message"]
+    assert "in phase train after step 1" in failed["message"]
+
+
 def test_killed_job_names_the_signal_and_leaves_a_failure(study):
     study.keep("base")
     study.behave(base={"action": "sigkill", "at": 2})

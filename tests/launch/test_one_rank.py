@@ -115,7 +115,7 @@ def test_kill_leaves_nothing_behind(study: Any, one_rank: Any, until: Until) -> 
 def test_the_signal_that_ended_it_is_told(study: Any, one_rank: Any) -> None:
     folder = study.folder("base")
     exit_code = one_rank(folder, "crash").wait(60)
-    end = read_outcome(study.jobs[0], folder, attempt=4, exit_code=exit_code, log_start=(0, 0), out_of_memory=False)
+    end = read_outcome(study.jobs[0], folder, attempt=4, exit_code=exit_code, log_start={}, out_of_memory=False)
     assert (end.kind, end.signal) == ("killed", signal.SIGSEGV)
 
 

@@ -1,10 +1,13 @@
 """Reading the end of an attempt from what it left."""
 
+from dataclasses import replace
+
 import pytest
 
 from tunestudy.launch import outcome as outcomes
 from tunestudy.launch.outcome import memory_kills, read_outcome
 from tunestudy.records.atomic import write_json
+from tunestudy.records.cluster import ClusterWord, tell_cluster_word
 
 TORCHRUN_SUMMARY = """\
 Root Cause (first observed failure):
@@ -26,7 +29,7 @@ def ended(study):
         for path, facts in ((folder.failure_json, failure), (folder.progress_json, progress)):
             if facts:
                 write_json(path, facts)
-        start = len("  exitcode  : -11 (pid: 1)\n"), 0
+        start = {"launch.log": len("  exitcode  : -11 (pid: 1)\n")}
         return read_outcome(job, folder, attempt=2, exit_code=exit_code, log_start=start, out_of_memory=oom)
 
     return read
@@ -61,6 +64,43 @@ def test_told_failures_and_interruptions_of_other_attempts_do_not_count(ended):
         failure=failure("user", attempt=1), progress={"phase": "interrupted", "attempt": 1, "step": 3}, exit_code=9
     )
     assert end.kind == "error" and "exit code 9" in end.message
+
+
+def test_what_a_rank_knows_of_itself_counts_more_than_how_the_others_ended(ended):
+    end = ended(log=TORCHRUN_SUMMARY.format(-6), failure={**failure("oom"), "phase": "evaluate"})
+    assert (end.kind, end.phase, end.attempt) == ("oom", "evaluate", 2)
+
+
+LOST_HOST = "host h2 failed: the connection ended or never began\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "left"),
+    [
+        ("node_lost", {"log": LOST_HOST, "failure": failure("error")}),
+        ("node_lost", {"log": LOST_HOST + TORCHRUN_SUMMARY.format(-9)}),
+        ("disk", {"log": LOST_HOST, "failure": failure("disk")}),
+        ("hang", {"log": "[rank1] Watchdog caught collective operation timeout: x\n" + TORCHRUN_SUMMARY.format(-6)}),
+        ("preempted", {"log": "slurmstepd: error: *** STEP 3.0 ON n1 CANCELLED AT 2026 DUE TO PREEMPTION ***\n"}),
+        ("oom", {"log": "slurmstepd: error: Detected 1 oom_kill event in StepId=3.0.\n", "exit_code": -9}),
+        ("oom", {"log": "RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes\n"}),
+        ("disk", {"log": "OSError: [Errno 28] No space left on device\n"}),
+        ("error", {"log": "Segmentation is fun\n"}),
+    ],
+)
+def test_words_of_clusters_launchers_and_libraries(ended, kind, left):
+    end = ended(**left)
+    assert end.kind == kind
+    assert end.message.startswith(LOST_HOST.strip()) is (LOST_HOST in left["log"] and kind == "node_lost")
+
+
+def test_the_clusters_word_explains_a_sigterm_from_outside(ended, study):
+    word = ClusterWord(attempt=2, kind="preempted", message="job 7 was preempted")
+    tell_cluster_word(study.folder("base"), word)
+    end = ended(progress={"phase": "interrupted", "attempt": 2, "step": 3})
+    assert (end.kind, end.message, end.step) == ("preempted", "job 7 was preempted", 3)
+    tell_cluster_word(study.folder("base"), replace(word, attempt=1))
+    assert ended(progress={"phase": "interrupted", "attempt": 2, "step": 3}).kind == "interrupted"
 
 
 def test_interrupted(ended):

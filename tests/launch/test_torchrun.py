@@ -89,7 +89,7 @@ def test_kill_leaves_no_rank_behind(study, torchrun, until):
 def test_signal_of_a_killed_rank_is_found_in_torchruns_summary(study, torchrun):
     folder = study.folder("base")
     exit_code = torchrun("sigkill", folder).wait(120)
-    end = read_outcome(study.jobs[0], folder, attempt=1, exit_code=exit_code, log_start=(0, 0), out_of_memory=False)
+    end = read_outcome(study.jobs[0], folder, attempt=1, exit_code=exit_code, log_start={}, out_of_memory=False)
     assert (end.kind, end.signal) == ("killed", signal.SIGKILL), folder.launch_log.read_text()
 
 

@@ -395,7 +395,17 @@ def _write_events(study_dir: StudyDir, jobs: list[dict[str, Any]], recipe: Recip
                        "log": f"jobs/{job['id']}/logs/rank-0.log"}  # fmt: skip
             lines.append({"t": start + 4, "event": "job_failed", **facts, **failure})
             lines.append(
-                {"t": start + 5, "event": "job_retried", "job": job["id"], "attempt": 2, "reason": "out of memory"}
+                {
+                    "t": start + 5,
+                    "event": "job_retried",
+                    "job": job["id"],
+                    "attempt": 1,
+                    "kind": "oom",
+                    "step": 90,
+                    "reason": "out of memory",
+                    "change": "per_device_train_batch_size is 4 in place of 8",
+                    "wait_s": 0.0,
+                }
             )
             facts = {"job": job["id"], "attempt": 2}
             lines.append(

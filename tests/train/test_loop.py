@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,12 @@ from tinyjob import ADAPTER, facts_of, make_job, rows_of, run
 from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP
 
 from tunestudy.config.errors import StudyError
+from tunestudy.data.batch import Batch
+from tunestudy.records.adjusted import Adjusted, write_adjusted
 from tunestudy.records.manifest import problems, read_manifest
 from tunestudy.records.stop import StopRequest
 from tunestudy.train import loop, publish, stage
-from tunestudy.train.loop import LossNotFiniteError
+from tunestudy.train.finite import LossNotFiniteError
 from tunestudy.train.loss import LossModel, LossSums
 from tunestudy.train.trainable import UntrainedError
 
@@ -176,8 +179,23 @@ class Poisoned(LossModel):
 def test_a_loss_that_is_not_finite_names_step_and_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "LossModel", Poisoned)
     folder = make_job(tmp_path, two_sources=True)
-    with pytest.raises(LossNotFiniteError, match="the loss of step 3 is not finite, in data of second; a lower"):
+    said = "the loss of step 3 is not finite, in data of second: micro-batch 1 of rank 0, samples [01]-[0-9]+, .*; the "
+    with pytest.raises(LossNotFiniteError, match=said + r"loss before it was [0-9.]+; a lower learning_rate"):
         run(folder)
+
+
+class Steep(LossModel):
+    """Its loss is finite, and its gradient is not."""
+
+    def forward(self, batch: Batch, **options: object) -> LossSums:
+        sums = super().forward(batch, **options)
+        return replace(sums, nll_sum=sums.nll_sum + (sums.nll_sum * 0).sqrt())
+
+
+def test_gradients_that_are_not_finite_move_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "LossModel", Steep)
+    with pytest.raises(LossNotFiniteError, match=r"the gradients of step 1 are not finite \(norm nan\)"):
+        run(make_job(tmp_path))
 
 
 def test_a_trainable_tensor_that_nothing_uses_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,13 +216,32 @@ def test_settings_that_cannot_work_are_the_users_mistake(tmp_path: Path) -> None
         run(make_job(tmp_path, "c", effective_batch_size=9, per_device_train_batch_size=2))
 
 
-def test_out_of_memory_comes_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def too_much(*_: object, **__: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nmore")
+@pytest.mark.parametrize(("asked", "rows"), [(None, 4), (3, 3)])
+def test_smaller_batches_for_a_job_that_ran_out_of_memory(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    asked: int | None,
+    rows: int,
+) -> None:
+    """What the launcher leaves in adjusted.json, the stage goes by; the effective batch stays."""
+    widest = {True: 0, False: 0}
 
-    monkeypatch.setattr(stage, "train", too_much)
-    with pytest.raises(torch.OutOfMemoryError, match=r"Tried to allocate 20 GiB\.; lower per_device_train_batch_size"):
-        run(make_job(tmp_path))
+    class Counting(LossModel):
+        def forward(self, batch: Batch, **options: object) -> LossSums:
+            widest[self.training] = max(widest[self.training], len(batch.input_ids))
+            return super().forward(batch, **options)
+
+    monkeypatch.setattr(stage, "LossModel", Counting)
+    settings = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1, "max_steps": 2, "padding": "right"}
+    folder = make_job(tmp_path, **settings, eval_steps=1)
+    smaller = Adjusted(per_device_train_batch_size=4, per_device_eval_batch_size=asked, why="out of memory")
+    write_adjusted(folder, smaller)
+    run(folder)
+    assert widest == {True: 4, False: rows}
+    result = json.loads(folder.result_json.read_text())
+    assert (result["micro_batch"], result["accumulation"], result["effective_batch_size"]) == (4, 2, 8)
+    assert "is 4 in place of 8, with 2 accumulation steps in place of 1: out of memory" in capsys.readouterr().err
 
 
 def test_a_disk_that_is_full_at_the_end_is_an_error_and_the_next_run_only_publishes(

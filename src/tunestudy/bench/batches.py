@@ -8,6 +8,15 @@ from tunestudy.config.benchmark import Benchmark
 BATCH_TOKENS = 16_384
 
 
+def cut_by(benchmark: Benchmark, divisor: int) -> Benchmark:
+    """The benchmark with batches so many times smaller; scores do not change."""
+    if divisor == 1:
+        return benchmark
+    tokens, most = benchmark.batch_tokens or BATCH_TOKENS, benchmark.batch_size
+    smaller = {"batch_tokens": max(1, tokens // divisor), "batch_size": most and max(1, most // divisor)}
+    return benchmark.model_copy(update=smaller)
+
+
 def cut(
     lengths: Sequence[int], *, max_tokens: int, max_size: int | None, max_rows: int | None = None
 ) -> Iterator[list[int]]:

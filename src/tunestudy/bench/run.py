@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from tunestudy.adapters.attach import go_on
-from tunestudy.bench.batches import chunks
+from tunestudy.bench.batches import chunks, cut_by
 from tunestudy.bench.gallery import write_thumbnails
 from tunestudy.bench.overlap import check_overlap
 from tunestudy.bench.parts import Parts
@@ -28,6 +28,7 @@ from tunestudy.models.decoder import base_model_of
 from tunestudy.models.load import LoadedModel, load_result
 from tunestudy.models.placement import place
 from tunestudy.models.slicing import slice_blocks
+from tunestudy.records.adjusted import read_adjusted
 from tunestudy.records.atomic import read_json, write_json, write_text
 from tunestudy.records.layout import CheckpointScores, JobDir
 from tunestudy.records.stop import StopRequest
@@ -84,10 +85,10 @@ def score(
     False when a stop was asked for before all was answered: what is answered is kept, and the next call goes on.
     """
     started = time.time()
-    wanted = job.evaluations[name]
+    wanted = as_it_fits(job.evaluations[name], folder)
     kind = task(wanted.benchmark.task)
     if hasattr(kind, "evaluate"):
-        evaluate_by_itself(name, job, folder, world, loaded, sliced=sliced)
+        evaluate_by_itself(name, wanted, job, folder, world, loaded, sliced=sliced)
         return True
     eyes = eyes_of(loaded.vision, job, folder)
     rows = read_rows(name, wanted.benchmark, job, folder, loaded.tokenizer, eyes)
@@ -108,6 +109,12 @@ def score(
         write_json(folder.eval_json(name), summary(name, wanted, kind.VERSION, scored, time.time() - started))
         parts.remove()
     return True
+
+
+def as_it_fits(wanted: Evaluation, folder: JobDir) -> Evaluation:
+    """With smaller batches after the job has run out of memory in a benchmark."""
+    divisor = read_adjusted(folder).benchmark_divisor
+    return wanted.model_copy(update={"benchmark": cut_by(wanted.benchmark, divisor)})
 
 
 def scorer_of(loaded: LoadedModel, benchmark: Benchmark, world: "World", *, sliced: bool, eyes: Eyes | None) -> Scorer:
@@ -189,11 +196,10 @@ def backend(
 
 
 def evaluate_by_itself(
-    name: str, job: Job, folder: JobDir, world: "World", loaded: LoadedModel, *, sliced: bool
+    name: str, wanted: Evaluation, job: Job, folder: JobDir, world: "World", loaded: LoadedModel, *, sliced: bool
 ) -> None:
     """A benchmark whose task reads, asks and counts by itself."""
     started = time.time()
-    wanted = job.evaluations[name]
     kind = task(wanted.benchmark.task)
     scorer = scorer_of(loaded, wanted.benchmark, world, sliced=sliced, eyes=None)
 

@@ -34,9 +34,11 @@ Duration = Annotated[float, BeforeValidator(seconds_of), Field(gt=0)]
 
 
 class Retries(Config):
-    """How often a job is started again after a failure of each kind; it goes on from its last full checkpoint.
+    """How often a run starts a job again after a failure of each kind; it goes on from its last full checkpoint.
 
-    Whatever is said here, a job that fails twice at the same step for the same cause is given up.
+    Whatever is said here, a job that fails twice at the same step for the same cause is given up, unless that cause
+    was the cluster (`preempted`, `node_lost`) or its micro-batch has become smaller meanwhile. docs/failures.md tells
+    how each kind is recognised.
     """
 
     oom: int = neutral(3, ge=0)
@@ -48,13 +50,16 @@ class Retries(Config):
     nan: int = neutral(0, ge=0)
     """The loss is not a number any more."""
     hang: int = neutral(1, ge=0)
-    """A rank has shown no progress for `timeout_s`."""
+    """Ranks waited for another for `timeout_s`, or the job showed no progress for one and a half times as long."""
     preempted: int = neutral(100, ge=0)
     """The cluster wanted the machine for someone else, or a time limit came."""
     disk: int = neutral(1, ge=0)
     """No space was left."""
     error: int = neutral(1, ge=0)
     """Anything else that is not the user's mistake."""
+    wait_s: float = neutral(30.0, ge=0)
+    """Pause before the first start after `node_lost` and `disk`, twice as long before each further one, up to ten
+    minutes. Other jobs use the slot meanwhile."""
 
 
 class SlurmSettings(Config):
@@ -148,9 +153,9 @@ class Resources(Config):
     retries: Retries = neutral(Retries())
     """Starts again, by kind of failure."""
     max_retries: int | None = neutral(None, ge=0)
-    """Starts again at most, whatever the kinds of failure; default: as `retries` says."""
+    """Starts again at most, all kinds of failure together; default: as `retries` says."""
     timeout_s: float = neutral(300.0, gt=0)
-    """A rank that others have waited for this long counts as lost, and the job as failed."""
+    """A rank that others have waited for this long counts as lost, and the job as failed: it hangs."""
     stop_grace_s: float = neutral(120.0, gt=0)
     """Time a job has to save and leave after SIGTERM."""
     slurm: SlurmSettings = neutral(SlurmSettings())

@@ -51,6 +51,8 @@ class Share:
 
     num_targets: int
     batch: Maker
+    samples: tuple[int, ...] = ()
+    """Places in the corpus."""
 
 
 class Loader:
@@ -68,8 +70,12 @@ class Loader:
     def of_step(self, step: int) -> list[Share]:
         """Of 0-based `step`, to be made in their order; some or all of them may be left out."""
         shares = self._shares(step)
-        counts = [int(sum(self._corpus.num_targets_of(sample) for row in share for sample in row)) for share in shares]
-        return [Share(count, partial(self._take, step, i)) for i, count in enumerate(counts)]
+        samples = [tuple(sample for row in share for sample in row) for share in shares]
+        counts = [int(sum(self._corpus.num_targets_of(sample) for sample in mine)) for mine in samples]
+        return [
+            Share(targets, partial(self._take, step, i), mine)
+            for i, (targets, mine) in enumerate(zip(counts, samples, strict=True))
+        ]
 
     def close(self) -> None:
         """Let threads go, and what they have made ahead."""

@@ -13,8 +13,9 @@ from rich.table import Table
 from tunestudy.config.errors import Exit
 from tunestudy.launch.durations import attempts_of, busy_seconds
 from tunestudy.launch.orphans import orphan_of, stop_orphan
-from tunestudy.launch.outcome import read_object
+from tunestudy.launch.outcome import failed_words, read_object
 from tunestudy.launch.presence import launchers
+from tunestudy.launch.retry import CURES
 from tunestudy.launch.show import duration_text
 from tunestudy.records.events import read_events
 from tunestudy.records.layout import JobDir, StudyDir
@@ -91,7 +92,10 @@ def print_status(told: dict[str, Any]) -> None:
     console.print(table)
     for job in told["jobs"]:
         if job["failure"]:
-            console.print(f"{job['id']} failed: {job['failure']['message']}", style="red", markup=False)
+            kind = str(job["failure"].get("kind") or "error")
+            words = failed_words(kind, str(job["failure"].get("message")))
+            console.print(f"{job['id']} {words}", style="red", markup=False)
+            console.print(f"  next: {CURES[kind]}", markup=False)
     totals = told["totals"]
     console.print(
         f"took {duration_text(totals['duration_s'])}, jobs together {duration_text(totals['job_duration_s'])}"

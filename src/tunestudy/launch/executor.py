@@ -9,32 +9,25 @@ Rank 0 takes the job's `lease` itself.
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 from tunestudy.config.errors import Exit
 from tunestudy.config.resources import Resources
+from tunestudy.launch.ending import clean_logs, outcome_of, write_down
+from tunestudy.launch.hang import PATIENCE, end_if_it_hangs
 from tunestudy.launch.local import Slot
 from tunestudy.launch.orphans import kill_orphan, orphan_of, stop_orphan
-from tunestudy.launch.outcome import (
-    Outcome,
-    is_complete,
-    is_trained,
-    log_sizes,
-    memory_kills,
-    read_object,
-    read_outcome,
-    record_failure,
-)
+from tunestudy.launch.outcome import Outcome, is_complete, is_trained, log_sizes, memory_kills, read_object
 from tunestudy.launch.place import Place
 from tunestudy.launch.queue import Queue
+from tunestudy.launch.retry import verdict_on
 from tunestudy.launch.task import Attempt, Task
 from tunestudy.launch.torchrun import job_environment
+from tunestudy.records.adjusted import read_adjusted, write_adjusted
 from tunestudy.records.events import Journal, read_events
 from tunestudy.records.host import machine
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.lease import Lease, LeaseHeldError
-from tunestudy.records.logs import scrub
 from tunestudy.records.stop import StopRequest
 
 POLL_S = 0.1
@@ -65,11 +58,12 @@ def execute(tasks: Sequence[Task], launch: Launch, stop: StopRequest) -> Exit:
         collect_ended(tasks, launch, stopping=bool(stop))
         look_elsewhere(tasks, launch)
         block_children_of_failed(tasks, by_id)
+        end_pauses(tasks)
         if stop:
             break
         start_ready(tasks, by_id, launch)
         launch.show(tasks)
-        if not any(task.state in ("waiting", "running", "elsewhere") for task in tasks):
+        if not any(task.state in ("waiting", "paused", "running", "elsewhere") for task in tasks):
             break
         time.sleep(POLL_S)
     if stop:
@@ -169,6 +163,8 @@ def start_attempt(task: Task, launch: Launch, slot: Slot, slot_lease: Lease, cla
     slot_lease.note(keeper=running.pid, job=task.job.id)
     task.attempt = Attempt(running, claim, slot, slot_lease, time.monotonic(), log_start, killed)
     task.state, task.note = "running", f"started on {slot.name}" + f", attempt {claim.attempt}" * (claim.attempt > 1)
+    if why := read_adjusted(task.folder).why:
+        task.note += f"; {why}"
     facts = {"slot": slot.name, "world_size": slot.ranks, "pid": running.pid}
     launch.journal.write("job_started", job=task.job.id, attempt=claim.attempt, **facts)
 
@@ -177,7 +173,12 @@ def collect_ended(tasks: Sequence[Task], launch: Launch, *, stopping: bool) -> N
     """Take in what became of every attempt whose processes have ended, and start again what deserves it."""
     for task in tasks:
         attempt = task.attempt
-        if attempt is None or attempt.running.poll() is None:
+        if attempt is None:
+            continue
+        if attempt.running.poll() is None:
+            if not stopping:
+                patience_s = PATIENCE * launch.resources.timeout_s
+                end_if_it_hangs(attempt.signs, attempt.running, task.folder, attempt.number, patience_s)
             continue
         worker = Lease.holder(task.folder.lease)
         if worker is not None and not is_complete(task.job, task.folder):
@@ -185,67 +186,43 @@ def collect_ended(tasks: Sequence[Task], launch: Launch, *, stopping: bool) -> N
             task.state, task.note, task.seen_claim = "elsewhere", f"still running as {worker}", None
             leave(task)
             continue
-        outcome = outcome_of(task, attempt, stopping)
-        write_down(task, attempt, outcome, launch)
-        if outcome.failed and not stopping and may_try_again(task, launch.resources):
-            launch.journal.write("job_retried", job=task.job.id, attempt=attempt.number, reason=outcome.message)
-            start_attempt(task, launch, attempt.slot, attempt.slot_lease, attempt.claim.renew())
-            task.note = f"{task.note}, as the last one failed: {outcome.message}"
+        outcome = outcome_of(task, attempt, stopping=stopping)
+        write_down(task, attempt, outcome, launch.study, launch.journal)
+        if outcome.failed and not stopping:
+            try_again_or_leave(task, launch)
         else:
             leave(task)
 
 
-def outcome_of(task: Task, attempt: Attempt, stopping: bool) -> Outcome:
-    """The end of an attempt, read from files and its exit code; its logs are cleaned of tokens first."""
-    clean_logs(task)
-    outcome = read_outcome(
-        task.job,
-        task.folder,
-        attempt=attempt.number,
-        exit_code=attempt.running.poll() or 0,
-        log_start=attempt.log_start,
-        out_of_memory=memory_kills() > attempt.memory_kills,
-    )
-    if stopping and outcome.kind == "killed":
-        return replace(outcome, kind="interrupted", message="ended by the signal of this run")
-    if not stopping and outcome.kind == "interrupted":
-        return replace(
-            outcome, kind="killed", signal=signal.SIGTERM, message="asked to stop by someone outside this run"
-        )
-    return outcome
+def try_again_or_leave(task: Task, launch: Launch) -> None:
+    """Start a failed job again at once, or after a pause in which others use its slot, or give it up."""
+    attempt, last = task.attempt, task.failures[-1]
+    assert attempt is not None
+    verdict = verdict_on(task.failures, task.job, task.folder, launch.resources, ranks=attempt.slot.ranks)
+    task.given_up = "" if verdict.again else verdict.words
+    if not verdict.again:
+        leave(task)
+        return
+    if verdict.adjusted is not None:
+        write_adjusted(task.folder, verdict.adjusted)
+    about = {"job": task.job.id, "attempt": attempt.number, "kind": last.kind, "step": last.step}
+    told = {"reason": last.message, "change": verdict.words, "wait_s": verdict.wait_s}
+    launch.journal.write("job_retried", **about, **told)
+    because = verdict.words or f"the last one failed ({last.kind}): {last.message}"
+    if verdict.wait_s:
+        leave(task)
+        task.state, task.pause_ends = "paused", time.monotonic() + verdict.wait_s
+        task.note = f"starts again in {verdict.wait_s:.0f} s, as {because}"
+        return
+    start_attempt(task, launch, attempt.slot, attempt.slot_lease, attempt.claim.renew())
+    task.note = f"{task.note}, as {because}" if verdict.adjusted is None else task.note
 
 
-def clean_logs(task: Task) -> None:
-    """Redact what torchrun and native libraries printed, and what a killed rank could not clean itself."""
-    for log in task.folder.logs.glob("*.log"):
-        scrub(log)
-
-
-def write_down(task: Task, attempt: Attempt, outcome: Outcome, launch: Launch) -> None:
-    """Journal the end of an attempt and set the task's state."""
-    about = {"job": task.job.id, "attempt": attempt.number}
-    duration_s = round(time.monotonic() - attempt.started, 3)
-    if outcome.kind == "done":
-        launch.journal.write("job_finished", **about, duration_s=duration_s)
-        task.state, task.note = "done", f"done in {duration_s:.0f} s"
-    elif outcome.kind == "interrupted":
-        launch.journal.write("job_interrupted", **about, step=outcome.step)
-        task.state, task.note = "interrupted", f"interrupted at step {outcome.step or 0}"
-    else:
-        record_failure(task.folder, outcome, attempt.number)
-        told = {"kind": outcome.kind, "message": outcome.message, "signal": outcome.signal, "step": outcome.step}
-        log = log_of(task, outcome).relative_to(launch.study.root).as_posix()
-        launch.journal.write("job_failed", **about, **told, exit_code=outcome.exit_code, log=log)
-        task.failures.append(outcome)
-        task.state, task.note = "failed", f"failed: {outcome.message}"
-
-
-def may_try_again(task: Task, resources: Resources) -> bool:
-    """Whether another attempt makes sense: not for a user's mistake, nor for one that fails at the same step again."""
-    last, *before = reversed(task.failures)
-    crash_loop = bool(before) and before[0].step == last.step
-    most = 1 if resources.max_retries is None else resources.max_retries
-    return last.kind != "user" and not crash_loop and len(task.failures) <= most
+def end_pauses(tasks: Sequence[Task]) -> None:
+    """Jobs whose pause is over wait for a slot again."""
+    for task in tasks:
+        if task.state == "paused" and time.monotonic() >= task.pause_ends:
+            task.state, task.note = "waiting", "its pause is over"
 
 
 def leave(task: Task) -> None:
@@ -326,9 +303,3 @@ def stop_running(tasks: Sequence[Task], launch: Launch) -> None:
                 kill_orphan(orphan)
         time.sleep(POLL_S)
         collect_ended(tasks, launch, stopping=True)
-
-
-def log_of(task: Task, outcome: Outcome) -> Path:
-    """The log to read first: the failing rank's, or torchrun's when the ranks never wrote one."""
-    rank_log = task.folder.rank_log(outcome.rank or 0)
-    return rank_log if rank_log.exists() else task.folder.launch_log

@@ -4,7 +4,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from tunestudy.launch.executor import log_of
+from tunestudy.launch.ending import log_of
+from tunestudy.launch.outcome import failed_words
+from tunestudy.launch.retry import CURES
 from tunestudy.launch.task import Task
 from tunestudy.records.redact import redact
 
@@ -21,16 +23,17 @@ def print_failures(tasks: Sequence[Task]) -> None:
 
 
 def failure_text(task: Task) -> str:
-    """Several lines: what failed, why, when, where to read on."""
+    """Several lines: what failed, why, when, where to read on, and what to do next."""
     last = task.failures[-1]
     times = len(task.failures)
-    lines = [f"{task.name} failed" + (f" {times} times" if times > 1 else "") + f": {last.message}"]
+    lines = [f"{task.name} {failed_words(last.kind, last.message)}" + (f" ({times} times)" if times > 1 else "")]
     if last.signal is None and last.exit_code is not None:
         lines.append(f"  exit code {last.exit_code}")
     lines.append(f"  last step {last.step}" if last.step is not None else "  before its first step")
-    if times > 1 and task.failures[-2].step == last.step:
-        lines.append("  it failed at the same step before, so it was not started again")
+    if task.given_up:
+        lines.append(f"  {task.given_up}")
     lines.append(f"  log: {_short(log_of(task, last))}")
+    lines.append(f"  next: {CURES[last.kind]}")
     return "\n".join(lines)
 
 

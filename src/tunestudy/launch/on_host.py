@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from tunestudy.launch.torchrun import ask_to_stop, command_here, torchrun_on
+from tunestudy.launch.torchrun import ask_to_stop, command_here, show_stacks, torchrun_on
 from tunestudy.records.layout import JobDir
 
 POLL_S = 0.2
@@ -80,8 +80,11 @@ class Launcher:
     def _listen(self) -> None:
         for line in sys.stdin:
             self._heard = time.monotonic()
-            if line.strip() and json.loads(line).get("stop"):
+            told = json.loads(line) if line.strip() else {}
+            if told.get("stop"):
                 ask_to_stop(self._torchrun)
+            if told.get("stacks"):
+                show_stacks(self._torchrun)
         self._kept.look()
         self._kept.kill()
 

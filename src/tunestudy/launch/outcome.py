@@ -7,22 +7,25 @@ torchrun's summary names count more than what the surviving ranks complained abo
 import re
 import signal
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from tunestudy.config.failures import FailureKind, Sign, sign_in
 from tunestudy.config.job import Job
 from tunestudy.records.atomic import read_json, write_json
+from tunestudy.records.cluster import cluster_word
 from tunestudy.records.layout import JobDir
 from tunestudy.records.redact import redact
 from tunestudy.study.state import missing_evaluations
 
-Kind = Literal["done", "interrupted", "user", "oom", "killed", "node_lost", "nan", "hang", "preempted", "disk", "error"]
-"""Failures have the names of `config.resources.Retries`, and `user`, which is never tried again."""
+Kind = Literal["done", "interrupted"] | FailureKind
 
 _EXIT_CODE = re.compile(r"exitcode\s*:\s*(-?\d+)")
-_LOST_HOST = re.compile(r"^host \S+ failed: (?:the connection|its torchrun) .*$", re.MULTILINE)
-"""What `launch.spread` says when ranks did not end by themselves."""
+_KNOWN_CAUSES = ("user", "oom", "nan", "disk")
+"""What a rank knows of itself, whatever became of the others because of it."""
+_OF_SIGNALS: tuple[FailureKind, ...] = ("oom", "preempted", "node_lost", "hang")
 _TAIL_BYTES = 64 * 1024
 
 
@@ -37,10 +40,18 @@ class Outcome:
     step: int | None = None
     """The last step that was told, None before the first."""
     rank: int | None = None
+    phase: str = ""
+    """What the job was at, as its last sign of life tells."""
+    attempt: int | None = None
 
     @property
     def failed(self) -> bool:
         return self.kind not in ("done", "interrupted")
+
+
+def failed_words(kind: str, message: str) -> str:
+    """`failed (oom): …`; the kind is left out where it says no more than the message."""
+    return f"failed: {message}" if kind in ("user", "error", "killed") else f"failed ({kind}): {message}"
 
 
 def is_trained(job: Job, folder: JobDir) -> bool:
@@ -55,49 +66,88 @@ def is_complete(job: Job, folder: JobDir) -> bool:
 
 
 def read_outcome(
-    job: Job, folder: JobDir, *, attempt: int, exit_code: int, log_start: tuple[int, int], out_of_memory: bool
+    job: Job, folder: JobDir, *, attempt: int, exit_code: int, log_start: Mapping[str, int], out_of_memory: bool
 ) -> Outcome:
     """What became of `attempt`, whose processes are gone.
 
-    `log_start`: sizes of launch.log and rank-0.log when it began (see `log_sizes`); `out_of_memory`: whether the kernel
-    killed anything since then.
+    `log_start`: sizes of logs when it began (see `log_sizes`); `out_of_memory`: whether the kernel killed anything
+    since then. What a rank knows of itself counts most; then the cluster's word; then signals; then what ranks say of
+    each other.
     """
     if is_complete(job, folder):
         return Outcome(kind="done")
     progress, failure = read_object(folder.progress_json) or {}, read_object(folder.failure_json) or {}
     if failure.get("attempt") != attempt:
         failure = {}
-    tail = _tail(folder.launch_log, log_start[0])
-    killed_by = _fatal_signal(exit_code, tail)
+    logs = Logs(folder, log_start)
+    killed_by = _fatal_signal(exit_code, logs.launch)
     step = failure.get("step") if failure.get("step") is not None else progress.get("step")
-    lost = _LOST_HOST.search(tail)
-    if failure and (failure["kind"] == "user" or killed_by is None):
-        message = f"{lost[0]}; rank {failure['rank']} then said: " if lost else ""
-        if failure["kind"] == "user" and failure.get("where"):
-            message += f"{failure['where']}: "
-        message += failure["message"]
-        return Outcome(kind=failure["kind"], message=message, exit_code=exit_code, step=step, rank=failure["rank"])
+    phase = failure.get("phase") or str(progress.get("phase") or "")
+    ended = Outcome(kind="error", exit_code=exit_code, step=step, phase=phase, attempt=attempt)
+    word = word_of_cluster(folder, attempt, logs)
+    said = f"rank {failure['rank']} then said: {failure['message']}" if failure else ""
+    if failure and failure["kind"] in _KNOWN_CAUSES:
+        place = f"{failure['where']}: " if failure["kind"] == "user" and failure.get("where") else ""
+        return replace(ended, kind=failure["kind"], message=place + failure["message"], rank=failure["rank"])
+    if word is not None and word.kind in _OF_SIGNALS:
+        return replace(ended, kind=word.kind, message="; ".join(filter(None, (word.line, said))), signal=killed_by)
+    if failure and killed_by is None:
+        return replace(ended, kind=failure["kind"], message=failure["message"], rank=failure["rank"])
     if progress.get("phase") == "interrupted" and progress.get("attempt") == attempt:
-        return Outcome(kind="interrupted", exit_code=exit_code, step=step)
+        return replace(ended, kind="interrupted")
     if killed_by is not None:
         kind: Kind = "oom" if killed_by == signal.SIGKILL and out_of_memory else "killed"
-        message = describe_signal(killed_by, out_of_memory)
-        if failure:
-            message += f"; rank {failure['rank']} then said: {failure['message']}"
-        return Outcome(kind=kind, message=message, signal=killed_by, exit_code=exit_code, step=step)
-    if lost:  # the ranks were ended while they waited for it
-        return Outcome(kind="error", message=lost[0], exit_code=exit_code, step=step)
-    words = _tail(folder.rank_log(0), log_start[1]) or tail
+        message = "; ".join(filter(None, (describe_signal(killed_by, out_of_memory), said)))
+        return replace(ended, kind=kind, message=message, signal=killed_by)
+    return unexplained(ended, logs)
+
+
+@dataclass(frozen=True)
+class Logs:
+    """What one attempt wrote to its logs, their ends."""
+
+    folder: JobDir
+    start: Mapping[str, int]
+
+    @property
+    def launch(self) -> str:
+        """torchrun's words, or those of what stands in its place."""
+        return self._tail(self.folder.launch_log)
+
+    @property
+    def rank_0(self) -> str:
+        return self._tail(self.folder.rank_log(0))
+
+    @property
+    def ranks(self) -> str:
+        """Of all ranks."""
+        return "\n".join(self._tail(log) for log in sorted(self.folder.logs.glob("rank-*.log")))
+
+    def _tail(self, log: Path) -> str:
+        return _tail(log, self.start.get(log.name, 0))
+
+
+def word_of_cluster(folder: JobDir, attempt: int, logs: Logs) -> Sign | None:
+    """What a scheduler, the launcher on several hosts or a watchdog says about an attempt."""
+    told = cluster_word(folder, attempt)
+    if told is not None:
+        return Sign(kind=told.kind, line=told.message)
+    sign = sign_in(logs.launch, "cluster") or sign_in(logs.ranks, "cluster")
+    return None if sign is None else Sign(kind=sign.kind, line=redact(sign.line))
+
+
+def unexplained(ended: Outcome, logs: Logs) -> Outcome:
+    """An attempt that left no word of its own: by what libraries printed, or else its last line."""
+    words = logs.rank_0 or logs.launch
+    sign = sign_in(f"{logs.launch}\n{logs.ranks}", "library")
     last = next((line.strip() for line in reversed(words.splitlines()) if line.strip()), "it printed nothing")
-    return Outcome(
-        kind="error", message=redact(f"ended with exit code {exit_code}: {last}"), exit_code=exit_code, step=step
-    )
+    message = redact(f"ended with exit code {ended.exit_code}: {sign.line if sign else last}")
+    return replace(ended, kind=sign.kind if sign else "error", message=message)
 
 
-def log_sizes(folder: JobDir) -> tuple[int, int]:
-    """Sizes of launch.log and rank-0.log now, to tell one attempt's output from that of those before."""
-    launch, rank = (log.stat().st_size if log.exists() else 0 for log in (folder.launch_log, folder.rank_log(0)))
-    return launch, rank
+def log_sizes(folder: JobDir) -> dict[str, int]:
+    """Sizes of the logs now by file name, to tell one attempt's output from that of those before."""
+    return {log.name: log.stat().st_size for log in folder.logs.glob("*.log")}
 
 
 def describe_signal(number: int, out_of_memory: bool) -> str:
@@ -123,6 +173,7 @@ def record_failure(folder: JobDir, outcome: Outcome, attempt: int) -> None:
             "where": "",
             "rank": None,
             "step": outcome.step,
+            "phase": outcome.phase,
         }
         write_json(folder.failure_json, {"t": round(time.time(), 3), "attempt": attempt, **facts})
 

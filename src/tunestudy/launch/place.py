@@ -34,6 +34,9 @@ class Running(Protocol):
     def ask_to_stop(self) -> None:
         """Let the ranks save and leave."""
 
+    def show_stacks(self) -> None:
+        """Have every rank write where it is to its log: SIGUSR2 to the workers, and to nobody else, whom it kills."""
+
     def kill(self) -> None:
         """End all of them at once."""
 
@@ -79,6 +82,9 @@ class LocalProcess:
 
     def ask_to_stop(self) -> None:
         torchrun.ask_to_stop(self.pid)
+
+    def show_stacks(self) -> None:
+        torchrun.show_stacks(self.pid)
 
     def kill(self) -> None:
         torchrun.kill(self.pid)

@@ -25,11 +25,23 @@ _COLOURS = {
     "blocked": "red",
     "running": "cyan",
     "interrupted": "yellow",
+    "paused": "yellow",
 }
 _WIDE = 100
 """Columns of a terminal."""
 _MAX_NOTES = 3
-_ORDER = ("running", "elsewhere", "failed", "blocked", "interrupted", "evaluate", "pending", "waiting", "done")
+_ORDER = (
+    "running",
+    "elsewhere",
+    "paused",
+    "failed",
+    "blocked",
+    "interrupted",
+    "evaluate",
+    "pending",
+    "waiting",
+    "done",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

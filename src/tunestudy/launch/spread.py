@@ -60,11 +60,12 @@ def command_for(resources: Resources, base: Path, module: str = "tunestudy.worke
 def main(folder: str, address: str, port: str, module: str, launcher: str, *named: str) -> int:
     """Start all hosts, pass on what they say, and end all when one fails."""
     stop = StopRequest.on_signals(signal.SIGTERM, signal.SIGINT)
+    stacks = StopRequest.on_signals(signal.SIGUSR2)
     hosts = [Host(name, int(slots)) for name, _, slots in (one.rpartition(":") for one in named)]
     meeting = {"folder": folder, "module": module, "address": address, "port": int(port), "hosts": len(hosts)}
     ends = [HostEnd(host, launcher, {**meeting, "place": place}) for place, host in enumerate(hosts)]
     try:
-        return watch(ends, stop)
+        return watch(ends, stop, stacks)
     finally:
         for end in ends:
             end.close()
@@ -92,6 +93,10 @@ class HostEnd:
     def ask_to_stop(self) -> None:
         """Let the host's ranks save and leave."""
         self._say({"stop": True})
+
+    def show_stacks(self) -> None:
+        """Have the host's ranks write where they are to their logs."""
+        self._say({"stacks": True})
 
     def give_a_sign(self) -> None:
         """Tell the host that its launcher lives."""
@@ -124,7 +129,7 @@ class HostEnd:
             print(f"[{self.host.name}] {line.decode(errors='replace').rstrip()}", flush=True)
 
 
-def watch(ends: Sequence[HostEnd], stop: StopRequest) -> int:
+def watch(ends: Sequence[HostEnd], stop: StopRequest, stacks: StopRequest) -> int:
     """Until all hosts are through; the first failure's exit code, after the others had time to see it, too."""
     told, beat = False, time.monotonic()
     failed: tuple[float, int] | None = None
@@ -133,6 +138,10 @@ def watch(ends: Sequence[HostEnd], stop: StopRequest) -> int:
             told = True
             for end in ends:
                 end.ask_to_stop()
+        if stacks:
+            stacks.wanted = False
+            for end in ends:
+                end.show_stacks()
         if time.monotonic() - beat > BEAT_S:
             beat = time.monotonic()
             for end in ends:

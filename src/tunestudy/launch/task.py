@@ -1,16 +1,18 @@
 """A job as the executor sees it, and the view of it that people see."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from tunestudy.config.job import Job
+from tunestudy.launch.hang import SignsOfLife
 from tunestudy.launch.local import Slot
 from tunestudy.launch.outcome import Outcome
 from tunestudy.launch.place import Running
 from tunestudy.records.layout import JobDir
 from tunestudy.records.lease import Lease
 
-State = Literal["waiting", "running", "elsewhere", "done", "failed", "blocked", "interrupted"]
+State = Literal["waiting", "paused", "running", "elsewhere", "done", "failed", "blocked", "interrupted"]
 
 
 @dataclass
@@ -23,10 +25,11 @@ class Attempt:
     slot_lease: Lease
     started: float
     """`time.monotonic()`."""
-    log_start: tuple[int, int]
-    """Bytes that launch.log and rank-0.log held before."""
+    log_start: Mapping[str, int]
+    """Bytes that the logs held before, by file name."""
     memory_kills: int
     """The kernel's counter before."""
+    signs: SignsOfLife = field(default_factory=SignsOfLife)
 
     @property
     def number(self) -> int:
@@ -35,7 +38,10 @@ class Attempt:
 
 @dataclass
 class Task:
-    """A job of the plan on its way. `elsewhere`: its processes run, but another launcher started them."""
+    """A job of the plan on its way.
+
+    `elsewhere`: its processes run, but another launcher started them. `paused`: it failed and starts again in a while.
+    """
 
     job: Job
     folder: JobDir
@@ -45,6 +51,10 @@ class Task:
     attempt: Attempt | None = None
     failures: list[Outcome] = field(default_factory=list)
     """Of this run."""
+    given_up: str = ""
+    """Why a failed job was not started again, where that needs words."""
+    pause_ends: float = 0.0
+    """While it is `paused`: `time.monotonic()` at which it waits for a slot again."""
     seen_claim: int | None = None
     """While it is `elsewhere`: the attempt of the living launcher that has it."""
     blocked_by: str = ""

@@ -103,6 +103,13 @@ def ask_to_stop(pid: int) -> None:
             process.send_signal(signal.SIGTERM)
 
 
+def show_stacks(pid: int) -> None:
+    """SIGUSR2 to the ranks, which write their stacks to their logs then; what stands for other hosts passes it on."""
+    for process in _children(pid, recursive=False) if _is_torchrun(pid) else _itself(pid):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGUSR2)
+
+
 def kill(pid: int) -> None:
     """SIGKILL to the process and everything below it; torchrun's ranks have sessions of their own, so no group holds
     them all."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tunestudy.config.errors import Exit
-from tunestudy.launch.outcome import read_object
+from tunestudy.launch.outcome import failed_words, read_object
 from tunestudy.launch.presence import launchers
 from tunestudy.launch.show import Display, Row, make_row, open_display, summary
 from tunestudy.launch.task import Task
@@ -50,5 +50,6 @@ def look(task: Task) -> Row:
     if status == "done":
         task.state = "done"
     elif status == "failed":
-        note = f"failed: {(read_object(task.folder.failure_json) or {}).get('message')}"
+        failure = read_object(task.folder.failure_json) or {}
+        note = failed_words(str(failure.get("kind")), str(failure.get("message")))
     return make_row(task.job.id, task.name, status, note, task.folder if status == "running" else None)

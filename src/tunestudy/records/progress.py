@@ -28,6 +28,18 @@ FIELDS = (
 
 T = TypeVar("T")
 
+_HERE: dict[str, Any] = {}
+
+
+def note_here(**facts: Any) -> None:
+    """Remember what this process has come to."""
+    _HERE.update(facts)
+
+
+def known_here() -> dict[str, Any]:
+    """What this process has come to: on every rank, and sooner than it stands in progress.json."""
+    return dict(_HERE)
+
 
 class Progress:
     """What rank 0 tells about itself. The loop only leaves facts here; the thread writes them out."""
@@ -35,7 +47,7 @@ class Progress:
     def __init__(self, folder: JobDir, *, writes: bool) -> None:
         before = read_json(folder.progress_json) or {}
         self._path = folder.progress_json
-        self._began = time.time()
+        self._began = self._moved = time.time()
         self._elapsed_before = float(before.get("elapsed_s") or 0.0)
         self.first_began = float(before.get("started_at") or self._began)
         """When the first attempt started (unix seconds)."""
@@ -47,6 +59,7 @@ class Progress:
             "started_at": self.first_began,
             **dict.fromkeys(FIELDS),
         }
+        note_here(**self._facts)
         self._told: dict[str, Any] = {}
         self._end = threading.Event()
         self._bar = _bar() if writes and sys.stderr.isatty() else None
@@ -62,8 +75,14 @@ class Progress:
     def tell(self, **facts: Any) -> None:
         """Leave facts for the next write."""
         self._facts = {**self._facts, **facts}
+        note_here(**facts)
+        self.move()
         if self._bar is not None:
             self._bar(self._facts)
+
+    def move(self) -> None:
+        """The work itself goes on, and not only the thread that tells of it: after every micro-batch."""
+        self._moved = time.time()
 
     def during(self, phase: str, work: Callable[[], T]) -> T:
         """Do `work` under another phase."""
@@ -88,7 +107,7 @@ class Progress:
 
     def _write(self) -> None:
         try:
-            write_json(self._path, {"t": time.time(), **self._facts, "elapsed_s": self.elapsed_s})
+            write_json(self._path, {"t": time.time(), "moved": self._moved, **self._facts, "elapsed_s": self.elapsed_s})
         except OSError as error:
             print(f"progress.json could not be written: {error}", file=sys.stderr)
 

@@ -136,10 +136,10 @@ def _issues(facts: StudyFacts, headline: Headline) -> str:
     rows = [
         (number, moment(issue.when), code(issue.job), issue.attempt or MISSING,
          escape(f"{issue.kind}: {issue.message}"[:400]), MISSING if issue.step is None else issue.step,
-         escape(issue.outcome))
+         escape(issue.outcome), code(issue.log) if issue.log else MISSING)
         for number, issue in enumerate(problems(facts), 1)
     ]  # fmt: skip
-    heads = ("#", "when", "job", "attempt", "what happened", "step", "resolution")
+    heads = ("#", "when", "job", "attempt", "what happened", "step", "what was done", "log")
     found = warnings_of(facts, headline)
     warned = "\n".join(f"- {escape(warning)}" for warning in found) or "None."
     parts = ["## 5. Issues and resolutions", table(heads, rows, "No attempt failed."), "### Warnings", warned]

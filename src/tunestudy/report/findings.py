@@ -220,14 +220,17 @@ def _problem(told: Settings, outcome: str) -> Problem:
 def _outcome(facts: StudyFacts, job: JobFacts | None, event: Settings) -> str:
     if job is None:
         return "the job is no longer part of the plan"
-    attempts = facts.attempts(job)
+    retry = _retry_after(facts, job, event)
+    change = f" ({retry['change']})" if retry and retry.get("change") else ""
     if job.status == "done":
-        return f"solved: done at attempt {attempts}"
-    retried = any(
-        other.get("event") == "job_retried" and other.get("job") == job.id and other.get("t", 0) >= event.get("t", 0)
-        for other in facts.events
-    )
-    return "tried again" if retried else "open"
+        return f"solved: done at attempt {facts.attempts(job)}{change}"
+    return "open" if retry is None else f"tried again{change}"
+
+
+def _retry_after(facts: StudyFacts, job: JobFacts, event: Settings) -> Settings | None:
+    """What the launcher did about a failed attempt, if it did anything."""
+    mine = [other for other in facts.events if other.get("event") == "job_retried" and other.get("job") == job.id]
+    return next((other for other in mine if other.get("t", 0) >= event.get("t", 0)), None)
 
 
 def broken_requirements(facts: StudyFacts, headline: Headline) -> list[str]:

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 
 from tunestudy.config.errors import StudyError, at
 from tunestudy.config.stage import TrainStage
+from tunestudy.records.adjusted import Adjusted
 
 TOKENS_PER_MICRO_BATCH = 8192
 """What an unset per_device_train_batch_size aims at: rows × max_length."""
@@ -22,8 +23,22 @@ class BatchPlan:
     def effective(self) -> int:
         return self.micro_batch * self.accumulation * self.world_size
 
+    def at_most(self, micro_batch: int | None) -> "BatchPlan":
+        """The same effective batch in micro-batches of so many rows or fewer; None changes nothing."""
+        if micro_batch is None or micro_batch >= self.micro_batch:
+            return self
+        share = self.micro_batch * self.accumulation
+        micro = _fitting_divisor(share, micro_batch)
+        return BatchPlan(micro_batch=micro, accumulation=share // micro, world_size=self.world_size)
+
     def as_json(self) -> dict[str, int]:
         return asdict(self)
+
+
+def eval_rows(settings: TrainStage, batches: BatchPlan, adjusted: Adjusted) -> int:
+    """Rows of one batch of an evaluation on one rank."""
+    wanted = settings.per_device_eval_batch_size or batches.micro_batch
+    return min(wanted, adjusted.per_device_eval_batch_size or wanted)
 
 
 def plan_batches(settings: TrainStage, world_size: int, *, stage: str) -> BatchPlan:

@@ -34,7 +34,7 @@ Kind = Literal["lite", "full"]
 Tensors = dict[str, Tensor]
 
 
-class NotFiniteError(RuntimeError):
+class NotFiniteError(FloatingPointError):
     """Weights hold NaN or infinity, so no checkpoint may hold them."""
 
 

@@ -14,6 +14,7 @@ from tunestudy.config.stage import TrainStage
 from tunestudy.data.batch import Batch
 from tunestudy.data.corpus import Corpus
 from tunestudy.data.loader import Cutter, Maker, made_ahead
+from tunestudy.records.progress import Progress
 from tunestudy.train.engines import Engine
 from tunestudy.train.metrics import Sums
 from tunestudy.train.precision import Precision
@@ -42,11 +43,12 @@ class EvaluationSet:
     """The chosen rows (`data.prepare` picks them by hash of id), cut into this rank's batches."""
 
     def __init__(self, corpus: Corpus, settings: TrainStage, cutter: Cutter, *, micro_batch: int) -> None:
+        """micro_batch: rows of this rank at a time."""
         self.ids_sha256 = hashlib.sha256("\n".join(sorted(corpus.sample_ids)).encode()).hexdigest()
         self.corpus = corpus
         self.sources = corpus.sources
         rows = [(sample,) for sample in range(len(corpus))]
-        shares = cutter.shares(corpus, rows, settings.per_device_eval_batch_size or micro_batch)
+        shares = cutter.shares(corpus, rows, micro_batch)
         marked = settings.eval_sample_losses
         self._threads = cutter.threads(corpus, settings.dataloader_num_workers)
         self._makers: list[Maker] = [partial(cutter.batch, corpus, share, mark_samples=marked) for share in shares]
@@ -57,8 +59,10 @@ class EvaluationSet:
         """Of each batch; empty unless their losses are wanted."""
 
     @torch.no_grad()
-    def evaluate(self, engine: Engine, precision: Precision, world: World) -> Evaluated:
-        """Sums over the whole subset, equal on all ranks. Leaves the model training."""
+    def evaluate(
+        self, engine: Engine, precision: Precision, world: World, progress: Progress | None = None
+    ) -> Evaluated:
+        """Sums over the whole subset, equal on all ranks. Leaves the model training. `progress` hears of each batch."""
         engine.train(False)
         count = len(self.sources)
         sums = torch.zeros(2, count, dtype=torch.float64, device=world.device)
@@ -70,6 +74,8 @@ class EvaluationSet:
             if losses.nll_by_sample is not None and losses.tokens_by_sample is not None:
                 found = torch.stack([losses.nll_by_sample, losses.tokens_by_sample.double()])
                 by_sample[:, self._samples[index]] = found.to(by_sample.device)
+            if progress is not None:
+                progress.move()
         total = world.all_reduce_sum(torch.cat([sums, by_sample], dim=1))
         nll, targets = total[:, :count].tolist()
         engine.train(True)

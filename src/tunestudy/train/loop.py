@@ -12,10 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from tunestudy.data.batch import Row
 from tunestudy.data.loader import Share
 from tunestudy.train.checkpoint import Kind
+from tunestudy.train.finite import require_finite, require_finite_gradients
 from tunestudy.train.gradients import GradientStatistics
 from tunestudy.train.logs import perplexity
 from tunestudy.train.metrics import Best, Sums
@@ -29,10 +31,6 @@ from tunestudy.train.world import World
 MEBIBYTE = 2**20
 BLIND_MARGIN = 2.0
 """Nats above ln V from which a first loss is worth a warning: right tokens get a seventh of chance, or less."""
-
-
-class LossNotFiniteError(RuntimeError):
-    """The loss became NaN or infinite; the weights have not been moved by it."""
 
 
 def train(run: Run) -> bool:
@@ -102,6 +100,7 @@ def accumulate_gradients(run: Run, shares: list[Share], targets: int, tokens: in
     """
     run.learner.optimizer.zero_grad(set_to_none=True)
     num_sources = len(run.material.corpus.sources)
+    mine: list[Tensor] = []
     sums = torch.zeros(2, num_sources, dtype=torch.float64, device=run.world.device)
     for index, share in enumerate(shares if targets else ()):
         torch.manual_seed(seed_of(run.task.job.seed, run.state.step, index, run.world.rank))
@@ -117,22 +116,14 @@ def accumulate_gradients(run: Run, shares: list[Share], targets: int, tokens: in
                 )
             loss = run.learner.mole.with_balance(losses.nll_sum, run.state.mole, targets=targets, tokens=tokens)
             run.learner.engine.backward(loss, denominator=targets, scale=run.learner.precision.loss_scale)
+        mine.append(losses.nll_by_source)
         sums += torch.stack([losses.nll_by_source, losses.tokens_by_source.double()]).to(sums.device)
+        run.task.progress.move()
     nll, counts = run.world.all_reduce_sum(sums).tolist()
-    require_finite(run, nll)
+    require_finite(run, nll, shares, mine)
     if targets:
         run.learner.mole.end_step(run.world, run.state.mole, tokens=tokens)
     return Sums(nll=nll, targets=[int(value) for value in counts])
-
-
-def require_finite(run: Run, nll: list[float]) -> None:
-    """Stop before the weights are moved by a loss that is NaN or infinite."""
-    broken = [name for name, value in zip(run.material.corpus.sources, nll, strict=True) if not math.isfinite(value)]
-    if broken:
-        raise LossNotFiniteError(
-            f"the loss of step {run.state.step + 1} is not finite, in data of {', '.join(broken)}; a lower "
-            "learning_rate, a longer warm-up or bf16 in place of fp16 usually cures it"
-        )
 
 
 def move_weights(run: Run, targets: int) -> float | None:
@@ -145,6 +136,7 @@ def move_weights(run: Run, targets: int) -> float | None:
     run.learner.precision.unscale(run.learner.optimizer)
     run.learner.gates.before_step()
     grad_norm = run.learner.engine.clip(run.learner.trainables, run.settings.max_grad_norm)
+    require_finite_gradients(run, grad_norm)
     statistics = GradientStatistics(run.learner.trainables, run.learner.engine) if has_gradient_rows(run) else None
     if run.learner.precision.step(run.learner.optimizer):
         run.learner.gates.after_step(run.state.step)
@@ -234,7 +226,8 @@ def evaluate(run: Run) -> Sums | None:
     evaluation = run.material.evaluation
     with run.world.at(f"the evaluation after step {run.state.step}"):
         found = run.task.progress.during(
-            "evaluate", lambda: evaluation.evaluate(run.learner.engine, run.learner.precision, run.world)
+            "evaluate",
+            lambda: evaluation.evaluate(run.learner.engine, run.learner.precision, run.world, run.task.progress),
         )
     epoch, step = epoch_of(run), run.state.step
     run.logs.evaluation(epoch=epoch, step=step, sums=found.sums, sources=evaluation.sources)

@@ -23,7 +23,8 @@ from tunestudy.records.locked import stay_offline
 from tunestudy.records.progress import Progress
 from tunestudy.records.stop import StopRequest
 from tunestudy.records.tables import TableLog
-from tunestudy.train.loop import LossNotFiniteError, take_step
+from tunestudy.train.finite import LossNotFiniteError
+from tunestudy.train.loop import take_step
 from tunestudy.train.probe import open_run
 from tunestudy.train.run import Run, Task
 from tunestudy.train.world import open_world

@@ -31,6 +31,11 @@ class Precision:
         return torch.autocast(self._device, dtype=self.dtype)
 
     @property
+    def skips_steps(self) -> bool:
+        """Whether gradients that overflow are expected now and then: their step is left out and the scale falls."""
+        return self._scaler is not None
+
+    @property
     def loss_scale(self) -> Tensor | float:
         """What the loss is multiplied by before its backward pass."""
         return 1.0 if self._scaler is None else self._scaler.scale(torch.ones((), device=self._device))

@@ -1,5 +1,6 @@
 """One stage of training, from the job's settings to its published result. The recipe itself is in `loop.py`."""
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -25,12 +26,13 @@ from tunestudy.models.decoder import base_model_of, blocks_of
 from tunestudy.models.load import LoadedModel, load_start
 from tunestudy.models.placement import place
 from tunestudy.models.roles import Train, set_trainable, trainable_table
+from tunestudy.records.adjusted import Adjusted, read_adjusted
 from tunestudy.records.atomic import write_json
 from tunestudy.records.layout import JobDir
 from tunestudy.records.progress import Progress
 from tunestudy.records.stop import StopRequest
 from tunestudy.train import gpu, network
-from tunestudy.train.batching import plan_batches
+from tunestudy.train.batching import BatchPlan, eval_rows, plan_batches
 from tunestudy.train.curriculum import settle_places, tell_drawn
 from tunestudy.train.engines import open_engine
 from tunestudy.train.evaluate import EvaluationSet
@@ -69,8 +71,6 @@ def run_stage(job: Job, folder: JobDir, world: World, stop: StopRequest) -> bool
             Sampler(folder.network_log(world.rank), network.COLUMNS, of_network, interval_s=every),
         ):
             return train_and_publish(task)
-    except torch.OutOfMemoryError as error:
-        raise torch.OutOfMemoryError(_advice(error)) from error
     finally:
         progress.close()
 
@@ -197,14 +197,15 @@ def lay_out(
     check_best(task, data.eval)
     for corpus in (data.train, data.eval):
         check_world_targets(task, model, corpus)
-    batches = plan_batches(settings, task.world.size, stage=job.stage)
+    adjusted = read_adjusted(task.folder)
+    batches = cut_batches(task, adjusted)
     layout = choose_layout(model, task)
     schedule = Schedule(data.train, settings, job.seed, batches.effective, places)
     eyes = eyes_of(vision, job, task.folder)
     cutter = Cutter(layout=layout, rank=task.world.rank, world_size=task.world.size, eyes=eyes)
     evaluation = None
     if data.eval is not None:
-        evaluation = EvaluationSet(data.eval, settings, cutter, micro_batch=batches.micro_batch)
+        evaluation = EvaluationSet(data.eval, settings, cutter, micro_batch=eval_rows(settings, batches, adjusted))
     return Material(
         corpus=data.train,
         schedule=schedule,
@@ -213,6 +214,21 @@ def lay_out(
         loader=Loader(data.train, schedule, cutter, batches.micro_batch, settings.dataloader_num_workers),
         total_steps=schedule.total_steps(settings.num_train_epochs, settings.max_steps),
     )
+
+
+def cut_batches(task: Task, adjusted: Adjusted) -> BatchPlan:
+    """How steps are cut: as the study says, or smaller after the job has run out of memory, which rank 0 tells."""
+    planned = plan_batches(task.settings, task.world.size, stage=task.job.stage)
+    batches = planned.at_most(adjusted.per_device_train_batch_size)
+    if batches != planned and task.world.rank == 0:
+        print(
+            f"per_device_train_batch_size is {batches.micro_batch} in place of {planned.micro_batch}, with "
+            f"{batches.accumulation} accumulation steps in place of {planned.accumulation}: {adjusted.why} "
+            f"(delete {task.folder.adjusted_json.name} to go back)",
+            file=sys.stderr,
+            flush=True,
+        )
+    return batches
 
 
 def choose_layout(model: Any, task: Task) -> Layout:
@@ -279,8 +295,3 @@ def make_learner(task: Task, model: Any, total_steps: int) -> Learner:
         experts=ExpertLoad(model),
         mole=MoleDrive(model, settings),
     )
-
-
-def _advice(error: BaseException) -> str:
-    cure = "lower per_device_train_batch_size (accumulation makes up for it), or use activation_checkpointing"
-    return f"{str(error).splitlines()[0]}; {cure}"

@@ -1,0 +1,76 @@
+"""Jobs whose processes live while their work stands still.
+
+Rank 0's progress.json tells two things: that the process lives (`t`, once a second, from a thread of its own) and when
+its work last went on (`moved`, after each micro-batch). Ranks that wait for one another end by themselves after
+`timeout_s` and name who is missing, so a job gets half as long again before it is ended from here. Clocks are not
+compared: what counts is for how long this process saw no change.
+"""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from tunestudy.launch.outcome import read_object
+from tunestudy.launch.place import Running
+from tunestudy.records.layout import JobDir
+
+PATIENCE = 1.5
+"""Times `resources.timeout_s`."""
+LOOK_S = 1.0
+LAST_WORDS_S = 3.0
+"""For ranks to write their stacks."""
+TELLING = ("load", "data", "score", "train", "evaluate", "save")
+"""Phases in which a thread tells of life. Merging, benchmarks and judges may take any time over one thing."""
+STEPPING = ("train", "evaluate")
+"""Phases that move with every micro-batch."""
+
+
+@dataclass
+class SignsOfLife:
+    """What was seen of one attempt, and since when nothing new."""
+
+    looked: float = 0.0
+    seen: dict[str, tuple[Any, float]] = field(default_factory=dict)
+    hang: str = ""
+    """What stood still, once that was found."""
+    found: float = 0.0
+
+    def silent_s(self, name: str, value: Any, now: float) -> float:
+        """For how long `value` has been what it is; 0 for a value that is not told."""
+        if value is None:
+            return 0.0
+        if name not in self.seen or self.seen[name][0] != value:
+            self.seen[name] = value, now
+        return now - self.seen[name][1]
+
+
+def end_if_it_hangs(signs: SignsOfLife, running: Running, folder: JobDir, attempt: int, patience_s: float) -> None:
+    """Look at an attempt once a second: one that stands still for `patience_s` is asked for its stacks, then killed."""
+    now = time.monotonic()
+    if now - signs.looked < min(LOOK_S, patience_s / 10):
+        return
+    signs.looked = now
+    if signs.hang:
+        if now - signs.found > LAST_WORDS_S:
+            running.kill()
+        return
+    signs.hang = stands_still(signs, folder, attempt=attempt, patience_s=patience_s, now=now)
+    if signs.hang:
+        signs.found = now
+        running.show_stacks()
+
+
+def stands_still(signs: SignsOfLife, folder: JobDir, *, attempt: int, patience_s: float, now: float) -> str:
+    """What stood still for too long, in words; empty while the attempt is not in a phase that tells."""
+    told = read_object(folder.progress_json) or {}
+    if told.get("attempt") != attempt or told.get("phase") not in TELLING:
+        signs.seen.clear()
+        return ""
+    phase, step = told["phase"], told.get("step")
+    where = f"in phase {phase}" + (f" after step {step}" if step is not None else "")
+    beat_s, move_s = signs.silent_s("t", told.get("t"), now), signs.silent_s("moved", told.get("moved"), now)
+    if beat_s > patience_s:
+        return f"rank 0 gave no sign of life for {beat_s:.0f} s {where}: it was suspended, or its disk does not answer"
+    if phase in STEPPING and move_s > patience_s:
+        return f"no progress for {move_s:.0f} s {where}; stacks of its ranks are in their logs"
+    return ""

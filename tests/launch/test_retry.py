@@ -1,0 +1,124 @@
+"""Whether a failed job is started again, and what is different then."""
+
+from typing import Any
+
+import pytest
+
+from tunestudy.config.resources import Resources
+from tunestudy.launch.outcome import Outcome
+from tunestudy.launch.retry import CURES, Verdict, verdict_on
+from tunestudy.records.adjusted import read_adjusted, write_adjusted
+
+STAGE = {"data": ["d"], "learning_rate": 0.1}
+
+
+def failed(kind: str, step: int | None = 1, phase: str = "train") -> Outcome:
+    return Outcome(kind=kind, step=step, phase=phase, attempt=1)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def tell(study):
+    """The verdict on `failures` of a job with these batch numbers."""
+
+    def verdict(*failures: Outcome, ranks: int = 1, resources: dict[str, Any] | None = None, **stage: Any) -> Verdict:
+        job, folder = study.jobs[1], study.folder("other")
+        folder.root.mkdir(parents=True, exist_ok=True)
+        job = job.model_validate({**job.model_dump(), "settings": {**STAGE, **stage}})
+        return verdict_on(failures, job, folder, Resources(**(resources or {})), ranks=ranks)
+
+    return verdict
+
+
+@pytest.mark.parametrize(
+    ("kind", "retries"),
+    [
+        ("user", 0),
+        ("killed", 1),
+        ("node_lost", 3),
+        ("nan", 0),
+        ("hang", 1),
+        ("preempted", 100),
+        ("disk", 1),
+        ("error", 1),
+    ],
+)
+def test_defaults(tell, kind, retries):
+    steps = [failed(kind, step) for step in range(retries + 1)]
+    assert all(tell(*steps[: n + 1]).again for n in range(retries))
+    assert not tell(*steps).again
+    assert kind in CURES
+
+
+def test_kinds_are_counted_apart_and_capped_together(tell):
+    mixed = [failed("killed", 1), failed("error", 2), failed("hang", 3)]
+    assert tell(*mixed).again
+    assert not tell(*mixed, resources={"max_retries": 2}).again
+    assert "max_retries is 2" in tell(*mixed, resources={"max_retries": 2}).words
+    assert not tell(*mixed, failed("hang", 4)).again
+    assert tell(*mixed, failed("hang", 4), resources={"retries": {"hang": 2}}).again
+
+
+def test_the_same_step_twice_for_the_same_cause_is_a_loop_unless_the_cluster_was_it(tell):
+    many = {"retries": {"error": 9, "killed": 9, "node_lost": 9}}
+    assert "same step before" in tell(failed("error"), failed("error"), resources=many).words
+    assert tell(failed("error"), failed("killed"), resources=many).again
+    assert tell(failed("node_lost", None), failed("node_lost", None), resources=many).again
+
+
+def test_pauses_double_and_have_an_end(tell):
+    lost = [failed("node_lost", step) for step in range(9)]
+    waits = [tell(*lost[: n + 1], resources={"retries": {"node_lost": 9, "wait_s": 100}}).wait_s for n in range(5)]
+    assert waits == [100, 200, 400, 600, 600]
+    assert tell(failed("killed")).wait_s == 0
+
+
+@pytest.mark.parametrize(
+    ("numbers", "ranks", "half"),
+    [
+        ({"per_device_train_batch_size": 8}, 1, 4),
+        ({"per_device_train_batch_size": 6, "gradient_accumulation_steps": 1}, 1, 3),
+        ({"per_device_train_batch_size": 5, "effective_batch_size": 10}, 2, 1),
+        ({"per_device_train_batch_size": 3, "effective_batch_size": 12}, 1, 1),
+        ({"per_device_train_batch_size": 9, "effective_batch_size": 18}, 2, 3),
+    ],
+)
+def test_out_of_memory_halves_the_micro_batch_to_what_divides(tell, numbers, ranks, half):
+    verdict = tell(failed("oom"), ranks=ranks, **numbers)
+    assert verdict.again and verdict.adjusted.per_device_train_batch_size == half
+    before = numbers["per_device_train_batch_size"]
+    assert f"per_device_train_batch_size is {half} in place of {before}" in verdict.words
+
+
+def test_out_of_memory_goes_on_at_the_same_step_down_to_one_and_later_runs_begin_there(tell, study):
+    rows, found = {"per_device_train_batch_size": 8}, []
+    for count in range(1, 4):
+        verdict = tell(*[failed("oom")] * count, **rows)
+        write_adjusted(study.folder("other"), verdict.adjusted)
+        found.append(read_adjusted(study.folder("other")).per_device_train_batch_size)
+    assert found == [4, 2, 1]
+    last = tell(failed("oom"), **rows)
+    assert not last.again and "one sample already" in last.words
+    assert "activation_checkpointing" in CURES["oom"]
+
+
+def test_evaluations_and_benchmarks_have_batches_of_their_own(tell, study):
+    rows = {"per_device_train_batch_size": 8}
+    evaluating = tell(failed("oom", phase="evaluate"), **rows).adjusted
+    assert (evaluating.per_device_train_batch_size, evaluating.per_device_eval_batch_size) == (None, 4)
+    scoring = tell(failed("oom", phase="benchmark"), **rows).adjusted
+    assert (scoring.per_device_train_batch_size, scoring.benchmark_divisor) == (None, 2)
+    write_adjusted(study.folder("other"), scoring)
+    assert tell(failed("oom", phase="benchmark"), **rows).adjusted.benchmark_divisor == 4
+
+
+def test_without_a_batch_to_blame_memory_is_like_any_other_failure(tell):
+    rows = {"per_device_train_batch_size": 8}
+    assert tell(failed("oom", None, phase="load"), **rows) == Verdict(again=True)
+    assert "same step before" in tell(*[failed("oom", None, phase="load")] * 2, **rows).words
+
+
+def test_an_unreadable_adjustment_counts_as_none(study):
+    folder = study.folder("other")
+    folder.root.mkdir(parents=True)
+    folder.adjusted_json.write_text('{"per_device_tr')
+    assert read_adjusted(folder).per_device_train_batch_size is None
