@@ -55,6 +55,12 @@ def test_torchruns_own_sigterm_to_the_remaining_ranks_is_not_the_cause(ended):
     assert ended(log=log).signal == 6
 
 
+def test_a_hanging_rank_that_torchrun_had_to_kill_was_not_killed_by_anyone_else(ended):
+    log = "W1122 api.py:1047] Unable to shutdown process 4242 via 15, forcefully exiting via 9\n"
+    end = ended(log=log + TORCHRUN_SUMMARY.format(-9), failure=failure("hang"))
+    assert (end.kind, end.signal) == ("hang", None)
+
+
 def test_a_users_mistake_stays_one(ended):
     assert ended(failure=failure("user"), log=TORCHRUN_SUMMARY.format(-15)).kind == "user"
 

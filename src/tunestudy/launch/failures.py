@@ -26,7 +26,10 @@ def failure_text(task: Task) -> str:
     """Several lines: what failed, why, when, where to read on, and what to do next."""
     last = task.failures[-1]
     times = len(task.failures)
-    lines = [f"{task.name} {failed_words(last.kind, last.message)}" + (f" ({times} times)" if times > 1 else "")]
+    lines = [
+        f"{task.name} {failed_words(last.kind, last.message)}"
+        + (f" (failure {times} of this run)" if times > 1 else "")
+    ]
     if last.signal is None and last.exit_code is not None:
         lines.append(f"  exit code {last.exit_code}")
     lines.append(f"  last step {last.step}" if last.step is not None else "  before its first step")

@@ -22,7 +22,9 @@ from tunestudy.study.state import missing_evaluations
 
 Kind = Literal["done", "interrupted"] | FailureKind
 
-_EXIT_CODE = re.compile(r"exitcode\s*:\s*(-?\d+)")
+_EXIT_CODE = re.compile(r"exitcode\s*:\s*(-?\d+)(?:\s*\(pid: (\d+)\))?")
+_FORCED = re.compile(r"Unable to shutdown process (\d+) via")
+"""torchrun itself kills a rank that does not leave when another has failed: that signal is no cause."""
 _KNOWN_CAUSES = ("user", "oom", "nan", "disk")
 """What a rank knows of itself, whatever became of the others because of it."""
 _OF_SIGNALS: tuple[FailureKind, ...] = ("oom", "preempted", "node_lost", "hang")
@@ -205,7 +207,8 @@ def _text(path: Path) -> str:
 
 def _fatal_signal(exit_code: int, tail: str) -> int | None:
     """The signal that ended the job; SIGTERM counts last, since torchrun itself sends it to the ranks that are left."""
-    codes = [exit_code, *(int(code) for code in _EXIT_CODE.findall(tail))]
+    forced = set(_FORCED.findall(tail))
+    codes = [exit_code, *(int(code) for code, pid in _EXIT_CODE.findall(tail) if pid not in forced)]
     signals = [-code for code in codes if code < 0]
     return next((number for number in signals if number != signal.SIGTERM), signals[0] if signals else None)
 

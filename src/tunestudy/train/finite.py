@@ -53,6 +53,6 @@ def require_finite_gradients(run: Run, grad_norm: float) -> None:
     if math.isfinite(grad_norm) or run.learner.precision.skips_steps:
         return
     raise LossNotFiniteError(
-        f"the gradients of step {run.state.step + 1} are not finite (norm {grad_norm}), though its loss is; "
+        f"the gradients of step {run.state.step + 1} are not finite (norm {grad_norm}), while its loss still is; "
         "a lower learning_rate, a longer warm-up, max_grad_norm or another attn_implementation usually cures it"
     )
