@@ -145,7 +145,7 @@ def test_everything_ends_when_torchrun_of_one_host_is_killed(lab: LabHosts, tmp_
     wait_until_gone(lab, 1, 30)
     output = process.communicate(timeout=60)[0]
     assert process.returncode == Exit.JOBS_FAILED, output
-    assert "failed: host h2 failed: its torchrun was killed by signal 9; rank 0 then said: " in output
+    assert "failed (node_lost): host h2 failed: its torchrun was killed by signal 9; rank 0 then said: " in output
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import pytest
 
 from tunestudy.config.errors import StudyError
 from tunestudy.config.stage import TrainStage
-from tunestudy.train.batching import plan_batches
+from tunestudy.train.batching import BatchPlan, plan_batches
 
 
 def plan(ranks: int = 1, **settings: object) -> tuple[int, int, int]:
@@ -38,3 +38,23 @@ def test_contradictions_are_errors_with_the_nearest_that_work(ranks: int, settin
     with pytest.raises(StudyError, match=message) as caught:
         plan(ranks, **settings)
     assert caught.value.place.key == "stages.adapt.effective_batch_size"
+
+
+@pytest.mark.parametrize(
+    ("cut", "most", "micro", "accumulation"),
+    [
+        ((8, 1), 4, 4, 2),
+        ((6, 2), 3, 3, 4),
+        ((6, 1), 4, 3, 2),
+        ((8, 1), 8, 8, 1),
+        ((8, 1), None, 8, 1),
+        ((2, 3), 5, 2, 3),
+    ],
+)
+def test_less_at_a_time_leaves_the_effective_batch(
+    cut: tuple[int, int], most: int | None, micro: int, accumulation: int
+) -> None:
+    before = BatchPlan(micro_batch=cut[0], accumulation=cut[1], world_size=2)
+    after = before.at_most(most)
+    assert (after.micro_batch, after.accumulation) == (micro, accumulation)
+    assert after.effective == before.effective

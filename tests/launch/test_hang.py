@@ -1,0 +1,83 @@
+"""When an attempt counts as standing still."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tunestudy.launch import hang
+from tunestudy.launch.hang import LAST_WORDS_S, SignsOfLife, end_if_it_hangs, stands_still
+from tunestudy.records.atomic import write_json
+from tunestudy.records.layout import JobDir
+
+
+def looked_at(folder: JobDir, *seen: dict[str, Any]) -> list[str]:
+    """What each look, ten seconds after the one before, finds with a patience of 25 s."""
+    signs, found = SignsOfLife(), []
+    for place, told in enumerate(seen):
+        write_json(folder.progress_json, {"attempt": 1, "step": 7, **told})
+        found.append(stands_still(signs, folder, attempt=1, patience_s=25, now=10.0 * place))
+    return found
+
+
+@pytest.mark.parametrize("phase", ["load", "data", "train", "evaluate", "save"])
+def test_a_process_that_gives_no_sign(tmp_path: Path, phase: str) -> None:
+    *before, last = looked_at(JobDir(tmp_path), *[{"phase": phase, "t": 5, "moved": 5}] * 4)
+    assert not any(before) and last.startswith("rank 0 gave no sign of life for 30 s in phase ")
+
+
+@pytest.mark.parametrize(("phase", "hangs"), [("train", True), ("evaluate", True), ("load", False), ("save", False)])
+def test_a_process_that_lives_without_moving(tmp_path: Path, phase: str, hangs: bool) -> None:
+    told = [{"phase": phase, "t": t, "moved": 5} for t in range(4)]
+    found = looked_at(JobDir(tmp_path), *told)[-1]
+    assert found.startswith(f"no progress for 30 s in phase {phase} after step 7") is hangs
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        [{"phase": "train", "t": t, "moved": t} for t in range(6)],
+        [{"phase": "benchmark", "t": 1, "moved": 1}] * 6,
+        [{"phase": "train", "t": 1, "moved": 1, "attempt": 0}] * 6,
+        [{"phase": ("train", "save")[t % 2], "t": t, "moved": t} for t in range(6)],
+        [{"phase": "train", "t": -3600 + t, "moved": -3600 + t} for t in range(6)],
+    ],
+)
+def test_what_does_not_stand_still(tmp_path: Path, told: list[dict[str, Any]]) -> None:
+    assert not any(looked_at(JobDir(tmp_path), *told))
+
+
+class Ranks:
+    """Stands in for a job's processes."""
+
+    pid = 1
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def poll(self) -> int | None:
+        return None
+
+    def ask_to_stop(self) -> None:
+        self.asked.append("stop")
+
+    def show_stacks(self) -> None:
+        self.asked.append("stacks")
+
+    def kill(self) -> None:
+        self.asked.append("kill")
+
+
+def test_stacks_are_asked_for_before_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, ranks, signs = JobDir(tmp_path), Ranks(), SignsOfLife()
+    write_json(folder.progress_json, {"attempt": 1, "phase": "train", "step": 2, "t": 1, "moved": 1})
+    for now, asked in [
+        (100, []),
+        (120, []),
+        (126, ["stacks"]),
+        (128, ["stacks"]),
+        (127 + LAST_WORDS_S, ["stacks", "kill"]),
+    ]:
+        monkeypatch.setattr(hang.time, "monotonic", lambda now=now: now)
+        end_if_it_hangs(signs, ranks, folder, 1, 25.0)
+        assert ranks.asked == asked, now

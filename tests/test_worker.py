@@ -1,0 +1,60 @@
+"""What a worker makes of an error."""
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tunestudy.config.errors import StudyError, at
+from tunestudy.records.layout import JobDir
+from tunestudy.train.checkpoint import NotFiniteError
+from tunestudy.train.finite import LossNotFiniteError
+from tunestudy.train.roll_call import RanksLostError
+from tunestudy.worker import kind_of, report_failure
+
+
+class OutOfPagesError(torch.OutOfMemoryError):
+    """A subclass, as back-ends have them."""
+
+
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        ("user", StudyError(at("a"), "CUDA out of memory")),
+        ("oom", torch.OutOfMemoryError("x")),
+        ("oom", OutOfPagesError("x")),
+        ("oom", MemoryError()),
+        ("oom", RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")),
+        ("oom", caused(RuntimeError("the checkpoint could not be written"), MemoryError())),
+        ("disk", OSError(errno.ENOSPC, "No space left on device")),
+        ("disk", caused(RuntimeError("saving failed"), OSError(errno.EDQUOT, "x"))),
+        ("nan", LossNotFiniteError("x")),
+        ("nan", NotFiniteError("x")),
+        (
+            "hang",
+            RanksLostError("rank 1 did not go on with the others: Timed out waiting 80ms for recv"),
+        ),
+        ("error", RanksLostError("rank 1 on h did not go on with the others: Connection closed by peer")),
+        ("error", ValueError("CUDA out of memory is what this text says")),
+        ("error", OSError(errno.ENOENT, "x")),
+    ],
+)
+def test_kinds(kind: str, error: BaseException) -> None:
+    assert kind_of(error) == kind
+
+
+def test_who_knows_the_cause_overwrites_who_only_lost_others(tmp_path: Path) -> None:
+    folder = JobDir(tmp_path)
+    for rank, error in [(0, RanksLostError("Timed out waiting 80ms")), (1, MemoryError("m")), (2, ValueError("late"))]:
+        report_failure(folder, rank, error)
+    told = json.loads(folder.failure_json.read_text())
+    assert (told["rank"], told["kind"]) == (1, "oom")
+    report_failure(folder, 3, RanksLostError("x"))
+    assert json.loads(folder.failure_json.read_text())["rank"] == 1
