@@ -169,7 +169,7 @@ def test_experiment_has_every_section_of_the_log(finished: StudyDir, half: Study
         assert heading in done and heading in open_, heading
     assert "- Status: finished (12 of 12 jobs done)" in done and "Yes: 12 of 12 jobs done" in done
     assert "NVIDIA H200" in done and "a1cd4be00000" in done and "uncommitted changes" in done
-    assert "solved: done at attempt 2 (per_device_train_batch_size is 4 in place of 8) | `jobs/" in done
+    assert r"solved: done at attempt 2 (per\_device\_train\_batch\_size is 4 in place of 8) | `jobs/" in done
     assert "oom: CUDA out of memory" in done
     assert re.search(r"\| full \| adapt \| 1 \| 200 \| [0-9.]+ \| [0-9.]+ \| digits 0\.\d+ \| `checkpoint-200`", done)
     assert "Not fully: 7 of 12 jobs done, 1 failed" in open_ and "tunestudy run" in open_
