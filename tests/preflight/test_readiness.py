@@ -168,21 +168,21 @@ def test_a_model_in_a_folder(tmp_path, files, state, told):
 
 
 def test_what_is_on_the_hub_is_in_its_cache_or_has_to_be_fetched(tmp_path, monkeypatch):
-    loaded, study = load(tmp_path, HUB), StudyDir(tmp_path / "results" / "tiny")
-    points = {point.check: point for point in inputs.hub_points(loaded, study)}
+    loaded = load(tmp_path, HUB)
+    points = {point.check: point for point in inputs.hub_points(loaded)}
     assert points["hub"].state == "refused" and "HF_HUB_OFFLINE" in points["hub"].found
     monkeypatch.delenv("HF_HUB_OFFLINE")
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}")
-        points = {point.check: point for point in inputs.hub_points(loaded, study)}
+        points = {point.check: point for point in inputs.hub_points(loaded)}
     assert points["hub"].state == "refused" and "cannot be reached" in points["hub"].found
     folder = tmp_path / "hf" / "hub" / "models--org--model"
     (folder / "refs").mkdir(parents=True)
     (folder / "refs" / "main").write_text("abc")
     (folder / "snapshots" / "abc").mkdir(parents=True)
     (folder / "snapshots" / "abc" / "config.json").write_text("{}")
-    points = {point.check: point for point in inputs.hub_points(loaded, study)}
+    points = {point.check: point for point in inputs.hub_points(loaded)}
     assert points["hub cache"].state == "ok" and points["pinned"].state == "warning" and "hub" not in points
 
 

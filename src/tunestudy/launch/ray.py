@@ -205,6 +205,9 @@ class RayJob:
     def ask_to_stop(self) -> None:
         self.driver.say(job=self.number, stop=True)
 
+    def show_stacks(self) -> None:
+        self.driver.say(job=self.number, stacks=True)
+
     def kill(self) -> None:
         self.killed = True
         self.driver.say(job=self.number, kill=True)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import ray
@@ -163,7 +163,7 @@ def serve(wishes: "queue.SimpleQueue[dict[str, Any] | None]", tell: Tell) -> Non
             if "start" in wish:
                 gangs[wish["job"]] = Gang.placed(wish["start"])
             elif wish["job"] in gangs:
-                gangs[wish["job"]].ask_to_stop() if wish.get("stop") else gangs[wish["job"]].kill()
+                _obey(gangs[wish["job"]], wish)
         for number, gang in list(gangs.items()):
             for news in gang.look():
                 tell({"job": number, **news})
@@ -172,6 +172,15 @@ def serve(wishes: "queue.SimpleQueue[dict[str, Any] | None]", tell: Tell) -> Non
                 tell({"job": number, "ended": gang.code})
                 del gangs[number]
         time.sleep(POLL_S)
+
+
+def _obey(gang: Gang, wish: Mapping[str, Any]) -> None:
+    if wish.get("stop"):
+        gang.ask_to_stop()
+    elif wish.get("stacks"):
+        gang.show_stacks()
+    else:
+        gang.kill()
 
 
 def keep_spare_workers(nodes: Iterable[str]) -> None:

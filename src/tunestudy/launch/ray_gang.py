@@ -145,6 +145,12 @@ class Gang:
             if part.begun and part.code is None:
                 part.keeper.ask_to_stop.remote()
 
+    def show_stacks(self) -> None:
+        """Let all ranks write to their logs where they are."""
+        for part in self.parts:
+            if part.begun and part.code is None:
+                part.keeper.show_stacks.remote()
+
     def kill(self) -> None:
         """End all at once."""
         self.finish(128 + 9)

@@ -92,6 +92,10 @@ class Keeper:
         """Let the ranks here save and leave."""
         self._say({"stop": True})
 
+    def show_stacks(self) -> None:
+        """Let its ranks write to their logs where they are."""
+        self._say({"stacks": True})
+
     def _said(self) -> list[str]:
         lines: list[str] = []
         while len(lines) < _LINES and not self._lines.empty():

@@ -77,10 +77,14 @@ def run_study(
 
     if not detach:
         return work()
-    pid = go_on_detached(work, study.run_log)
+    tell_detached(go_on_detached(work, study.run_log), loaded, results, study)
+    return Exit.DONE
+
+
+def tell_detached(pid: int, loaded: LoadedStudy, results: Path, study: StudyDir) -> None:
+    """How to look at a run that goes on by itself, and how to end it."""
     name = loaded.typed + (f" --results {results}" if results != Path("results") else "")
     print(f"running as process {pid}; output goes to {study.run_log}")
     print(
         f"tunestudy watch {name}   shows it, and can be ended at any time\ntunestudy stop {name}   ends it gracefully"
     )
-    return Exit.DONE

@@ -7,10 +7,8 @@ import netrc
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
 from tunestudy.config.benchmark import LmEval
 from tunestudy.config.data import DatacompDataset, FileDataset, HubDataset
@@ -18,8 +16,7 @@ from tunestudy.config.model import ModelConfig
 from tunestudy.config.order import ScoreOrder
 from tunestudy.config.study import Study
 from tunestudy.preflight.points import Point, not_needed, ok, refused, some, warning
-from tunestudy.records.layout import StudyDir
-from tunestudy.study.identity import read_pins
+from tunestudy.records.locked import Lock, Named, hub_cache, item_problems, snapshot_folder
 from tunestudy.study.load import LoadedStudy
 from tunestudy.study.nearest import did_you_mean
 
@@ -28,19 +25,6 @@ PATIENCE_S = 6.0
 FILES_OPENED = 1000
 _ON = {"1", "true", "yes", "on"}
 _WANDB_HOST = "api.wandb.ai"
-
-
-@dataclass(frozen=True)
-class HubItem:
-    """Something that a study names by a hub id."""
-
-    kind: Literal["models", "datasets"]
-    name: str
-    revision: str | None
-
-    @property
-    def folder(self) -> str:
-        return f"{self.kind}--{self.name.replace('/', '--')}"
 
 
 def model_points(loaded: LoadedStudy) -> Iterator[Point]:
@@ -171,43 +155,33 @@ def _benchmarks(study: Study) -> Point:
     return ok("benchmarks", "; ".join(told))
 
 
-def hub_points(loaded: LoadedStudy, study: StudyDir) -> Iterator[Point]:
+def hub_points(loaded: LoadedStudy) -> Iterator[Point]:
     """Everything that has a hub id: in the hub's cache, or to be fetched, which needs the hub to answer."""
-    items = hub_items(loaded)
-    if not items:
+    locking = loaded.locking
+    if locking is None or not locking.named:
         yield not_needed("hub", "the study names nothing of the hub")
         return
-    pins = read_pins(study)
-    missing = [item for item in items if not is_cached(item, pins)]
-    there = [item.name for item in items if item not in missing]
+    named, lock, cache = locking.named, locking.lock, hub_cache({**os.environ, **loaded.study.env})
+    missing = [one for one in named if not is_cached(one, lock, cache)]
+    there = [str(one) for one in named if one not in missing]
     if there:
-        yield ok("hub cache", f"{some(there)}: in {hub_cache()}")
-    loose = [one.name for one in items if one.revision is None and f"{one.kind}/{one.name}" not in pins]
+        yield ok("hub cache", f"{some(there)}: in {cache}")
+    loose = [one.id for one in named if one.revision is None and (lock is None or not lock.covers(one))]
     if loose:
-        cure = "tunestudy fetch writes study.lock, or give `revision:`"
+        cure = "`tunestudy fetch STUDY` locks it, or give `revision:`"
         yield warning("pinned", f"{some(loose)}: no revision, so what is served may change", cure)
     if missing:
-        yield _hub(missing)
+        yield _hub(missing, cache)
 
 
-def hub_items(loaded: LoadedStudy) -> list[HubItem]:
-    """Models, tokenizers and data sets by hub id, each once."""
-    base, found = loaded.path.parent, []
-    for model in models_of(loaded.study).values():
-        for name, revision in ((model.model_name_or_path, model.revision), (model.tokenizer, None)):
-            if isinstance(name, str) and not (base / Path(name).expanduser()).exists():
-                found.append(HubItem("models", name, revision))
-    of_hub = [dataset for dataset in loaded.study.datasets.values() if isinstance(dataset, HubDataset)]
-    found += [HubItem("datasets", dataset.name, dataset.revision) for dataset in of_hub]
-    return list(dict.fromkeys(found))
-
-
-def is_cached(item: HubItem, pins: Mapping[str, str]) -> bool:
-    """Whether the hub's cache holds some files of the item at its revision. Whether all: `fetch` says."""
-    folder = hub_cache() / item.folder
-    revision = pins.get(f"{item.kind}/{item.name}", item.revision) or "main"
-    ref = folder / "refs" / revision
-    commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision
+def is_cached(named: Named, lock: Lock | None, cache: Path) -> bool:
+    """Whether all files that are locked are in the hub's cache; of what is not locked, some of its revision."""
+    item = lock.find(named) if lock is not None else None
+    if item is not None:
+        return not any(item_problems(item, cache))
+    folder = snapshot_folder(cache, named.kind, named.id, "any").parent.parent
+    ref = folder / "refs" / (named.revision or "main")
+    commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else named.revision or "main"
     snapshot = folder / "snapshots" / commit
     return snapshot.is_dir() and any(path.exists() for path in snapshot.iterdir())
 
@@ -217,15 +191,11 @@ def hub_home() -> Path:
     return Path(os.environ.get("HF_HOME") or default).expanduser()
 
 
-def hub_cache() -> Path:
-    return Path(os.environ.get("HF_HUB_CACHE") or hub_home() / "hub").expanduser()
-
-
-def _hub(missing: list[HubItem]) -> Point:
-    check, names = "hub", some([item.name for item in missing])
+def _hub(missing: Sequence[Named], cache: Path) -> Point:
+    check, names = "hub", some([one.id for one in missing])
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in _ON:
         cure = "unset HF_HUB_OFFLINE for one `tunestudy fetch STUDY`, on a machine with internet"
-        return refused(check, f"{names}: not in {hub_cache()}, and HF_HUB_OFFLINE is set", cure)
+        return refused(check, f"{names}: not in {cache}, and HF_HUB_OFFLINE is set", cure)
     address = os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
     try:
         with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=PATIENCE_S):
@@ -237,7 +207,7 @@ def _hub(missing: list[HubItem]) -> Point:
         cure = (
             "on a machine with internet `tunestudy fetch STUDY`, with the same HF_HOME; or set a proxy or HF_ENDPOINT"
         )
-        return refused(check, f"{names}: not in {hub_cache()}, and {address} cannot be reached: {said}", cure)
+        return refused(check, f"{names}: not in {cache}, and {address} cannot be reached: {said}", cure)
     return warning(check, f"{names}: not fetched yet; {address} answers", "tunestudy fetch STUDY, before a GPU is held")
 
 
@@ -246,7 +216,7 @@ def token_points(loaded: LoadedStudy) -> Iterator[Point]:
     check, there = "Hugging Face token", hub_token_source()
     if there is not None:
         yield ok(check, f"there, by {there}")
-    elif hub_items(loaded):
+    elif loaded.locking is not None and loaded.locking.named:
         yield warning(check, "none: gated and private repositories will refuse", "hf auth login, or export HF_TOKEN")
     else:
         yield not_needed(check, "none; the study names nothing of the hub")

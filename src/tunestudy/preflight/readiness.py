@@ -42,7 +42,7 @@ def _probes(loaded: LoadedStudy, unfinished: Sequence[Job], folder: StudyDir) ->
         "model": lambda: list(inputs.model_points(loaded)),
         "data": lambda: list(inputs.data_points(loaded)),
         "images": lambda: list(_images(unfinished, base, folder)),
-        "hub": lambda: list(inputs.hub_points(loaded, folder)),
+        "hub": lambda: list(inputs.hub_points(loaded)),
         "tokens": lambda: list(inputs.token_points(loaded)),
         "env": lambda: list(_env(loaded)),
         "executor": lambda: [neighbours.executor_point(study.resources)],
