@@ -96,3 +96,28 @@ def clean(
     loaded = load(study, overrides, tiny)
     kinds = {"caches": caches, "checkpoints": checkpoints, "leftovers": leftovers}
     print_lines(clean_lines(loaded, results, delete=yes, **kinds))
+
+
+@app.command()
+def serve(
+    study: StudyArgument,
+    overrides: Overrides = None,
+    tiny: Tiny = False,
+    results: Results = DEFAULT_RESULTS,
+    host: Annotated[
+        str, typer.Option("--host", metavar="NAME", help="Address to listen on; others can reach all but this one.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int | None,
+        typer.Option("--port", metavar="N", help="0: any free one. Default: 8765, or the next free one.", min=0),
+    ] = None,
+    no_token: Annotated[
+        bool, typer.Option("--no-token", help="Let everyone on this machine read it, without the token in the address.")
+    ] = False,
+    open_page: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
+) -> None:
+    """Show a live page of the study in a browser, fed from its files."""
+    from tunestudy.web import serve as serving
+
+    folder = results / load(study, overrides, tiny).study.study
+    leave(serving.serve(folder, host=host, port=port, with_token=not no_token, open_page=open_page))

@@ -14,7 +14,7 @@ def render_gallery(facts: StudyFacts, headline: Headline) -> str | None:
     shelves = galleries(facts, headline)
     if not any(shelf.cards for shelf in shelves):
         return None
-    style, script = static("report.css") + static("gallery.css"), static("gallery.js")
+    style, script = _style_and_script()
     categories = list(dict.fromkeys(pair for shelf in shelves for pair in shelf.categories))
     return (
         environment()
@@ -29,6 +29,16 @@ def render_gallery(facts: StudyFacts, headline: Headline) -> str | None:
             colours={variant: f"c{colour_of(place)}" for variant, place in facts.places.items()},
             style=Markup(style),
             script=Markup(script),
-            policy=policy([style], [script]),
+            policy=gallery_policy(),
         )
     )
+
+
+def gallery_policy() -> str:
+    """The page's content security policy, for a server that sends one as well."""
+    style, script = _style_and_script()
+    return policy([style], [script])
+
+
+def _style_and_script() -> tuple[str, str]:
+    return static("report.css") + static("gallery.css"), static("gallery.js")

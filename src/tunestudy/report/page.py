@@ -53,61 +53,75 @@ _FILTERS = ("sig", "signed", "p_value", "count", "short_count", "duration", "mom
 def render_page(facts: StudyFacts, headline: Headline, *, has_gallery: bool = False) -> str:
     """The whole page as text. Everything that comes from files is escaped by jinja2 or by `embedded`."""
     views, charts = make_views(facts), charts_of(facts)
-    compared = efficiencies(facts, headline)
     scripts = [static("uPlot.iife.min.js"), static("report.js")] if views else []
     style = static("uPlot.min.css") + static("report.css")
-    sentence = headline_sentence(facts, headline)
-    against, overlaps = against_baseline(facts, headline), compared_sets(facts)
-    colours = {variant: f"c{colour_of(place)}" for variant, place in facts.places.items()}
-    times = timeline(facts)
     template = environment().get_template("report.html.jinja")
     return template.render(
-        facts=facts,
-        headline=headline,
-        sentence=sentence,
-        power=power_note(headline),
-        observations=[line for line in observations(facts, headline) if line != sentence],
-        against=against,
-        against_words=sentences(against),
-        against_footnote=footnote(against),
-        warnings=warnings_of(facts, headline),
-        problems=problems(facts),
-        benchmarks=[_benchmark(facts, headline, name) for name in facts.benchmarks],
-        explanation=explanation(headline),
+        **page_facts(facts, headline),
         views=views,
         charts=CHARTS,
         points_per_line=points_per_line(len(facts.jobs)),
-        fits=find_fits(facts),
-        rise_flagged=RISE_FLAGGED,
-        costs=costs(facts),
-        total=total(facts),
-        overlaps=overlaps,
-        clean_sets=clean(overlaps),
-        cleaned=cleaned(facts),
-        experiments=[*experiments(facts), whole_study(facts)],
-        differences=differences(facts),
-        sources=realised(facts),
-        source_losses=source_losses(facts),
-        machines=machines(facts),
-        colours=colours,
-        timeline=draw(times, colours) if times else None,
-        timeline_words=times.text if times else "",
-        planned_known=bool(times and times.planned),
         style=Markup(style),
         scripts=[Markup(script) for script in scripts],
-        compared=compared,
-        pictures=list(pictures(facts, compared)),
-        prunings=prunings(facts),
         sparsity_chart=SPARSITY if SPARSITY in charts else None,
         score_charts=score_charts(facts) if views else [],
-        merges=merges(facts),
-        mixtures=mixtures(facts),
-        origins=partial(origins, facts),
-        kind_of_job=partial(kind_of_job, facts),
         has_gallery=has_gallery,
         data=embedded(as_json(views, charts)),
         policy=policy([style], scripts),
     )
+
+
+def render_sections(facts: StudyFacts, headline: Headline, *, has_gallery: bool) -> str:
+    """The sections that hold neither learning curves nor the plan, for a page that shows those as they grow."""
+    template = environment().get_template("sections.html.jinja")
+    told = page_facts(facts, headline)
+    return template.render(**told, views=[], sparsity_chart=None, score_charts=[], has_gallery=has_gallery)
+
+
+def page_facts(facts: StudyFacts, headline: Headline) -> dict[str, Any]:
+    """What the templates of the sections tell, learning curves left out."""
+    compared = efficiencies(facts, headline)
+    sentence = headline_sentence(facts, headline)
+    against, overlaps = against_baseline(facts, headline), compared_sets(facts)
+    colours = {variant: f"c{colour_of(place)}" for variant, place in facts.places.items()}
+    times = timeline(facts)
+    return {
+        "facts": facts,
+        "headline": headline,
+        "sentence": sentence,
+        "power": power_note(headline),
+        "observations": [line for line in observations(facts, headline) if line != sentence],
+        "against": against,
+        "against_words": sentences(against),
+        "against_footnote": footnote(against),
+        "warnings": warnings_of(facts, headline),
+        "problems": problems(facts),
+        "benchmarks": [_benchmark(facts, headline, name) for name in facts.benchmarks],
+        "explanation": explanation(headline),
+        "fits": find_fits(facts),
+        "rise_flagged": RISE_FLAGGED,
+        "costs": costs(facts),
+        "total": total(facts),
+        "overlaps": overlaps,
+        "clean_sets": clean(overlaps),
+        "cleaned": cleaned(facts),
+        "experiments": [*experiments(facts), whole_study(facts)],
+        "differences": differences(facts),
+        "sources": realised(facts),
+        "source_losses": source_losses(facts),
+        "machines": machines(facts),
+        "colours": colours,
+        "timeline": draw(times, colours) if times else None,
+        "timeline_words": times.text if times else "",
+        "planned_known": bool(times and times.planned),
+        "compared": compared,
+        "pictures": list(pictures(facts, compared)),
+        "prunings": prunings(facts),
+        "merges": merges(facts),
+        "mixtures": mixtures(facts),
+        "origins": partial(origins, facts),
+        "kind_of_job": partial(kind_of_job, facts),
+    }
 
 
 def _benchmark(facts: StudyFacts, headline: Headline, name: str) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 // Draws the learning curves of report/index.html from the JSON inside the page. Without it the page's tables say the same.
+// The live page has none inside: it sends them as they grow, by the event `curves`.
 "use strict";
 (() => {
-  const data = JSON.parse(document.getElementById("curve-data").textContent);
-  const views = Object.keys(data.views);
-  const state = { view: views[0], hidden: new Set(), seeds: true, band: true, log: false };
-  const plots = new Map(); // chart key → {plot, lines}
+  const inside = document.getElementById("curve-data");
+  let data = inside ? JSON.parse(inside.textContent) : { charts: [], views: {} };
+  const state = { view: Object.keys(data.views)[0], hidden: new Set(), seeds: true, band: true, log: false };
+  const plots = new Map(); // chart key → {plot, owners, shape}
 
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const colourOf = (line) => css(line.colour === "x" ? "--soft" : `--c${line.colour}`);
@@ -58,8 +59,28 @@
       scales: { x: { time: false }, y: onLog ? { distr: 3, range: (_, low, high) => [low / 1.1, high * 1.1] } : {} },
       axes: [{ ...axis, size: 32, values: (_, ticks) => ticks.map(number) }, { ...axis, size: 58, values: (_, ticks) => ticks.map((v) => (v === null || !round(v) ? "" : number(v))) }],
       cursor: { sync: { key: "curves", setSeries: false }, points: { show: false }, drag: { x: false, y: false } },
-      hooks: { setCursor: [(plot) => tell(chart.key, plot)] },
+      hooks: { setCursor: [(plot) => tell(chart.key, plot)], drawAxes: [boundaries] },
     };
+  }
+
+  // Dashed lines where one stage ends and the next begins, with its name.
+  function boundaries(plot) {
+    const { ctx, bbox } = plot, ratio = devicePixelRatio || 1;
+    ctx.save();
+    ctx.strokeStyle = css("--strong");
+    ctx.fillStyle = css("--soft");
+    ctx.font = `${11 * ratio}px ${css("--sans")}`;
+    ctx.setLineDash([3 * ratio, 3 * ratio]);
+    for (const { x, label } of data.boundaries ?? []) {
+      const at = plot.valToPos(x, "x", true);
+      if (at < bbox.left || at > bbox.left + bbox.width) continue;
+      ctx.beginPath();
+      ctx.moveTo(at, bbox.top);
+      ctx.lineTo(at, bbox.top + bbox.height);
+      ctx.stroke();
+      ctx.fillText(label, at + 4 * ratio, bbox.top + 11 * ratio);
+    }
+    ctx.restore();
   }
 
   // The values under the cursor, in the figure's caption.
@@ -92,11 +113,20 @@
     return span;
   }
 
-  function draw(chart) {
+  // grows: the same lines with more points, so that cursor and canvas may stay.
+  function draw(chart, grows) {
     const place = document.querySelector(`[data-chart="${chart.key}"] .plot`);
-    plots.get(chart.key)?.plot?.destroy();
-    place.replaceChildren();
     const lines = data.views[state.view][chart.key].filter((line) => !state.hidden.has(line.label));
+    const shape = JSON.stringify([state.view, state.seeds, state.band, state.log && chart.log, place.clientWidth, lines.map((line) => [line.label, line.colour, line.seeds.length, line.x.length === 1])]);
+    const held = plots.get(chart.key);
+    if (held && held.shape === shape && grows) {
+      const { values, owners } = columns(lines, chart);
+      held.owners = owners;
+      held.plot.setData(values);
+      return;
+    }
+    held?.plot?.destroy();
+    place.replaceChildren();
     if (!lines.length) {
       const none = document.createElement("p");
       none.className = "empty";
@@ -108,10 +138,10 @@
     const { values, owners } = columns(lines, chart);
     plots.set(chart.key, { owners });
     const plot = new uPlot(options(chart, lines, owners, place.clientWidth), values, place);
-    plots.set(chart.key, { plot, owners });
+    plots.set(chart.key, { plot, owners, shape });
   }
 
-  const drawAll = () => data.charts.forEach(draw);
+  const drawAll = (grows = false) => data.charts.forEach((chart) => draw(chart, grows === true));
 
   function chips() {
     const group = document.getElementById("curve-lines");
@@ -130,9 +160,11 @@
     }));
   }
 
+  const lineNames = () => JSON.stringify(Object.values(data.views).flatMap(Object.values).flat().map((line) => [line.label, line.colour]));
+
   // Arrow keys move the cursor of a focused chart, Home and End jump.
-  function keys(chart, event) {
-    const held = plots.get(chart.key)?.plot;
+  function keys(key, event) {
+    const held = plots.get(key)?.plot;
     const moves = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity };
     if (!held || !(event.key in moves)) return;
     event.preventDefault();
@@ -154,8 +186,8 @@
     chips();
     drawAll();
   });
-  for (const chart of data.charts)
-    document.querySelector(`[data-chart="${chart.key}"] .plot`).addEventListener("keydown", (event) => keys(chart, event));
+  for (const figure of document.querySelectorAll("[data-chart]"))
+    figure.querySelector(".plot").addEventListener("keydown", (event) => keys(figure.dataset.chart, event));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
   let waiting = 0, width = innerWidth;
   addEventListener("resize", () => {
@@ -165,6 +197,16 @@
     waiting = setTimeout(drawAll, 80);
   });
 
+  document.addEventListener("curves", (event) => {
+    const before = state.view, names = lineNames();
+    data = event.detail;
+    state.view = Object.keys(data.views)[0];
+    if (before !== state.view) state.hidden.clear();
+    if (names !== lineNames()) chips(); // else a button that has the focus would lose it
+    drawAll(true);
+  });
+
+  if (!data.charts.length) return;
   document.getElementById("curve-controls").hidden = false;
   chips();
   drawAll();

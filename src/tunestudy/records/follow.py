@@ -1,0 +1,77 @@
+"""Reading files that grow: every byte once, whole lines only."""
+
+from pathlib import Path
+from typing import BinaryIO
+
+_MARK = 64
+"""So many bytes before the place reached are compared, to see that it is still the same file."""
+
+
+class Tail:
+    """The whole lines of one growing file, each given out once.
+
+    Logs of a job that was resumed are cut back to its checkpoint and written anew; `read` says so.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._at = 0
+        self._mark = b""
+        self._looked: tuple[int, int, int] | None = None
+
+    def read(self, most: int) -> tuple[bytes, bool]:
+        """New whole lines, at most about `most` bytes of them, and whether what was given out before no longer counts.
+
+        A file that is not there (any more) has no lines. A line longer than `most` waits until more is asked for.
+        """
+        try:
+            facts = self.path.stat()
+            looked = (facts.st_mtime_ns, facts.st_size, facts.st_ino)
+            if looked == self._looked and facts.st_size == self._at:
+                return b"", False
+            with open(self.path, "rb") as file:
+                again = not self._still_there(file)
+                file.seek(self._at)
+                data = file.read(most)
+        except OSError:
+            again = self._at > 0
+            self._at, self._mark, self._looked = 0, b"", None
+            return b"", again
+        self._looked = looked
+        data = data[: data.rfind(b"\n") + 1]
+        self._at += len(data)
+        self._mark = (self._mark + data)[-_MARK:]
+        return data, again
+
+    @property
+    def left(self) -> int:
+        """Bytes that the file had more than were given out, when it was looked at last."""
+        return max(0, self._looked[1] - self._at) if self._looked else 0
+
+    def _still_there(self, file: BinaryIO) -> bool:
+        """Whether the bytes before our place are those that we read; else we begin anew."""
+        if not self._at:
+            return True
+        file.seek(self._at - len(self._mark))
+        if file.read(len(self._mark)) == self._mark:
+            return True
+        self._at, self._mark = 0, b""
+        return False
+
+
+def last_lines(path: Path, most: int, *, start: int | None = None) -> tuple[str, int]:
+    """Whole lines of a text file from byte `start` on, or its end without it; and where to go on.
+
+    At most about `most` bytes; a first line that `most` cuts in half is left out, so that no half of a token gets
+    through. A file that became shorter than `start` is told from its end. Raises FileNotFoundError.
+    """
+    with open(path, "rb") as file:
+        size = file.seek(0, 2)
+        begin = start if start is not None and start <= size else max(0, size - most)
+        file.seek(begin)
+        data = file.read(most)
+    if begin and begin != start:
+        data = data[data.find(b"\n") + 1 :] if b"\n" in data else b""
+        begin = size - len(data) if data else size
+    ends = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
+    return data[:ends].decode(errors="replace"), begin + ends
