@@ -51,8 +51,7 @@ def _page(feed: Feed) -> Answer:
     template = templates.get_template("live.html.jinja")
 
     def page(_: Asked) -> Response:
-        name = feed.board.name
-        return HTMLResponse(template.render(name=name, charts=ALL, points_per_line=MOST_POINTS))
+        return HTMLResponse(template.render(name=feed.name(), charts=ALL, points_per_line=MOST_POINTS))
 
     return page
 

@@ -34,6 +34,12 @@ class Feed:
         self._journal_told = 0
         self._journal_changed_at = 0
 
+    def name(self) -> str:
+        """Of the study."""
+        with self._lock:
+            self._refresh()
+            return self.board.name
+
     def data(self, since: str) -> dict[str, Any]:
         """What is new after `since`, the `version` of an earlier answer; all of it after any other text."""
         with self._lock:
@@ -75,6 +81,8 @@ class Feed:
 
     def log(self, job_id: str, name: str, start: int | None) -> dict[str, Any] | None:
         """A piece of one of its logs."""
+        with self._lock:
+            self._refresh()
         return log_piece(self.board, job_id, name, start)
 
     def sections(self) -> dict[str, Any]:
