@@ -33,6 +33,8 @@ Seeds = Annotated[str | None, typer.Option("--seeds", metavar="1,2", help="Only 
 Estimate = Annotated[
     bool, typer.Option("--estimate", help="First time a few real steps of every stage that has no evidence yet.")
 ]
+_INDENTED_JOBS = 1000
+"""JSON of more jobs comes in one line: indenting it would take longer than finding it out."""
 DEFAULT_RESULTS = Path("results")
 
 
@@ -68,4 +70,5 @@ def print_lines(lines: Any) -> None:
 def print_json(value: Any) -> None:
     import json
 
-    print(json.dumps(value, indent=1, ensure_ascii=False))
+    many = isinstance(value, dict) and len(value.get("jobs") or ()) > _INDENTED_JOBS
+    print(json.dumps(value, indent=None if many else 1, ensure_ascii=False))

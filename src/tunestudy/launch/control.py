@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ from tunestudy.study.load import LoadedStudy
 from tunestudy.study.plan import make_plan
 
 POLL_S = 0.2
+MOST_ROWS = 60
+"""Of more jobs only those are listed that a reader most wants to see."""
+_FIRST = ("running", "failed", "interrupted", "evaluate", "pending", "done")
 
 
 def stop_study(study_dir: Path) -> Exit:
@@ -61,11 +65,10 @@ def status(loaded: LoadedStudy, results: Path) -> dict[str, Any]:
     study = StudyDir(results / loaded.study.study)
     attempts = attempts_of(read_events(study.events), study)
     for job in told["jobs"]:
-        folder = study.job(job["id"])
         mine = attempts.get(job["id"], [])
-        done = job["status"] == "done"
-        job["progress"] = None if done else read_object(folder.progress_json)
-        job["failure"] = read_object(folder.failure_json) if job["status"] == "failed" else None
+        begun = job["status"] not in ("done", "pending")
+        job["progress"] = read_object(study.job(job["id"]).progress_json) if begun else None
+        job["failure"] = read_object(study.job(job["id"]).failure_json) if job["status"] == "failed" else None
         job["attempts"] = len(mine)
         job["duration_s"] = round(sum(end - start for start, end in mine), 3) if mine else None
     spans = [span for mine in attempts.values() for span in mine]
@@ -81,7 +84,10 @@ def print_status(told: dict[str, Any]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("job", "variants", "seed", "status", "step", "loss", "took"):
         table.add_column(column, overflow="fold")
-    for job in told["jobs"]:
+    shown = sorted(told["jobs"], key=lambda job: _FIRST.index(job["status"]))[:MOST_ROWS]
+    if len(told["jobs"]) <= MOST_ROWS:
+        shown = told["jobs"]
+    for job in shown:
         progress = job["progress"] or {}
         step = "–" if progress.get("step") is None else f"{progress['step']}/{progress.get('total_steps') or '?'}"
         loss = "–" if progress.get("loss") is None else f"{progress['loss']:.4f}"
@@ -90,7 +96,11 @@ def print_status(told: dict[str, Any]) -> None:
             job["id"], variants, str(job["seed"]), job["status"], step, loss, duration_text(job["duration_s"])
         )
     console.print(table)
-    for job in told["jobs"]:
+    if len(told["jobs"]) > len(shown):
+        counts = Counter(job["status"] for job in told["jobs"])
+        every = " · ".join(f"{counts[status]:,} {status}" for status in _FIRST if counts[status])
+        console.print(f"{len(shown)} of {len(told['jobs']):,} jobs; {every}. --json lists every job", markup=False)
+    for job in shown:
         if job["failure"]:
             kind = str(job["failure"].get("kind") or "error")
             words = failed_words(kind, str(job["failure"].get("message")))

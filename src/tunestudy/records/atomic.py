@@ -92,7 +92,8 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """The value in `path`, or None when there is no such file. DamagedFileError for one that holds something else."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with open(path, "rb") as file:
+            return json.loads(file.read().decode())
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+RESULT, FAILURE, PROGRESS, LEASE, CLAIM = "result.json", "failure.json", "progress.json", "lease", "claim"
+"""What tells a job's state, by name: for readers that list a folder instead of asking for each."""
+
 
 @dataclass(frozen=True)
 class StudyDir:
@@ -144,12 +147,12 @@ class JobDir:
     @property
     def lease(self) -> Path:
         """Held by rank 0 while the job works."""
-        return self.root / "lease"
+        return self.root / LEASE
 
     @property
     def claim(self) -> Path:
         """Held by the launcher that started the job, from before there is a process to hold `lease`."""
-        return self.root / "claim"
+        return self.root / CLAIM
 
     def network_log(self, rank: int) -> Path:
         """What crossed a host's network, by the rank that sampled it."""
@@ -161,12 +164,12 @@ class JobDir:
     @property
     def progress_json(self) -> Path:
         """The latest sign of life; replaced, never appended."""
-        return self.root / "progress.json"
+        return self.root / PROGRESS
 
     @property
     def failure_json(self) -> Path:
         """Why the last attempt ended badly; removed when an attempt succeeds."""
-        return self.root / "failure.json"
+        return self.root / FAILURE
 
     @property
     def adjusted_json(self) -> Path:
@@ -181,7 +184,7 @@ class JobDir:
     @property
     def result_json(self) -> Path:
         """Written when the stage's result is published: training counts as done if and only if it is here."""
-        return self.root / "result.json"
+        return self.root / RESULT
 
     @property
     def loss_log(self) -> Path:

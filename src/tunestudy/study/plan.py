@@ -18,7 +18,7 @@ from typing import Any
 from tunestudy.config.job import Job
 from tunestudy.config.stage import TrainStage
 from tunestudy.config.study import Study
-from tunestudy.records.layout import StudyDir
+from tunestudy.records.layout import JobDir, StudyDir
 from tunestudy.study.benchmarks import curve_warnings
 from tunestudy.study.changes import Change, Orphan, explain_changes, find_orphans
 from tunestudy.study.estimate import NOTHING, Estimate, Estimator, Measured
@@ -185,11 +185,12 @@ def _with_status(jobs: Sequence[Job], study: Study, base: Path, folder: StudyDir
     estimator = Estimator(study, base)
     estimates: dict[int, Estimate] = {}
     planned = []
+    folders = folder.jobs
     for job in jobs:
         known = id(job.training)
         if job.training and known not in estimates:
             estimates[known] = estimator.of(job.training, measured.get(_data_key(job.training), {}))
-        status = job_status(folder.job(job.id), job) if job.id in on_disk else "pending"
+        status = job_status(JobDir(folders / job.id), job) if job.id in on_disk else "pending"
         planned.append(PlannedJob(job, status, estimates[known] if job.training else NOTHING))
     return planned
 

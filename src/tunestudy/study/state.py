@@ -1,5 +1,6 @@
 """How far a job is, read from its directory alone."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -7,7 +8,7 @@ from typing import Any, Literal
 from tunestudy.config.job import Evaluation, Job
 from tunestudy.records.atomic import read_json
 from tunestudy.records.kept import kept_checkpoints
-from tunestudy.records.layout import JobDir, StudyDir
+from tunestudy.records.layout import CLAIM, FAILURE, LEASE, PROGRESS, RESULT, JobDir, StudyDir
 
 Status = Literal["done", "evaluate", "running", "failed", "interrupted", "pending"]
 """`evaluate`: trained, but a benchmark is missing or has changed since."""
@@ -15,18 +16,20 @@ Status = Literal["done", "evaluate", "running", "failed", "interrupted", "pendin
 
 def job_status(folder: JobDir, job: Job) -> Status:
     """The state of `job` as its directory tells it; a directory that is not there is `pending`."""
-    if not folder.root.is_dir():
+    try:
+        there = set(os.listdir(folder.root))  # noqa: PTH208 - `status` looks into ten thousand, and wants names alone
+    except OSError:
         return "pending"
-    trained = read_object(folder.result_json).get("fingerprint") == job.fingerprint
+    trained = RESULT in there and read_object(folder.result_json).get("fingerprint") == job.fingerprint
     if trained and not any(missing_evaluations(folder, job)):
         return "done"
-    if is_running(folder):
+    if (LEASE in there or CLAIM in there) and is_running(folder):
         return "running"
-    if folder.failure_json.exists():
+    if FAILURE in there:
         return "failed"
     if trained:
         return "evaluate"
-    return "interrupted" if folder.progress_json.exists() else "pending"
+    return "interrupted" if PROGRESS in there else "pending"
 
 
 def is_running(folder: JobDir) -> bool:

@@ -22,8 +22,8 @@ _SETTLED_NS = 2_000_000_000
 """Younger changes may be followed by another of the same time stamp: they are looked at again."""
 _PROGRESS = ("step", "total_steps", "loss", "eta_s", "tokens_per_s", "phase")
 _UNDONE = ("pending", "interrupted", "evaluate")
-_STAMPED = ("", "eval", "lease", "claim")
-"""Folders of a job; what decides its state is made or renamed in one of them, which changes the folder's time."""
+_STAMPED = ("eval", "lease", "claim")
+"""Folders of a job beside its own; what decides its state is made or renamed in one of them, which changes the folder's time."""
 
 
 @dataclass
@@ -39,6 +39,8 @@ class Seen:
     fingerprint: str
     steps: int | None
     status: str = "pending"
+    stamped: tuple[str, ...] = ()
+    """Folders whose times are compared, as texts: making ten thousand `Path`s would take longer than asking."""
     stamp: tuple[int, ...] = ()
     told: dict[str, Any] = field(default_factory=dict)
     """What the page was last told."""
@@ -111,6 +113,8 @@ class Board:
             self.jobs, self.by_id = jobs, {job.id: job for job in jobs}
             for index, job in enumerate(jobs):
                 job.index = index
+                root = str(self.study.job(job.id).root)
+                job.stamped = (root, *(f"{root}/{name}" for name in _STAMPED))
             self.plan_version += 1
             self.name = redact(str(plan.get("study") or self.study.root.name))
         expected = read_object(self.study.estimates)
@@ -122,17 +126,15 @@ class Board:
         return "nothing has run yet, or plan.json is being written"
 
     def _look(self, job: Seen) -> None:
-        folder = self.study.job(job.id)
-        done = job.status == "done"
-        stamp = _stamps(*(folder.root / name for name in _STAMPED[: 2 if done else None]))
+        stamp = _stamps(*(job.stamped[:2] if job.status == "done" else job.stamped))
         known = stamp == job.stamp[: len(stamp)] and not _is_recent(stamp)
         if known and job.status != "running":
             return
         try:
-            job.status = _judge(folder, job)
+            job.status = _judge(self.study.job(job.id), job)
         except OSError:
             job.status = "pending"  # its folder vanished while we looked
-        job.stamp = stamp if len(stamp) == len(_STAMPED) else (*stamp, 0, 0)
+        job.stamp = stamp if len(stamp) == len(job.stamped) else (*stamp, 0, 0)
 
     def _tell(self, job: Seen) -> None:
         told: dict[str, Any] = {"i": job.index, "s": job.status}
@@ -177,9 +179,8 @@ def _planned(index: int, entry: dict[str, Any]) -> Seen:
 
 def _judge(folder: JobDir, job: Seen) -> str:
     """The same judgement as `study.state.job_status`, from job.json instead of the study."""
-    wanted = mapping(read_object(folder.job_json).get("evaluations"))
     trained = read_object(folder.result_json).get("fingerprint") == job.fingerprint
-    if trained and all(_is_scored(folder, name, mapping(of)) for name, of in wanted.items()):
+    if trained and _is_scored(folder):
         return "done"
     if is_running(folder):
         return "running"
@@ -190,15 +191,20 @@ def _judge(folder: JobDir, job: Seen) -> str:
     return "interrupted" if folder.progress_json.exists() else "pending"
 
 
-def _is_scored(folder: JobDir, name: str, wanted: dict[str, Any]) -> bool:
-    return bool(read_object(folder.eval_json(name)).get("fingerprint") == wanted.get("fingerprint"))
+def _is_scored(folder: JobDir) -> bool:
+    """On every benchmark that the job is wanted to be scored on, as they are defined today."""
+    wanted = mapping(read_object(folder.job_json).get("evaluations"))
+    return all(
+        read_object(folder.eval_json(name)).get("fingerprint") == mapping(of).get("fingerprint")
+        for name, of in wanted.items()
+    )
 
 
-def _stamps(*paths: "os.PathLike[str]") -> tuple[int, ...]:
+def _stamps(*paths: str | os.PathLike[str]) -> tuple[int, ...]:
     return tuple(_stamp(path) for path in paths)
 
 
-def _stamp(path: "os.PathLike[str]") -> int:
+def _stamp(path: str | os.PathLike[str]) -> int:
     try:
         return os.stat(path).st_mtime_ns  # noqa: PTH116 - asked some ten thousand times for every look
     except OSError:
