@@ -14,9 +14,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
@@ -159,11 +158,12 @@ def main() -> int:
         study = build(folder)
         study_dir = folder / "results" / "speed"
         jobs = len(json.loads((study_dir / "plan.json").read_text())["jobs"])
-        rows = ROWS * len(list((study_dir / "jobs").iterdir()))
+        rows = ROWS * len(list((study_dir / "jobs").glob("*/loss_log.csv")))
         print(f"{jobs:,} jobs, {rows:,} rows of loss_log.csv\n")
         tunestudy = str(Path(sys.executable).with_name("tunestudy"))
-        command = [tunestudy, "status", str(study), "--results", str(folder / "results"), "--json"]
-        found = {"status": [seconds(command)[0] for _ in range(repetitions)]}
+        command = [tunestudy, "status", str(study), "--results", str(folder / "results")]
+        taken = [seconds(command) for _ in range(repetitions)]
+        found = {"status": [wall for wall, _ in taken], "status, processor": [cpu for _, cpu in taken]}
         with served(study_dir) as url:
             found |= in_browser(url, study_dir, repetitions)
     print(f"{'what':24}{'min s':>8}{'median s':>10}{'limit s':>9}")

@@ -47,6 +47,21 @@ def test_other_benchmark_rows(tmp_path: Path) -> None:
     assert "was not scored on the same rows everywhere" in found(study_dir)
 
 
+def test_other_code_other_records_and_another_version_of_a_benchmark(tmp_path: Path) -> None:
+    study_dir = make_study(tmp_path)
+    job = next(path for path in study_dir.jobs.glob("adapt-*"))
+    for name, key, value in (("env.json", "git", {"commit": "b" * 40}), ("eval/digits.json", "version", 2)):
+        told = json.loads((job / name).read_text())
+        (job / name).write_text(json.dumps({**told, key: value}))
+    data = json.loads((job / "data.json").read_text())
+    data["sources"]["rotated"]["read"] = 1700
+    (job / "data.json").write_text(json.dumps(data))
+    text = found(study_dir)
+    assert "different commits of the code: a1cd4be00000 with uncommitted changes, bbbbbbbbbbbb" in text
+    assert "benchmark digits was scored in different versions: 1, 2" in text
+    assert "data set rotated did not have the same records in all jobs of stage adapt: 1,700, 1,797" in text
+
+
 def test_results_that_are_still_coming_are_no_warning(half: StudyDir) -> None:
     assert "lora_r4 has no result" not in found(half)
 

@@ -44,6 +44,7 @@ def warnings_of(facts: StudyFacts, headline: Headline) -> list[str]:
         *facts.plan_warnings,
         *(f"could not be read and was left out: {name}" for name in facts.unreadable),
         *_hosts(facts),
+        *_origins(facts),
     ]
     return list(dict.fromkeys(found))
 
@@ -173,6 +174,35 @@ def _hosts(facts: StudyFacts) -> Iterator[str]:
     for package, found in sorted(versions.items()):
         if len(found) > 1:
             yield f"jobs ran with different versions of {package}: {listing(sorted(found))}"
+
+
+def _origins(facts: StudyFacts) -> Iterator[str]:
+    """Compared results that come from other code, another version of a benchmark, or other rows of a data set."""
+    commits = {_commit(job) for job in facts.jobs} - {""}
+    if len(commits) > 1:
+        yield f"jobs ran from different commits of the code: {listing(sorted(commits))}"
+    versions: dict[str, set[str]] = defaultdict(set)
+    rows: dict[tuple[str, str], set[int]] = defaultdict(set)
+    for job in facts.jobs:
+        for name, score in job.scores.items():
+            versions[name].add(score.version)
+        for name, source in mapping(job.data.get("sources")).items():
+            if (read := whole(mapping(source).get("read"))) is not None:
+                rows[job.stage, str(name)].add(read)
+    for name, found in versions.items():
+        if len(found) > 1:
+            yield f"benchmark {name} was scored in different versions: {listing(sorted(found))}"
+    for (stage, name), counts in rows.items():
+        if len(counts) > 1:
+            each = listing([f"{count:,}" for count in sorted(counts)])
+            yield f"data set {name} did not have the same records in all jobs of stage {stage}: {each} were read"
+
+
+def _commit(job: JobFacts) -> str:
+    """The first digits, and whether there were uncommitted changes; empty when nothing was recorded."""
+    git = mapping(job.environment.get("git"))
+    commit = str(git.get("commit") or "")[:12]
+    return f"{commit} with uncommitted changes" if commit and git.get("dirty") else commit
 
 
 @dataclass(frozen=True, kw_only=True)

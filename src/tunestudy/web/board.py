@@ -23,7 +23,7 @@ _SETTLED_NS = 2_000_000_000
 _PROGRESS = ("step", "total_steps", "loss", "eta_s", "tokens_per_s", "phase")
 _UNDONE = ("pending", "interrupted", "evaluate")
 _STAMPED = ("eval", "lease", "claim")
-"""Folders of a job beside its own; what decides its state is made or renamed in one of them, which changes the folder's time."""
+"""Folders of a job beside its own: what decides its state is made or renamed in one of them, and changes its time."""
 
 
 @dataclass

@@ -70,6 +70,7 @@
     ctx.strokeStyle = css("--strong");
     ctx.fillStyle = css("--soft");
     ctx.font = `${11 * ratio}px ${css("--sans")}`;
+    ctx.textAlign = "left";
     ctx.setLineDash([3 * ratio, 3 * ratio]);
     for (const { x, label } of data.boundaries ?? []) {
       const at = plot.valToPos(x, "x", true);

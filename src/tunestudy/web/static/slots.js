@@ -22,7 +22,7 @@
     const at = (time) => LEFT + ((time - last.start) / span) * (width - LEFT - 8);
     const height = TOP + last.slots.length * ROW + FOOT;
     const svg = shape("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", class: "timeline", "aria-label": `Attempts on ${last.slots.length} slots over time. The table below says the same.` });
-    const stops = width < 500 ? 2 : 4;
+    const stops = width < 500 ? 1 : 4;
     for (let stop = 0; stop <= stops; stop += 1) {
       const time = last.start + (span * stop) / stops, x = at(time);
       svg.append(shape("line", { class: "grid", x1: x, x2: x, y1: TOP, y2: height - FOOT }));
