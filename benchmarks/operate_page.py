@@ -126,7 +126,10 @@ UPDATE = """() => new Promise((done) => {
   // from the page's own request for what changed until that is painted
   const fetched = window.fetch;
   let start = 0;
-  window.fetch = (...asked) => { if (String(asked[0]).startsWith("/data")) start = performance.now(); return fetched(...asked); };
+  window.fetch = (...asked) => {
+    if (String(asked[0]).startsWith("/data")) start = performance.now();
+    return fetched(...asked);
+  };
   const root = document.documentElement, before = root.dataset.version;
   new MutationObserver((_, watcher) => {
     if (root.dataset.version === before || !start) return;

@@ -17,11 +17,11 @@
     ? { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" } : { hour: "2-digit", minute: "2-digit", second: span < 600 ? "2-digit" : undefined });
 
   function draw() {
-    const place = document.getElementById("timeline");
+    const place = document.getElementById("slot-bars");
     const width = place.clientWidth, span = Math.max(1e-3, last.end - last.start);
     const at = (time) => LEFT + ((time - last.start) / span) * (width - LEFT - 8);
     const height = TOP + last.slots.length * ROW + FOOT;
-    const svg = shape("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", class: "timeline", "aria-label": `Attempts on ${last.slots.length} slots over time. The table below says the same.` });
+    const svg = shape("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", class: "slot-bars", "aria-label": `Attempts on ${last.slots.length} slots over time. The table below says the same.` });
     const stops = width < 500 ? 1 : 4;
     for (let stop = 0; stop <= stops; stop += 1) {
       const time = last.start + (span * stop) / stops, x = at(time);
