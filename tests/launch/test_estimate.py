@@ -73,6 +73,7 @@ def probes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return command
 
     monkeypatch.setattr(estimate, "command_for", command_for)
+    monkeypatch.setattr(estimate, "foresee_missing", lambda *_: None)
     return told
 
 

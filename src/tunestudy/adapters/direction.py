@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 CHUNK = 1 << 20
 """Numbers of a weight that are cast at a time."""
@@ -24,6 +25,11 @@ SMALLEST_STRETCH = 1e-3
 """Below this m/n the product cannot be had back from the output."""
 CANCELLED = 1e-2
 """A row whose squared norm is below this share of ‖W_i‖² lost digits to cancellation; it is summed up directly."""
+
+
+def is_hollow(tensor: Tensor) -> bool:
+    """Whether a tensor has a shape and no numbers: memory is being foreseen."""
+    return tensor.is_meta or isinstance(tensor, FakeTensor)
 
 
 def row_squares(weight_OI: Tensor) -> Tensor:
@@ -61,6 +67,8 @@ def row_norms(
 
 def _sum_cancelled(squares: Tensor, fixed: Tensor, weight: Tensor, down: Tensor, up: Tensor, scale: float) -> None:
     """Overwrite the squares that are differences of much larger numbers: ΔW_i ≈ -W_i."""
+    if is_hollow(squares):  # numbers that are not there cancel nothing
+        return
     rows = (squares < CANCELLED * fixed).nonzero().squeeze(1)
     for part in torch.split(rows, max(1, CHUNK // weight.shape[1])) if len(rows) else ():
         squares[part] = torch.addmm(weight[part].float(), up[part], down, alpha=scale).square_().sum(1)
@@ -107,7 +115,7 @@ def direction_of(
         per_norm, per_magnitude = (t.reciprocal().masked_fill_(zero, 0) for t in (norm_O, magnitude))
         stretch = (magnitude / norm_O).masked_fill_(zero, 0)  # m = n must give exactly 1
         reach = (stretch * scale).unsqueeze(1)
-        recoverable = bool((stretch.abs() > SMALLEST_STRETCH).logical_or_(zero).all())
+        recoverable = is_hollow(stretch) or bool((stretch.abs() > SMALLEST_STRETCH).logical_or_(zero).all())
         up = _gated(up_OR, gate_R) * reach
     return Direction(norm_O, stretch, reach, up, per_magnitude, per_norm, float(scale), recoverable)
 
@@ -282,7 +290,9 @@ def _times(dy: Tensor, stretch: Tensor, buffer: Tensor | None) -> Tensor:
 
 
 def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    return torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext()
+    if device.type == "meta" or not torch.is_autocast_enabled(device.type):  # tensors without content know no autocast
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def _gated(up: Tensor, gate: Tensor | None) -> Tensor:

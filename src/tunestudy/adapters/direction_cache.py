@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from tunestudy.adapters.direction import Direction, direction_of, row_norms, row_squares
+from tunestudy.adapters.direction import Direction, direction_of, is_hollow, row_norms, row_squares
 
 SAMPLE = 16
 """Rows and columns of a large frozen tensor that are compared; of others everything is."""
@@ -37,7 +37,8 @@ class Stamp:
     def __init__(self, tensor: Tensor) -> None:
         self.facts = _facts(tensor)
         self.storage = _storage(tensor)
-        self.values = _values(tensor).clone() if tensor.device.type == "cpu" else None
+        compared = tensor.device.type == "cpu" and not is_hollow(tensor)
+        self.values = _values(tensor).clone() if compared else None
 
     def holds(self, tensor: Tensor) -> bool:
         if self.facts != _facts(tensor) or self.storage != _storage(tensor):

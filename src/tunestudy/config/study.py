@@ -7,6 +7,7 @@ from pydantic import Field
 from tunestudy.config.base import Config, neutral
 from tunestudy.config.benchmark import AnyBenchmark
 from tunestudy.config.data import AnyDataset
+from tunestudy.config.estimate import EstimateSettings
 from tunestudy.config.model import ModelConfig
 from tunestudy.config.resources import Resources
 from tunestudy.config.stage import AnyStage, TrainStage
@@ -58,3 +59,5 @@ class Study(Config):
     env: dict[str, str] = neutral({})
     """Environment variables of every job. Tokens do not belong here."""
     report: ReportSettings = ReportSettings()
+    estimate: EstimateSettings = neutral(EstimateSettings())
+    """What is known or believed of its cost."""

@@ -67,6 +67,11 @@ class Loader:
         """Step and number of the batch that `_made` gives next."""
         self._sizes: dict[int, int] = {}
 
+    @property
+    def layout(self) -> Layout:
+        """How rows lie in a micro-batch."""
+        return self._cutter.layout
+
     def of_step(self, step: int) -> list[Share]:
         """Of 0-based `step`, to be made in their order; some or all of them may be left out."""
         shares = self._shares(step)

@@ -10,7 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tunestudy.config.errors import StudyError
 from tunestudy.config.job import Job
+from tunestudy.launch.cost_words import cost_lines
+from tunestudy.launch.costs import put_together, remember_costs
+from tunestudy.launch.foresee import card_of, foresee_missing, not_to_time
 from tunestudy.launch.local import Slot, find_slots
 from tunestudy.launch.schedule import Schedule, budget_lines, make_schedule, remember_packing, schedule_lines
 from tunestudy.launch.spread import command_for
@@ -90,14 +94,28 @@ class Experiment:
 def show_plan(loaded: LoadedStudy, results: Path, *, estimate: bool, as_json: bool) -> None:
     """What `tunestudy plan` prints: the plan, how long it takes as far as that is known, and when which job runs."""
     plan = make_plan(loaded, results)
-    for line in probe_missing(plan, loaded.path.parent) if estimate else ():
-        print(line, file=sys.stderr)
+    notes = gather_evidence(plan, loaded.path.parent) if estimate else []
+    plan = make_plan(loaded, results) if estimate else plan  # probes have counted the data
     outlook = make_outlook(plan)
+    costs = None
+    if estimate:
+        costs = put_together(plan, loaded.path.parent, now=outlook.now, notes=notes)
     if as_json:
-        print(json.dumps({**plan.as_json(), "time": outlook.as_json()}, indent=1, ensure_ascii=False))
+        found = {} if costs is None else {"estimate": costs.as_json()}
+        print(json.dumps({**plan.as_json(), "time": outlook.as_json(), **found}, indent=1, ensure_ascii=False))
         return
+    told = [] if costs is None else cost_lines(costs)
     picture, budget = schedule_lines(outlook.schedule, plan), budget_lines(outlook.schedule, plan)
-    print("\n".join([*plan_lines(plan), *outlook_lines(outlook, loaded.typed), *picture, *budget]))
+    print("\n".join([*plan_lines(plan), *outlook_lines(outlook, loaded.typed), *picture, *budget, *told]))
+
+
+def gather_evidence(plan: Plan, base: Path) -> list[str]:
+    """Count every stage's memory and time its steps, as far as that is possible here; what went wrong, in words."""
+    wrong = foresee_missing(plan, card_of(plan.study).device)
+    try:
+        return [*([wrong] if wrong else []), *probe_missing(plan, base)]
+    except StudyError as error:
+        return [*([wrong] if wrong else []), f"no step can be timed here: {error.message}"]
 
 
 def tell_time(
@@ -107,8 +125,9 @@ def tell_time(
 
     `only`: ids of the jobs that are meant to run. Returns the packing of those.
     """
-    for line in probe_missing(plan, loaded.path.parent) if estimate else ():
+    for line in gather_evidence(plan, loaded.path.parent) if estimate else ():
         print(line, file=sys.stderr)
+    remember_costs(plan, put_together(plan, loaded.path.parent, now=time.time()))
     outlook = make_outlook(plan, only=only)
     remember_estimates(plan, outlook.times, now=outlook.now)
     remember_packing(plan, outlook.schedule, now=outlook.now)
@@ -198,7 +217,8 @@ def probe_missing(plan: Plan, base: Path) -> list[str]:
     host = host_name()
     times = expected_times(plan, ranks=resources.ranks, host=host)
     failed: list[str] = []
-    asked: set[str] = set()
+    skipped = not_to_time(plan, base)
+    asked = {speed_key(one.job, ranks=resources.ranks, host=host) for one in plan.jobs if one.job.id in skipped}
     for planned in plan.jobs:
         job = planned.job
         idle = job.settings is None or job.settings.trains_nothing

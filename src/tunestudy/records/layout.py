@@ -87,6 +87,10 @@ class StudyDir:
         as deep as those of jobs, so that it finds data, parents and the study's folder as they do."""
         return self.cache / f"probe-{key}.json"
 
+    def foreseen(self, key: str) -> Path:
+        """Memory of a stage by term, as counted before anything ran; the key names all that decides it."""
+        return self.cache / f"foresee-{key}.json"
+
     @property
     def estimates(self) -> Path:
         """What each job was expected to take before it began."""

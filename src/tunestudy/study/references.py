@@ -65,6 +65,18 @@ def reference_mistakes(study: Study, locate: Locate, folder: Path) -> Iterator[S
                     yield StudyError(locate((*path, *inner)), message)
     yield from _seeds(study, locate)
     yield from _report(study, locate)
+    yield from _estimate(study, locate)
+
+
+def _estimate(study: Study, locate: Locate) -> Iterator[StudyError]:
+    """Costs are stated of stages, or of a stage as a variant has it."""
+    known = {stage for variant in study.variants.values() for stage in variant.stages}
+    known |= {f"{name}.{stage}" for name, variant in study.variants.items() for stage in variant.stages}
+    for section, entries in (("stages", study.estimate.stages), ("claims", study.estimate.claims)):
+        for name in entries:
+            if name not in known:
+                message = f"no variant has a stage `{name}`; {did_you_mean(name, known)}"
+                yield StudyError(locate(("estimate", section, name)), message)
 
 
 def _tasks(locate: Locate, benchmark: LmEval, folder: Path, path: KeyPath) -> Iterator[StudyError]:

@@ -18,6 +18,7 @@ from tunestudy.config.data import (
     MixturePart,
     SynthDataset,
 )
+from tunestudy.config.estimate import Claim, EstimateSettings, Prior
 from tunestudy.config.fetch import FetchSettings
 from tunestudy.config.judge import Judge
 from tunestudy.config.merge import MergeInput, MergeStage, Weights
@@ -53,6 +54,9 @@ Level = Literal[
     "variant",
     "resources",
     "report",
+    "estimate",
+    "prior",
+    "claim",
 ]
 
 STAGE_TYPES = ("train", "merge")
@@ -85,6 +89,9 @@ KEYS: dict[Level, frozenset[str]] = {
     "variant": frozenset({*Variant.model_fields, "overrides", "from", "matrix", "exclude"}),
     "resources": frozenset(Resources.model_fields),
     "report": frozenset(ReportSettings.model_fields),
+    "estimate": frozenset(EstimateSettings.model_fields),
+    "prior": frozenset(Prior.model_fields),
+    "claim": frozenset(Claim.model_fields),
 }
 
 HOME: dict[Level, str] = {
@@ -111,6 +118,9 @@ HOME: dict[Level, str] = {
     "variant": "in an entry of `variants:`",
     "resources": "under `resources:`",
     "report": "under `report:`",
+    "estimate": "under `estimate:`",
+    "prior": "in an entry of `estimate.stages:`",
+    "claim": "in an entry of `estimate.claims:`",
 }
 """Where a key of that level belongs, as the end of a sentence."""
 
@@ -118,9 +128,15 @@ HOME: dict[Level, str] = {
 def mappings(values: dict[str, Any]) -> Iterator[tuple[Level, KeyPath, dict[str, Any]]]:
     """Every mapping of the file with keys of its own, outer before inner; user-named entries are looked through."""
     yield "study", (), values
-    for level in ("model", "resources", "report"):
+    for level in ("model", "resources", "report", "estimate"):
         if isinstance(values.get(level), dict):
             yield level, (level,), values[level]
+    if isinstance(estimate := values.get("estimate"), dict):
+        for level, path, entry in (
+            *_entries("prior", estimate, ("stages",)),
+            *_entries("claim", estimate, ("claims",)),
+        ):
+            yield level, ("estimate", *path), entry
     model = values.get("model")
     if isinstance(model, dict) and isinstance(model.get("tokenizer"), dict):
         yield "tokenizer", ("model", "tokenizer"), model["tokenizer"]

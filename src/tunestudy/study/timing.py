@@ -15,8 +15,9 @@ from tunestudy.records.layout import StudyDir
 from tunestudy.study.fingerprint import datasets_of, digest
 from tunestudy.study.plan import Plan, PlannedJob
 from tunestudy.study.state import folders_on_disk, read_object
+from tunestudy.study.stated import stated_seconds
 
-Evidence = Literal["finished jobs", "timed steps"]
+Evidence = Literal["finished jobs", "timed steps", "what the study states"]
 
 _NOT_SPEED = frozenset(
     {*OptimiserSettings.model_fields, *CheckpointSettings.model_fields, *LoggingSettings.model_fields}
@@ -63,7 +64,8 @@ def expected_times(plan: Plan, *, ranks: int, host: str) -> dict[str, JobTime]:
         if planned.job.id in on_disk
     }
     probes = _probes(plan, ranks, host)
-    training: Training = {key: (probe_seconds(probe), "timed steps") for key, probe in probes.items()}
+    training: Training = {key: (seconds, "what the study states") for key, seconds in stated_seconds(plan).items()}
+    training |= {key: (probe_seconds(probe), "timed steps") for key, probe in probes.items()}
     training |= {key: (seconds, "finished jobs") for key, seconds in _by_stage(plan.jobs, results).items()}
     scored = _benchmark_seconds(plan.jobs, plan.folder, on_disk)
     start_s = max((probe["start_s"] for probe in probes.values()), default=0.0)
@@ -133,7 +135,7 @@ def remember_estimates(plan: Plan, times: Mapping[str, JobTime], *, now: float) 
     known = read_object(plan.folder.estimates)
     waiting = {planned.job.id for planned in plan.jobs if planned.status == "pending"}
     new = {
-        name: {"train_s": round(time.train_s, 3), "evidence": time.evidence, "t": now}
+        name: {**known.get(name, {}), "train_s": round(time.train_s, 3), "evidence": time.evidence, "t": now}
         for name, time in times.items()
         if name in waiting and time.train_s is not None and time.evidence
     }

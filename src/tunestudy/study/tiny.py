@@ -38,6 +38,7 @@ def take_tiny(source: Source, *, wanted: bool) -> bool:
     _check(source, small)
     if not wanted:
         return True
+    source.values.pop("estimate", None)  # numbers of the large one
     source.values["study"] = f"{source.values.get('study', '')}{SUFFIX}"
     if isinstance(resources := source.values.get("resources"), dict):
         source.values["resources"] = {key: value for key, value in resources.items() if key not in FOR_THE_LARGE}

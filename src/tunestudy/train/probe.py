@@ -11,6 +11,7 @@ import signal
 import statistics
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,19 @@ import torch
 
 from tunestudy.config.job import Job
 from tunestudy.config.stage import TrainStage
+from tunestudy.data.batch import shares_of
 from tunestudy.data.order import Schedule
 from tunestudy.data.prepare import prepare
-from tunestudy.records.atomic import read_json, write_json
+from tunestudy.records.atomic import read_json, remove_tree, write_json
 from tunestudy.records.layout import JobDir
 from tunestudy.records.locked import stay_offline
 from tunestudy.records.progress import Progress
 from tunestudy.records.stop import StopRequest
+from tunestudy.train.checkpoint import Kind
 from tunestudy.train.curriculum import stand_in_places
-from tunestudy.train.loop import take_step
+from tunestudy.train.loop import take_step, tokens_of
 from tunestudy.train.optim import set_learning_rates
+from tunestudy.train.publish import peak_memory_mb
 from tunestudy.train.run import Run, Task
 from tunestudy.train.stage import lay_out, load_placed, make_learner, make_trainable
 from tunestudy.train.start import start_run
@@ -76,8 +80,11 @@ def open_run(task: Task) -> Run:
 def measure(run: Run, *, setup_s: float) -> dict[str, Any]:
     """Seconds of a step (median) and of an evaluation, and how many of each the whole stage has."""
     run.learner.engine.train(True)
-    seconds = [timed_step(run) for _ in range(min(WARM_UP + TIMED, run.material.total_steps))]
-    kept = seconds[WARM_UP:] or seconds[-1:]
+    steps = min(WARM_UP + TIMED, run.material.total_steps)
+    seconds = [timed_step(run) for _ in range(steps)]
+    first = min(WARM_UP, steps - 1)
+    kept, sizes = seconds[first:], StepSizes.of(run, range(first, steps))
+    whole = StepSizes.of(run, some_of(run.material.total_steps))
     evaluation_s, evaluation = None, run.material.evaluation
     if evaluation is not None:
         began = time.perf_counter()
@@ -85,12 +92,17 @@ def measure(run: Run, *, setup_s: float) -> dict[str, Any]:
         evaluation_s = time.perf_counter() - began
     return {
         "setup_s": round(setup_s, 3),
-        "step_s": round(statistics.median(kept), 6),
+        "step_s": round(statistics.median(kept) * whole.mean_tokens / sizes.mean_tokens, 6),
+        "step_s_range": [round(value * whole.mean_tokens / sizes.mean_tokens, 6) for value in (min(kept), max(kept))],
         "timed_steps": len(kept),
         "total_steps": run.material.total_steps,
         "tokens_per_step": round(run.state.tokens / run.state.step, 1),
         "evaluation_s": evaluation_s,
         "evaluations": num_evaluations(run.settings, run.material.schedule, run.material.total_steps),
+        **time_of_saving(run),
+        "peak_memory_mb": peak_memory_mb(run.world),
+        "largest_seen": StepSizes.of(run, range(steps)).largest,
+        "largest": max(whole.largest, sizes.largest),
         "world_size": run.world.size,
         "device": device_name(run.world),
         "threads": os.environ.get("OMP_NUM_THREADS"),
@@ -106,6 +118,62 @@ def timed_step(run: Run) -> float:
         sys.exit("the probe was asked to stop")
     settle(run.world)
     return time.perf_counter() - began
+
+
+SAMPLED = 400
+"""Steps of a stage whose lengths are looked at."""
+
+
+def some_of(total_steps: int) -> range:
+    """Steps spread over the whole stage."""
+    return range(0, total_steps, -(-total_steps // SAMPLED))
+
+
+@dataclass(frozen=True)
+class StepSizes:
+    """Of some steps: mean tokens without padding over all ranks, and tokens of the largest micro-batch with padding."""
+
+    mean_tokens: float
+    largest: int
+
+    @classmethod
+    def of(cls, run: Run, steps: range) -> "StepSizes":
+        rows = [run.material.schedule.rows_of_step(step) for step in steps]
+        lengths = run.material.corpus.lengths
+        layout = run.material.loader.layout
+        batches = [
+            [sum(int(lengths[sample]) for sample in row) for row in batch]
+            for of_step in rows
+            for batch in shares_of(
+                run.material.corpus,
+                of_step,
+                rank=0,
+                world_size=run.world.size,
+                micro_batch=run.material.batches.micro_batch,
+            )
+            if batch
+        ]
+        tokens = sum(tokens_of(run, of_step) for of_step in rows)
+        sizes = [max(batch) * len(batch) if layout == "right" else sum(batch) for batch in batches]
+        return cls(max(1.0, tokens / len(rows)), max(sizes))
+
+
+def time_of_saving(run: Run) -> dict[str, Any]:
+    """Seconds that training waits for a checkpoint (`save_s`), seconds until it is written, and its bytes.
+
+    Of a full one where the stage writes any, else of a lite one; it is removed again.
+    """
+    kind: Kind = "full" if run.settings.full_save_steps else "lite"
+    began = time.perf_counter()
+    run.saver.save(kind, run.state, metrics={}, label="")
+    waited = time.perf_counter() - began
+    run.saver.finish()
+    written = time.perf_counter() - began
+    path = run.task.folder.checkpoint(run.state.step)
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else 0
+    if run.world.rank == 0:
+        remove_tree(path)
+    return {"save_s": round(waited, 4), "saved_s": round(written, 4), "saved_bytes": size, "saved_kind": kind}
 
 
 def settle(world: World) -> None:

@@ -1,0 +1,115 @@
+"""What a study will cost, put together: counted memory, timed steps, what its file states."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tunestudy.config.data import HubDataset
+from tunestudy.config.study import Study
+from tunestudy.launch.cost_words import Costs
+from tunestudy.launch.foresee import Card, card_of, in_hub_cache, not_to_time
+from tunestudy.launch.schedule import make_schedule
+from tunestudy.records.atomic import write_json
+from tunestudy.records.host import host_name
+from tunestudy.study.costs import StageCost, remembered, stage_costs
+from tunestudy.study.doubts import doubts, hours
+from tunestudy.study.plan import Plan
+from tunestudy.study.spans import Span, total
+from tunestudy.study.state import read_object
+from tunestudy.study.timing import expected_times
+
+ASK = "size unknown here; `fetch --dry-run` asks"
+
+
+def put_together(plan: Plan, base: Path, *, now: float, notes: Sequence[str] = ()) -> Costs:
+    """Of every stage and in total. What could not be known is told in `notes`."""
+    card = card_of(plan.study)
+    stages = stage_costs(plan, host=host_name(), device=card.device)
+    job_s = total(None if (span := stage.seconds) is None else span.times(stage.left) for stage in stages)
+    per_job = plan.study.resources.ranks * plan.study.resources.gpus_per_rank
+    return Costs(
+        stages=stages,
+        card=card,
+        job_s=job_s,
+        left=_left(plan, stages),
+        gpu_hours=None if job_s is None else job_s.times(per_job / 3600),
+        disk_bytes=_disk(stages),
+        downloads=_downloads(plan.study),
+        doubts=[*doubts(stages, card.bytes), *_of_the_study(plan.study, job_s)],
+        notes=[*notes, *_unknown(plan, base, stages, card)],
+        now=now,
+    )
+
+
+def remember_costs(plan: Plan, costs: Costs) -> None:
+    """Keep what is expected of jobs that have not begun, for the report and for packing."""
+    known = read_object(plan.folder.estimates)
+    new = remembered(costs.stages, known)
+    if new:
+        write_json(plan.folder.estimates, {**known, **new})
+
+
+def _left(plan: Plan, stages: Sequence[StageCost]) -> Span | None:
+    """Until the last job is done; jobs that train nothing count as none."""
+    spans = {planned.job.id: stage.seconds for stage in stages for planned in stage.group.jobs}
+    if not spans or None in spans.values():
+        return None
+    done = {planned.job.id for planned in plan.jobs if planned.status in ("done", "evaluate")}
+
+    times = expected_times(plan, ranks=plan.study.resources.ranks, host=host_name())
+
+    def until(end: str) -> float:
+        left: Mapping[str, float | None] = {
+            planned.job.id: 0.0
+            if planned.job.id in done or (span := spans.get(planned.job.id)) is None
+            else float(getattr(span, end))
+            for planned in plan.jobs
+        }
+        packing = make_schedule(plan, times, left).packing
+        return 0.0 if packing is None else packing.makespan
+
+    return Span(until("low"), until("expected"), until("high"))
+
+
+def _disk(stages: Sequence[StageCost]) -> Span | None:
+    """All jobs at once: a study keeps what its stages keep."""
+    return total(None if stage.disk_bytes is None else stage.disk_bytes.times(stage.jobs) for stage in stages)
+
+
+def _downloads(study: Study) -> dict[str, str]:
+    found = {}
+    name = study.model.model_name_or_path
+    if name is not None and name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        found[name] = "here" if in_hub_cache(name) else ASK
+    for dataset in study.datasets.values():
+        if isinstance(dataset, HubDataset):
+            found[dataset.name] = ASK
+    return found
+
+
+def _of_the_study(study: Study, job_s: Span | None) -> list[str]:
+    stated = study.estimate.study_total
+    if stated is None or job_s is None or job_s.meets(stated, slack=0.1):
+        return []
+    return [f"the whole study: its jobs come to {hours(job_s)}; stated {hours(Span.between(stated))}"]
+
+
+def _unknown(plan: Plan, base: Path, stages: Sequence[StageCost], card: Card) -> list[str]:
+    """Why numbers are missing, each reason once."""
+    reasons: dict[str, list[str]] = {}
+    skipped = not_to_time(plan, base)
+    for stage in stages:
+        first = stage.group.jobs[0].job
+        if stage.no_memory:
+            reasons.setdefault(f"memory: {stage.no_memory}", []).append(stage.stage)
+        for note in stage.memory.notes if stage.memory else ():
+            reasons.setdefault(note, []).append(stage.stage)
+        if first.id in skipped and stage.evidence in ("", "stated"):
+            reasons.setdefault(f"time: {skipped[first.id]}", []).append(stage.stage)
+        if stage.steps is None:
+            reasons.setdefault("steps: they are counted when the data are here", []).append(stage.stage)
+    if card.bytes is None:
+        reasons["whether it fits: the card's memory is unknown; state estimate.gpu_memory_gb"] = []
+    return [
+        f"{', '.join(list(dict.fromkeys(names))[:4])}{'…' * (len(set(names)) > 4)}: {words}" if names else words
+        for words, names in reasons.items()
+    ]

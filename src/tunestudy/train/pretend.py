@@ -1,0 +1,110 @@
+"""How much memory a forward and backward pass takes, found by doing it with tensors that pretend to be there.
+
+A few of a model's blocks are run and the rest follows: blocks are alike, so memory grows by the same amount with each.
+What is counted is every tensor alive at once beside weights and gradients: what the backward pass needs, what
+activation checkpointing forms again, and temporaries.
+"""
+
+import weakref
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from tunestudy.models.decoder import base_model_of
+
+FEW = 2
+"""Blocks of the smaller of two runs; the larger has twice as many. Models with fewer blocks than that run whole."""
+
+
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts bytes of storages that operations made and somebody still holds."""
+
+    def __init__(self, known: list[Tensor]) -> None:
+        """known: tensors that are not counted, nor views of them."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.peak = 0
+        self._held: dict[int, weakref.ref[Any]] = {}
+        self._known = {tensor.untyped_storage()._cdata for tensor in known}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(made):
+            if isinstance(leaf, Tensor):
+                self._note(leaf)
+        return made
+
+    def _note(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known or key in self._held:
+            return
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+        def let_go(_: Any) -> None:
+            self.now -= size
+            del self._held[key]
+
+        self._held[key] = weakref.ref(storage, let_go)
+
+
+def peak_of_decoder(
+    model: nn.Module, mode: FakeTensorMode, *, rows: int, length: int, dtype: torch.dtype, inputs_learn: bool
+) -> int:
+    """Bytes at the peak of a micro-batch of (rows, length) tokens through the text model, up to its last hidden states.
+
+    model: filled by `models.hollow.fill_with_nothing` inside `mode`. dtype: of autocast; float32 is none.
+    inputs_learn: gradients are wanted of what comes before the blocks, such as a projector.
+    Raises RuntimeError for a model that looks into its tensors, as mixtures of experts do to deal out their tokens.
+    """
+    base = base_model_of(model)
+    text = base.get_decoder()
+    blocks = list(text.layers)
+
+    def run() -> Tensor:
+        embedded = base.get_input_embeddings()(torch.zeros(rows, length, dtype=torch.long))
+        if inputs_learn and not embedded.requires_grad:
+            embedded.requires_grad_()
+        hidden: Tensor = text(inputs_embeds=embedded, use_cache=False).last_hidden_state
+        return hidden
+
+    def of_first(count: int) -> int:
+        text.layers = nn.ModuleList(blocks[:count])
+        try:
+            return peak_of(run, model, mode, dtype)
+        finally:
+            text.layers = nn.ModuleList(blocks)
+
+    if len(blocks) <= 2 * FEW:
+        return of_first(len(blocks))
+    small, large = of_first(FEW), of_first(2 * FEW)
+    return small + round((large - small) / FEW * (len(blocks) - FEW))
+
+
+def peak_of(run: Callable[[], Tensor], model: nn.Module, mode: FakeTensorMode, dtype: torch.dtype) -> int:
+    """Bytes at the peak of `run` and its backward pass beside weights, their gradients and what was there before."""
+    weights = [*model.parameters(), *model.buffers()]
+    with mode:
+        learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        for parameter in learning:
+            parameter.grad = torch.zeros_like(parameter)
+        gradients = [parameter.grad for parameter in learning if parameter.grad is not None]
+        live = LiveBytes([*weights, *gradients])
+        with live, _autocast(dtype):
+            hidden = run()
+        if hidden.requires_grad:
+            with live:
+                hidden.backward(torch.ones_like(hidden))  # type: ignore[no-untyped-call]
+    for parameter in learning:
+        parameter.grad = None
+    return live.peak
+
+
+def _autocast(dtype: torch.dtype) -> AbstractContextManager[Any]:
+    return nullcontext() if dtype is torch.float32 else torch.autocast("cpu", dtype=dtype)
