@@ -8,21 +8,19 @@ weights, and no GPU. `cuda`: foresee for one although this machine has none.
 """
 
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tunestudy.config.adapter import MoleAdapter
 from tunestudy.config.errors import StudyError, at
 from tunestudy.config.job import Job
 from tunestudy.config.stage import TrainStage
 from tunestudy.models.decoder import base_model_of
-from tunestudy.models.hollow import fill_with_nothing, hollow_start
+from tunestudy.models.hollow import hollow_start
 from tunestudy.models.quantize import num_values
 from tunestudy.models.roles import role_of
 from tunestudy.records.atomic import read_json, write_json
@@ -34,7 +32,7 @@ from tunestudy.train.batching import plan_batches
 from tunestudy.train.holdings import few_bit_weights, holdings_of
 from tunestudy.train.linear_ce import chunk_rows
 from tunestudy.train.precision import Precision
-from tunestudy.train.pretend import peak_of_decoder
+from tunestudy.train.pretend import peaks_of_decoder
 from tunestudy.train.run import Task
 from tunestudy.train.stage import make_trainable
 from tunestudy.train.world import World
@@ -125,30 +123,12 @@ def _activations(
     inputs_learn = bool(learning & {"vision_tower", "projector", "world_projector"})
     text_config = base_model_of(model).config.get_text_config()
     try:
-        text = _in_a_thread(lambda: _pretended(model, rows, lengths, dtype, inputs_learn))
+        text = peaks_of_decoder(model, rows=rows, lengths=lengths, dtype=dtype, inputs_learn=inputs_learn)
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         reason = f"{type(error).__name__}: {str(error).splitlines()[0][:60]}"
         notes.append(f"activations are a rule of thumb ({reason})")
         text = [_rule_of_thumb(text_config, rows * length, dtype) for length in lengths]
     return [a + b for a, b in zip(text, tower, strict=True)]
-
-
-def _pretended(
-    model: nn.Module, rows: int, lengths: tuple[int, int], dtype: torch.dtype, inputs_learn: bool
-) -> list[int]:
-    mode = FakeTensorMode()
-    fill_with_nothing(model, mode)
-    with mode:
-        return [
-            peak_of_decoder(model, mode, rows=rows, length=length, dtype=dtype, inputs_learn=inputs_learn)
-            for length in lengths
-        ]
-
-
-def _in_a_thread(count: Callable[[], list[int]]) -> list[int]:
-    """Buffers that adapters keep for reuse are a thread's own: pretended ones go with it."""
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(count).result()
 
 
 def _rule_of_thumb(config: Any, tokens: int, dtype: torch.dtype) -> int:

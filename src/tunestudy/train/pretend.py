@@ -6,7 +6,8 @@ activation checkpointing forms again, and temporaries.
 """
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tunestudy.models.decoder import base_model_of
+from tunestudy.models.hollow import fill_with_nothing
 
 FEW = 2
 """Blocks of the smaller of two runs; the larger has twice as many. Models with fewer blocks than that run whole."""
@@ -54,30 +56,38 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._held[key] = weakref.ref(storage, let_go)
 
 
-def peak_of_decoder(
-    model: nn.Module, mode: FakeTensorMode, *, rows: int, length: int, dtype: torch.dtype, inputs_learn: bool
-) -> int:
-    """Bytes at the peak of a micro-batch of (rows, length) tokens through the text model, up to its last hidden states.
+def peaks_of_decoder(
+    model: nn.Module, *, rows: int, lengths: Sequence[int], dtype: torch.dtype, inputs_learn: bool
+) -> list[int]:
+    """Bytes at the peak of micro-batches of (rows, length) tokens through the text model, up to its last hidden states.
 
-    model: filled by `models.hollow.fill_with_nothing` inside `mode`. dtype: of autocast; float32 is none.
-    inputs_learn: gradients are wanted of what comes before the blocks, such as a projector.
-    Raises RuntimeError for a model that looks into its tensors, as mixtures of experts do to deal out their tokens.
+    model: on `meta`; its tensors are replaced by pretended ones. dtype: of autocast; float32 is none. inputs_learn:
+    gradients are wanted of what comes before the blocks, such as a projector. Raises RuntimeError for a model that
+    looks into its tensors, as mixtures of experts do to deal out their tokens.
     """
-    base = base_model_of(model)
-    text = base.get_decoder()
-    blocks = list(text.layers)
 
-    def run() -> Tensor:
-        embedded = base.get_input_embeddings()(torch.zeros(rows, length, dtype=torch.long))
-        if inputs_learn and not embedded.requires_grad:
-            embedded.requires_grad_()
-        hidden: Tensor = text(inputs_embeds=embedded, use_cache=False).last_hidden_state
-        return hidden
+    def count() -> list[int]:
+        mode = FakeTensorMode()
+        fill_with_nothing(model, mode)
+        with mode:
+            return [
+                _of_decoder(model, rows=rows, length=length, dtype=dtype, inputs_learn=inputs_learn)
+                for length in lengths
+            ]
+
+    # Buffers that adapters keep for reuse are a thread's own: pretended ones go with it.
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(count).result()
+
+
+def _of_decoder(model: nn.Module, *, rows: int, length: int, dtype: torch.dtype, inputs_learn: bool) -> int:
+    text = base_model_of(model).get_decoder()
+    blocks = list(text.layers)
 
     def of_first(count: int) -> int:
         text.layers = nn.ModuleList(blocks[:count])
         try:
-            return peak_of(run, model, mode, dtype)
+            return peak_of(model, rows=rows, length=length, dtype=dtype, inputs_learn=inputs_learn)
         finally:
             text.layers = nn.ModuleList(blocks)
 
@@ -87,20 +97,23 @@ def peak_of_decoder(
     return small + round((large - small) / FEW * (len(blocks) - FEW))
 
 
-def peak_of(run: Callable[[], Tensor], model: nn.Module, mode: FakeTensorMode, dtype: torch.dtype) -> int:
-    """Bytes at the peak of `run` and its backward pass beside weights, their gradients and what was there before."""
-    weights = [*model.parameters(), *model.buffers()]
-    with mode:
-        learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        for parameter in learning:
-            parameter.grad = torch.zeros_like(parameter)
-        gradients = [parameter.grad for parameter in learning if parameter.grad is not None]
-        live = LiveBytes([*weights, *gradients])
-        with live, _autocast(dtype):
-            hidden = run()
-        if hidden.requires_grad:
-            with live:
-                hidden.backward(torch.ones_like(hidden))  # type: ignore[no-untyped-call]
+def peak_of(model: nn.Module, *, rows: int, length: int, dtype: torch.dtype, inputs_learn: bool) -> int:
+    """The same of one size, of all blocks that the model has now, beside weights and gradients; real tensors count,
+    too."""
+    base = base_model_of(model)
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in learning:
+        parameter.grad = torch.zeros_like(parameter)
+    gradients = [parameter.grad for parameter in learning if parameter.grad is not None]
+    live = LiveBytes([*model.parameters(), *model.buffers(), *gradients])
+    with live, _autocast(dtype):
+        embedded = base.get_input_embeddings()(torch.zeros(rows, length, dtype=torch.long))
+        if inputs_learn and not embedded.requires_grad:
+            embedded.requires_grad_()
+        hidden = base.get_decoder()(inputs_embeds=embedded, use_cache=False).last_hidden_state
+    if hidden.requires_grad:
+        with live:
+            hidden.backward(torch.ones_like(hidden))
     for parameter in learning:
         parameter.grad = None
     return live.peak
