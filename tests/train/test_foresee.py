@@ -11,6 +11,7 @@ from tunestudy.adapters.attach import attach
 from tunestudy.config.adapter import DoraAdapter, LoraAdapter
 from tunestudy.config.job import Job
 from tunestudy.config.stage import Quantization
+from tunestudy.models.attention import switch_untried
 from tunestudy.models.hollow import hollow_start
 from tunestudy.models.origin import load_tokenizer, random_weights
 from tunestudy.records.atomic import read_json
@@ -43,6 +44,8 @@ def test_pretended_peak_is_what_a_real_pass_holds(kind: Any, tmp_path: Path) -> 
     tokenizer = load_tokenizer(job.model, folder.root)
     real = attach(random_weights(job.model, tokenizer, seed=1, device="cpu"), adapter, seed=1).train()
     hollow = attach(hollow_start(job, folder).model, adapter, seed=1).train()
+    assert switch_untried(real) is None
+    assert switch_untried(hollow) is None
     held = peak_of(real, length=64, inputs_learn=False, **size)
     assert peaks_of_decoder(hollow, lengths=[64], inputs_learn=False, **size) == [pytest.approx(held, rel=0.02)]
 

@@ -38,16 +38,26 @@ def use_segment_attention(model: nn.Module) -> bool:
 def segment_attention_obstacle(model: nn.Module) -> str | None:
     """Like `use_segment_attention`, but says what stands in the way; None when the switch was made."""
     base = base_model_of(model)
-    obstacle = _structural_obstacle(base)
+    before = base.config._attn_implementation
+    obstacle = switch_untried(model)
     if obstacle is not None:
         return obstacle
-    before = base.config._attn_implementation
-    AttentionInterface.register(SEGMENT_ATTENTION, segment_attention)
-    AttentionMaskInterface.register(SEGMENT_ATTENTION, sdpa_mask)
-    base.set_attn_implementation(SEGMENT_ATTENTION)
     obstacle = samples_leak(base)
     if obstacle is not None:
         base.set_attn_implementation(before)
+    return obstacle
+
+
+def switch_untried(model: nn.Module) -> str | None:
+    """Switch the model to segment attention by its configuration alone; what stands in the way, None when it is done.
+
+    For models without numbers, which no run can try."""
+    base = base_model_of(model)
+    obstacle = _structural_obstacle(base)
+    if obstacle is None:
+        AttentionInterface.register(SEGMENT_ATTENTION, segment_attention)
+        AttentionMaskInterface.register(SEGMENT_ATTENTION, sdpa_mask)
+        base.set_attn_implementation(SEGMENT_ATTENTION)
     return obstacle
 
 

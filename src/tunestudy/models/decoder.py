@@ -27,6 +27,13 @@ class Segments:
         """borders: (S+1,) int32, from 0 to the number of positions."""
         self.borders = borders
 
+    @classmethod
+    def even(cls, count: int, length: int) -> "Segments":
+        """Of equal lengths that are known without looking at the borders."""
+        segments = cls(torch.arange(0, (count + 1) * length, length, dtype=torch.int32))
+        segments.lengths = [length] * count
+        return segments
+
     @cached_property
     def lengths(self) -> list[int]:
         """(S,) On a GPU, reading them waits for the device: the variable-length kernel does without."""

@@ -19,6 +19,7 @@ from tunestudy.config.adapter import MoleAdapter
 from tunestudy.config.errors import StudyError, at
 from tunestudy.config.job import Job
 from tunestudy.config.stage import TrainStage
+from tunestudy.models.attention import switch_untried
 from tunestudy.models.decoder import base_model_of
 from tunestudy.models.hollow import hollow_start
 from tunestudy.models.quantize import num_values
@@ -80,6 +81,8 @@ def foresee(job: Job, folder: JobDir, *, ranks: int, device: torch.device) -> di
         where = at(f"stages.{job.stage}.adapter")
         raise StudyError(where, "a mixture of LoRA experts is made of what earlier stages learn")
     model = make_trainable(loaded, task)
+    if settings.padding != "right" and job.model.attn_implementation == "sdpa":
+        switch_untried(model)
     holdings = holdings_of(model, settings, ranks)
     notes = list(_notes(settings))
     batches = plan_batches(settings, ranks, stage=job.stage)

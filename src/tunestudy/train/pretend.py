@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tunestudy.models.decoder import base_model_of
+from tunestudy.models.decoder import SEGMENT_ATTENTION, Segments, base_model_of
 from tunestudy.models.hollow import fill_with_nothing
 
 FEW = 2
@@ -106,11 +106,16 @@ def peak_of(model: nn.Module, *, rows: int, length: int, dtype: torch.dtype, inp
         parameter.grad = torch.zeros_like(parameter)
     gradients = [parameter.grad for parameter in learning if parameter.grad is not None]
     live = LiveBytes([*model.parameters(), *model.buffers(), *gradients])
+    laid_end_to_end = base.config.get_text_config()._attn_implementation == SEGMENT_ATTENTION
+    shape = (1, rows * length) if laid_end_to_end else (rows, length)
     with live, _autocast(dtype):
-        embedded = base.get_input_embeddings()(torch.zeros(rows, length, dtype=torch.long))
+        embedded = base.get_input_embeddings()(torch.zeros(shape, dtype=torch.long))
         if inputs_learn and not embedded.requires_grad:
             embedded.requires_grad_()
-        hidden = base.get_decoder()(inputs_embeds=embedded, use_cache=False).last_hidden_state
+        arguments: dict[str, Any] = {"inputs_embeds": embedded, "use_cache": False}
+        if laid_end_to_end:  # as `models.decoder.forward_arguments` does it
+            arguments |= {"segments": Segments.even(rows, length), "attention_mask": torch.empty(1, 1, 0, 0)}
+        hidden = base.get_decoder()(**arguments).last_hidden_state
     if hidden.requires_grad:
         with live:
             hidden.backward(torch.ones_like(hidden))
