@@ -27,6 +27,7 @@ def collect(study_dir: StudyDir) -> StudyFacts:
         replace(
             read_job(JobDir(study_dir.jobs / name), by_id.get(name, {}), reader),
             expected_s=number(mapping(expected.get(name)).get("train_s")),
+            expected=mapping(expected.get(name)),
         )
         for name in names
     ]

@@ -9,6 +9,7 @@ from tunestudy.report.experiment_samples import sample_summary
 from tunestudy.report.experiment_sparsity import sparsity_summary
 from tunestudy.report.facts import JobFacts, StudyFacts
 from tunestudy.report.findings import problems, warnings_of
+from tunestudy.report.foreseen import foreseen_table
 from tunestudy.report.format import MISSING, duration, listing, moment, plural, setting, short_count, size
 from tunestudy.report.lineage import kind_of_job, origins
 from tunestudy.report.machines import Machine, machines
@@ -113,6 +114,8 @@ def _plan(facts: StudyFacts) -> str:
     ready = "\n".join(f"- [{'x' if done else ' '}] {escape(what)}" for done, what in checklist(facts))
     parts = ["## 3. Execution plan", table(heads, rows, "No job is planned yet."), *more, *orphans]
     tracked = ["### Experiments", tracking_table(facts)]
+    if against := foreseen_table(facts):
+        tracked += ["### Estimates against the truth", against]
     return "\n\n".join([*parts, *tracked, "### Readiness", ready, block("plan")])
 
 

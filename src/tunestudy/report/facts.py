@@ -162,6 +162,8 @@ class JobFacts:
     planned_tokens: int | None = None
     expected_s: float | None = None
     """What its training was expected to take before it began."""
+    expected: Settings = field(default_factory=dict)
+    """All that was expected then: its entry of estimates.json."""
     settings: Settings | None = None
     """None: the model is only evaluated."""
     training: Training | None = None

@@ -29,6 +29,7 @@ from tunestudy.report.curves import (
 from tunestudy.report.differences import differences
 from tunestudy.report.facts import StudyFacts
 from tunestudy.report.findings import counted, problems, warnings_of
+from tunestudy.report.foreseen import foreseen
 from tunestudy.report.lineage import kind_of_job, origins
 from tunestudy.report.machines import machines
 from tunestudy.report.merges import merges
@@ -106,6 +107,7 @@ def page_facts(facts: StudyFacts, headline: Headline) -> dict[str, Any]:
         "clean_sets": clean(overlaps),
         "cleaned": cleaned(facts),
         "experiments": [*experiments(facts), whole_study(facts)],
+        "foreseen": foreseen(facts),
         "differences": differences(facts),
         "sources": realised(facts),
         "source_losses": source_losses(facts),
