@@ -34,6 +34,7 @@ SECTIONS = {
     "vision": ("Images", [["vision.py"]]),
     "contamination": ("Overlap of training and evaluation", [["contamination.py"]]),
     "evaluation": ("Evaluation", [["evaluation.py"]]),
+    "estimates": ("Estimates against the truth", [["operate_estimates.py"]]),
     "engines": ("Engines against one rank", [["engines.py"]]),
     "merge": ("Merging against mergekit", [["merge.py"]]),
     "slow_network": ("Two hosts on a slow line", [["slow_network.py"]]),

@@ -177,7 +177,7 @@ def _name(stage: StageCost) -> str:
 
 
 def _amount(value: float) -> str:
-    return "-" if not value else f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}"
+    return "-" if abs(value) < 0.05 else f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}"
 
 
 def _time(span: Span | None) -> str:

@@ -1,0 +1,138 @@
+"""What `plan --estimate` puts together: memory that was counted, time that was stated or timed, what is unknown."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tunestudy.launch import foresee
+from tunestudy.launch.cost_words import cost_lines
+from tunestudy.launch.costs import put_together, remember_costs
+from tunestudy.launch.foresee import card_of, foresee_missing, not_to_time
+from tunestudy.records.atomic import write_json
+from tunestudy.records.host import host_name
+from tunestudy.study.costs import memory_key
+from tunestudy.study.load import load_study
+from tunestudy.study.memory import MEBIBYTE
+from tunestudy.study.plan import Plan, make_plan
+
+STUDY = """\
+study: small
+seeds: [1, 2]
+model: {model_name_or_path: someone/model-8b}
+datasets: {d: {type: digits, held_out: 0.2}}
+defaults: {data: d, effective_batch_size: 4, learning_rate: 1e-3, max_steps: 1000}
+stages: {adapt: {adapter: {lora_r: 2}}}
+variants: {lora: {stages: [adapt]}}
+estimate: {gpu_memory_gb: 16, step_s: 3-4, save_s: 1, evaluation_s: 1, start_s: 60, benchmarks_s: 0}
+resources: {slots: 2}
+"""
+COUNTED: dict[str, Any] = {
+    "device": "cuda",
+    "tokens": [1000, 500],
+    "activations": [2048 * MEBIBYTE, 1024 * MEBIBYTE],
+    "logits": [0, 0],
+    "frozen": 16384 * MEBIBYTE,
+    **dict.fromkeys(("trainable", "gradients", "optimizer", "gather", "pages", "copies"), 0),
+    "values_that_learn": 1_000_000,
+    "constants_mb": {"context": 512.0},
+    "notes": [],
+}
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    path = tmp_path / "small.yaml"
+    path.write_text(STUDY)
+    return make_plan(load_study(path), tmp_path / "results")
+
+
+def count(plan: Plan, **facts: Any) -> None:
+    key = memory_key(plan.jobs[0].job, ranks=1, host=host_name(), device="cuda")
+    write_json(plan.folder.foreseen(key), {**COUNTED, **facts})
+
+
+def test_a_stated_card_and_stated_times_are_enough(plan: Plan, tmp_path: Path) -> None:
+    count(plan)
+    costs = put_together(plan, tmp_path, slots=2, now=0.0)
+    found = json.loads(json.dumps(costs.as_json()))
+    stage = found["stages"][0]
+    assert found["card"] == {"device": "cuda", "bytes": 16e9, "name": "a card of 16 GB, as the study states"}
+    assert stage["fits"] == "no"
+    assert stage["seconds"]["training"] == {"low": 3000, "expected": 3500, "high": 4000}
+    assert stage["checkpoint_bytes"]["low"] == 4e6
+    assert found["totals"]["left_s"]["expected"] == stage["seconds"]["together"]["expected"], "two at a time"
+    assert found["totals"]["gpu_hours"]["expected"] == pytest.approx(
+        2 * stage["seconds"]["together"]["expected"] / 3600, abs=1e-3
+    )
+    told = cost_lines(costs)
+    assert max(map(len, told)) <= 120
+    assert any("does not fit 16.0 GB" in line for line in told)
+    assert any("someone/model-8b" in line for line in told), "what has to be downloaded"
+
+
+def test_what_is_expected_is_kept_for_the_report_and_for_packing(plan: Plan, tmp_path: Path) -> None:
+    count(plan)
+    remember_costs(plan, put_together(plan, tmp_path, slots=1, now=0.0))
+    kept = json.loads(plan.folder.estimates.read_text())
+    assert set(kept) == {planned.job.id for planned in plan.jobs}
+    entry = kept[plan.jobs[0].job.id]
+    assert entry["memory_mb"] == pytest.approx(16384 + 2048 * 1.05 + 512, abs=0.1)
+    assert entry["peak_memory_mb"] == pytest.approx(entry["memory_mb"] - 512)
+    assert entry["terms_s"]["training"] == 3500
+
+
+def test_steps_that_are_stated_or_impossible_are_not_timed(plan: Plan, tmp_path: Path) -> None:
+    assert set(not_to_time(plan, tmp_path).values()) == {
+        "its `estimate:` states a step's time; without that, steps would be timed here"
+    }
+    path = tmp_path / "small.yaml"
+    path.write_text(STUDY.replace("step_s: 3-4, ", ""))
+    unstated = make_plan(load_study(path), tmp_path / "results")
+    assert set(not_to_time(unstated, tmp_path).values()) == {
+        "someone/model-8b is not on this machine, so no step can be timed"
+    }
+
+
+def test_what_is_unknown_is_told_once_with_its_reason(plan: Plan, tmp_path: Path) -> None:
+    key = memory_key(plan.jobs[0].job, ranks=1, host=host_name(), device="cuda")
+    write_json(plan.folder.foreseen(key), {"missing": "someone/model-8b: its configuration is not on this machine"})
+    told = "\n".join(cost_lines(put_together(plan, tmp_path, slots=1, now=0.0, notes=["the probe failed"])))
+    assert "Memory per GPU: unknown (see below)" in told
+    assert told.count("its configuration is not on this machine") == 1
+    assert "  the probe failed" in told
+
+
+def test_a_base_install_says_what_it_lacks(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(foresee.importlib.util, "find_spec", lambda _: None)
+    assert "pip install 'tunestudy[train]'" in str(foresee_missing(plan, "cuda"))
+
+
+def test_the_card_of_this_machine_is_taken_where_none_is_stated(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "small.yaml"
+    path.write_text(STUDY.replace("gpu_memory_gb: 16, ", ""))
+    study = load_study(path).study
+    here = [{"index": 1, "uuid": "GPU-x", "name": "A100", "memory_bytes": 40 * 10**9}]
+    monkeypatch.setattr(foresee, "visible_gpus", lambda: ["1"])
+    monkeypatch.setattr(foresee, "gpus", lambda: here)
+    assert card_of(study).words == "A100, 40.0 GB"
+    monkeypatch.setattr(foresee, "visible_gpus", list)
+    assert card_of(study).device == "cpu"
+
+
+@pytest.mark.slow
+def test_a_worker_counts_all_stages_in_one_process(tmp_path: Path) -> None:
+    path = tmp_path / "small.yaml"
+    shape = "hidden_size: 16, intermediate_size: 32, num_hidden_layers: 2, num_attention_heads: 2"
+    tokenizer = '{type: characters, alphabet: "0123456789abcdefg="}'
+    model = f"model: {{architecture: llama, config: {{{shape}}}, tokenizer: {tokenizer}}}"
+    path.write_text(STUDY.replace("model: {model_name_or_path: someone/model-8b}", model))
+    made = make_plan(load_study(path), tmp_path / "results")
+    assert foresee_missing(made, "cuda") is None
+    assert [entry.suffix for entry in made.folder.cache.iterdir() if entry.name.startswith("foresee-")] == [".json"]
+    found = put_together(made, tmp_path, slots=1, now=0.0).as_json()["stages"][0]
+    assert found["fits"] == "yes"
+    assert found["memory"]["terms_bytes"]["activations"] > 0
