@@ -55,7 +55,7 @@ def count(plan: Plan, **facts: Any) -> None:
 
 def test_a_stated_card_and_stated_times_are_enough(plan: Plan, tmp_path: Path) -> None:
     count(plan)
-    costs = put_together(plan, tmp_path, slots=2, now=0.0)
+    costs = put_together(plan, tmp_path, now=0.0)
     found = json.loads(json.dumps(costs.as_json()))
     stage = found["stages"][0]
     assert found["card"] == {"device": "cuda", "bytes": 16e9, "name": "a card of 16 GB, as the study states"}
@@ -74,7 +74,7 @@ def test_a_stated_card_and_stated_times_are_enough(plan: Plan, tmp_path: Path) -
 
 def test_what_is_expected_is_kept_for_the_report_and_for_packing(plan: Plan, tmp_path: Path) -> None:
     count(plan)
-    remember_costs(plan, put_together(plan, tmp_path, slots=1, now=0.0))
+    remember_costs(plan, put_together(plan, tmp_path, now=0.0))
     kept = json.loads(plan.folder.estimates.read_text())
     assert set(kept) == {planned.job.id for planned in plan.jobs}
     entry = kept[plan.jobs[0].job.id]
@@ -98,7 +98,7 @@ def test_steps_that_are_stated_or_impossible_are_not_timed(plan: Plan, tmp_path:
 def test_what_is_unknown_is_told_once_with_its_reason(plan: Plan, tmp_path: Path) -> None:
     key = memory_key(plan.jobs[0].job, ranks=1, host=host_name(), device="cuda")
     write_json(plan.folder.foreseen(key), {"missing": "someone/model-8b: its configuration is not on this machine"})
-    told = "\n".join(cost_lines(put_together(plan, tmp_path, slots=1, now=0.0, notes=["the probe failed"])))
+    told = "\n".join(cost_lines(put_together(plan, tmp_path, now=0.0, notes=["the probe failed"])))
     assert "Memory per GPU: unknown (see below)" in told
     assert told.count("its configuration is not on this machine") == 1
     assert "  the probe failed" in told
@@ -133,6 +133,6 @@ def test_a_worker_counts_all_stages_in_one_process(tmp_path: Path) -> None:
     made = make_plan(load_study(path), tmp_path / "results")
     assert foresee_missing(made, "cuda") is None
     assert [entry.suffix for entry in made.folder.cache.iterdir() if entry.name.startswith("foresee-")] == [".json"]
-    found = put_together(made, tmp_path, slots=1, now=0.0).as_json()["stages"][0]
+    found = put_together(made, tmp_path, now=0.0).as_json()["stages"][0]
     assert found["fits"] == "yes"
     assert found["memory"]["terms_bytes"]["activations"] > 0
