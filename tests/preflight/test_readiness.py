@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -136,7 +137,7 @@ def test_architectures_are_known_without_importing_transformers():
     code = "import sys; from tunestudy.preflight.inputs import model_types; t = model_types()"
     code += "; assert {'qwen3', 'internvl', 'gemma3'} <= t, t; assert 'torch' not in sys.modules"
     code += "; assert 'transformers' not in sys.modules"
-    subprocess.run(["python", "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize(
