@@ -1,7 +1,9 @@
 """A real SLURM on this machine: a controller and nodes that share its processors, with authentication switched off.
 
-    with slurm(folder, nodes=2) as environment:
+    with slurm(folder, nodes=2, gpus=2) as environment:
         subprocess.run(["salloc", "--nodes=2", …], env=environment)
+
+GPUs are pretended: character devices, which SLURM counts and deals out as it does real ones.
 
 Needs root and slurm-wlm. Everything that was started ends with the context.
 """
@@ -10,6 +12,7 @@ import contextlib
 import os
 import shutil
 import socket
+import stat
 import subprocess
 import time
 from collections.abc import Iterator
@@ -33,17 +36,19 @@ MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SlurmdParameters=config_overrides
-SchedulerParameters=sched_interval=1,bf_interval=1
+SchedulerParameters=sched_interval=1,bf_interval=1,sched_min_interval=0,requeue_delay=1
 ReturnToService=2
 KillWait=5
 AccountingStorageType=accounting_storage/none
-NodeName=node[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port={first}-{last} CPUs=4 RealMemory=4000 State=UNKNOWN
+GresTypes=gpu
+NodeName=node[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port={first}-{last} CPUs=4 {memory}{gres}
 PartitionName=lab Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PartitionName=short Nodes=ALL MaxTime=30 State=UP
 """
 
 
 @contextlib.contextmanager
-def slurm(folder: Path, nodes: int) -> Iterator[dict[str, str]]:
+def slurm(folder: Path, nodes: int, gpus: int = 0) -> Iterator[dict[str, str]]:
     """The environment in which SLURM's commands mean this one. `folder` must not exist."""
     folder.mkdir()
     (folder / "state").mkdir()
@@ -57,8 +62,15 @@ def slurm(folder: Path, nodes: int) -> Iterator[dict[str, str]]:
             first=port + 1,
             last=port + nodes,
             nodes=nodes,
+            memory="RealMemory=4000",
+            gres=f" Gres=gpu:{gpus}" if gpus else "",
         )
     )
+    for number in range(gpus):
+        os.mknod(folder / f"nvidia{number}", stat.S_IFCHR | 0o600, os.makedev(1, 3))
+    if gpus:
+        devices = f"{folder}/nvidia[0-{gpus - 1}]"
+        (folder / "gres.conf").write_text(f"NodeName=node[1-{nodes}] Name=gpu File={devices}\n")
     environment = {**os.environ, "SLURM_CONF": str(config), "PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"}
     daemons: list[subprocess.Popen[bytes]] = []
     with open(folder / "log", "wb") as log:
@@ -101,7 +113,9 @@ def _free_ports(count: int) -> int:
 def _wait_until_idle(environment: dict[str, str], nodes: int, log: Path) -> None:
     end = time.monotonic() + 30
     while time.monotonic() < end:
-        told = subprocess.run(["sinfo", "-h", "-N", "-o", "%T"], env=environment, capture_output=True, text=True)
+        told = subprocess.run(
+            ["sinfo", "-h", "-N", "-p", "lab", "-o", "%T"], env=environment, capture_output=True, text=True
+        )
         if told.stdout.split().count("idle") == nodes:
             return
         time.sleep(0.2)

@@ -62,6 +62,13 @@ class Retries(Config):
     minutes. Other jobs use the slot meanwhile."""
 
 
+_OURS = frozenset(
+    {"--job-name", "-J", "--comment", "--output", "-o", "--open-mode", "--signal", "--requeue", "--no-requeue"}
+    | {"--array", "-a", "--dependency", "-d", "--wrap", "--nodes", "-N", "--ntasks-per-node", "--ntasks", "-n"}
+)
+"""Options of sbatch that have a key of their own here, or on which `status` and `stop` rely."""
+
+
 class SlurmSettings(Config):
     """With `executor: slurm`: how jobs are handed to SLURM. sbatch's own spellings; docs/slurm.md shows the files."""
 
@@ -77,18 +84,21 @@ class SlurmSettings(Config):
     time: Duration | None = neutral(None)
     """Limit of one submission; what takes longer goes on in another (default: the partition's)."""
     nodes: int = neutral(1, ge=1)
-    """Of one submission. A job of several nodes has `ranks` ÷ nodes of its ranks on each."""
+    """Of one submission. `jobs`: with `launcher: srun` a job has `ranks` ÷ nodes of its ranks on each."""
     gpus_per_node: int | None = neutral(None, ge=0)
-    """Default: what a job's ranks need there, 0 on a cluster without GPUs; `resources.gpus` in an allocation."""
+    """Default: what a job's ranks need there; in an allocation `resources.gpus` ÷ nodes; 0 where there are no GPUs."""
     cpus_per_task: int | None = neutral(None, ge=1)
+    """Of a node: tunestudy is one task there. Default: `threads` for each rank that it holds."""
     mem: str | None = neutral(None)
     """Per node, e.g. `120G`."""
     prologue: tuple[str, ...] = neutral(())
     """Lines of shell before the job: `module load …`, `conda activate …`."""
     wrap: str = neutral("")
-    """Put before the command, e.g. `apptainer exec --nv image.sif`."""
+    """Put before the command, e.g. `apptainer exec --nv image.sif`; it passes signals on, as apptainer and srun do."""
+    python: str | None = neutral(None)
+    """The Python of compute nodes, e.g. the one inside an image; default: the one that submits."""
     sbatch: tuple[str, ...] = neutral(())
-    """More options, one `--option=value` each."""
+    """More options, one `--option=value` each; they win over those above."""
     signal_s: float = neutral(300.0, ge=10)
     """How long before the limit jobs are told to save and leave."""
     requeue: bool = neutral(True)
@@ -99,6 +109,18 @@ class SlurmSettings(Config):
     """`jobs`: send jobs that wait for the same ones as one array."""
     max_running: int | None = neutral(None, ge=1)
     """`array`: how many of an array run at a time."""
+
+    @field_validator("sbatch")
+    @classmethod
+    def _options(cls, options: tuple[str, ...]) -> tuple[str, ...]:
+        for option in options:
+            if not re.fullmatch(r"--?[A-Za-z][\w-]*([= ].+)?", option):
+                raise ValueError(f"`{option}` is no option of sbatch: --option=value, one in each line")
+            if option.split("=")[0] in _OURS:
+                raise ValueError(
+                    f"{option.split('=')[0]} is set by tunestudy, which could not follow its jobs otherwise"
+                )
+        return options
 
 
 class RaySettings(Config):
@@ -174,4 +196,23 @@ class Resources(Config):
             raise ValueError("gpus_per_rank: a rank with several GPUs is alone; with more ranks each has one")
         if self.hostfile is not None and self.executor != "local":
             raise ValueError(f"executor: {self.executor} places jobs itself; leave hostfile out")
+        return self
+
+    @model_validator(mode="after")
+    def _nodes_have_a_launcher(self) -> Self:
+        if self.executor != "slurm":
+            return self
+        slurm = self.slurm
+        if slurm.mode == "jobs" and slurm.nodes > 1 and self.launcher != "srun":
+            raise ValueError(
+                f"a job on {slurm.nodes} nodes is spread by srun: set launcher: srun, and ranks of all nodes"
+            )
+        if slurm.mode == "jobs" and self.launcher == "srun" and self.ranks % slurm.nodes:
+            raise ValueError(f"{self.ranks} ranks do not divide by slurm.nodes: {slurm.nodes}")
+        if slurm.mode == "allocation" and self.launcher == "srun":
+            raise ValueError("slurm.mode: allocation packs jobs of one node each; launcher: srun needs mode: jobs")
+        if slurm.mode == "allocation" and slurm.array:
+            raise ValueError("slurm.array is for mode: jobs; an allocation is one submission")
+        if slurm.max_running is not None and not slurm.array:
+            raise ValueError("slurm.max_running is of arrays: set slurm.array: true, or max_submitted")
         return self

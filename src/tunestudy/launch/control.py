@@ -18,10 +18,13 @@ from tunestudy.launch.outcome import failed_words, read_object
 from tunestudy.launch.presence import launchers
 from tunestudy.launch.retry import CURES
 from tunestudy.launch.show import duration_text
+from tunestudy.launch.slurm.accounting import keep_accounting
+from tunestudy.launch.slurm.status import InSlurm, in_slurm
+from tunestudy.launch.slurm.stop import stop_submissions
 from tunestudy.records.events import read_events
 from tunestudy.records.layout import JobDir, StudyDir
 from tunestudy.study.load import LoadedStudy
-from tunestudy.study.plan import make_plan
+from tunestudy.study.plan import Plan, make_plan
 
 POLL_S = 0.2
 MOST_ROWS = 60
@@ -30,11 +33,12 @@ _FIRST = ("running", "failed", "interrupted", "evaluate", "pending", "done")
 
 
 def stop_study(study_dir: Path) -> Exit:
-    """Ask everything of the study that runs on this machine to save and leave, and wait until it has.
+    """Ask everything of the study that runs on this machine or by SLURM to save and leave, and wait until it has.
 
     What runs on other machines is named, as signals do not reach it: then the exit code is 3.
     """
     study = StudyDir(study_dir)
+    submitted = stop_submissions(study)
     alive = launchers(study)
     here = [holder for holder in alive if holder.here]
     elsewhere = [holder for holder in alive if not holder.here]
@@ -46,7 +50,7 @@ def stop_study(study_dir: Path) -> Exit:
         print(f"{study_dir.name} also runs as {holder}: use `tunestudy stop` on that machine")
     if not here and not orphans:
         if not elsewhere:
-            print(f"nothing of {study_dir.name} is running")
+            print("stopped; `tunestudy run` continues" if submitted else f"nothing of {study_dir.name} is running")
         return Exit.PREFLIGHT_REFUSED if elsewhere else Exit.DONE
     print("asked the jobs to save and leave …", flush=True)
     while not all(holder.is_gone for holder in here) or any(orphan_of(folder) for folder in _job_folders(study)):
@@ -61,10 +65,15 @@ def status(loaded: LoadedStudy, results: Path) -> dict[str, Any]:
     Durations add up every attempt, in seconds. `totals.duration_s` is the time during which anything ran,
     `totals.job_duration_s` the sum over jobs.
     """
-    told: dict[str, Any] = make_plan(loaded, results).as_json()
+    plan = make_plan(loaded, results)
+    told: dict[str, Any] = plan.as_json()
     study = StudyDir(results / loaded.study.study)
     attempts = attempts_of(read_events(study.events), study)
+    by_slurm = _in_slurm(plan, study)
+    if study.slurm.submissions.is_dir():
+        keep_accounting(study)
     for job in told["jobs"]:
+        job["slurm"] = by_slurm.as_json(job["id"])
         mine = attempts.get(job["id"], [])
         begun = job["status"] not in ("done", "pending")
         job["progress"] = read_object(study.job(job["id"]).progress_json) if begun else None
@@ -74,8 +83,14 @@ def status(loaded: LoadedStudy, results: Path) -> dict[str, Any]:
     spans = [span for mine in attempts.values() for span in mine]
     told["totals"]["job_duration_s"] = round(sum(end - start for start, end in spans), 3)
     told["totals"]["duration_s"] = round(busy_seconds(spans), 3)
+    told["slurm_problem"] = by_slurm.problem
     told["launchers"] = [{"host": holder.host, "pid": holder.pid, "since": holder.since} for holder in launchers(study)]
     return told
+
+
+def _in_slurm(plan: Plan, study: StudyDir) -> InSlurm:
+    left = [planned for planned in plan.jobs if planned.status not in ("done", "failed")]
+    return in_slurm(study, [one.job for one in left], [one.job.id for one in left if one.status == "running"])
 
 
 def print_status(told: dict[str, Any]) -> None:
@@ -106,12 +121,20 @@ def print_status(told: dict[str, Any]) -> None:
             words = failed_words(kind, str(job["failure"].get("message")))
             console.print(f"{job['id']} {words}", style="red", markup=False)
             console.print(f"  next: {CURES[kind]}", markup=False)
+        elif job["slurm"]:
+            console.print(*_slurm_line(job), sep="", markup=False, soft_wrap=True)
+    if told["slurm_problem"]:
+        console.print(told["slurm_problem"], style="yellow", markup=False)
     totals = told["totals"]
     console.print(
         f"took {duration_text(totals['duration_s'])}, jobs together {duration_text(totals['job_duration_s'])}"
     )
     for launcher in told["launchers"]:
         console.print(f"running as process {launcher['pid']} on {launcher['host']}", markup=False)
+
+
+def _slurm_line(job: dict[str, Any]) -> tuple[str, ...]:
+    return job["id"], " ", job["slurm"].get("in_words") or job["slurm"]["left"]
 
 
 def _job_folders(study: StudyDir) -> list[JobDir]:

@@ -6,6 +6,7 @@ and names torchrun as its keeper, so the claim outlives a killed launcher for as
 Rank 0 takes the job's `lease` itself.
 """
 
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -121,9 +122,12 @@ def has_weights(task: Task) -> bool:
 
 
 def free_slots(tasks: Sequence[Task], launch: Launch) -> Iterator[tuple[Slot, Lease]]:
-    """Slots that neither this launcher nor another one on this machine is using, each with its lease taken."""
+    """Slots that neither this launcher nor another one on this machine is using, each with its lease taken.
+
+    In different allocations of SLURM on one machine the same name may mean different GPUs.
+    """
     used = {task.attempt.slot for task in tasks if task.attempt}
-    here = machine().replace("/", "_")
+    here = "_".join([machine().replace("/", "_"), *filter(None, [os.environ.get("SLURM_JOB_ID")])])
     for slot in launch.place.slots:
         if slot not in used:
             try:

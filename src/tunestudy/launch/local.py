@@ -34,7 +34,8 @@ class Slot:
     @property
     def gpus(self) -> str:
         """Equal for slots that share GPUs."""
-        return "+".join(self.devices) or self.name
+        node = self.name.rpartition(":")[0]  # of an allocation on several
+        return f"{node}:" * bool(node) + "+".join(self.devices) if self.devices else self.name
 
     @property
     def environment(self) -> dict[str, str]:

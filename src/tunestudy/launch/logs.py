@@ -20,7 +20,7 @@ def show(study_dir: Path, job_prefix: str | None, follow: bool) -> Exit:
     reached: dict[Path, int] = {}
     while True:
         running = follow and any(_runs(folder) for folder in folders)
-        for log in (log for folder in folders for log in sorted((folder / "logs").glob("*.log"))):
+        for log in (log for folder in folders for log in logs_of(folder)):
             reached[log] = print_from(log, reached.get(log, 0), title=len(folders) > 1 or log.name != "rank-0.log")
         if not running:
             return Exit.DONE
@@ -36,6 +36,12 @@ def job_folders(study_dir: Path, prefix: str) -> list[Path]:
         known = ", ".join(folder.name for folder in everything[:8]) or "none yet"
         raise StudyError(prefix or study_dir.name, f"no job of that name in {jobs}; there are: {known}")
     return chosen
+
+
+def logs_of(folder: Path) -> list[Path]:
+    """A job's own logs, after what its submissions to SLURM printed."""
+    outputs = StudyDir(folder.parent.parent).slurm.outputs
+    return [*sorted(outputs.glob(f"{folder.name}.*.out")), *sorted((folder / "logs").glob("*.log"))]
 
 
 def print_from(log: Path, position: int, *, title: bool) -> int:

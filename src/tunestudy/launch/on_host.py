@@ -31,7 +31,7 @@ def main() -> int:
     meeting: dict[str, Any] = json.loads(sys.stdin.readline())
     process = subprocess.Popen(
         command_of(meeting),
-        env={**os.environ, **meeting["environment"]},
+        env=devices_dealt({**os.environ, **meeting["environment"]}),
         stdin=subprocess.DEVNULL,
         start_new_session=True,
     )
@@ -48,9 +48,9 @@ def main() -> int:
 
 
 def command_of(meeting: dict[str, Any]) -> list[str]:
-    """What runs the ranks of this host; those of a host that is alone have nobody to meet."""
+    """What runs the job here: its part on this host, or all of it where it has no other."""
     folder = JobDir(Path(meeting["folder"]))
-    if meeting["hosts"] == 1:
+    if meeting["hosts"] == 1:  # nobody to meet: several such jobs on a host share no port
         return command_here(folder, meeting["slots"], meeting["module"])
     return torchrun_on(
         meeting["place"],
@@ -61,6 +61,15 @@ def command_of(meeting: dict[str, Any]) -> list[str]:
         module=meeting["module"],
         folder=folder,
     )
+
+
+def devices_dealt(environment: dict[str, str]) -> dict[str, str]:
+    """With TUNESTUDY_DEVICES, places among the GPUs that this host shows: only those are shown to the job."""
+    dealt = [int(place) for place in environment.pop("TUNESTUDY_DEVICES", "").split(",") if place]
+    shown = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    if dealt and shown:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(shown[place] for place in dealt)
+    return environment
 
 
 class Launcher:

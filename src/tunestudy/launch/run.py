@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from tunestudy.config.errors import Exit, StudyError
@@ -15,6 +16,7 @@ from tunestudy.launch.prepare import prepare
 from tunestudy.launch.queue import unknown_works
 from tunestudy.launch.schedule import memory_of
 from tunestudy.launch.select import select
+from tunestudy.launch.slurm.run import run_by_slurm
 from tunestudy.launch.torchrun import Command
 from tunestudy.preflight.checks import check
 from tunestudy.records.layout import StudyDir
@@ -45,19 +47,23 @@ def run_study(
     plan = make_plan(loaded, results)
     study = StudyDir(results / loaded.study.study)
     chosen = select([planned.job for planned in plan.jobs], only, seeds)
+    by_slurm = loaded.study.resources.executor == "slurm"
     memory = memory_of(plan)
     smallest = min((memory[job.id] for job in chosen if job.id in memory), default=None)
-    place = place_for(loaded, command, smallest_mb=smallest)
+    place = None if by_slurm else place_for(loaded, command, smallest_mb=smallest)
     unfinished = [planned.job for planned in plan.jobs if planned.status != "done"]
     check(loaded, unfinished, study)
-    if unfinished:
+    if unfinished and place is not None:
         assert place.slots, "a place has a slot, or says why not"
     source = loaded.path.read_bytes()
     prepare(loaded.study, source, [planned.job for planned in plan.jobs], plan.as_json(), study)
 
     if loaded.locking is not None and loaded.locking.lock is not None:
         write_lock(study.lock, loaded.locking.lock)
-
+    whole = len(chosen) == len(plan.jobs)
+    finish = partial(_reported, study=study, report=report, quiet=quiet, whole=whole)
+    if place is None:
+        return run_by_slurm(loaded, results, chosen, detach=detach, quiet=quiet, finish=finish)
     meant = {job.id for job in chosen}
     schedule = tell_time(plan, loaded, estimate=estimate, quiet=quiet, only=meant)
     works = {**unknown_works(chosen), **schedule.works}
@@ -68,12 +74,7 @@ def run_study(
         except OSError as error:
             cause = f"cannot be written any more: {error.strerror}; running jobs go on, run again to continue"
             raise StudyError(str(study.root), cause, exit_code=Exit.PREFLIGHT_REFUSED) from error
-        if code == Exit.INTERRUPTED or not report:
-            return code
-        from tunestudy.report.build import build_report  # whose statistics take a second to import
-
-        met = build_report(study, quiet=quiet)
-        return max(code, met) if len(chosen) == len(plan.jobs) else code
+        return finish(code)
 
     if not detach:
         return work()
@@ -88,3 +89,13 @@ def tell_detached(pid: int, loaded: LoadedStudy, results: Path, study: StudyDir)
     print(
         f"tunestudy watch {name}   shows it, and can be ended at any time\ntunestudy stop {name}   ends it gracefully"
     )
+
+
+def _reported(code: Exit, *, study: StudyDir, report: bool, quiet: bool, whole: bool) -> Exit:
+    """The exit code after the report; what it demands counts when it covers the `whole` study."""
+    if code == Exit.INTERRUPTED or not report:
+        return code
+    from tunestudy.report.build import build_report  # whose statistics take a second to import
+
+    met = build_report(study, quiet=quiet)
+    return max(code, met) if whole else code

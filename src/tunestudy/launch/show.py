@@ -26,10 +26,13 @@ _COLOURS = {
     "running": "cyan",
     "interrupted": "yellow",
     "paused": "yellow",
+    "queued": "blue",
 }
 _WIDE = 100
 """Columns of a terminal."""
 _MAX_NOTES = 3
+WILL_NOT_START = "will not start"
+"""In the note of a job that waits in SLURM's queue for something that waiting does not bring."""
 _ORDER = (
     "running",
     "elsewhere",
@@ -37,6 +40,7 @@ _ORDER = (
     "failed",
     "blocked",
     "interrupted",
+    "queued",
     "evaluate",
     "pending",
     "waiting",
@@ -157,7 +161,8 @@ def render(rows: Sequence[Row], *, height: int, width: int) -> Group:
     for row in chosen:
         cells = _cells(row)
         table.add_row(row.name, *(cells if wide else cells[:4]))
-    notes = [Text(f"{row.id} {row.note}", style="red") for row in chosen if row.state == "failed" and row.note]
+    wrong = [row for row in chosen if (row.state == "failed" and row.note) or WILL_NOT_START in row.note]
+    notes = [Text(f"{row.id} {row.note}", style="red") for row in wrong]
     return Group(table, *notes[:_MAX_NOTES], Text(summary(rows), style="dim"))
 
 

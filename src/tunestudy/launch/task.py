@@ -12,7 +12,7 @@ from tunestudy.launch.place import Running
 from tunestudy.records.layout import JobDir
 from tunestudy.records.lease import Lease
 
-State = Literal["waiting", "paused", "running", "elsewhere", "done", "failed", "blocked", "interrupted"]
+State = Literal["waiting", "queued", "paused", "running", "elsewhere", "done", "failed", "blocked", "interrupted"]
 
 
 @dataclass

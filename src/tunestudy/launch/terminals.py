@@ -7,6 +7,7 @@ from pathlib import Path
 from tunestudy.config.job import Job
 from tunestudy.launch.prepare import prepare
 from tunestudy.launch.select import select
+from tunestudy.launch.slurm.by_hand import sbatch_lines
 from tunestudy.launch.torchrun import command_here, torchrun_on
 from tunestudy.preflight.hosts import hosts_of
 from tunestudy.records.layout import JobDir, StudyDir
@@ -28,6 +29,8 @@ def command_lines(
     prepare(loaded.study, loaded.path.read_bytes(), jobs, plan.as_json(), study)
     done = {planned.job.id for planned in plan.jobs if planned.status == "done"}
     wanted = [job for job in select(jobs, only, seeds) if job.id not in done]
+    if loaded.study.resources.executor == "slurm":
+        return sbatch_lines(wanted, study, loaded.study.resources) or ["everything is done"]
     lines: list[str] = []
     for job in wanted:
         lines += ["", f"# {job.id} ({', '.join(job.variants[:3])}, seed {job.seed})", *_of_job(loaded, job, study)]

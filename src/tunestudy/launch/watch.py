@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tunestudy.config.errors import Exit
 from tunestudy.launch.outcome import failed_words, read_object
 from tunestudy.launch.presence import launchers
 from tunestudy.launch.show import Display, Row, make_row, open_display, summary
+from tunestudy.launch.slurm.status import InSlurm, in_slurm
 from tunestudy.launch.task import Task
 from tunestudy.records.layout import StudyDir
 from tunestudy.study.load import LoadedStudy
@@ -15,6 +17,8 @@ from tunestudy.study.plan import make_plan
 from tunestudy.study.state import Status, job_status
 
 POLL_S = 0.5
+SLURM_POLL_S = 15.0
+"""Its controller serves everybody."""
 
 
 def watch(loaded: LoadedStudy, results: Path) -> Exit:
@@ -34,13 +38,24 @@ def watch(loaded: LoadedStudy, results: Path) -> Exit:
 
 
 def _until_nothing_runs(tasks: Sequence[Task], study: StudyDir, display: Display) -> list[Row]:
+    asked, by_slurm = float("-inf"), InSlurm()
     while True:
         launching = bool(launchers(study))
-        rows = [look(task) for task in tasks]
+        if time.monotonic() - asked > SLURM_POLL_S:
+            left = [task for task in tasks if task.state != "done"]
+            asked, by_slurm = time.monotonic(), in_slurm(study, [task.job for task in left])
+        rows = [with_queue(look(task), by_slurm) for task in tasks]
         display.update(rows)
-        if not launching and not any(row.state == "running" for row in rows):
+        if not launching and not any(row.state in ("running", "queued") for row in rows):
             return rows
         time.sleep(POLL_S)
+
+
+def with_queue(row: Row, by_slurm: InSlurm) -> Row:
+    """The row with what SLURM says of a job that neither runs nor is over."""
+    if row.state not in ("pending", "interrupted", "evaluate") or not by_slurm.words(row.id):
+        return row
+    return replace(row, state="queued" if row.id in by_slurm.live else row.state, note=by_slurm.words(row.id))
 
 
 def look(task: Task) -> Row:

@@ -19,6 +19,7 @@ from tunestudy.config.job import Job
 from tunestudy.config.merge import MergeStage
 from tunestudy.config.world import INSTALL_WORLD
 from tunestudy.preflight.hosts import host_problems
+from tunestudy.preflight.slurm import slurm_problems
 from tunestudy.records.fetched import FetchDir, content_of, fetch_key, what_is_missing
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.locked import hub_cache, problems
@@ -42,8 +43,9 @@ def check(loaded: LoadedStudy, unfinished: Sequence[Job], study: StudyDir) -> No
         *environment_problems(loaded.study.env),
         *installation_problems(unfinished),
         *font_problems(unfinished),
-        *host_problems(loaded),
         *(locked_problems(loaded) if unfinished else ()),
+        *(host_problems(loaded) if loaded.study.resources.executor == "local" else ()),
+        *slurm_problems(loaded.study.resources),
         *image_problems(unfinished, loaded.path.parent, study),
         *folder_problems(study.root, bytes_needed(unfinished, loaded.path.parent)),
     ]
@@ -213,7 +215,7 @@ def _is_writable(folder: Path) -> bool:
 
 def _refusal(loaded: LoadedStudy, error: StudyError) -> StudyError:
     key = error.place.key
-    place = loaded.locate(key) if key.startswith("env.") else error.place
+    place = loaded.locate(key) if key.startswith(("env.", "resources.")) else error.place
     return StudyError(replace(place, key=key), error.message, exit_code=Exit.PREFLIGHT_REFUSED)
 
 

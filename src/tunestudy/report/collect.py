@@ -47,6 +47,7 @@ def collect(study_dir: StudyDir) -> StudyFacts:
         packing=reader.json(study_dir.packing),
         unreadable=reader.unreadable,
         gathered_at=time.time(),
+        accounting=reader.json(study_dir.slurm.accounting),
     )
 
 

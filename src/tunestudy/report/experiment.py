@@ -11,6 +11,7 @@ from tunestudy.report.facts import JobFacts, StudyFacts
 from tunestudy.report.findings import problems, warnings_of
 from tunestudy.report.foreseen import foreseen_table
 from tunestudy.report.format import MISSING, duration, listing, moment, plural, setting, short_count, size
+from tunestudy.report.gpu_hours import gpu_hours
 from tunestudy.report.lineage import kind_of_job, origins
 from tunestudy.report.machines import Machine, machines
 from tunestudy.report.markdown import code, escape, fenced, table
@@ -53,6 +54,7 @@ def _head(facts: StudyFacts) -> str:
                 f"- Ended: {moment(ended)}",
                 f"- Status: {facts.state} ({facts.count('done')} of {plural(len(facts.jobs), 'job')} done)",
                 f"- Variants × seeds: {len(facts.variants)} × {len(facts.seeds)}",
+                *([f"- Held: {held.in_words}"] if (held := gpu_hours(facts)) else []),
             ]
         ),
         "Generated from the files beside it by `tunestudy report`; every run of it replaces all but the text between "

@@ -233,6 +233,8 @@ class StudyFacts:
     gathered_at: float
     packing: Settings = field(default_factory=dict)
     """packing.json: when and where each job was to run."""
+    accounting: Settings = field(default_factory=dict)
+    """What SLURM's accounting told of submissions, by their number."""
 
     @property
     def baseline(self) -> str | None:

@@ -30,6 +30,7 @@ from tunestudy.report.differences import differences
 from tunestudy.report.facts import StudyFacts
 from tunestudy.report.findings import counted, problems, warnings_of
 from tunestudy.report.foreseen import foreseen
+from tunestudy.report.gpu_hours import gpu_hours
 from tunestudy.report.lineage import kind_of_job, origins
 from tunestudy.report.machines import machines
 from tunestudy.report.merges import merges
@@ -103,6 +104,7 @@ def page_facts(facts: StudyFacts, headline: Headline) -> dict[str, Any]:
         "rise_flagged": RISE_FLAGGED,
         "costs": costs(facts),
         "total": total(facts),
+        "held": gpu_hours(facts),
         "overlaps": overlaps,
         "clean_sets": clean(overlaps),
         "cleaned": cleaned(facts),

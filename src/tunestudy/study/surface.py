@@ -24,7 +24,7 @@ from tunestudy.config.judge import Judge
 from tunestudy.config.merge import MergeInput, MergeStage, Weights
 from tunestudy.config.model import CharacterTokenizer, ModelConfig
 from tunestudy.config.order import ColumnOrder, ScoreOrder
-from tunestudy.config.resources import Resources
+from tunestudy.config.resources import RaySettings, Resources, Retries, SlurmSettings
 from tunestudy.config.stage import Quantization, TrainStage
 from tunestudy.config.study import ReportSettings, Study, Variant
 from tunestudy.study.nearest import nearest
@@ -53,6 +53,9 @@ Level = Literal[
     "order",
     "variant",
     "resources",
+    "slurm",
+    "ray",
+    "retries",
     "report",
     "estimate",
     "prior",
@@ -88,6 +91,9 @@ KEYS: dict[Level, frozenset[str]] = {
     "order": frozenset({*ColumnOrder.model_fields, *ScoreOrder.model_fields}),
     "variant": frozenset({*Variant.model_fields, "overrides", "from", "matrix", "exclude"}),
     "resources": frozenset(Resources.model_fields),
+    "slurm": frozenset(SlurmSettings.model_fields),
+    "ray": frozenset(RaySettings.model_fields),
+    "retries": frozenset(Retries.model_fields),
     "report": frozenset(ReportSettings.model_fields),
     "estimate": frozenset(EstimateSettings.model_fields),
     "prior": frozenset(Prior.model_fields),
@@ -117,6 +123,9 @@ HOME: dict[Level, str] = {
     "order": "under a stage's `order:`",
     "variant": "in an entry of `variants:`",
     "resources": "under `resources:`",
+    "slurm": "under `resources.slurm:`",
+    "ray": "under `resources.ray:`",
+    "retries": "under `resources.retries:`",
     "report": "under `report:`",
     "estimate": "under `estimate:`",
     "prior": "in an entry of `estimate.stages:`",
@@ -137,6 +146,11 @@ def mappings(values: dict[str, Any]) -> Iterator[tuple[Level, KeyPath, dict[str,
             *_entries("claim", estimate, ("claims",)),
         ):
             yield level, ("estimate", *path), entry
+    resources = values.get("resources")
+    part: Level
+    for part in ("slurm", "ray", "retries"):
+        if isinstance(resources, dict) and isinstance(resources.get(part), dict):
+            yield part, ("resources", part), resources[part]
     model = values.get("model")
     if isinstance(model, dict) and isinstance(model.get("tokenizer"), dict):
         yield "tokenizer", ("model", "tokenizer"), model["tokenizer"]

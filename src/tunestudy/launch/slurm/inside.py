@@ -1,0 +1,197 @@
+"""What every sbatch file runs: the one loop, inside of the allocation.
+
+    python -m tunestudy.launch.slurm.inside RESULTS/STUDY KEY
+
+It asks the files again whether the jobs of the submission KEY can run, carries them out, and writes down why it left.
+SIGUSR1 means that the time limit is near: jobs save and leave, and SLURM queues the submission again. SIGTERM means the
+same without coming back by itself: somebody stopped it, or SLURM queues it again on its own.
+
+Exit codes are for SLURM's dependencies: 0 if and only if the weights of all jobs are published.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from tunestudy.config.errors import Exit, StudyError
+from tunestudy.config.job import Job
+from tunestudy.config.study import Study
+from tunestudy.launch.carry_out import carry_out
+from tunestudy.launch.outcome import is_complete, is_trained, read_object
+from tunestudy.launch.presence import writer_name
+from tunestudy.launch.slurm.history import Life, lives_of
+from tunestudy.launch.slurm.place import allocated_nodes, place_for
+from tunestudy.launch.slurm.queue import ALLOCATION, listed_jobs
+from tunestudy.records.events import Journal
+from tunestudy.records.layout import StudyDir
+from tunestudy.records.lease import STALE_S, Lease
+
+POLL_S = 0.5
+_HURRY_S = 10.0
+"""Before the time limit everything is through."""
+
+
+class Limit:
+    """Whether the time limit's signal came; the loop hears of it as of any wish to stop."""
+
+    def __init__(self) -> None:
+        self.is_near = False
+        signal.signal(signal.SIGUSR1, self._note)
+
+    def _note(self, _number: int, _frame: FrameType | None) -> None:
+        self.is_near = True
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def main(root: str, key: str, module: str = "tunestudy.worker") -> int:
+    """Carry out what a submission holds; returns the exit code. `module` runs a job (tests replace it)."""
+    limit, study = Limit(), StudyDir(Path(root))
+    try:
+        settings = understood(study)
+        jobs = wanted_jobs(study, key)
+        place = place_for(settings.resources, base_of(study, jobs), single=key != ALLOCATION, module=module)
+        alone = jobs if key == ALLOCATION else [ready(study, job) for job in jobs]
+    except StudyError as error:
+        print(error, file=sys.stderr, flush=True)
+        return int(error.exit_code)
+    with Journal(study.events, f"{writer_name()}-slurm") as journal:
+        before = lives_of(study, slurm_id())
+        journal.write("slurm_started", **facts(key, jobs), **whence(before))
+        code = carry_out(settings, alone, study, place=place, quiet=False)
+        steps = {job.id: step_of(study, job) for job in jobs}
+        again = code == Exit.INTERRUPTED and limit.is_near
+        stuck = again and bool(before) and before[-1].reason == "time limit" and before[-1].steps == steps
+        reason = "stuck" if stuck else "time limit" if again else code.name.lower()
+        journal.write("slurm_left", slurm_id=slurm_id(), restart=restarts(), reason=reason, steps=steps)
+    if stuck:
+        print("no step was made since the last time limit: raise resources.slurm.time", file=sys.stderr, flush=True)
+        return int(Exit.JOBS_FAILED)
+    if again and settings.resources.slurm.requeue:
+        requeue()
+    return exit_code(study, jobs, code)
+
+
+def understood(study: StudyDir) -> Study:
+    """The study as the latest `run` understood it, with stop_grace_s that ends before the time limit does."""
+    try:
+        told = YAML(typ="safe").load(study.resolved_yaml.read_bytes())
+    except FileNotFoundError:
+        cause = f"is not seen from {os.uname().nodename}: compute nodes must share the folder of the results"
+        raise StudyError(str(study.root), cause, exit_code=Exit.PREFLIGHT_REFUSED) from None
+    settings = Study.model_validate(told)
+    resources = settings.resources
+    grace = min(resources.stop_grace_s, max(_HURRY_S, resources.slurm.signal_s - _HURRY_S))
+    return settings.model_copy(update={"resources": resources.model_copy(update={"stop_grace_s": grace})})
+
+
+def wanted_jobs(study: StudyDir, key: str) -> list[Job]:
+    """The jobs of a submission as their folders describe them; of an array the one of this element."""
+    names = listed_jobs(study.slurm.jobs(key))
+    index = os.environ.get("SLURM_ARRAY_TASK_ID", "")
+    if index.isdigit():
+        names = names[int(index) : int(index) + 1]
+    if not names:
+        raise StudyError(str(study.slurm.jobs(key)), "names no job for this submission; `tunestudy run` writes it anew")
+    return [job_in(study, name) for name in names]
+
+
+def job_in(study: StudyDir, name: str) -> Job:
+    """A job as its folder tells it."""
+    told = read_object(study.job(name).job_json)
+    if told is None:
+        raise StudyError(name, "its folder is gone; the study was changed since: `tunestudy run` submits what it wants")
+    return Job.model_validate(told)
+
+
+def base_of(study: StudyDir, jobs: Sequence[Job]) -> Path:
+    """The study file's folder."""
+    return study.job(jobs[0].id).root / jobs[0].base_dir
+
+
+def ready(study: StudyDir, job: Job) -> Job:
+    """The job without its parents, once they are seen to be trained and nobody else is at it. StudyError if not."""
+    for name in job.needs:
+        if not is_trained(job_in(study, name), study.job(name)):
+            cause = f"starts from {name}, which is not trained; `tunestudy run` submits both in order"
+            raise StudyError(job.id, cause, exit_code=Exit.PREFLIGHT_REFUSED)
+    folder, give_up = study.job(job.id), time.monotonic() + STALE_S + 20
+    while (holder := Lease.holder(folder.claim) or Lease.holder(folder.lease)) and not is_complete(job, folder):
+        if time.monotonic() > give_up:
+            cause = f"is carried out elsewhere, by {holder}; this submission leaves it alone"
+            raise StudyError(job.id, cause, exit_code=Exit.INTERRUPTED)
+        time.sleep(POLL_S)  # the node of an earlier life may be lost: its leases run out
+    return job.model_copy(update={"parents": (), "inputs": {}})
+
+
+def slurm_id() -> str:
+    """As squeue writes it: `12`, of an array's element `12_3`."""
+    array, index = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{index}" if array and index else os.environ.get("SLURM_JOB_ID", "")
+
+
+def restarts() -> int:
+    """How often SLURM has queued this submission again."""
+    return int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+
+
+def facts(key: str, jobs: Sequence[Job]) -> dict[str, Any]:
+    """What the journal holds of a submission's start."""
+    shown = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
+    nodes = allocated_nodes()
+    return {
+        "slurm_id": slurm_id(),
+        "key": key,
+        "jobs": [job.id for job in jobs],
+        "nodes": nodes,
+        "gpus": len(shown) * len(nodes),
+        "restart": restarts(),
+    }
+
+
+def whence(before: Sequence[Life]) -> dict[str, str]:
+    """Why it starts again: what it said as it left, or, when it said nothing, that its node was lost."""
+    if not before or not restarts():
+        return {}
+    reason = before[-1].reason
+    if reason == "time limit":
+        return {"kind": "preempted", "why": "its time limit came"}
+    if reason is None:
+        return {"kind": "node_lost", "why": f"{before[-1].nodes[0]} was lost, or killed it without a word"}
+    return {"kind": "preempted", "why": "SLURM wanted its node for others"}
+
+
+def step_of(study: StudyDir, job: Job) -> int | None:
+    """The last step that the job told of."""
+    step = (read_object(study.job(job.id).progress_json) or {}).get("step")
+    return step if isinstance(step, int) else None
+
+
+def requeue() -> None:
+    """Have SLURM queue this submission again; it ends this one for it."""
+    number = os.environ["SLURM_JOB_ID"]
+    done = subprocess.run(["scontrol", "requeue", number], capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = done.stderr.strip()
+        print(f"SLURM does not queue {number} again ({said}); `tunestudy run` continues", file=sys.stderr, flush=True)
+    else:
+        print("the time limit is near: saved, and queued again", flush=True)
+        time.sleep(30)  # until SLURM ends it: leaving first would count as the end of the submission
+
+
+def exit_code(study: StudyDir, jobs: Sequence[Job], code: Exit) -> int:
+    """0 when all weights are there, whatever became of benchmarks: those who wait need nothing else."""
+    if all(is_trained(job, study.job(job.id)) for job in jobs):
+        return 0
+    return int(code) or int(Exit.JOBS_FAILED)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2]))

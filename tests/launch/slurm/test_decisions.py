@@ -1,0 +1,274 @@
+"""What is submitted, when, and what is said: against a SLURM of files."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tunestudy.config.errors import StudyError
+from tunestudy.config.resources import Resources
+from tunestudy.launch.slurm import commands
+from tunestudy.launch.slurm.by_hand import sbatch_lines
+from tunestudy.launch.slurm.follow import Follower, submit_once, tasks_of
+from tunestudy.launch.slurm.history import lives
+from tunestudy.launch.slurm.inside import whence
+from tunestudy.launch.slurm.left import verdict_on
+from tunestudy.launch.slurm.queue import Queued, mark_of, read_queue
+from tunestudy.launch.slurm.script import Submission, clock, script
+from tunestudy.launch.slurm.status import in_slurm
+from tunestudy.launch.slurm.stop import stop_submissions
+from tunestudy.launch.slurm.submit import Submitter
+from tunestudy.preflight.slurm import slurm_problems
+from tunestudy.records.events import Journal
+
+FAKE = Path(__file__).with_name("fake_slurm.py")
+
+
+class FakeSlurm:
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        for program in ("sbatch", "squeue", "scancel", "sinfo", "scontrol"):
+            script = home / program
+            script.write_text(f'#!/bin/bash\nexec -a "$0" {sys.executable} -S {home}/links/{program} "$@"\n')
+            script.chmod(0o755)
+            (home / "links").mkdir(exist_ok=True)
+            (home / "links" / program).symlink_to(FAKE)
+
+    @property
+    def queue(self) -> dict[str, dict[str, str]]:
+        file = self.home / "queue.json"
+        return json.loads(file.read_text()) if file.exists() else {}
+
+    def change(self, number: str, **facts: str) -> None:
+        queue = self.queue
+        queue[number] |= facts
+        (self.home / "queue.json").write_text(json.dumps(queue))
+
+    def fail(self, program: str, said: str, times: int = 1) -> None:
+        (self.home / f"fail-{program}").write_text(f"{times}\n{said}")
+
+    def calls(self, program: str) -> list[str]:
+        return [line for line in (self.home / "calls.txt").read_text().splitlines() if line.startswith(program)]
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    home = tmp_path / "bin"
+    home.mkdir()
+    monkeypatch.setenv("FAKE_SLURM", str(home))
+    monkeypatch.setenv("PATH", f"{home}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(commands, "BACK_OFF_S", (0.0, 0.0))
+    return FakeSlurm(home)
+
+
+def once(study: Any, **slurm: Any) -> tuple[list[Any], str]:
+    study.prepare()
+    return submit_once(study.dir, study.jobs, resources(study, **slurm), has_gpus=True)
+
+
+def resources(study: Any, **slurm: Any) -> Resources:
+    before = study.loaded.study.resources
+    return before.model_copy(update={"slurm": before.slurm.model_copy(update=slurm)})
+
+
+def test_every_job_once_with_its_parents_and_never_again(cluster, on_slurm):
+    study = on_slurm(seeds=(1, 2))
+    once(study)
+    once(study)
+    assert len(cluster.queue) == 4
+    names = {one["name"].partition(":")[2]: number for number, one in cluster.queue.items()}
+    base, adapt = study.job("base").root.name, study.job("adapt").root.name
+    assert cluster.queue[names[adapt]]["after"] == f"--dependency=afterok:{names[base]}"
+
+
+def test_two_people_who_want_the_same_submit_it_once(cluster, on_slurm):
+    """Both looked at the queue before either submitted: who comes second looks again."""
+    study = on_slurm()
+    study.prepare()
+    with Journal(study.dir.events, "w") as journal:
+        for _ in range(2):
+            one = Submitter(study=study.dir, resources=resources(study), has_gpus=True, journal=journal)
+            one.send(study.jobs, {})
+    assert len(cluster.queue) == 2
+
+
+def test_a_submission_whose_answer_was_lost_is_found_and_not_repeated(cluster, on_slurm):
+    study = on_slurm()
+    cluster.fail("sbatch", "arrived Batch job submission failed: Socket timed out on send/recv operation")
+    once(study)
+    assert len(cluster.queue) == 2 and len(cluster.calls("sbatch")) == 2
+
+
+@pytest.mark.parametrize(
+    "said", ["Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"]
+)
+def test_a_full_queue_keeps_the_rest_for_later(cluster, on_slurm, said):
+    study = on_slurm(seeds=(1, 2))
+    study.prepare()
+    tasks = tasks_of(study.dir, study.jobs)
+    with Journal(study.dir.events, "w") as journal:
+        sent = Submitter(study=study.dir, resources=resources(study), has_gpus=True, journal=journal)
+        follower = Follower(study=study.dir, tasks=tasks, resources=resources(study), submitter=sent)
+        cluster.fail("sbatch", said)
+        assert follower.round() and not cluster.queue and "QOS policy" in sent.full
+        assert follower.round() and len(cluster.queue) == 4 and not sent.full
+
+
+def test_max_submitted_counts_elements_of_arrays(cluster, on_slurm):
+    study = on_slurm(seeds=(1, 2, 3))
+    _, full = once(study, max_submitted=2, array=True)
+    assert len(cluster.queue) == 2 and "max_submitted is 2" in full
+    assert len(once(study, max_submitted=4)[0]) == 6 and len(cluster.queue) == 4
+
+
+def test_what_sbatch_refuses_is_told_in_its_words(cluster, on_slurm):
+    study = on_slurm()
+    cluster.fail("sbatch", "Batch job submission failed: Invalid account or account/partition combination specified")
+    with pytest.raises(StudyError, match=r"SLURM refuses: .*Invalid account or account/partition"):
+        once(study)
+    cluster.fail("squeue", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)", times=9)
+    with pytest.raises(StudyError, match=r"controller does not answer.*`tunestudy run` continues"):
+        once(study)
+
+
+def test_stop_and_status_see_this_results_folder_alone(cluster, on_slurm, monkeypatch):
+    ours, others = on_slurm("ours"), on_slurm("others")
+    once(ours)
+    once(others)
+    assert {entry.id for entry in read_queue(ours.dir)} | {entry.id for entry in read_queue(others.dir)} == set(
+        cluster.queue
+    )
+    stop_submissions(ours.dir)
+    assert {one["comment"] for one in cluster.queue.values()} == {mark_of(others.dir)}
+    words = in_slurm(others.dir, others.jobs).words(others.job("adapt").root.name)
+    assert "waits for the jobs that it starts from" in words
+    cluster.fail("squeue", "Unable to contact slurm controller")
+    assert "cannot be asked" in in_slurm(others.dir, others.jobs).problem
+
+
+def entry(**facts: str) -> list[Queued]:
+    told = {"id": "7", "key": "k", "state": "CANCELLED", "nodes": "", "reason": "None", **facts}
+    return [Queued(**told)]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("state", "outcome", "words"),
+    [
+        ("NODE_FAIL", "again", "lost its node"),
+        ("TIMEOUT", "again", "signal_s"),
+        ("PREEMPTED", "again", "to another job"),
+        ("CANCELLED", "stopped", "cancelled from outside"),
+        ("OUT_OF_MEMORY", "failed", "raise resources.slurm.mem"),
+        ("FAILED", "failed", "before the job began: module: command not found"),
+    ],
+)
+def test_submissions_that_left_without_a_result(on_slurm, state, outcome, words):
+    study = on_slurm()
+    study.prepare()
+    study.dir.slurm.outputs.mkdir(parents=True)
+    (study.dir.slurm.outputs / "k.7.out").write_text("module: command not found\n\n")
+    verdict = verdict_on(study.jobs[0], study.dir, entry(state=state), "7", failed_before=None)
+    assert verdict.outcome == outcome and words in verdict.message
+
+
+def test_a_life_without_last_words_lost_its_node():
+    start = {"event": "slurm_started", "slurm_id": "7", "key": "k", "gpus": 1, "jobs": ["j"], "nodes": ["n1"]}
+    left = {"event": "slurm_left", "slurm_id": "7", "reason": "time limit", "steps": {"j": 5}}
+    # the clock of the first node is two hours ahead
+    told = [
+        {**start, "t": 10.0, "restart": 1},
+        {**start, "t": 7200.0, "restart": 0},
+        {**left, "t": 7201.0, "restart": 0},
+    ]
+    first, second = lives(told)
+    assert (first.reason, second.reason) == ("time limit", None)
+
+
+def test_kinds_of_a_new_start(monkeypatch):
+    start = {"event": "slurm_started", "slurm_id": "7", "key": "k", "gpus": 1, "jobs": ["j"], "nodes": ["n1"], "t": 0.0}
+    left = {"event": "slurm_left", "slurm_id": "7", "restart": 0, "t": 1.0, "steps": {}}
+    assert whence(lives([{**start, "restart": 0}])) == {}
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert whence(lives([{**start, "restart": 0}]))["kind"] == "node_lost"
+    for reason, why in (("time limit", "its time limit came"), ("interrupted", "SLURM wanted its node for others")):
+        told = whence(lives([{**start, "restart": 0}, {**left, "reason": reason}]))
+        assert told == {"kind": "preempted", "why": why}
+
+
+def test_the_file_for_sbatch(cluster, on_slurm, monkeypatch):
+    study = on_slurm()
+    monkeypatch.chdir(study.folder)
+    settings = {"partition": "lab", "account": "phys", "time": 36 * 3600.0, "mem": "120G", "cpus_per_task": 8}
+    more = {"prologue": ("module load cuda",), "wrap": "apptainer exec --nv image.sif", "sbatch": ("--mail-type=END",)}
+    one = Submission.of(study.jobs[:1])
+    text = script(one, study.dir, resources(study, **settings, **more, python=None, signal_s=120.0), has_gpus=True)
+    for line in (
+        f"#SBATCH --job-name=s:{one.key}",
+        "#SBATCH --partition=lab",
+        "#SBATCH --account=phys",
+        "#SBATCH --time=1-12:00:00",
+        "#SBATCH --gres=gpu:1",
+        "#SBATCH --mem=120G",
+        "#SBATCH --signal=B:USR1@120",
+        "#SBATCH --requeue",
+        "#SBATCH --mail-type=END",
+        "module load cuda",
+    ):
+        assert line in text.splitlines()
+    last = (
+        f"exec apptainer exec --nv image.sif {sys.executable} -u -m tunestudy.launch.slurm.inside results/s {one.key}"
+    )
+    assert text.splitlines()[-1] == last
+    assert str(study.folder) not in text.replace(f"by hand, in {study.folder}:", "")
+    assert [clock(seconds) for seconds in (20, 3600, 90061)] == ["00:01:00", "01:00:00", "1-01:02:00"]
+
+
+def test_lines_to_submit_by_hand(cluster, on_slurm, monkeypatch):
+    study = on_slurm(seeds=(1, 2))
+    monkeypatch.chdir(study.folder)
+    lines = sbatch_lines(study.jobs, study.dir, resources(study, array=True))
+    assert lines[0].startswith("s0=$(sbatch --parsable results/s/slurm/array-")
+    assert "--dependency=afterok:${s0}_0 " in lines[1] and "--dependency=afterok:${s0}_1 " in lines[2]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"partition": "shrot"}, "there is no partition shrot; did you mean short? this cluster has: lab, short, cpus"),
+        ({"partition": "short", "time": "2h"}, "2 h is above the 0.5 h of partition short; set 0.5h or less"),
+        ({"time": "5m", "signal_s": 600}, "600 s before the limit is before the start"),
+        ({"partition": "cpus", "gpus_per_node": 1}, "partition cpus has no GPUs"),
+        ({"nodes": 3, "mode": "allocation"}, "3 nodes are more than the 2 of partition lab"),
+    ],
+)
+def test_what_would_never_start_is_refused_at_once(cluster, on_slurm, settings, words):
+    problems = list(slurm_problems(on_slurm(**settings).loaded.study.resources))
+    assert words in "; ".join(map(str, problems))
+
+
+def test_a_machine_without_slurm_and_a_silent_controller(cluster, on_slurm, monkeypatch):
+    wanted = on_slurm().loaded.study.resources
+    cluster.fail("sinfo", "slurm_load_partitions: Unable to contact slurm controller (connect failure)")
+    assert "SLURM does not answer" in str(next(slurm_problems(wanted)))
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert "there is no sbatch on this machine; run it on a login node" in str(next(slurm_problems(wanted)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"nodes": 2}, "set launcher: srun"),
+        ({"mode": "allocation", "array": True}, "an allocation is one submission"),
+        ({"max_running": 2}, "set slurm.array: true"),
+        ({"sbatch": ["--comment=x"]}, "--comment is set by tunestudy"),
+        ({"sbatch": ["exclusive"]}, "`exclusive` is no option of sbatch"),
+        ({"partitoin": "lab"}, "partition"),
+        ({"time": "soon"}, "duration"),
+    ],
+)
+def test_settings_that_contradict_each_other(on_slurm, settings, words):
+    with pytest.raises(StudyError, match=words):
+        _ = on_slurm(**settings).loaded

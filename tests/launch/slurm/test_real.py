@@ -1,0 +1,146 @@
+"""Studies handed to a real SLURM; the jobs' workers are fake, all else is as it is."""
+
+import hashlib
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from shell import succeed
+from slurm import slurm
+
+from tunestudy.config.errors import Exit
+from tunestudy.launch import control
+from tunestudy.launch.slurm import follow
+from tunestudy.launch.slurm.queue import live_jobs, read_queue
+from tunestudy.launch.slurm.status import in_slurm
+from tunestudy.records.atomic import read_json
+
+pytestmark = [pytest.mark.slow, pytest.mark.slurm]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    with slurm(tmp_path_factory.mktemp("cluster") / "slurm", nodes=2, gpus=2) as environment:
+        yield environment
+
+
+@pytest.fixture(autouse=True)
+def this_cluster(cluster: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PATH", "SLURM_CONF"):
+        monkeypatch.setenv(name, cluster[name])
+    monkeypatch.setattr(follow, "LAST_POLL_S", 1.0)
+
+
+def live(study: Any) -> dict[str, Any]:
+    return live_jobs(read_queue(study.dir))
+
+
+def following(study: Any) -> tuple["subprocess.Popen[str]", list[str]]:
+    """`tunestudy run` as a process of its own."""
+    command = [sys.executable, "-c", "from tunestudy.cli import main; main()", "run", "study.yaml"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
+    process = subprocess.Popen(command, cwd=study.folder, text=True, **pipes)  # type: ignore[call-overload]
+    lines: list[str] = []
+    threading.Thread(target=lambda: lines.extend(process.stdout), daemon=True).start()
+    return process, lines
+
+
+def requeued_now(study: Any, until: Callable[..., None]) -> None:
+    """What SLURM queued again starts two minutes later; here, at once."""
+    until(lambda: all(entry.is_pending for entry in live(study).values()), "the queue")
+    time.sleep(1.5)  # a node does not take a job again within the second in which it was killed
+    for entry in live(study).values():
+        succeed(["scontrol", "update", f"jobid={entry.id}", "StartTime=now"])
+
+
+def test_arrays_with_dependencies_and_a_second_run_sends_nothing(on_slurm):
+    study = on_slurm(seeds=(1, 2), array=True, time="10m", mem="100M")
+    code, output = study.run()
+    assert code == 0, output
+    sent = study.events("slurm_submitted")
+    assert [len(one["jobs"]) for one in sent] == [2, 1, 1]
+    first = sent[0]["slurm_id"]
+    assert {tuple(one["after"]) for one in sent[1:]} == {(f"{first}_0",), (f"{first}_1",)}
+    for seed in (1, 2):
+        assert study.steps("base", seed) == study.steps("adapt", seed) == [1, 2, 3]
+        assert study.starts("adapt", seed)[0]["CUDA_VISIBLE_DEVICES"] in ("0", "1")
+    assert study.run()[0] == 0 and len(study.events("slurm_submitted")) == 3
+
+
+def test_an_allocation_packs_jobs_on_the_gpus_of_both_nodes(on_slurm):
+    study = on_slurm(seeds=(1, 2, 3, 4), mode="allocation", nodes=2, gpus_per_node=2)
+    study.behave(base={"step_s": 0.3})
+    code, output = study.run()
+    assert code == 0, output
+    assert len(study.events("slurm_submitted")) == 1
+    started = [event for event in study.events("job_started") if event["job"].startswith("base")]
+    assert {event["slot"] for event in started} == {f"node{node}:gpu{gpu}" for node in (1, 2) for gpu in (0, 1)}
+    dealt = [
+        (env["SLURMD_NODENAME"], env["CUDA_VISIBLE_DEVICES"])
+        for seed in range(1, 5)
+        for env in study.starts("base", seed)
+    ]
+    assert sorted(dealt) == [("node1", "0"), ("node1", "1"), ("node2", "0"), ("node2", "1")]
+
+
+def test_a_time_limit_and_a_node_taken_away_cost_no_step(on_slurm, until):
+    """The signal before the limit: saved, queued again, gone on with. Then its node is set down."""
+    study = on_slurm(time="10m", requeue=True)
+    study.behave(base={"steps": 60, "step_s": 0.1})
+    assert study.run(detach=True, only=["short"])[0] == 0
+    until(lambda: study.step("base") > 3, "steps")
+    number = next(iter(live(study).values())).id
+    succeed(["scancel", "--signal=USR1", "--batch", number])
+    requeued_now(study, until)
+    until(lambda: len(study.starts("base")) == 2 and study.step("base") > 20, "the second life")
+    node = next(iter(live(study).values())).nodes
+    succeed(["scontrol", "update", f"nodename={node}", "state=down", "reason=lab"])
+    try:
+        requeued_now(study, until)
+        code, output = study.run(only=["short"])
+    finally:
+        subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"], check=False)  # if it has not itself
+    assert code == 0, output
+    value = ""
+    for step in range(1, 61):
+        value = hashlib.sha256(f"{value}/1/{step}".encode()).hexdigest()
+    assert read_json(study.job("base").result_json)["value"] == value
+    assert {event["slurm_id"] for event in study.events("slurm_submitted")} == {number}
+    lives = sorted(study.events("slurm_started"), key=lambda event: event["restart"])
+    assert [life.get("why") for life in lives] == [None, "its time limit came", "SLURM wanted its node for others"]
+
+
+def test_stop_and_scancel_from_outside(on_slurm, until, tmp_path: Path):
+    ours, others = on_slurm("ours", seeds=(1, 2)), on_slurm("others")
+    for study in (ours, others):
+        study.behave(base={"steps": 1000, "step_s": 0.1})
+        assert study.run(detach=True)[0] == 0
+    foreign = succeed(
+        ["sbatch", "--parsable", "--job-name=ours:base", "-o", "/dev/null", "--wrap", "sleep 100"]
+    ).strip()
+    until(lambda: all(study.step("base") > 1 for study in (ours, others)), "steps")
+    assert in_slurm(ours.dir, ours.jobs).as_json(ours.job("adapt").root.name)["reason"] == "Dependency"
+    assert control.stop_study(ours.dir.root) == Exit.DONE
+    assert not live(ours) and len(live(others)) == 2
+    assert foreign in succeed(["squeue", "-h", "-o", "%i"]).split()
+    assert read_json(ours.job("base").progress_json)["phase"] == "interrupted"
+    process, lines = following(others)
+    until(lambda: any("running" in line for line in lines), "the follower")
+    succeed(["scancel", live(others)[others.job("base").root.name].id])
+    assert process.wait(timeout=60) == Exit.INTERRUPTED, lines
+    assert any("run again to continue" in line for line in lines), lines
+    succeed(["scancel", foreign])
+
+
+def test_a_failed_parent_blocks_its_children(on_slurm):
+    study = on_slurm()
+    study.behave(base={"action": "user", "at": 2})
+    code, output = study.run()
+    assert code == Exit.JOBS_FAILED, output
+    assert "failed: user at 2" in output and f"not run, because {study.job('base').root.name} failed: adapt-" in output
+    assert not study.starts("adapt")
