@@ -9,7 +9,7 @@ from pathlib import Path
 STUDY = """\
 study: spread
 seeds: [1]
-resources: {hostfile: hosts.txt, rendezvous_port: PORT, max_retries: 0}
+resources: {hostfile: hosts.txt, rendezvous_port: PORT, max_retries: 0, host_silence_s: 12}
 model:
   architecture: qwen3
   config: {hidden_size: 32, intermediate_size: 48, num_hidden_layers: 2, num_attention_heads: 2, num_key_value_heads: 1,

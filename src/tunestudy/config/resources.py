@@ -178,6 +178,8 @@ class Resources(Config):
     """Starts again at most, all kinds of failure together; default: as `retries` says."""
     timeout_s: float = neutral(300.0, gt=0)
     """A rank that others have waited for this long counts as lost, and the job as failed: it hangs."""
+    host_silence_s: float = neutral(40.0, ge=10)
+    """Ranks on another machine end when they have heard nothing from their launcher for this long."""
     stop_grace_s: float = neutral(120.0, gt=0)
     """Time a job has to save and leave after SIGTERM."""
     slurm: SlurmSettings = neutral(SlurmSettings())

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from tunestudy.config.errors import Exit
 from tunestudy.config.job import Job
+from tunestudy.config.resources import Resources
 from tunestudy.config.study import Study
 from tunestudy.launch.executor import Launch, execute
 from tunestudy.launch.failures import print_failures
@@ -55,7 +56,7 @@ def carry_out(
         launch = Launch(
             study=folder,
             resources=study.resources,
-            env={"TUNESTUDY_TIMEOUT_S": f"{study.resources.timeout_s:g}", **study.env},
+            env={**patience(study.resources), **study.env},
             place=place,
             queue=Queue(works or unknown_works(jobs), place.slots),
             journal=journal,
@@ -67,6 +68,12 @@ def carry_out(
         print(f"interrupted: {summary(row_of(task) for task in tasks)}; run again to continue")
     print_failures(tasks)
     return code
+
+
+def patience(resources: Resources) -> dict[str, str]:
+    """How long processes wait for each other, as they are told in their environment."""
+    waits = {"TUNESTUDY_TIMEOUT_S": resources.timeout_s, "TUNESTUDY_SILENCE_S": resources.host_silence_s}
+    return {name: f"{seconds:g}" for name, seconds in waits.items()}
 
 
 @contextmanager

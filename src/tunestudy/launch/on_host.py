@@ -35,12 +35,13 @@ def main() -> int:
         stdin=subprocess.DEVNULL,
         start_new_session=True,
     )
+    silence_s = float(meeting["environment"].get("TUNESTUDY_SILENCE_S", SILENCE_S))
     kept = Family(process.pid)
     launcher = Launcher(process.pid, kept)
     while process.poll() is None:
         kept.look()
-        if launcher.silent_s > SILENCE_S:
-            print(f"ended: nothing was heard from the launcher for {SILENCE_S:.0f} s", file=sys.stderr, flush=True)
+        if launcher.silent_s > silence_s:
+            print(f"ended: nothing was heard from the launcher for {silence_s:.0f} s", file=sys.stderr, flush=True)
             kept.kill()
         time.sleep(POLL_S)
     kept.kill()  # ranks that outlived a torchrun that was killed
