@@ -35,6 +35,28 @@ def init(
     write_new_study(path, ask=not yes)
 
 
+@app.command("import-config")
+def import_config(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="YAML, JSON or a training script.", show_default=False)],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- ARGUMENTS]...", help="More of that program's, after --.")
+    ] = None,
+    program: Annotated[
+        str | None, typer.Option("--from", metavar="PROGRAM", help="llamafactory, ms-swift, axolotl or trl.")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="STUDY", help="The file to write.")] = Path(
+        "study.yaml"
+    ),
+    gpus: Annotated[int | None, typer.Option("--gpus", min=1, help="GPUs that it was meant for.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 2 if any key is impossible.")] = False,
+) -> None:
+    """Turn a configuration of LLaMA-Factory, ms-swift, axolotl or TRL into a study file."""
+    from tunestudy.study.importing.finish import import_config as imported
+
+    leave(imported(file, arguments or [], program=program, output=output, gpus=gpus, force=force, strict=strict))
+
+
 @app.command()
 def validate(study: StudyArgument, overrides: Overrides = None, tiny: Tiny = False) -> None:
     """Check a study file and say what was understood."""
