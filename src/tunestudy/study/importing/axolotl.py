@@ -28,12 +28,14 @@ def _refusal(view: View) -> str | None:
     for key in ("reward_model", "process_reward_model"):
         if view.on(key):
             return f"{key} trains a model of rewards, which is not what tunestudy does"
+    if view["adapter"] not in (None, "lora", "qlora"):
+        return (
+            f"adapter: {view['adapter']} is not here; to have LoRA in its place: import-config FILE -- --adapter lora"
+        )
     return None
 
 
-def _adapter(value: Any, view: View) -> dict[str, Any]:
-    if value not in ("lora", "qlora"):
-        raise ImpossibleError(f"there is no {value} here; the study trains all weights. Use lora, dora, sora or sdora")
+def _adapter(_value: Any, view: View) -> dict[str, Any]:
     return {"adapter.type": "dora" if view.on("peft_use_dora") else "lora"}
 
 
@@ -333,7 +335,7 @@ RULES: dict[str, Rule] = {
 FAMILIES: tuple[tuple[str, Rule], ...] = (
     *(
         (start, idle("is for another tracker"))
-        for start in ("mlflow_", "comet_", "trackio_", "otel_", "use_otel", "hf_mlflow")
+        for start in ("use_swanlab", "swanlab_", "mlflow_", "comet_", "trackio_", "otel_", "use_otel", "hf_mlflow")
     ),
     *(
         (start, idle("is for preferences and rewards"))
@@ -357,6 +359,12 @@ FAMILIES: tuple[tuple[str, Rule], ...] = (
     ("pretrain", cannot("data are prepared before the first step; use packing: true")),
     ("torchdistx", idle("belongs to an optimiser that is not here")),
 )
+
+
+def _notes(view: View) -> list[str]:
+    if "warmup_ratio" in view.given or "warmup_steps" in view.given:
+        return []
+    return ["stages.tune.warmup_steps: axolotl's default is the same share, but at most 100 steps"]
 
 
 def _has_adapter(view: View) -> bool:
@@ -383,6 +391,7 @@ PROGRAM = Program(
         "save_total_limit": 4,
         "bf16": lambda view: False if view.given.get("fp16") or view.given.get("float16") else "auto",
     },
+    notes=_notes,
     refusal=_refusal,
     has_adapter=_has_adapter,
     marks=frozenset({"base_model", "adapter", "datasets", "lora_r", "optimizer"}),

@@ -149,6 +149,9 @@ def _written(key: str, value: Any, written: Mapping[str, Any], made: Imported, g
     line = given.line_of(key)
     origin = f"{key}, line {line}" if key in given.lines else key
     for path, one in written.items():
+        if path == "impossible":
+            made.outcomes.append(Outcome(key, line, "impossible", one))
+            continue
         if path in ("data", "eval_data"):
             _take_entries(path, one, origin, line, made)
             continue
@@ -174,6 +177,7 @@ def _became(value: Any, written: Mapping[str, Any]) -> str:
         if path in ("data", "eval_data")
         else f"{shown_path(path)}: {shown(one)}"
         for path, one in written.items()
+        if path != "impossible"
     ]
     return f"{_brief(value).removesuffix(': ')} → {', '.join(parts) or 'nothing to write, it is the default'}"
 
@@ -202,15 +206,14 @@ def _unknown(key: str, program: Program) -> str:
 
 def _write_defaults(made: Imported, view: View) -> None:
     """The program's own defaults and habits, where a study that is silent would do otherwise."""
-    of_given = set(made.draft.settings)
     for key in made.program.defaults:
         rule = made.program.rule_of(key)
         value = view[key]
         if key in view.given or value is None or rule is None:
             continue
         for path, one in _of_default(rule, value, view):
-            if path not in of_given and path not in ("data", "eval_data") and not is_default(path, one):
-                made.draft.settings.pop(path, None)
+            taken = path in made.draft.settings or path in ("data", "eval_data", "impossible")
+            if not taken and not is_default(path, one):
                 made.draft.put(path, one, f"{made.program.title}'s default of {key}")
                 made.written_out.append(f"{shown_path(path)}: {shown(one)} ({key})")
     for path, (value, why) in made.program.habits.items():
@@ -235,6 +238,7 @@ def _write_resources(made: Imported, view: View, *, asked: bool) -> None:
     if sizes is not None:
         gpus = f"{view.gpus} GPU{'s' if view.gpus > 1 else ''}"
         made.told.append(f"stages.tune.effective_batch_size: {sizes.value}, with {gpus} ({told})")
+    made.told += made.program.notes(view)
     if "save_total_limit" not in view.given and made.program.name != "axolotl":
         made.told.append(
             f"{made.program.title} keeps every checkpoint; save_total_limit keeps the last 2 here, and the best"

@@ -155,10 +155,12 @@ def trackers(value: Any, _view: View) -> dict[str, Any]:
     if not wanted:
         raise NotNeededError("no tracker")
     known = _literals(TrainStage.model_fields["report_to"].annotation)
-    for one in wanted:
-        if one not in known:
-            raise ImpossibleError(f"{one} is not among the trackers here, {', '.join(sorted(known))}")
-    return {"stage.report_to": wanted}
+    strange = [one for one in wanted if one not in known]
+    words = f"{', '.join(strange)}: not among the trackers here, {', '.join(sorted(known))}"
+    if len(strange) == len(wanted):
+        raise ImpossibleError(words)
+    carried = {"stage.report_to": [one for one in wanted if one in known]}
+    return {**carried, "impossible": words} if strange else carried
 
 
 def _literals(annotation: Any) -> set[str]:

@@ -33,6 +33,9 @@ def _refusal(view: View) -> str | None:
         return "do_train is false: this evaluates; `tunestudy eval --model` does, or a study without stages"
     if "do_train" not in view.given and (view.on("do_predict") or view.given.get("export_dir")):
         return "this evaluates or exports and trains nothing; see `tunestudy eval` and `tunestudy merge`"
+    if view["finetuning_type"] not in ("lora", "full"):
+        method = view["finetuning_type"]
+        return f"finetuning_type: {method} is not here; LoRA in its place: import-config FILE -- --finetuning_type lora"
     if "peft_config" in view.given or "train_dataset" in view.given:
         return "this is of LLaMA-Factory's version 1, whose keys are others; write it in those of `finetuning_type`"
     return None
@@ -47,9 +50,7 @@ def _kind(value: Any, _view: View) -> dict[str, Any]:
 def _method(value: Any, view: View) -> dict[str, Any]:
     if value == "full":
         return {}
-    if value == "lora":
-        return {"adapter.type": "dora" if view.on("use_dora") else "lora"}
-    raise ImpossibleError(f"there is no {value} here; the study trains all weights. Use adapter or train: [roles]")
+    return {"adapter.type": "dora" if view.on("use_dora") else "lora"}
 
 
 def _targets(value: Any, _view: View) -> dict[str, Any]:

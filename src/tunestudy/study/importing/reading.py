@@ -83,8 +83,13 @@ def _blotted(text: str) -> str:
 
 def _is_script(path: Path, text: str) -> bool:
     if path.suffix in (".yaml", ".yml", ".json"):
-        return text.lstrip().startswith("--")
-    return path.suffix in (".sh", ".bash", ".args", ".txt") or text.startswith("#!") or text.lstrip().startswith("--")
+        return _is_bare(text)
+    return path.suffix in (".sh", ".bash", ".args", ".txt") or text.startswith("#!") or _is_bare(text)
+
+
+def _is_bare(text: str) -> bool:
+    """Whether a file holds arguments without a command."""
+    return re.match(r"\s*--[A-Za-z]", text) is not None
 
 
 def _mapping(path: Path, text: str) -> tuple[dict[str, Any], dict[str, int]]:
@@ -103,7 +108,7 @@ def _mapping(path: Path, text: str) -> tuple[dict[str, Any], dict[str, int]]:
 def _script(path: Path, text: str) -> Given:
     trainings = [command for command in commands_of(text) if command.words]
     known = [command for command in trainings if trains(command)]
-    if not known and not text.lstrip().startswith("--"):
+    if not known and not _is_bare(text):
         seen = ", ".join(sorted({command.words[0][0] for command in trainings})[:5]) or "nothing"
         raise StudyError(
             at("", file=str(path)),

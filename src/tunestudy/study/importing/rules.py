@@ -2,7 +2,8 @@
 
 A rule takes the key's value and a view of the whole configuration, and returns path → value, to write. A path
 begins with the part of the study that it belongs to: `study`, `model`, `stage`, `adapter`, `quantization`, `dataset`
-(every data set), `resources` or `env`. Two paths hold entries of data sets: `data` and `eval_data`.
+(every data set), `resources` or `env`. Two paths hold entries of data sets, `data` and `eval_data`; `impossible` says
+what of the value is not carried while the rest is.
 """
 
 import re
@@ -53,6 +54,8 @@ class Program:
     """(beginning of keys, rule) for groups of options that meet the same fate."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """Its own defaults by key, where they matter; a function of the view where they depend on other keys."""
+    notes: Callable[["View"], list[str]] = lambda _view: []
+    """What to look at, for all that tables know."""
     habits: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
     """Path → (value, why): what it does without a key for it, where tunestudy does otherwise."""
     refusal: Callable[["View"], str | None]
@@ -144,6 +147,8 @@ def truth(value: Any) -> bool | None:
 
 def plain(value: Any) -> Any:
     """A number that was written as text, as command lines and YAML 1.1 have `1e-4`; anything else as it is."""
+    if isinstance(value, str) and re.fullmatch(r"\d{1,3}(?:_\d{3})+", value):
+        return int(value.replace("_", ""))
     resolved = resolve_scalar(value) if isinstance(value, str) and value else value
     return resolved if isinstance(resolved, int | float) else value
 
@@ -202,7 +207,7 @@ def cannot(reason: str, *, unless: Collection[Any] = OFF) -> Rule:
 
     def rule(value: Any, _view: View) -> dict[str, Any]:
         if any(type(value) is type(none) and value == none for none in unless):
-            raise NotNeededError("asks for nothing")
+            raise NotNeededError("asks for what is so anyway")
         raise ImpossibleError(reason)
 
     return rule

@@ -74,18 +74,21 @@ def _filled(line: str, variables: dict[str, str]) -> str:
     return re.sub(r"\$\{(\w+)(?::-([^}]*))?\}|\$(\w+)", value, line)
 
 
-_SUM = re.compile(r"\$\(\(\s*(\d+)\s*([-+*/])\s*(\d+)\s*\)\)|[$`]\(?expr\s+(\d+)\s*\\?([-+*/])\s*(\d+)\s*[)`]")
+_TERMS = r"(\d+(?:\s*\\?[-+*/]\s*\d+)+)"
+_SUM = re.compile(rf"\$\(\(\s*{_TERMS}\s*\)\)|[$`]\(?expr\s+{_TERMS}\s*[)`]")
 
 
 def _sums(line: str) -> str:
-    """`$(expr 16 / 4)` and `$((16 / 4))` as the number that they are."""
+    """`$(expr 16 / 4)` and `$((16 / 4))` as the number that they are, from left to right."""
 
     def result(found: re.Match[str]) -> str:
-        first, sign, second = (found[1], found[2], found[3]) if found[1] else (found[4], found[5], found[6])
-        left, right = int(first), int(second)
-        if sign == "/" and right == 0:
-            return found[0]
-        return str({"+": left + right, "-": left - right, "*": left * right}.get(sign, left // max(right, 1)))
+        total, *rest = re.findall(r"\d+|[-+*/]", found[1] or found[2])
+        amount = int(total)
+        for sign, term in zip(rest[::2], map(int, rest[1::2]), strict=True):
+            if sign == "/" and term == 0:
+                return found[0]
+            amount = {"+": amount + term, "-": amount - term, "*": amount * term}.get(sign, amount // max(term, 1))
+        return str(amount)
 
     return _SUM.sub(result, line)
 

@@ -21,7 +21,7 @@ from tunestudy.study.importing.rules import (
 from tunestudy.study.importing.sets import share
 from tunestudy.study.importing.swift_data import data_sets, evaluation_sets
 
-_TUNERS = {"lora": "lora", "longlora": None, "lora_llm": "lora"}
+_TUNERS = {"lora": "lora", "lora_llm": "lora"}
 _COMMANDS = {
     "swift rlhf": "swift rlhf trains on preferences or rewards, which is not what tunestudy does",
     "megatron": "megatron's keys are others: import the `swift sft` form of it",
@@ -37,15 +37,27 @@ def _refusal(view: View) -> str | None:
         return f"rlhf_type: {view['rlhf_type']}; preferences and rewards are not what tunestudy does"
     if view["task_type"] not in (None, "causal_lm"):
         return f"task_type: {view['task_type']} trains no language model; tunestudy trains models that answer in text"
+    if view["tuner_type"] != "full" and not _TUNERS.get(view["tuner_type"]):
+        tuner = view["tuner_type"]
+        return f"tuner_type: {tuner} is not here; to have LoRA in its place: import-config FILE -- --tuner_type lora"
     return None
+
+
+def _notes(view: View) -> list[str]:
+    told = []
+    if "max_length" not in view.given:
+        told.append(
+            "stages.tune.max_length: ms-swift takes what the model holds; this is a bound, mend it to your data"
+        )
+    if not (view.on("use_hf") or view.on("env.USE_HF")):
+        told.append("model: ms-swift reads ModelScope's hub, and tunestudy Hugging Face's: see that the id is the same")
+    return told
 
 
 def _tuner(value: Any, view: View) -> dict[str, Any]:
     if value == "full":
         return {}
-    if _TUNERS.get(value):
-        return {"adapter.type": "dora" if view.on("use_dora") else "lora"}
-    raise ImpossibleError(f"there is no {value} here; the study trains all weights. Use lora, dora, sora or sdora")
+    return {"adapter.type": "dora" if view.on("use_dora") else "lora"}
 
 
 def _targets(value: Any, _view: View) -> dict[str, Any]:
@@ -293,7 +305,7 @@ PROGRAM = Program(
         "gradient_accumulation_steps": _accumulation,
         "gradient_checkpointing": True,
         "logging_steps": 5,
-        "max_length": 2048,
+        "max_length": 32768,
         "data_seed": 42,
         "report_to": ["tensorboard"],
         "dataloader_num_workers": 1,
@@ -303,6 +315,7 @@ PROGRAM = Program(
         "freeze_vit": True,
         "freeze_aligner": True,
     },
+    notes=_notes,
     refusal=_refusal,
     has_adapter=lambda view: bool(_TUNERS.get(view["tuner_type"])),
     marks=frozenset({"model", "tuner_type", "split_dataset_ratio", "lora_rank", "target_modules"}),

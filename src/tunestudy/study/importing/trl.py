@@ -116,6 +116,8 @@ def _mixture(value: Any, view: View) -> dict[str, Any]:
     size = mixture.get("test_split_size")
     if isinstance(size, float) and 0 < size < 1:
         written["dataset.held_out"] = size
+    elif size is not None:
+        written["impossible"] = f"test_split_size: {size} is a count; held_out of a data set is a share of its records"
     return written
 
 
@@ -169,6 +171,15 @@ def _chat_template(value: Any, view: View) -> dict[str, Any]:
     if found is None and "{" not in str(value):
         raise ImpossibleError("a template of another tokenizer: save it as a file, and give that")
     return {"model.chat_template": str(value)}
+
+
+def _notes(view: View) -> list[str]:
+    if "assistant_only_loss" in view.given or "completion_only_loss" in view.given:
+        return []
+    return [
+        "stages.tune.loss_on: all tokens count, which is TRL's default for conversations and running text; of records "
+        "with prompt and completion it counts the completion: write assistant for those"
+    ]
 
 
 _IDLE = {
@@ -256,6 +267,7 @@ PROGRAM = Program(
         "dataset_train_split": "train",
         "dataset_test_split": "test",
     },
+    notes=_notes,
     habits={"stage.overlong": ("truncate", "cuts what is longer")},
     refusal=_refusal,
     has_adapter=lambda view: view.on("use_peft"),

@@ -1,0 +1,31 @@
+# The keys and values of modelscope/ms-swift: examples/train/qlora/bnb/train.sh
+CUDA_VISIBLE_DEVICES=0 \
+swift sft \
+    --bnb_4bit_compute_dtype bfloat16 \
+    --bnb_4bit_quant_type nf4 \
+    --bnb_4bit_use_double_quant true \
+    --dataloader_num_workers 4 \
+    --dataset 'AI-ModelScope/alpaca-gpt4-data-zh#500' 'AI-ModelScope/alpaca-gpt4-data-en#500' 'swift/self-cognition#500' \
+    --eval_steps 50 \
+    --gradient_accumulation_steps 16 \
+    --learning_rate 0.0001 \
+    --logging_steps 5 \
+    --lora_alpha 32 \
+    --lora_rank 8 \
+    --max_length 2048 \
+    --model Qwen/Qwen2.5-7B-Instruct \
+    --model_author swift \
+    --model_name swift-robot \
+    --num_train_epochs 1 \
+    --output_dir output \
+    --per_device_eval_batch_size 1 \
+    --per_device_train_batch_size 1 \
+    --quant_bits 4 \
+    --quant_method bnb \
+    --save_steps 50 \
+    --save_total_limit 2 \
+    --system 'You are a helpful assistant.' \
+    --target_modules all-linear \
+    --torch_dtype bfloat16 \
+    --tuner_type lora \
+    --warmup_ratio 0.05
