@@ -5,23 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from foreign_configs import AXOLOTL, LLAMA, SWIFT, TRL
 
 from tunestudy.config.adapter import LoraAdapter
-
-LLAMA = """\
-model_name_or_path: org/model
-stage: sft
-finetuning_type: lora
-dataset_dir: ONLINE
-dataset: org/one,org/two
-template: qwen
-"""
-SWIFT = "model: org/model\ntuner_type: lora\ndataset: ['HF::org/one#500']\n"
-AXOLOTL = (
-    "base_model: org/model\nlearning_rate: 1e-4\nadapter: lora\nlora_r: 8\nlora_alpha: 16\nlora_target_linear: true\n"
-)
-AXOLOTL += "datasets: [{path: org/one, type: alpaca}]\n"
-TRL = "model_name_or_path: org/model\ndataset_name: org/one\nuse_peft: true\n"
 
 MEANINGS = [
     # defaults that differ from tunestudy's
@@ -146,8 +132,8 @@ def test_llamafactory_declarations(importing: Any, declared: Path) -> None:
     text = LLAMA.replace("dataset_dir: ONLINE\n", "").replace("org/one,org/two", "alpaca_en_demo, asked, of_hub")
     data = importing.study(text).study.datasets
     assert (data["alpaca_en_demo"].path, data["alpaca_en_demo"].limit) == ("data/alpaca_en_demo.json", 7)
-    assert data["identity"].columns == {"instruction": "q", "output": "a"}
-    assert (data["set"].name, data["set"].subset, data["set"].split, data["set"].format) == (
+    assert data["asked"].columns == {"instruction": "q", "output": "a"}
+    assert (data["of_hub"].name, data["of_hub"].subset, data["of_hub"].split, data["of_hub"].format) == (
         "org/set",
         "en",
         "part",

@@ -208,10 +208,9 @@ def _write_defaults(made: Imported, view: View) -> None:
     """The program's own defaults and habits, where a study that is silent would do otherwise."""
     for key in made.program.defaults:
         rule = made.program.rule_of(key)
-        value = view[key]
-        if key in view.given or value is None or rule is None:
+        if key in view.given or rule is None:
             continue
-        for path, one in _of_default(rule, value, view):
+        for path, one in _of_default(key, rule, view):
             taken = path in made.draft.settings or path in ("data", "eval_data", "impossible")
             if not taken and not is_default(path, one):
                 made.draft.put(path, one, f"{made.program.title}'s default of {key}")
@@ -222,11 +221,14 @@ def _write_defaults(made: Imported, view: View) -> None:
             made.written_out.append(f"{shown_path(path)}: {shown(value)} ({made.program.title} {why})")
 
 
-def _of_default(rule: Rule, value: Any, view: View) -> Iterator[tuple[str, Any]]:
+def _of_default(key: str, rule: Rule, view: View) -> Iterator[tuple[str, Any]]:
+    """What a default writes; nothing where it follows from a key whose value is told to be impossible."""
     try:
-        yield from rule(value, view).items()
-    except (NotNeededError, ImpossibleError):
+        value = view[key]
+        written = {} if value is None else rule(value, view)
+    except (NotNeededError, ImpossibleError, TypeError, ValueError):
         return
+    yield from written.items()
 
 
 def _write_resources(made: Imported, view: View, *, asked: bool) -> None:

@@ -59,6 +59,8 @@ class Draft:
 
     def take(self, key: str) -> list[str] | None:
         """Remove what stands at a key of the finished file, or around it; its origins, None where nothing does."""
+        if key.startswith("datasets."):
+            key = f"datasets.*.{key.split('.', 2)[2]}" if key.count(".") > 1 else key
         for path in sorted(self.settings, key=len, reverse=True):
             if key == shown_path(path) or key.startswith(f"{shown_path(path)}."):
                 return self.settings.pop(path).origins
@@ -119,6 +121,8 @@ class Draft:
 
 def is_default(path: str, value: Any) -> bool:
     """Whether a study that does not say it means the same."""
+    if path == "adapter.type":
+        return False  # it says that there is an adapter
     section, _, key = path.partition(".")
     fields = getattr(_DEFAULTS.get(section), "model_fields", {})
     return key in fields and not fields[key].is_required() and bool(fields[key].get_default() == value)

@@ -13,7 +13,7 @@ from tunestudy.study.plan import make_plan
 from tunestudy.study.problems import CombinedError
 
 _NEEDED = ("model.model_name_or_path", "stages.tune.learning_rate", "stages.tune.data")
-_MAX_ROUNDS = 30
+_MAX_ROUNDS = 60
 
 
 def import_config(
@@ -57,9 +57,7 @@ def _settle(made: Imported, output: Path, path: Path) -> int | None:
         if len(missing) == len(mistakes):
             made.told += [f"{error.place.key}: {error.message}" for error in missing]
             return None if missing else num_jobs
-        for error in mistakes:
-            if not _is_absence(error):
-                _give_up(error, made, path)
+        _give_up(next(error for error in mistakes if error not in missing), made, path)
     raise AssertionError("what is refused was taken out, and still is refused")
 
 

@@ -170,10 +170,11 @@ def _arguments(words: tuple[tuple[str, int], ...]) -> tuple[dict[str, Any], dict
             key = name.replace("-", "_")
             values[key], lines[key] = [value] if has_value else [], line
             key = "" if has_value else key
+        elif (pair := re.match(r"([A-Za-z_][\w.]*)=", word)) is not None and (not key or values[key]):
+            key = ""
+            values[pair[1]], lines[pair[1]] = [word[pair.end() :]], line
         elif key:
             values[key].append(word)
-        elif (pair := re.match(r"([A-Za-z_][\w.]*)=", word)) is not None:
-            values[pair[1]], lines[pair[1]] = [word[pair.end() :]], line
         else:
             files.append(word)
     return {key: _value(parts) for key, parts in values.items()}, lines, files
