@@ -104,17 +104,15 @@ def test_gpus_are_part_of_the_effective_batch(importing: Any) -> None:
 
 
 def test_a_script_tells_gpus_variables_and_sums(importing: Any) -> None:
-    text = (
-        "n=4\nNPROC_PER_NODE=$n \\\nMAX_PIXELS=1000 FOO=bar \\\nswift sft --model org/model --dataset 'a/b:c/d#10' \\\n"
-    )
-    text += (
-        "  --use_hf true --gradient_accumulation_steps $(expr 64 / $n / 2) --packing  # a comment\nswift infer --x 1\n"
-    )
+    text = "n=4\nNPROC_PER_NODE=$n \\\nMAX_PIXELS=1000 FOO=bar \\\nswift sft --model org/model --use_hf true \\\n"
+    text += "  --dataset 'a/b:c/d#10' --gradient_accumulation_steps $(expr 64 / $n / 2) \\\n"
+    text += "  --packing --max_length $((2 * 300 + 1))  # a comment\nswift infer --x 1\n"
     loaded = importing.study(text, "train.sh")
     study = loaded.study
     assert study.resources.ranks == 4
     assert study.variants["lora"].training["tune"].effective_batch_size == 4 * 8
     assert study.variants["lora"].training["tune"].packing is True
+    assert study.variants["lora"].training["tune"].max_length == 601
     assert study.model.image_processor == {"max_pixels": 1000}
     assert study.env == {"FOO": "bar"}
     (data,) = study.datasets.values()

@@ -24,6 +24,11 @@ REFUSED = [
         "config.yaml",
         "has keys of several programs (LLaMA-Factory: stage (line 2)",
     ),
+    (
+        "base_model: a/b\nmodel_name_or_path: a/b\ndataset: c\n",
+        Y,
+        "several programs (axolotl: base_model (line 1); LLaMA",
+    ),
     (LLAMA.replace("sft", "dpo"), Y, "stage: dpo trains DPO; preferences and rewards are not what"),
     (
         LLAMA.replace(": lora", ": oft"),

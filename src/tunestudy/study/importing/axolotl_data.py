@@ -130,7 +130,10 @@ def _form(declared: Declared) -> tuple[Declared, tuple[str, ...], tuple[tuple[st
     return {}, (), (("type", f"{kind}: its prompt is axolotl's own; the columns decide the format here"),)
 
 
-_ALPACA = "alpaca records are written in the model's chat template here, under `### Instruction:` headings there"
+_ALPACA = (
+    "alpaca records are written in the model's chat template here, under `### Instruction:` headings there; "
+    "a model without a template needs one: chat_template of the model"
+)
 
 
 def _conversations(declared: Declared, base: str) -> tuple[Declared, tuple[str, ...], tuple[tuple[str, str], ...]]:

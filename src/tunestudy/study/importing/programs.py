@@ -57,7 +57,14 @@ def chosen(given: Given, wanted: str | None) -> tuple[Program, str]:
     alone = {name: keys for name in PROGRAMS if (keys := _alone(name, given.values))}
     if len(alone) == 1:
         ((name, keys),) = alone.items()
-        return PROGRAMS[name], f"only it has {_some(keys)}"
+        others = _not_of(name, given.values)
+        if len(others) < len(keys):
+            return PROGRAMS[name], f"only it has {_some(keys)}"
+        owners = " or ".join(
+            PROGRAMS[other].title for other in PROGRAMS if any(PROGRAMS[other].rules.get(k) for k in others)
+        )
+        evidence = f"{PROGRAMS[name].title}: {_lines(keys, given)}; {owners}: {_lines(others, given)}"
+        raise StudyError(where, f"has keys of several programs ({evidence}); say which it is for: --from NAME")
     counts = {name: sum(program.rule_of(key) is not None for key in given.values) for name, program in PROGRAMS.items()}
     best = max(counts.values(), default=0)
     if alone:
@@ -84,9 +91,15 @@ def _alone(name: str, values: dict[str, Any]) -> list[str]:
     """Keys that only this program has."""
     others = [program for other, program in PROGRAMS.items() if other != name]
     return [
-        key
-        for key in values
-        if PROGRAMS[name].rule_of(key) is not None and all(other.rule_of(key) is None for other in others)
+        key for key in values if key in PROGRAMS[name].rules and all(other.rule_of(key) is None for other in others)
+    ]
+
+
+def _not_of(name: str, values: dict[str, Any]) -> list[str]:
+    """Keys that this program does not have, and another has."""
+    others = [program for other, program in PROGRAMS.items() if other != name]
+    return [
+        key for key in values if PROGRAMS[name].rule_of(key) is None and any(key in other.rules for other in others)
     ]
 
 
