@@ -1,4 +1,4 @@
-"""axolotl's keys. Source: axolotl-ai-cloud/axolotl, src/axolotl/utils/schemas and core/builders (0.13)."""
+"""axolotl's keys. Source: axolotl-ai-cloud/axolotl, src/axolotl/utils/schemas and core/builders (0.18)."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""LLaMA-Factory's keys. Source: hiyouga/LLaMA-Factory, src/llamafactory/hparams (0.9.4)."""
+"""LLaMA-Factory's keys. Source: hiyouga/LLaMA-Factory, src/llamafactory/hparams (0.9.6)."""
 
 from typing import Any
 

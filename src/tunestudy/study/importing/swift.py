@@ -1,4 +1,4 @@
-"""ms-swift's keys. Source: modelscope/ms-swift, swift/arguments and swift/trainers/arguments.py (4.0)."""
+"""ms-swift's keys. Source: modelscope/ms-swift, swift/arguments and swift/trainers/arguments.py (4.6)."""
 
 from typing import Any
 

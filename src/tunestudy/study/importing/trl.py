@@ -1,6 +1,6 @@
 """TRL's keys, of `trl sft --config`, and of the recipes of alignment-handbook and open-r1.
 
-Source: huggingface/trl, trl/trainer/{base_config,sft_config,model_config}.py and trl/scripts/utils.py (1.0).
+Source: huggingface/trl, trl/trainer/{base_config,sft_config,model_config}.py and trl/scripts/utils.py (1.10).
 """
 
 from typing import Any
