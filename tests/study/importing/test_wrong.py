@@ -1,5 +1,7 @@
 """What people get wrong, and what cannot be carried: plain words, nothing lost, nothing secret told."""
 
+import errno
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +10,7 @@ from typer.testing import CliRunner
 
 from tunestudy.cli import app
 from tunestudy.config.errors import Exit
+from tunestudy.study.importing import finish
 
 Y = "config.yaml"
 
@@ -130,6 +133,14 @@ def test_a_file_is_not_written_over(importing: Any) -> None:
     assert "there is no folder" in importing.error(LLAMA, output=nowhere)
     assert "is what is read" in importing.error(LLAMA, output=importing.root / "config.yaml")
     assert "there is no such file; did you mean `config.yaml`?" in _message(importing, "confg.yaml")
+
+
+def test_a_disk_that_is_full(importing: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(finish, "write_text", full)
+    assert importing.error(LLAMA) == "study.yaml: cannot be written: No space left on device"
 
 
 def _message(importing: Any, name: str) -> str:

@@ -197,6 +197,14 @@ _IDLE = {
     "checkpoints are written when they are due": "save_first_step dynamic_checkpoint auto_resume_from_checkpoints",
     "is for generating while training": "do_bench_eval bench_dataset bench_split do_causal_lm_eval "
     "eval_causal_lm_metrics generate_samples",
+    "is for generating": "eval_max_new_tokens eval_table_size",
+    "is for preferences and rewards": "center_rewards_coefficient max_prompt_len rpo_alpha ebft "
+    "precompute_ref_log_probs",
+    "told above": "reward_model process_reward_model",
+    "kernels change no result": "gemma4_hybrid_attn_impl use_scattermoe use_sonicmoe tiled_mlp_use_original_mlp "
+    "heads_k_stride ring_attn_func",
+    "belongs to a key that is told itself": "fp8_enable_fsdp_float8_all_gather model_quantization_config_kwargs "
+    "scaling_softmax_bias scaling_softmax_factor mean_resizing_embeddings ray_run_name streaming_multipack_buffer_size",
     "results hold adapter and base apart": "merge_lora push_dataset_to_hub",
 }
 _TOKENS = "tokens are the model's own; give a model that has them"
@@ -330,6 +338,15 @@ RULES: dict[str, Rule] = {
     "model_quantization_config": cannot("only bitsandbytes is here; give the model that is not quantised"),
     "dataset_shard_num": cannot("`limit:` of a data set takes a part"),
     "rl": idle("told above"),
+    "float32": switch({"model.dtype": "float32"}),
+    "dataset_shard_idx": cannot("`limit:` of a data set takes a part"),
+    "max_packed_sequence_len": cannot("rows of packs have the length of samples: sequence_len"),
+    "peft_layer_replication": cannot(_LAYERS),
+    "peft_ensure_weight_tying": cannot("tied weights of a model stay tied; an adapter on both is not here"),
+    "processor_kwargs": cannot("options of the image processor are model.image_processor"),
+    "s2_attention": cannot("attention is the model's own"),
+    "shrink_embeddings": cannot(_TOKENS),
+    "use_onebitllms": cannot("only bitsandbytes in 4 or 8 bits is here"),
 }
 
 FAMILIES: tuple[tuple[str, Rule], ...] = (
@@ -348,6 +365,7 @@ FAMILIES: tuple[tuple[str, Rule], ...] = (
         for start in ("dion_", "qgalore_", "lisa_", "adam_epsilon2")
     ),
     *((start, cannot("a schedule with restarts is not here")) for start in ("jagged_", "lr_div", "lr_quadratic")),
+    ("expert_parallel", cannot(_CUT)),
     ("adam_beta3", idle("belongs to an optimiser that is not here")),
     ("pose_", cannot("positions are the model's own")),
     ("use_pose", cannot("positions are the model's own")),

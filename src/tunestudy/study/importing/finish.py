@@ -35,8 +35,11 @@ def import_config(
     if output.exists() and output.samefile(path):
         raise StudyError(at("", file=str(output)), "is what is read; give another name with --output")
     made = convert(given, wanted=program, gpus=gpus, target=output.parent, name=_study_name(path))
-    num_jobs = _settle(made, output, path)
-    write_text(output, _finished(made, path))
+    try:
+        num_jobs = _settle(made, output, path)
+        write_text(output, _finished(made, path))
+    except OSError as error:
+        raise StudyError(at("", file=str(output)), f"cannot be written: {error.strerror}") from None
     print("\n".join(lines_about(made, path, output, num_jobs)))
     return Exit.STUDY_WRONG if strict and made.of("impossible") else Exit.DONE
 
@@ -63,11 +66,12 @@ def _settle(made: Imported, output: Path, path: Path) -> int | None:
 
 def _tried(draft: Draft, output: Path) -> tuple[list[StudyError], int | None]:
     """Mistakes in a draft, and its number of jobs where there are none."""
-    trial = temporary_beside(output).with_suffix(".yaml")
+    trial = temporary_beside(output)
+    trial = trial.with_name(f"{trial.name}.yaml")
     write_text(trial, draft.text())
     try:
         loaded = load_study(trial)
-        return [], len(make_plan(loaded, trial.with_suffix("")).jobs)
+        return [], len(make_plan(loaded, trial.with_name(f"{trial.name}.results")).jobs)
     except CombinedError as errors:
         return list(errors.errors), None
     except StudyError as error:

@@ -149,6 +149,11 @@ _IDLE = {
     "is for inference": "infer_backend infer_dtype eval_num_beams max_new_tokens temperature top_p top_k "
     "num_beams do_sample repetition_penalty length_penalty skip_special_tokens max_length",
     "losses are reported per data set": "eval_on_each_dataset",
+    "ranks are started by `run`": "master_addr master_port",
+    "times are in the logs of every job": "enable_torch_profiler",
+    "set by the program itself": "compute_dtype model_max_length megatron_bridge_args",
+    "is for preferences and rewards": "ld_alpha",
+    "told with adapter_name_or_path": "adapter_folder",
     "a new adapter is what a stage begins": "create_new_adapter",
     "thinking is in the data, or in the chat template": "enable_thinking preserve_thinking",
 }
@@ -220,6 +225,7 @@ RULES: dict[str, Rule] = {
     "use_mca": cannot("engines are single, ddp, fsdp2 and deepspeed"),
     "use_megatron_bridge": cannot("engines are single, ddp, fsdp2 and deepspeed"),
     "use_hyper_parallel": cannot("engines are single, ddp, fsdp2 and deepspeed"),
+    "hyper_parallel_cp_size": cannot("sequences are not cut between ranks", unless=(1, None)),
     "use_kt": cannot("experts stay on the GPU; use quantization or fsdp2: {cpu_offload: true}"),
     "use_swanlab": cannot("SwanLab is not among the trackers here"),
 }

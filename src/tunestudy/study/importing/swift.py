@@ -165,7 +165,9 @@ def _adapters(_value: Any, _view: View) -> dict[str, Any]:
 
 
 _IDLE = {
-    "is for inference": "max_new_tokens temperature top_k top_p repetition_penalty num_beams infer_backend stream",
+    "is for inference": "max_new_tokens temperature top_k top_p repetition_penalty num_beams infer_backend stream "
+    "logprobs top_logprobs stop_words structured_outputs_regex",
+    "told with task_type": "num_labels problem_type",
     "tokens are cached by what they are made of": "load_from_cache_file download_mode packing_num_proc lazy_tokenize",
     "told with the data sets": "columns use_hf custom_dataset_info strict disable_auto_column_mapping",
     "told with the switch that it belongs to": "quant_method hqq_axis interleave_prob stopping_strategy "
