@@ -175,6 +175,27 @@ def lr_find(
     )
 
 
+@app.command("tune-batch")
+def tune_batch(
+    study: StudyArgument,
+    overrides: Overrides = None,
+    tiny: Tiny = False,
+    results: Results = DEFAULT_RESULTS,
+    variant: Annotated[str, typer.Option(help="Default: the first that trains.")] = "",
+    stage: Annotated[str, typer.Option(help="Default: the variant's last.")] = "",
+    minutes: Annotated[float, typer.Option(help="No new try once this time would be over.")] = 5.0,
+    memory_gb: Annotated[
+        float | None, typer.Option("--memory-gb", help="As if the card (or a CPU rank) had this much memory.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Try micro-batches, activation checkpointing and workers at the same effective batch: what fits, how fast."""
+    from tunestudy.launch.tune_batch import tune_batch as tune
+
+    loaded = load(study, overrides, tiny)
+    tune(loaded, results, variant=variant, stage=stage, minutes=minutes, memory_gb=memory_gb, print_json=as_json)
+
+
 @app.command("commands")
 def commands(
     study: StudyArgument,

@@ -4,6 +4,7 @@ Decoding and resizing let go of Python's lock, so threads are enough. What is ma
 the number of threads changes no batch, and a run that starts anywhere starts right.
 """
 
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -66,6 +67,8 @@ class Loader:
         self._next = (-1, 0)
         """Step and number of the batch that `_made` gives next."""
         self._sizes: dict[int, int] = {}
+        self.waited_s = 0.0
+        """Seconds in which nobody could compute, since a micro-batch was not made yet."""
 
     @property
     def layout(self) -> Layout:
@@ -82,6 +85,13 @@ class Loader:
             for i, (targets, mine) in enumerate(zip(counts, samples, strict=True))
         ]
 
+    def of_rows(self, rows: Sequence[Row]) -> list[Share]:
+        """Of any rows, whatever the schedule says; each made when it is asked for."""
+        shares = self._cutter.shares(self._corpus, rows, self._micro_batch)
+        counts = [int(sum(self._corpus.num_targets_of(sample) for row in share for sample in row)) for share in shares]
+        makers = [partial(self._cutter.batch, self._corpus, share) for share in shares]
+        return [Share(count, make) for count, make in zip(counts, makers, strict=True)]
+
     def close(self) -> None:
         """Let threads go, and what they have made ahead."""
         if self._made is not None:
@@ -95,7 +105,9 @@ class Loader:
         if self._made is None or (step, number) < self._next or step > self._next[0] + 1:
             self._next, self._made = (step, 0), made_ahead(self._makers(step), self._workers)
         while True:
+            began = time.perf_counter()
             at, batch = self._next, next(self._made)
+            self.waited_s += time.perf_counter() - began
             last = at[1] + 1 == self._sizes[at[0]]
             self._next = (at[0] + 1, 0) if last else (at[0], at[1] + 1)
             if last:

@@ -25,7 +25,7 @@ from tunestudy.records.layout import JobDir
 from tunestudy.records.redact import redact
 from tunestudy.report.format import duration
 from tunestudy.study.load import LoadedStudy
-from tunestudy.study.plan import Plan, PlannedJob, make_plan
+from tunestudy.study.plan import Plan, make_plan
 from tunestudy.study.show import MAX_ROWS, plan_lines
 from tunestudy.study.timing import JobTime, expected_times, remember_estimates, seconds_left, speed_key
 
@@ -228,17 +228,17 @@ def probe_missing(plan: Plan, base: Path) -> list[str]:
         if key not in asked:
             asked.add(key)
             print(f"timing steps of {job.stage} ({', '.join(job.variants[:3])}) …", file=sys.stderr, flush=True)
-            failed += _probe(plan, planned, key, slot, command)
+            failed += time_job(plan, planned.job, key, slot, command)
     return failed
 
 
-def _probe(plan: Plan, planned: PlannedJob, key: str, slot: Slot, command: Command) -> list[str]:
+def time_job(plan: Plan, job: Job, key: str, slot: Slot, command: Command) -> list[str]:
     """Run one probe in a folder of its own, which is removed; its result stays."""
     result = plan.folder.probe(key)
     folder = JobDir(result.with_suffix(""))
     remove_tree(folder.root)
     try:
-        write_json(folder.job_json, _from_the_start(planned.job).model_dump(mode="json"))
+        write_json(folder.job_json, from_the_start(job).model_dump(mode="json"))
         began = time.monotonic()
         process = start(
             command(folder, slot.ranks),
@@ -251,12 +251,12 @@ def _probe(plan: Plan, planned: PlannedJob, key: str, slot: Slot, command: Comma
             told = read_json(measured)
             write_json(result, {**told, "start_s": round(max(0.0, time.monotonic() - began - told["inside_s"]), 3)})
             return []
-        return [f"{planned.job.stage} ({planned.job.variants[0]}) could not be timed: {last_line(folder.launch_log)}"]
+        return [f"{job.stage} ({job.variants[0]}) could not be timed: {last_line(folder.launch_log)}"]
     finally:
         remove_tree(folder.root)
 
 
-def _from_the_start(job: Job) -> Job:
+def from_the_start(job: Job) -> Job:
     """The job as if its stage were the first: the weights before it do not change its speed."""
     assert job.settings is not None, "only a training stage has steps"
     settings = job.settings.model_copy(update={"init": "base"})

@@ -96,6 +96,10 @@ class StudyDir:
         """Memory of a stage by term, as counted before anything ran; the key names all that decides it."""
         return self.cache / f"foresee-{key}.json"
 
+    def tuned(self, key: str) -> Path:
+        """What `tune-batch` has measured of one stage on one machine; its working folder is like a probe's."""
+        return self.cache / f"tune-{key}.json"
+
     @property
     def estimates(self) -> Path:
         """What each job was expected to take before it began."""
