@@ -65,7 +65,7 @@ def tune_batch(
 
     Empty `variant`: the first that trains; empty `stage`: its last. StudyError when nothing fits, or nothing runs.
     """
-    if minutes <= 0 or (memory_gb is not None and memory_gb <= 0):
+    if not (minutes > 0 and (memory_gb is None or memory_gb > 0)):  # nan is neither
         raise StudyError("command line", "--minutes and --memory-gb must be above 0")
     plan = make_plan(loaded, results)
     job = chosen_job(plan, variant, stage).job

@@ -177,16 +177,19 @@ def is_written(loaded: LoadedStudy, key: str) -> bool:
 
 def _losses(tuning: Tuning) -> list[str]:
     apart = differing(tuning.known, tuning.space)
-    fitting = [tried for tried in tuning.known.values() if tried.losses]
+    fitting = [tried for tried in tuning.known.values() if tried.learnt]
     lines = []
     if apart:
         worst, share = max(apart, key=lambda pair: pair[1])
         lines.append(
-            f"Losses of the first steps differ by up to {share:.1e} (micro-batch {worst.candidate.micro_batch}): more "
-            "than rounding explains, so results of this model depend on how a step is cut"
+            f"Losses or gradients of the first steps differ by up to {share:.1e} (micro-batch "
+            f"{worst.candidate.micro_batch}): more than rounding explains, so results of this model depend on how a "
+            "step is cut"
         )
     elif len(fitting) > 1:
-        lines.append("The first steps' losses agree in all of them: what is learnt does not depend on the choice.")
+        lines.append(
+            "The first steps' losses and gradients agree in all of them: what is learnt does not depend on the choice."
+        )
     if any(tried.draws for tried in fitting):
         lines.append(
             "With dropout, another micro-batch draws other numbers, as another seed would; losses were compared "
@@ -224,7 +227,7 @@ def as_json(tuning: Tuning, loaded: LoadedStudy) -> dict[str, Any]:
         "tried": [{**_entry(tuning, tried)} for tried in in_order(tuning.known)],
         "best": None if best is None else _entry(tuning, best),
         "set": keys_to_set(tuning, loaded),
-        "losses_agree": not differing(tuning.known, tuning.space),
+        "steps_agree": not differing(tuning.known, tuning.space),
         "not_tried": [{"what": what, "why": why} for what, why in not_needed(tuning.space, tuning.known)],
         "finished": not tuning.cut,
     }
@@ -245,6 +248,6 @@ def _entry(tuning: Tuning, tried: Tried) -> dict[str, Any]:
         "tokens_per_s": tried.tokens_per_s,
         "samples_per_s": tried.samples_per_s,
         "wait_share": tried.wait_share,
-        "losses": list(tried.losses),
+        "learnt": list(tried.learnt),
         "why": tried.why,
     }

@@ -2,9 +2,9 @@
 
     torchrun … -m tunestudy.train.try_batch FOLDER     FOLDER holds job.json and request.json; leaves try.json there
 
-Two steps warm up, and their losses say whether this way of cutting learns the same as others. One step of the longest
-samples that the stage can draw says what it takes of memory, the optimiser's step included. Then steps as they come
-are timed. The stage starts from the study's own model, as in a probe (`probe.py`).
+Two steps warm up, and their losses and gradients say whether this way of cutting learns the same as others. One step
+of the longest samples that the stage can draw says what it takes of memory, the optimiser's step included. Then steps
+as they come are timed. The stage starts from the study's own model, as in a probe (`probe.py`).
 """
 
 import signal
@@ -31,7 +31,7 @@ from tunestudy.records.progress import Progress
 from tunestudy.records.redact import redact
 from tunestudy.records.stop import StopRequest
 from tunestudy.records.untrained import MEBIBYTE, peak_of_process_mb
-from tunestudy.train.loop import accumulate_gradients, move_weights, take_step, tokens_of
+from tunestudy.train.loop import TakenStep, accumulate_gradients, move_weights, take_step, tokens_of
 from tunestudy.train.optim import set_learning_rates
 from tunestudy.train.probe import device_name, open_run, settle
 from tunestudy.train.run import Run, Task
@@ -132,11 +132,11 @@ def facts_of(world: World, limit: Limit) -> dict[str, Any]:
 def attempt(run: Run, limit: Limit) -> dict[str, Any]:
     """Warm up, take the longest step, time some. OutOfMemoryError when a CPU rank is above its limit."""
     draws = draws_numbers(run.learner.model)
-    losses = [loss_without_drawing(run)] if draws else []
+    learnt = [loss_without_drawing(run)] if draws else []
     run.learner.engine.train(True)
     for _ in range(WARM_UP):
-        loss = next_step(run, limit)
-        losses += [] if draws else [loss]
+        taken = next_step(run, limit)
+        learnt += [] if draws else [taken.loss, taken.grad_norm]
     longest = longest_step(run, limit)
     timed = timed_steps(run, limit)
     peaks = run.world.gather_objects(peak_bytes(run.world))
@@ -145,7 +145,7 @@ def attempt(run: Run, limit: Limit) -> dict[str, Any]:
         **run.material.batches.as_json(),
         "peak_bytes": max(peaks),
         "longest_tokens": longest,
-        "losses": losses,
+        "learnt": learnt,
         "draws": draws,
         "precision": str(run.learner.precision.dtype).removeprefix("torch."),
         "images": run.material.corpus.images is not None,
@@ -176,15 +176,15 @@ def loss_without_drawing(run: Run) -> float | None:
     return nll / targets if targets else None
 
 
-def next_step(run: Run, limit: Limit) -> float | None:
-    """The next step of the stage; its loss before the weights moved."""
+def next_step(run: Run, limit: Limit) -> TakenStep:
+    """The next step of the stage."""
     last = run.material.total_steps - 1
     set_learning_rates(run.learner.optimizer, run.learner.learning_rate, min(run.state.step, last))
     taken = take_step(run)
     if taken is None:
         sys.exit("asked to stop")
     require_room(run.world, limit)
-    return taken.loss
+    return taken
 
 
 def longest_step(run: Run, limit: Limit) -> int:
