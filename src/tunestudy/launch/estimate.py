@@ -238,7 +238,7 @@ def time_job(plan: Plan, job: Job, key: str, slot: Slot, command: Command) -> li
     folder = JobDir(result.with_suffix(""))
     remove_tree(folder.root)
     try:
-        write_json(folder.job_json, from_the_start(job).model_dump(mode="json"))
+        write_json(folder.job_json, _from_the_start(job).model_dump(mode="json"))
         began = time.monotonic()
         process = start(
             command(folder, slot.ranks),
@@ -256,7 +256,7 @@ def time_job(plan: Plan, job: Job, key: str, slot: Slot, command: Command) -> li
         remove_tree(folder.root)
 
 
-def from_the_start(job: Job) -> Job:
+def _from_the_start(job: Job) -> Job:
     """The job as if its stage were the first: the weights before it do not change its speed."""
     assert job.settings is not None, "only a training stage has steps"
     settings = job.settings.model_copy(update={"init": "base"})

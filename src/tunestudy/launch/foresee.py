@@ -2,7 +2,7 @@
 
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from tunestudy.records.atomic import read_json, remove_tree, write_json
 from tunestudy.records.host import host_name
 from tunestudy.records.layout import JobDir, StudyDir
 from tunestudy.records.snapshot import gpus
+from tunestudy.report.format import plural
 from tunestudy.study.costs import memory_key, trains
 from tunestudy.study.plan import Plan, PlannedJob
 from tunestudy.study.show import groups_of
@@ -57,18 +58,23 @@ def foresee_missing(plan: Plan, device: str) -> str | None:
 
     The hub is never asked: a model whose configuration is not on this machine is told as missing.
     """
+    return count_memory(plan, [planned.job for planned in stages_of(plan)], device)
+
+
+def count_memory(plan: Plan, jobs: Sequence[Job], device: str) -> str | None:
+    """The same of these jobs, which may be cut otherwise than the plan's."""
     if importlib.util.find_spec("torch") is None:
         return "memory is counted with torch, which is not installed here: pip install 'tunestudy[train]'"
     ranks, host = plan.study.resources.ranks, host_name()
     wanted = {}
-    for planned in stages_of(plan):
-        key = memory_key(planned.job, ranks=ranks, host=host, device=device)
+    for job in jobs:
+        key = memory_key(job, ranks=ranks, host=host, device=device)
         known = read_json(plan.folder.foreseen(key)) or {}
         if "tokens" not in known:  # what was missing may be there by now
-            wanted[key] = planned.job
+            wanted[key] = job
     if not wanted:
         return None
-    print(f"counting the memory of {len(wanted)} stages …", file=sys.stderr, flush=True)
+    print(f"counting the memory of {plural(len(wanted), 'stage')} …", file=sys.stderr, flush=True)
     folders = {key: JobDir(plan.folder.foreseen(key).with_suffix("")) for key in wanted}
     try:
         for key, job in wanted.items():
@@ -122,8 +128,7 @@ def stages_of(plan: Plan) -> list[PlannedJob]:
 
 def not_to_time(plan: Plan, base: Path) -> dict[str, str]:
     """Stage → why its steps are not timed here: the study states them, or the model is not on this machine."""
-    name = plan.study.model.model_name_or_path
-    absent = name is not None and not (base / Path(name).expanduser()).is_dir() and not in_hub_cache(name)
+    name = absent_model(plan, base)
     reasons = {}
     for planned in plan.jobs:
         job = planned.job
@@ -131,9 +136,16 @@ def not_to_time(plan: Plan, base: Path) -> dict[str, str]:
             continue
         if plan.study.estimate.prior(job.stage, job.variants).step_s is not None:
             reasons[job.id] = "its `estimate:` states a step's time; without that, steps would be timed here"
-        elif absent:
+        elif name is not None:
             reasons[job.id] = f"{name} is not on this machine, so no step can be timed"
     return reasons
+
+
+def absent_model(plan: Plan, base: Path) -> str | None:
+    """The study's model if its weights are neither in a folder nor in the hub's cache on this machine."""
+    name = plan.study.model.model_name_or_path
+    here = name is None or (base / Path(name).expanduser()).is_dir() or in_hub_cache(name)
+    return None if here else name
 
 
 def in_hub_cache(name: str) -> bool:

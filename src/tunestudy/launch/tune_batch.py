@@ -5,13 +5,14 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.job import Job
-from tunestudy.launch.estimate import from_the_start, last_line, time_job, wait_for
+from tunestudy.launch.estimate import last_line, time_job, wait_for
+from tunestudy.launch.foresee import absent_model, alone, count_memory
 from tunestudy.launch.local import Slot, find_slots
 from tunestudy.launch.lr_find import chosen_job
 from tunestudy.launch.outcome import memory_kills, read_object
@@ -23,7 +24,9 @@ from tunestudy.records.atomic import remove_tree, write_json
 from tunestudy.records.host import host_name
 from tunestudy.records.layout import JobDir
 from tunestudy.records.snapshot import usable_threads
+from tunestudy.study.costs import memory_key
 from tunestudy.study.load import LoadedStudy
+from tunestudy.study.memory import memory_of
 from tunestudy.study.plan import Plan, make_plan
 from tunestudy.study.timing import speed_key
 from tunestudy.study.tuning import Candidate, Space, Tried, best_of, next_candidate, tried_from
@@ -31,6 +34,8 @@ from tunestudy.study.tuning import Candidate, Space, Tried, best_of, next_candid
 TRY = "tunestudy.train.try_batch"
 PROBE = "tunestudy.train.probe"
 GIGABYTE = 1e9
+FACTS = ("device", "card_bytes", "taken_bytes", "limit_bytes", "longest_row")
+"""What a try tells of its card, and of the stage's data."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +76,7 @@ def tune_batch(
     job = chosen_job(plan, variant, stage).job
     space = space_of(plan, job)
     require_inputs(plan, job)
+    require_model(plan, loaded)
     check(loaded, [], plan.folder)
     resources = plan.study.resources
     bench = Bench(
@@ -81,7 +87,7 @@ def tune_batch(
         key=tuning_key(job, resources.ranks),
         memory_bytes=None if memory_gb is None else round(memory_gb * GIGABYTE),
     )
-    known, is_over = search(bench, space, minutes * 60)
+    space, known, is_over = search(bench, space, minutes * 60)
     tuning = Tuning(job=job, space=space, known=known, ranks=resources.ranks, facts=facts_on_disk(bench), cut=is_over)
     best = best_of(known, space)
     if best is not None:
@@ -118,6 +124,18 @@ def require_inputs(plan: Plan, job: Job) -> None:
         )
 
 
+def require_model(plan: Plan, loaded: LoadedStudy) -> None:
+    """Nothing is downloaded by the way: a search has its minutes for trying."""
+    name = absent_model(plan, loaded.path.parent)
+    if name is not None:
+        raise StudyError(
+            loaded.locate("model.model_name_or_path"),
+            f"{name} is not on this machine, so no step can be tried; first `tunestudy fetch {loaded.typed}`, or "
+            f"`tunestudy plan {loaded.typed} --estimate`, which counts memory without any weights",
+            exit_code=Exit.PREFLIGHT_REFUSED,
+        )
+
+
 def tuning_key(job: Job, ranks: int) -> str:
     """Names what was measured: all that decides speed and memory but what is searched for."""
     any_cut = Candidate(micro_batch=1, activation_checkpointing=False, workers=0)
@@ -142,7 +160,7 @@ def cut_as(job: Job, candidate: Candidate, ranks: int) -> Job:
     )
 
 
-def search(bench: Bench, space: Space, budget_s: float) -> tuple[dict[Candidate, Tried], bool]:
+def search(bench: Bench, space: Space, budget_s: float) -> tuple[Space, dict[Candidate, Tried], bool]:
     """What is known when the search ends, and whether time ended it. What earlier searches measured is not repeated."""
     known = known_on_disk(bench)
     if known:
@@ -150,7 +168,7 @@ def search(bench: Bench, space: Space, budget_s: float) -> tuple[dict[Candidate,
     began, longest = time.monotonic(), 0.0
     while (candidate := next_candidate(space, known)) is not None:
         if longest and time.monotonic() - began + longest > budget_s:
-            return known, True
+            return space, known, True
         try:
             tried, facts = try_out(bench, candidate)
         except KeyboardInterrupt:
@@ -158,12 +176,42 @@ def search(bench: Bench, space: Space, budget_s: float) -> tuple[dict[Candidate,
             raise
         longest = max(longest, tried.wall_s)
         known[candidate] = tried
+        facts = {**facts_on_disk(bench), **facts}
         print(progress_words(tried), file=sys.stderr, flush=True)
         remember(bench, known, facts)
+        space = with_counts(bench, space, tried, facts)
         if tried.fits is None and not any(one.fits is not None for one in known.values()):
             place = at(f"stages.{bench.job.stage}")
             raise StudyError(place, f"its steps do not run: {tried.why}", exit_code=Exit.JOBS_FAILED)
-    return known, False
+    return space, known, False
+
+
+def with_counts(bench: Bench, space: Space, tried: Tried, facts: Mapping[str, Any]) -> Space:
+    """With the bytes that other candidates take at least, counted on the architecture, where memory may be short.
+
+    Once, after the first try: that has told how long rows are, and how far counting is off here.
+    """
+    largest = space.ladder[-1]
+    roomy = tried.fits and tried.peak_bytes * largest <= tried.candidate.micro_batch * tried.limit_bytes
+    if space.counted or tried.fits is None or roomy or "longest_row" not in facts:
+        return space
+    ranks, device = bench.slot.ranks, "cpu" if facts.get("device") == "cpu" else "cuda"
+    both = {
+        on: cut_as(bench.job, replace(tried.candidate, micro_batch=largest, activation_checkpointing=on), ranks)
+        for on in (False, True)
+    }
+    wrong = count_memory(bench.plan, list(both.values()), device)
+    if wrong:
+        print(wrong, file=sys.stderr)
+    found: dict[tuple[int, bool], float] = {}
+    for on, job in both.items():
+        key = memory_key(job, ranks=ranks, host=host_name(), device=device)
+        counted = read_object(bench.plan.folder.foreseen(key)) or {}
+        for rows in space.ladder if "tokens" in counted else ():
+            found[rows, on] = memory_of(counted, probe={"largest": rows * facts["longest_row"]}).peak.low
+    own = found.get((tried.candidate.micro_batch, tried.candidate.activation_checkpointing), 0.0)
+    scale = min(1.0, tried.peak_bytes / own) if tried.fits and own else 1.0
+    return replace(space, counted={way: scale * value for way, value in found.items()})
 
 
 def try_out(bench: Bench, candidate: Candidate) -> tuple[Tried, dict[str, Any]]:
@@ -171,7 +219,7 @@ def try_out(bench: Bench, candidate: Candidate) -> tuple[Tried, dict[str, Any]]:
     folder, ranks = bench.folder, bench.slot.ranks
     remove_tree(folder.root)
     try:
-        job = from_the_start(cut_as(bench.job, candidate, ranks))
+        job = alone(bench.plan, cut_as(bench.job, candidate, ranks))
         write_json(folder.job_json, job.model_dump(mode="json"))
         write_json(folder.root / "request.json", {"memory_bytes": bench.memory_bytes})
         began, killed = time.monotonic(), memory_kills()
@@ -205,17 +253,14 @@ def known_on_disk(bench: Bench) -> dict[Candidate, Tried]:
 
 def remember(bench: Bench, known: Mapping[Candidate, Tried], facts: Mapping[str, Any]) -> None:
     """Keep all that is known, after every try."""
-    of_card = {name: facts[name] for name in ("device", "card_bytes", "taken_bytes", "limit_bytes") if name in facts}
     tried = [{**asdict(candidate), **_figures(one)} for candidate, one in known.items()]
-    old = facts_on_disk(bench)
     write_json(
         bench.plan.folder.tuned(bench.key),
         {
             "stage": bench.job.stage,
             "variants": list(bench.job.variants),
             "memory_bytes": bench.memory_bytes,
-            **{name: old[name] for name in ("device", "card_bytes", "taken_bytes", "limit_bytes") if name in old},
-            **of_card,
+            **{name: facts[name] for name in FACTS if name in facts},
             "tried": tried,
             "t": time.time(),
         },

@@ -7,7 +7,7 @@ them, and speed rises until the card is busy and then stays: both make a search 
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 MARGIN, AMPLE = 0.05, 0.10
@@ -89,6 +89,8 @@ class Space:
     """What the study says."""
     cores: int
     """That one rank may use."""
+    counted: Mapping[tuple[int, bool], float] = field(default_factory=dict)
+    """Bytes by micro-batch and checkpointing, at least, as the stage's architecture tells; empty: nobody counted."""
 
     @property
     def ladder(self) -> list[int]:
@@ -177,14 +179,16 @@ def _is_flat(space: Space, known: Known, *, checkpointing: bool) -> bool:
 
 
 def _foreseen(space: Space, known: Known, place: int, checkpointing: bool) -> int | None:
-    """Bytes that a larger micro-batch would take by the line through the two largest that fit, if far too many."""
+    """Bytes that a larger micro-batch would take, if far too many: by the line through the two largest that fit, else
+    as counted."""
+    limit = max((tried.limit_bytes for tried in known.values()), default=0)
     measured = [tried for _, tried in sorted(_rungs(space, known, checkpointing).items()) if tried.fits]
-    if len(measured) < 2:
-        return None
-    a, b = measured[-2:]
-    slope = (b.peak_bytes - a.peak_bytes) / (b.candidate.micro_batch - a.candidate.micro_batch)
-    expected = b.peak_bytes + slope * (space.ladder[place] - b.candidate.micro_batch)
-    return round(expected) if expected > FORECAST_SLACK * b.limit_bytes else None
+    expected = space.counted.get((space.ladder[place], checkpointing), 0.0)
+    if len(measured) > 1:
+        a, b = measured[-2:]
+        slope = (b.peak_bytes - a.peak_bytes) / (b.candidate.micro_batch - a.candidate.micro_batch)
+        expected = b.peak_bytes + slope * (space.ladder[place] - b.candidate.micro_batch)
+    return round(expected) if limit and expected > FORECAST_SLACK * limit else None
 
 
 def _largest_usable(space: Space, known: Known, *, checkpointing: bool) -> int:

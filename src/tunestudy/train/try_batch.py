@@ -11,7 +11,7 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,16 +72,18 @@ def main(folder: str) -> None:
         progress = Progress(job_dir, writes=False)
         task = Task(job=job, settings=job.training, folder=job_dir, world=world, stop=stop, progress=progress)
         try:
-            with telling_of_memory(job_dir, world, limit):
+            known: dict[str, Any] = {}
+            with telling_of_memory(job_dir, world, limit, known):
                 run = open_run(task)
                 try:
+                    known["longest_row"] = tokens_in(run, longest_rows(run)[:1])
                     found = attempt(run, limit)
                 finally:
                     run.close()
         finally:
             progress.close()
         if world.rank == 0:
-            facts = {"fits": True, **found, **facts_of(world, limit)}
+            facts = {"fits": True, **known, **facts_of(world, limit), **found}
             write_json(job_dir.root / RESULT, {**facts, "inside_s": round(time.perf_counter() - began, 3)})
 
 
@@ -99,8 +101,10 @@ def set_limit(world: World, wanted_bytes: int | None) -> Limit:
 
 
 @contextmanager
-def telling_of_memory(folder: JobDir, world: World, limit: Limit) -> Iterator[None]:
-    """Leave word when this rank runs out of memory, and end it: others are ended by torchrun."""
+def telling_of_memory(folder: JobDir, world: World, limit: Limit, known: Mapping[str, Any]) -> Iterator[None]:
+    """Leave word when this rank runs out of memory, and end it: others are ended by torchrun.
+
+    `known`: what else is known by then."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -108,7 +112,7 @@ def telling_of_memory(folder: JobDir, world: World, limit: Limit) -> Iterator[No
             raise
         print(f"rank {world.rank}: {error}", file=sys.stderr, flush=True)
         why = redact((str(error).splitlines() or ["out of memory"])[0])
-        write_json(folder.root / RESULT, {"fits": False, "why": why, **facts_of(world, limit)})
+        write_json(folder.root / RESULT, {"fits": False, "why": why, **known, **facts_of(world, limit)})
         sys.exit(DOES_NOT_FIT)
 
 
@@ -196,9 +200,12 @@ def longest_step(run: Run, limit: Limit) -> int:
     move_weights(run, int(targets))
     settle(run.world)
     require_room(run.world, limit)
-    lengths = run.material.corpus.lengths
-    first = rows[: run.material.batches.micro_batch]
-    return int(lengths[[sample for row in first for sample in row]].sum())
+    return tokens_in(run, rows[: run.material.batches.micro_batch])
+
+
+def tokens_in(run: Run, rows: Sequence[Row]) -> int:
+    """Without padding."""
+    return int(run.material.corpus.lengths[[sample for row in rows for sample in row]].sum())
 
 
 def longest_rows(run: Run) -> list[Row]:
