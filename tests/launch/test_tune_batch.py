@@ -91,12 +91,21 @@ class FakeTries:
 @pytest.fixture
 def tries(monkeypatch: pytest.MonkeyPatch) -> FakeTries:
     fake = FakeTries()
+    monkeypatch.setattr(module, "busy_share", lambda: 0.0)
     monkeypatch.setattr(module, "command_for", fake.command_for)
     return fake
 
 
 def tune(loaded: LoadedStudy, tmp_path: Path, **options: Any) -> None:
-    asked = {"variant": "", "stage": "", "minutes": 5.0, "memory_gb": None, "print_json": False, **options}
+    asked = {
+        "variant": "",
+        "stage": "",
+        "minutes": 5.0,
+        "memory_gb": None,
+        "fresh": False,
+        "print_json": False,
+        **options,
+    }
     module.tune_batch(loaded, tmp_path / "results", **asked)
 
 
@@ -165,6 +174,10 @@ def test_time_that_is_up_and_ctrl_c_keep_what_was_measured(
     assert len(tries.asked) == before, "all of it is known"
     tune(loaded, tmp_path, memory_gb=8)
     assert len(tries.asked) > before, "another card is another question"
+    tune(loaded, tmp_path)
+    before = len(tries.asked)
+    tune(loaded, tmp_path, fresh=True)
+    assert len(tries.asked) > before
 
 
 def test_nothing_fits_says_what_would_help(

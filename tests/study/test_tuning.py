@@ -118,6 +118,16 @@ def test_a_forecast_spares_what_cannot_fit() -> None:
     assert told["micro-batch 128, 256, 512, 1024 without activation checkpointing"] == "128 would take about 129.0 GB"
 
 
+def test_what_is_counted_spares_tries_but_never_the_last_resort() -> None:
+    space = space_of(256, 256)
+    counted = {(rows, on): 1e9 + rows * (1e9 / 3 if on else 1e9) for rows in space.ladder for on in (False, True)}
+    of = card(5)
+    plain, spared = walk(space, of), walk(replace(space, counted=counted), of)
+    assert len(spared) < len(plain) and best_of(spared, space) == best_of(plain, space)
+    wrong = dict.fromkeys(counted, 1000000000000.0)
+    assert {one.activation_checkpointing for one in walk(replace(space, counted=wrong), of) if one.micro_batch == 1}
+
+
 def test_nothing_fits_and_one_row_with_checkpointing_was_tried() -> None:
     space = space_of(8, 8)
     known = walk(space, card(1.1))

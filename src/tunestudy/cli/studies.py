@@ -187,13 +187,23 @@ def tune_batch(
     memory_gb: Annotated[
         float | None, typer.Option("--memory-gb", help="As if the card (or a CPU rank) had this much memory.")
     ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is known.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Try micro-batches, activation checkpointing and workers at the same effective batch: what fits, how fast."""
     from tunestudy.launch.tune_batch import tune_batch as tune
 
     loaded = load(study, overrides, tiny)
-    tune(loaded, results, variant=variant, stage=stage, minutes=minutes, memory_gb=memory_gb, print_json=as_json)
+    tune(
+        loaded,
+        results,
+        variant=variant,
+        stage=stage,
+        minutes=minutes,
+        memory_gb=memory_gb,
+        fresh=fresh,
+        print_json=as_json,
+    )
 
 
 @app.command("commands")

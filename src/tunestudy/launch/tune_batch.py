@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.job import Job
 from tunestudy.launch.estimate import last_line, time_job, wait_for
@@ -34,6 +36,7 @@ from tunestudy.study.tuning import Candidate, Space, Tried, best_of, next_candid
 TRY = "tunestudy.train.try_batch"
 PROBE = "tunestudy.train.probe"
 GIGABYTE = 1e9
+LOOK_S = 0.2
 FACTS = ("device", "card_bytes", "taken_bytes", "limit_bytes", "longest_row")
 """What a try tells of its card, and of the stage's data."""
 
@@ -64,11 +67,12 @@ def tune_batch(
     stage: str,
     minutes: float,
     memory_gb: float | None,
+    fresh: bool,
     print_json: bool,
 ) -> None:
     """Search, print what was found, and keep what was measured. Nothing of the study changes.
 
-    Empty `variant`: the first that trains; empty `stage`: its last. StudyError when nothing fits, or nothing runs.
+    Empty `variant`: the first that trains; empty `stage`: its last. `fresh`: what is known is measured again. StudyError when nothing fits, or nothing runs.
     """
     if not (minutes > 0 and (memory_gb is None or memory_gb > 0)):  # nan is neither
         raise StudyError("command line", "--minutes and --memory-gb must be above 0")
@@ -87,8 +91,13 @@ def tune_batch(
         key=tuning_key(job, resources.ranks),
         memory_bytes=None if memory_gb is None else round(memory_gb * GIGABYTE),
     )
+    if fresh:
+        plan.folder.tuned(bench.key).unlink(missing_ok=True)
+    busy = busy_share()
     space, known, is_over = search(bench, space, minutes * 60)
-    tuning = Tuning(job=job, space=space, known=known, ranks=resources.ranks, facts=facts_on_disk(bench), cut=is_over)
+    tuning = Tuning(
+        job=job, space=space, known=known, ranks=resources.ranks, facts=facts_on_disk(bench), cut=is_over, busy=busy
+    )
     best = best_of(known, space)
     if best is not None:
         remember_speed(bench, best, command_for(resources, loaded.path.parent, PROBE))
@@ -97,6 +106,11 @@ def tune_batch(
     else:
         print("\n".join(tuning_lines(tuning, loaded)))
     require_something(tuning, loaded)
+
+
+def busy_share() -> float:
+    """Share of this machine's cores that work for others now."""
+    return psutil.cpu_percent(interval=LOOK_S) / 100
 
 
 def space_of(plan: Plan, job: Job) -> Space:

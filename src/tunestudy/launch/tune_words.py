@@ -19,6 +19,7 @@ from tunestudy.study.tuning import (
 
 HEADER = ("micro-batch", "checkpointing", "workers", "accumulation", "peak", "tokens/s", "±", "samples/s", "wait", "")
 GIGABYTE = 1e9
+BUSY = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,8 @@ class Tuning:
     """`device`, `card_bytes`, `limit_bytes`, `taken_bytes`, as the last try saw them."""
     cut: bool
     """Whether time ended it."""
+    busy: float = 0.0
+    """Share of the machine's cores that worked for others when it began."""
 
     @property
     def best(self) -> Tried | None:
@@ -68,6 +71,14 @@ def tuning_lines(tuning: Tuning, loaded: LoadedStudy) -> list[str]:
         lines += ["", "Not tried:", *(f"  {what}: {why}" for what, why in left)]
     if tuning.cut:
         lines += ["", "Time is up: the search had not ended; the same command goes on, --minutes gives it more"]
+    if tuning.busy > BUSY:
+        lines += [
+            "",
+            f"Other programs kept {tuning.busy:.0%} of the cores busy when this began, so times may be off;".replace(
+                "%", " %"
+            ),
+            "--fresh measures all of it again.",
+        ]
     few = few_divisors(space.share, tuning.ranks)
     return lines + (["", few[0].upper() + few[1:]] if few else [])
 
@@ -137,7 +148,7 @@ def _recommendation(tuning: Tuning, loaded: LoadedStudy) -> list[str]:
     if best.candidate == tuning.space.now:
         return [f"Leave it as it is: nothing tried is faster beyond chance; {room} of the memory is free{tight}."]
     gain = "the study's own does not fit" if own is None or not own.usable else _gain(best, own)
-    lines = [f"Best: {gain}; {room} of the memory is free{tight}. Put into `stages: {tuning.job.stage}:`", ""]
+    lines = [f"Best: {gain}; {room} of the memory is free{tight}.", f"Put into `stages: {tuning.job.stage}:`", ""]
     return lines + [f"  {key}: {_yaml(value)}" for key, value in keys_to_set(tuning, loaded).items()]
 
 

@@ -183,7 +183,8 @@ def _foreseen(space: Space, known: Known, place: int, checkpointing: bool) -> in
     as counted."""
     limit = max((tried.limit_bytes for tried in known.values()), default=0)
     measured = [tried for _, tried in sorted(_rungs(space, known, checkpointing).items()) if tried.fits]
-    expected = space.counted.get((space.ladder[place], checkpointing), 0.0)
+    counted = space.counted if place else {}  # one row is always tried: what counting does not know may save it
+    expected = counted.get((space.ladder[place], checkpointing), 0.0)
     if len(measured) > 1:
         a, b = measured[-2:]
         slope = (b.peak_bytes - a.peak_bytes) / (b.candidate.micro_batch - a.candidate.micro_batch)

@@ -241,12 +241,13 @@ def timed_steps(run: Run, limit: Limit) -> dict[str, Any]:
         tokens.append(state.tokens - before[0])
         samples.append(state.samples - before[1])
     seconds, waits, tokens, samples = seconds[1:], waits[1:], tokens[1:], samples[1:]
+    rates = [count / value for count, value in zip(tokens, seconds, strict=True)]
     return {
         "step_s": round(statistics.median(seconds), 6),
         "seconds": [round(value, 6) for value in seconds],
-        "tokens_per_s": round(sum(tokens) / sum(seconds), 3),
-        "rates": [round(count / value, 3) for count, value in zip(tokens, seconds, strict=True)],
-        "samples_per_s": round(sum(samples) / sum(seconds), 3),
+        "tokens_per_s": round(statistics.median(rates), 3),
+        "rates": [round(rate, 3) for rate in rates],
+        "samples_per_s": round(statistics.median(rates) * sum(samples) / sum(tokens), 3),
         "wait_share": round(sum(waits) / sum(seconds), 5),
     }
 
