@@ -72,7 +72,8 @@ def tune_batch(
 ) -> None:
     """Search, print what was found, and keep what was measured. Nothing of the study changes.
 
-    Empty `variant`: the first that trains; empty `stage`: its last. `fresh`: what is known is measured again. StudyError when nothing fits, or nothing runs.
+    Empty `variant`: the first that trains; empty `stage`: its last. `fresh`: what is known is measured again.
+    StudyError when nothing fits, or nothing runs.
     """
     if not (minutes > 0 and (memory_gb is None or memory_gb > 0)):  # nan is neither
         raise StudyError("command line", "--minutes and --memory-gb must be above 0")
