@@ -5,8 +5,10 @@
     hub.faults.append(Fault("resolve", status=503, times=2))
     os.environ["HF_ENDPOINT"] = hub.url
 
-It answers what reading needs: repository facts, trees, refs, files with ranges. Files of `lfs_from` bytes and all
-weights are large ones with a SHA-256; others have git's hash. HF_ENDPOINT is read when `huggingface_hub` is imported.
+It answers what reading needs: repository facts, trees, refs, files with ranges; and what writing needs, in
+`fakehub_write`: new repositories and branches, large files, commits. Only `writers` may write. Files of `lfs_from`
+bytes and all weights are large ones with a SHA-256; others have git's hash. HF_ENDPOINT is read when
+`huggingface_hub` is imported.
 """
 
 import hashlib
@@ -19,6 +21,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from fakehub_write import Writes
 
 WEIGHTS = (".safetensors", ".bin", ".parquet", ".pt")
 _REPO = r"(?P<repo>[\w.-]+(?:/[\w.-]+)?)"
@@ -38,6 +42,7 @@ class Fault:
     wait_s: float = 0.0
     """Before every 64 kB of the body."""
     times: int = 1
+    message: str = "out of order"
     retry_after: int | None = None
 
 
@@ -62,6 +67,12 @@ class FakeHub:
         """Bytes of bodies by file."""
         self.tokens: set[str] = set()
         """Accepted; gated and private repositories want one."""
+        self.writers: dict[str, str] = {}
+        """User by token; they may also read."""
+        self.stored: dict[str, bytes] = {}
+        """Large files that were put, by their SHA-256."""
+        self.spoilt: set[str] = set()
+        """Files that come back with another content than the tree says."""
         self.lfs_from = lfs_from
         self.lock = threading.Lock()
 
@@ -102,7 +113,7 @@ def git_sha1(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Writes, BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub: FakeHub
 
@@ -115,15 +126,11 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
         path = unquote(parts.path)
-        where = f"{self.command} {path}"
-        with self.hub.lock:
-            self.hub.seen[where] += 1
-            fault = next((one for one in self.hub.faults if one.times > 0 and one.where in where), None)
-            if fault is not None:
-                fault.times -= 1
+        fault = self._fault(f"{self.command} {path}")
         if fault is not None and fault.status:
-            extra = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
-            return self._refuse(fault.status, "out of order", **extra)
+            return self._refuse_by(fault)
+        if path == "/api/whoami-v2":
+            return self._who()
         if path in ("/api/models", "/api/datasets"):
             return self._list(path.removeprefix("/api/").rstrip("s"), parse_qs(parts.query))
         if found := _RESOLVE.fullmatch(path):
@@ -131,6 +138,18 @@ class _Handler(BaseHTTPRequestHandler):
         if found := _API.fullmatch(path):
             return self._facts(found)
         return self._refuse(404, f"no such page: {path}")
+
+    def _fault(self, where: str) -> Fault | None:
+        with self.hub.lock:
+            self.hub.seen[where] += 1
+            fault = next((one for one in self.hub.faults if one.times > 0 and one.where in where), None)
+            if fault is not None:
+                fault.times -= 1
+        return fault
+
+    def _refuse_by(self, fault: Fault) -> None:
+        extra = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
+        self._refuse(fault.status, fault.message, **extra)
 
     def _list(self, kind: str, query: dict[str, list[str]]) -> None:
         author = query.get("author", [""])[0]
@@ -141,7 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
         """The repository; None after a refusal has been sent."""
         repo = self.hub.repos.get((kind, name))
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
-        if token and token not in self.hub.tokens:
+        if token and token not in self.hub.tokens and token not in self.hub.writers:
             self._refuse(401, "Invalid credentials in Authorization header")
         elif repo is None or (repo.private and not token):
             self._refuse(404, "Repository not found", **{"X-Error-Code": "RepoNotFound"})
@@ -192,6 +211,8 @@ class _Handler(BaseHTTPRequestHandler):
         if data is None:
             return self._refuse(404, "Entry not found", **{"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
         large = self._is_large(found["file"], data)
+        if found["file"] in self.hub.spoilt:
+            data = bytes([data[0] ^ 1]) + data[1:]
         etag = hashlib.sha256(data).hexdigest() if large else git_sha1(data)
         headers = {"X-Repo-Commit": commit, "ETag": f'"{etag}"', "Accept-Ranges": "bytes"}
         if large:

@@ -1,8 +1,17 @@
 """Commands on models and adapters as files."""
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
-from tunestudy.cli.words import app, leave
+from tunestudy.cli.words import DEFAULT_RESULTS, Overrides, Results, Seeds, Tiny, app, leave, load, seeds_of
+from tunestudy.config.errors import StudyError
+
+OnlyResults = Annotated[
+    list[str] | None,
+    typer.Option("--only", metavar="VARIANT[@STAGE]", help="This variant's result, or that stage's; repeatable."),
+]
 
 
 @app.command(
@@ -18,3 +27,42 @@ def merge(context: typer.Context) -> None:
     from tunestudy.launch.merge import merge_models
 
     leave(merge_models(asked))
+
+
+@app.command()
+def push(
+    study: Annotated[
+        Path | None, typer.Argument(metavar="[STUDY]", help="The study file; or --model.", show_default=False)
+    ] = None,
+    overrides: Overrides = None,
+    tiny: Tiny = False,
+    results: Results = DEFAULT_RESULTS,
+    only: OnlyResults = None,
+    seeds: Seeds = None,
+    model: Annotated[Path | None, typer.Option(metavar="DIR", help="Push this model's or adapter's folder.")] = None,
+    to: Annotated[
+        str | None, typer.Option(metavar="NAME", help="USER/NAME; of a study with {study} {variant} {seed} {stage}.")
+    ] = None,
+    private: Annotated[bool | None, typer.Option("--private/--public", help="Of a new repository.")] = None,
+    revision: Annotated[str | None, typer.Option(metavar="BRANCH", help="Push to this branch.")] = None,
+    download: Annotated[bool, typer.Option("--download-all", help="Compare large files by download, too.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go where.")] = False,
+) -> None:
+    """Push a study's results to the Hugging Face hub, with their cards, and compare what arrived."""
+    if (study is None) == (model is None):
+        raise StudyError("push", "give either a study file or --model DIR")
+    from tunestudy.launch.push import Wish, push_folder, push_study
+
+    wish = Wish(
+        to=to,
+        private=private,
+        revision=revision,
+        only=only or (),
+        seeds=seeds_of(seeds),
+        download_all=download,
+        dry_run=dry_run,
+    )
+    if model is not None:
+        leave(push_folder(model, wish))
+    assert study is not None
+    leave(push_study(load(study, overrides, tiny), results, wish))

@@ -17,6 +17,7 @@ from pydantic import Field, FiniteFloat, field_validator, model_validator
 
 from tunestudy.config.base import Config, neutral
 from tunestudy.config.model import DType, Role
+from tunestudy.config.sharing import SharingSettings
 
 STUDY_MODEL = "model"
 """In place of a stage's name: the study's own model."""
@@ -65,7 +66,7 @@ class MergeInput(Weights):
         return value
 
 
-class MergeStage(Config):
+class MergeStage(SharingSettings):
     """Several models, or adapters of one base, as one."""
 
     type: Literal["merge"] = "merge"

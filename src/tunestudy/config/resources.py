@@ -180,6 +180,8 @@ class Resources(Config):
     """A rank that others have waited for this long counts as lost, and the job as failed: it hangs."""
     host_silence_s: float = neutral(40.0, ge=10)
     """Ranks on another machine end when they have heard nothing from their launcher for this long."""
+    push_wait_s: float = neutral(600.0, ge=0)
+    """How long `run` waits at its end for uploads to the hub, while the hub works; they go on without it."""
     stop_grace_s: float = neutral(120.0, gt=0)
     """Time a job has to save and leave after SIGTERM."""
     slurm: SlurmSettings = neutral(SlurmSettings())

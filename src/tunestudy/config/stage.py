@@ -14,6 +14,7 @@ from tunestudy.config.components import AnyComponents
 from tunestudy.config.data import DataSettings, MixturePart
 from tunestudy.config.merge import MergeStage, Weights
 from tunestudy.config.model import DType, Role
+from tunestudy.config.sharing import CheckpointSharing
 from tunestudy.config.world import WORLD_ALONE, WorldSettings
 
 
@@ -152,7 +153,7 @@ class EvaluationSettings(Config):
     """By how much `eval_loss` must fall to count as better."""
 
 
-class CheckpointSettings(Config):
+class CheckpointSettings(CheckpointSharing):
     """What is written while training, and what is kept."""
 
     save_steps: int | None = neutral(500, ge=1)

@@ -17,6 +17,7 @@ from tunestudy.launch.presence import present, writer_name
 from tunestudy.launch.queue import Queue, unknown_works
 from tunestudy.launch.show import open_display, row_of, summary
 from tunestudy.launch.task import Task
+from tunestudy.launch.uploads import uploading
 from tunestudy.records.events import Journal
 from tunestudy.records.host import host_name
 from tunestudy.records.layout import StudyDir
@@ -46,6 +47,7 @@ def carry_out(
         stop_on_signals() as stop,
         present(folder),
         Journal(folder.events, writer_name()) as journal,
+        uploading(jobs, folder, env=study.env, wait_s=study.resources.push_wait_s, stop=stop, quiet=quiet),
         open_display(quiet=quiet) as display,
     ):
         if not quiet:

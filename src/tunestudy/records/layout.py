@@ -111,6 +111,20 @@ class StudyDir:
         return self.root / "packing.json"
 
     @property
+    def push_state(self) -> Path:
+        """What the process that pushes to the hub is at; replaced, never appended."""
+        return self.root / "push.json"
+
+    @property
+    def push_log(self) -> Path:
+        return self.root / "push.log"
+
+    @property
+    def push_lease(self) -> Path:
+        """Held by the one process that pushes."""
+        return self.leases / "push"
+
+    @property
     def jobs(self) -> Path:
         return self.root / "jobs"
 
@@ -314,6 +328,26 @@ class JobDir:
     @property
     def best(self) -> Path:
         return self.root / "best"
+
+    @property
+    def waiting_pushes(self) -> Path:
+        """Checkpoints that wait for their upload, as links to their files; written by the job (`records/pushes.py`)."""
+        return self.root / "push" / "waiting"
+
+    @property
+    def current_push(self) -> Path:
+        """Those that an uploader has taken: they are not superseded any more."""
+        return self.root / "push" / "uploading"
+
+    @property
+    def superseded_pushes(self) -> Path:
+        """Steps whose checkpoints made room for newer ones while they waited."""
+        return self.root / "push" / "superseded.json"
+
+    @property
+    def pushed_json(self) -> Path:
+        """What is on the hub: repository, commit, files and how they were compared, by `model` or a checkpoint."""
+        return self.root / "pushed.json"
 
     @property
     def model(self) -> Path:

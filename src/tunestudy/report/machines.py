@@ -34,6 +34,12 @@ def machines(facts: StudyFacts) -> list[Machine]:
     return [_machine(host, found) for host, found in sorted(by_host.items())]
 
 
+def hardware_of(environment: Settings) -> str:
+    """What computed, without the host's name: its GPUs, or its processor where it has none."""
+    gpus = _grouped([mapping(gpu) for gpu in environment.get("gpus") or []])
+    return ", ".join(gpus) or str(mapping(environment.get("cpu")).get("model") or "")
+
+
 def _machine(host: str, found: list[Settings]) -> Machine:
     latest = max(found, key=lambda environment: _number(environment.get("time")))
     cpu = mapping(latest.get("cpu"))

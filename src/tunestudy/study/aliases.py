@@ -224,6 +224,7 @@ _FEW_BITS = ("quantization", "quantization_bit", "quant_bits", "load_in_4bit", "
 
 _HELD_OUT = _elsewhere("is set per data set: `held_out: 0.1` in its entry of `datasets:`")
 _SEED = _elsewhere("is set for the whole study: `seeds: [1, 2, 3]` at the top of the file")
+_HUB_TOKEN = _elsewhere("does not belong in a study file: `hf auth login`, or HF_TOKEN in the environment")
 _OUTPUT = _elsewhere("is not part of a study: results go to `--results DIR`")
 
 _OPTIMISERS = {"adamw": "adamw_torch_fused", "adamw_bnb_8bit": "adamw_8bit", "paged_adamw": "paged_adamw_32bit"}
@@ -259,6 +260,8 @@ _STAGE: dict[str, Convert] = {
         early_stopping_patience="early_stopping_steps early_stop_interval patience",
         layer_lr_decay="layerwise_lr_decay layer_decay llrd",
         save_merged="merge_lora",
+        hub_model_id="push_to_hub_model_id",
+        hub_private_repo="hub_private",
         quantization__bnb_4bit_quant_type="bnb_4bit_quant_type quantization_type",
         quantization__bnb_4bit_use_double_quant="bnb_4bit_use_double_quant double_quantization",
         quantization__bnb_4bit_quant_storage="bnb_4bit_quant_storage",
@@ -285,6 +288,10 @@ _STAGE: dict[str, Convert] = {
     **dict.fromkeys(("val_size", "val_set_size", "split_dataset_ratio"), _HELD_OUT),
     "seed": _SEED,
     "output_dir": _OUTPUT,
+    **dict.fromkeys(("hub_token", "push_to_hub_token"), _HUB_TOKEN),
+    "hub_always_push": _elsewhere(
+        "is not needed: pushes wait in a queue, and the newest checkpoint takes older ones' place"
+    ),
     "max_samples": _elsewhere("is `limit` in an entry of `datasets:`, or `max_samples` in an item of `data:`"),
 }
 

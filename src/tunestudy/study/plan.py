@@ -29,6 +29,7 @@ from tunestudy.study.identity import Identities
 from tunestudy.study.load import LoadedStudy
 from tunestudy.study.locked import image_warnings
 from tunestudy.study.merges import merge_warnings
+from tunestudy.study.sharing import check_sharing
 from tunestudy.study.shrink import Forecast, forecast
 from tunestudy.study.shrink import warnings as shrink_warnings
 from tunestudy.study.state import Status, folders_on_disk, job_status, read_object
@@ -163,6 +164,7 @@ def make_plan(loaded: LoadedStudy, results: Path) -> Plan:
             *seen_rows_warnings(study),
             *merge_warnings(study),
             *curve_warnings(study),
+            *check_sharing(loaded, jobs),
             *_unlocked(loaded, identities, folder),
             *_unpinned(identities, loaded),
         ],

@@ -8,6 +8,7 @@ from tunestudy.config.stage import CheckpointSettings
 from tunestudy.records.atomic import is_disk_full
 from tunestudy.records.layout import JobDir
 from tunestudy.records.manifest import problems
+from tunestudy.records.pushes import enqueue
 from tunestudy.records.tables import TableLog
 from tunestudy.train.checkpoint import Snapshot, write_checkpoint
 from tunestudy.train.retention import prune
@@ -69,6 +70,7 @@ class CheckpointWriter:
                 raise
             self._make_room()
             self._try_once_more(snapshot)
+        self._let_wait_for_upload(snapshot.step)
         prune(self._folder, self._settings, self._pinned)
 
     def _write_and_prove(self, snapshot: Snapshot) -> None:
@@ -76,6 +78,20 @@ class CheckpointWriter:
         write_checkpoint(snapshot, final)
         if found := problems(final):
             raise UnreadableError("; ".join(found))
+
+    def _let_wait_for_upload(self, step: int) -> None:
+        """Queue the checkpoint where the stage pushes at every save. What goes wrong there never stops training."""
+        strategy = self._settings.hub_strategy
+        if not self._settings.push_to_hub or strategy == "end" or step in self.given_up:
+            return
+        name = self._folder.checkpoint(step).name
+        try:
+            gone = enqueue(self._folder, self._folder.checkpoint(step), keep_older=strategy == "all_checkpoints")
+        except OSError as error:
+            print(f"{name} is not queued for its upload: {error}; training goes on", file=sys.stderr, flush=True)
+            return
+        if gone:
+            print(f"{name} takes the place of {', '.join(gone)}, not uploaded yet", flush=True)
 
     def _make_room(self) -> None:
         """Keep only the last checkpoints (one of all, one full one), the best and the pinned."""
