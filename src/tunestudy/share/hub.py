@@ -80,7 +80,7 @@ class Hub:
             cure = "needs huggingface_hub: pip install 'tunestudy[train]'"
             raise StudyError("push", cure, exit_code=Exit.PREFLIGHT_REFUSED) from error
         get_session().timeout = answer_s  # by default it waits for ever
-        self.api = HfApi(library_name="tunestudy")
+        self.api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, library_name="tunestudy")
 
     def full_name(self, repo: str) -> str:
         """With the token's user in front, where it has no owner. Raises PassingError, RefusedError."""
@@ -173,6 +173,8 @@ def _same(entry: Any, path: Path) -> bool:
 
 def told(error: Exception, repo: str) -> Exception:
     """An error of the client as PassingError or RefusedError with a plain text; itself where it is neither."""
+    if type(error) is RuntimeError and isinstance(error.__cause__, Exception):  # the client's, around an upload's own
+        return told(error.__cause__, repo)
     status = getattr(getattr(error, "response", None), "status_code", None)
     names = {one.__name__ for one in type(error).__mro__}
     said = redact(_first_line(error))
