@@ -66,3 +66,21 @@ def push(
         leave(push_folder(model, wish))
     assert study is not None
     leave(push_study(load(study, overrides, tiny), results, wish))
+
+
+@app.command()
+def export(
+    where: Annotated[Path, typer.Argument(metavar="JOB|STUDY", help="A job's folder, or the study file with --only.")],
+    to: Annotated[Path, typer.Option(metavar="DIR", help="A new folder.")],
+    form: Annotated[str, typer.Option(help="folded (adapter), merged (whole model) or quantised (few bits).")],
+    only: Annotated[str, typer.Option(metavar="VARIANT[@STAGE]", help="Which result of a study.")] = "",
+    seed: Annotated[int | None, typer.Option(help="Of several seeds.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. Default: the study's.")] = None,
+    bits: Annotated[int | None, typer.Option(help="4 or 8, of --form quantised.")] = None,
+    tiny: Tiny = False,
+    results: Results = DEFAULT_RESULTS,
+) -> None:
+    """Write a result in another form, which stock classes load, and compare its outputs."""
+    from tunestudy.launch.export import export as exported
+
+    leave(exported(where, results, to=to, form=form, only=only, seed=seed, dtype=dtype, bits=bits, tiny=tiny))
