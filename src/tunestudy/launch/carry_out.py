@@ -33,10 +33,12 @@ def carry_out(
     place: Place,
     quiet: bool,
     works: Mapping[str, Work] | None = None,
+    uploads: bool = True,
 ) -> Exit:
     """Run `jobs` of a study at `place`; returns how it ended, with failures printed.
 
-    `works`: what is known of their times and memory, by job id; None: nothing.
+    `works`: what is known of their times and memory, by job id; None: nothing. `uploads`: push to the hub beside them
+    what is to be pushed.
     """
     tasks = [Task(job, folder.job(job.id)) for job in jobs]
     for task in tasks:
@@ -47,7 +49,9 @@ def carry_out(
         stop_on_signals() as stop,
         present(folder),
         Journal(folder.events, writer_name()) as journal,
-        uploading(jobs, folder, env=study.env, wait_s=study.resources.push_wait_s, stop=stop, quiet=quiet),
+        uploading(
+            jobs if uploads else (), folder, env=study.env, wait_s=study.resources.push_wait_s, stop=stop, quiet=quiet
+        ),
         open_display(quiet=quiet) as display,
     ):
         if not quiet:

@@ -216,6 +216,10 @@ def token_points(loaded: LoadedStudy) -> Iterator[Point]:
     check, there = "Hugging Face token", hub_token_source()
     if there is not None:
         yield ok(check, f"there, by {there}")
+    elif any(stage.push_to_hub for one in loaded.study.variants.values() for stage in one.stages.values()):
+        yield warning(
+            check, "none: results to push will wait for `tunestudy push`", "hf auth login, or export HF_TOKEN"
+        )
     elif loaded.locking is not None and loaded.locking.named:
         yield warning(check, "none: gated and private repositories will refuse", "hf auth login, or export HF_TOKEN")
     else:

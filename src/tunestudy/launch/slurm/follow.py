@@ -23,6 +23,7 @@ from tunestudy.launch.slurm.left import Verdict, verdict_on
 from tunestudy.launch.slurm.queue import ALLOCATION, Queued, live_jobs, read_queue
 from tunestudy.launch.slurm.submit import Submitter, refused
 from tunestudy.launch.task import Task
+from tunestudy.launch.uploads import uploading
 from tunestudy.records.events import Journal
 from tunestudy.records.host import host_name
 from tunestudy.records.layout import StudyDir
@@ -156,6 +157,7 @@ def follow(study: StudyDir, jobs: Sequence[Job], resources: Resources, *, has_gp
         stop_on_signals() as stop,
         present(study),
         Journal(study.events, writer_name()) as journal,
+        uploading(jobs, study, env={}, wait_s=resources.push_wait_s, stop=stop, quiet=quiet),
         open_display(quiet=quiet) as display,
     ):
         journal.write("run_started", pid=os.getpid(), host=host_name(), executor="slurm")

@@ -65,7 +65,7 @@ def main(root: str, key: str, module: str = "tunestudy.worker") -> int:
     with Journal(study.events, f"{writer_name()}-slurm") as journal:
         before = lives_of(study, slurm_id())
         journal.write("slurm_started", **facts(key, jobs), **whence(before))
-        code = carry_out(settings, alone, study, place=place, quiet=False)
+        code = carry_out(settings, alone, study, place=place, quiet=False, uploads=False)
         steps = {job.id: step_of(study, job) for job in jobs}
         again = code == Exit.INTERRUPTED and limit.is_near
         stuck = again and bool(before) and before[-1].reason == "time limit" and before[-1].steps == steps
