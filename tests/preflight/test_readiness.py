@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -185,6 +186,19 @@ def test_what_is_on_the_hub_is_in_its_cache_or_has_to_be_fetched(tmp_path, monke
     (folder / "snapshots" / "abc" / "config.json").write_text("{}")
     points = {point.check: point for point in inputs.hub_points(loaded)}
     assert points["hub cache"].state == "ok" and points["pinned"].state == "warning" and "hub" not in points
+
+
+def test_a_study_that_pushes_wants_a_token(tmp_path):
+    loaded = load(tmp_path)
+    variants = {
+        name: one.model_copy(
+            update={"stages": {s: stage.model_copy(update={"push_to_hub": True}) for s, stage in one.stages.items()}}
+        )
+        for name, one in loaded.study.variants.items()
+    }
+    pushing = replace(loaded, study=loaded.study.model_copy(update={"variants": variants}))
+    absent, _ = inputs.token_points(pushing)
+    assert absent.state == "warning" and "wait for `tunestudy push`" in absent.found
 
 
 def test_tokens_are_told_and_never_shown(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from fakehub import FakeHub, Fault
 from published import WEIGHTS, checkpoint, make_published, publish, target_of
 
 from tunestudy.records.layout import JobDir
+from tunestudy.records.manifest import problems
 from tunestudy.records.pushes import enqueue, num_superseded, read_pushed, take, waiting
 from tunestudy.share.drain import Drain
 from tunestudy.share.hub import Hub
@@ -37,6 +38,9 @@ def files(server: FakeHub) -> dict[str, bytes]:
 def test_a_newer_checkpoint_takes_the_place_of_one_that_waits(tmp_path: Path) -> None:
     folder = make_published(tmp_path)
     assert enqueue(folder, checkpoint(folder, 5), keep_older=False) == []
+    waits = folder.waiting_pushes / "checkpoint-5"
+    assert not problems(waits) and not problems(folder.checkpoint(5))
+    assert (waits / "adapter_model.safetensors").samefile(folder.checkpoint(5) / "adapter_model.safetensors")
     assert enqueue(folder, checkpoint(folder, 10), keep_older=False) == ["checkpoint-5"]
     assert (waiting(folder), num_superseded(folder)) == (["checkpoint-10"], 1)
     enqueue(folder, checkpoint(folder, 15), keep_older=True)
