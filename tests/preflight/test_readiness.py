@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -189,15 +188,9 @@ def test_what_is_on_the_hub_is_in_its_cache_or_has_to_be_fetched(tmp_path, monke
 
 
 def test_a_study_that_pushes_wants_a_token(tmp_path):
-    loaded = load(tmp_path)
-    variants = {
-        name: one.model_copy(
-            update={"stages": {s: stage.model_copy(update={"push_to_hub": True}) for s, stage in one.stages.items()}}
-        )
-        for name, one in loaded.study.variants.items()
-    }
-    pushing = replace(loaded, study=loaded.study.model_copy(update={"variants": variants}))
-    absent, _ = inputs.token_points(pushing)
+    stages = "stages: {s: {data: d, learning_rate: 1.0e-3, push_to_hub: true}}\nvariants: {v: {stages: [s]}}\n"
+    head = 'study: s\nseeds: [1]\nmodel: {architecture: qwen3, tokenizer: {type: characters, alphabet: "01"}}\n'
+    absent, _ = inputs.token_points(load(tmp_path, head + "datasets: {d: {type: digits}}\n" + stages))
     assert absent.state == "warning" and "wait for `tunestudy push`" in absent.found
 
 
