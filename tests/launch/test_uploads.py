@@ -72,8 +72,11 @@ def test_a_hub_that_never_answers_keeps_no_run_and_nothing_is_lost(
         silent.listen()
         with monkeypatch.context() as here:
             here.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
-            with beside(folder, wait_s=3):
+            with beside(folder, wait_s=1):
                 enqueue(folder, checkpoint(folder, 5), keep_older=False)
+                deadline = time.monotonic() + 60
+                while not read_object(folder.study.push_state).get("doing") and time.monotonic() < deadline:
+                    time.sleep(0.05)
         end_uploader(folder)
     assert "1 to push to the hub: " in capsys.readouterr().out
     with beside(folder, wait_s=60):

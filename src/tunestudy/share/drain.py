@@ -161,7 +161,7 @@ def main(root: str, backoff_s: float = 2.0) -> int:
     study = StudyDir(Path(root))
     targets = targets_from_text(_first_line(sys.stdin.fileno()))
     try:
-        with Lease.acquire(study.push_lease):
+        with Lease.acquire(study.push_lease, wait_s=GIVE_UP_S):  # one of an earlier run may be at its last tries
             card_of = card_of_study(study)
             drain = Drain(study=study, targets=targets, card_of=card_of, hub=Hub(), backoff_s=backoff_s, say=_say)
             beside(drain, Launcher(sys.stdin.fileno()))
