@@ -12,6 +12,7 @@ from tunestudy.config.data import MixturePart, samples_per_epoch
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.model import ModelConfig
 from tunestudy.config.stage import TrainStage
+from tunestudy.config.trackers import TrackerSettings
 
 
 def classes() -> Iterator[type[Config]]:
@@ -34,10 +35,26 @@ def test_names_become_parts() -> None:
     assert TrainStage.model_validate({"data": "a", "learning_rate": 1}).data == (MixturePart(dataset="a"),)
 
 
-@pytest.mark.parametrize("value", ["none", "tensorboard"])
-def test_one_tracker(value: str) -> None:
+@pytest.mark.parametrize(
+    ("value", "meant"),
+    [
+        ("none", ()),
+        (["none"], ()),
+        ("wandb", ("wandb",)),
+        (["wandb", "trackio", "wandb"], ("wandb", "trackio")),
+        ("all", ("tensorboard", "wandb", "trackio")),
+    ],
+)
+def test_trackers_as_others_spell_them(value: object, meant: tuple[str, ...]) -> None:
     made = TrainStage.model_validate({"data": "a", "learning_rate": 1, "report_to": value})
-    assert made.report_to == {"none": (), "tensorboard": ("tensorboard",)}[value]
+    assert made.report_to == meant
+
+
+def test_names_of_runs_are_filled_in_from_what_is_known() -> None:
+    with pytest.raises(ValidationError, match=r"has no \{sede\}; known are \{study\}"):
+        TrackerSettings.model_validate({"run_name": "{sede}"})
+    with pytest.raises(ValidationError, match="is no template"):
+        TrackerSettings.model_validate({"run_name": "{seed"})
 
 
 @pytest.mark.parametrize(

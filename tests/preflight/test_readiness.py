@@ -14,7 +14,7 @@ import pytest
 from tunestudy.config.errors import Exit
 from tunestudy.config.resources import Resources
 from tunestudy.launch.check import check_study
-from tunestudy.preflight import folders, inputs, neighbours, packages
+from tunestudy.preflight import folders, inputs, neighbours, packages, trackers
 from tunestudy.preflight.hosts import Difference
 from tunestudy.preflight.points import Answer
 from tunestudy.records.layout import StudyDir
@@ -205,9 +205,9 @@ def test_tokens_are_told_and_never_shown(tmp_path, monkeypatch):
     told = str(list(inputs.token_points(loaded)))
     assert "$HF_TOKEN" in told and secret not in told
     (tmp_path / "netrc").write_text(f"machine api.wandb.ai login user password {'k' * 40}\n")
-    assert inputs.wandb_token_source() == "~/.netrc"
+    assert trackers.wandb_token_source() == "~/.netrc"
     (tmp_path / "netrc").write_text("machine\nwhat is this")
-    assert inputs.wandb_token_source() is None
+    assert trackers.wandb_token_source() is None
 
 
 def test_the_host_whose_clock_is_two_hours_off_is_named(tmp_path, monkeypatch):

@@ -84,11 +84,10 @@ def test_neither_saving_nor_logging_changes_what_is_learnt(tmp_path: Path) -> No
     rarely = make_job(
         tmp_path, "rarely", save_steps=None, full_save_steps=None, save_on_epoch_end=False, logging_steps=9
     )
-    often = make_job(tmp_path, "often", save_steps=1, full_save_steps=2, log_gradients=True, report_to="tensorboard")
+    often = make_job(tmp_path, "often", save_steps=1, full_save_steps=2, log_gradients=True)
     assert run(rarely)
     assert run(often)
     assert facts_of(rarely)["weights"] == facts_of(often)["weights"]
-    assert list(often.tensorboard.iterdir())
     gradients = rows_of(often.gradient_log)
     assert len(gradients) == 8
     logged = rows_of(often.loss_log)

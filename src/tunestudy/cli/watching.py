@@ -72,6 +72,16 @@ def logs(
 
 
 @app.command()
+def sync(
+    study: StudyArgument, overrides: Overrides = None, tiny: Tiny = False, results: Results = DEFAULT_RESULTS
+) -> None:
+    """Send trackers (`report_to`) what they have not been told yet."""
+    from tunestudy.launch.trackers.sync import sync_study
+
+    leave(sync_study(load(study, overrides, tiny), results))
+
+
+@app.command()
 def report(
     study: StudyArgument, overrides: Overrides = None, tiny: Tiny = False, results: Results = DEFAULT_RESULTS
 ) -> None:

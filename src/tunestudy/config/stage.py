@@ -15,6 +15,7 @@ from tunestudy.config.data import DataSettings, MixturePart
 from tunestudy.config.merge import MergeStage, Weights
 from tunestudy.config.model import DType, Role
 from tunestudy.config.sharing import CheckpointSharing
+from tunestudy.config.trackers import Tracker, tracker_names
 from tunestudy.config.world import WORLD_ALONE, WorldSettings
 
 
@@ -184,7 +185,8 @@ class LoggingSettings(Config):
     logging_steps: int = neutral(10, ge=1)
     log_gradients: bool = neutral(False)
     """Also write gradient statistics per role to gradient_log.csv."""
-    report_to: tuple[Literal["tensorboard"], ...] = neutral(())
+    report_to: tuple[Tracker, ...] = neutral(())
+    """Trackers that show its figures elsewhere: `tensorboard`, `wandb`, `trackio`, or `all`; `none` by default."""
     gpu_sample_s: float = neutral(5.0, gt=0)
     """Seconds between samples of GPUs (gpu.csv) and, with several ranks, of hosts' networks (logs/network-*.csv)."""
 
@@ -256,8 +258,8 @@ class TrainStage(
 
     @field_validator("report_to", mode="before")
     @classmethod
-    def _one_tracker(cls, value: object) -> object:
-        return {"none": ()}.get(value, (value,)) if isinstance(value, str) else value
+    def _named_trackers(cls, value: object) -> object:
+        return tracker_names(value)
 
     @model_validator(mode="after")
     def _consistent(self) -> "TrainStage":

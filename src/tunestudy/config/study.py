@@ -11,6 +11,7 @@ from tunestudy.config.estimate import EstimateSettings
 from tunestudy.config.model import ModelConfig
 from tunestudy.config.resources import Resources
 from tunestudy.config.stage import AnyStage, TrainStage
+from tunestudy.config.trackers import TrackerSettings
 
 Intent = Literal["data", "order", "tokens", "steps", "effective_batch_size", "model", "seeds", "evaluation"]
 
@@ -61,3 +62,5 @@ class Study(Config):
     report: ReportSettings = ReportSettings()
     estimate: EstimateSettings = neutral(EstimateSettings())
     """What is known or believed of its cost."""
+    trackers: TrackerSettings = neutral(TrackerSettings())
+    """How the runs of `report_to` are called."""

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -18,6 +19,7 @@ from tunestudy.launch.queue import Queue, unknown_works
 from tunestudy.launch.show import open_display, row_of, summary
 from tunestudy.launch.task import Task
 from tunestudy.launch.uploads import uploading
+from tunestudy.launch.trackers.start import Sinks
 from tunestudy.records.events import Journal
 from tunestudy.records.host import host_name
 from tunestudy.records.layout import StudyDir
@@ -68,11 +70,15 @@ def carry_out(
             journal=journal,
             show=lambda now: display.update([row_of(task) for task in now]),
         )
+        sinks = Sinks(study, jobs, folder)
         code = execute(tasks, launch, stop)
+        untold = sinks.close()
         journal.write("run_finished", status=code.name.lower())
     if code == Exit.INTERRUPTED:
         print(f"interrupted: {summary(row_of(task) for task in tasks)}; run again to continue")
     print_failures(tasks)
+    for words in untold:
+        print(words, file=sys.stderr)
     return code
 
 

@@ -20,6 +20,7 @@ from tunestudy.config.merge import MergeStage
 from tunestudy.config.world import INSTALL_WORLD
 from tunestudy.preflight.hosts import host_problems
 from tunestudy.preflight.slurm import slurm_problems
+from tunestudy.preflight.trackers import tracker_problems
 from tunestudy.records.fetched import FetchDir, content_of, fetch_key, what_is_missing
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.locked import hub_cache, problems
@@ -43,6 +44,7 @@ def check(loaded: LoadedStudy, unfinished: Sequence[Job], study: StudyDir) -> No
         *environment_problems(loaded.study.env),
         *installation_problems(unfinished),
         *font_problems(unfinished),
+        *tracker_problems(unfinished, loaded.study.env),
         *(locked_problems(loaded) if unfinished else ()),
         *(host_problems(loaded) if loaded.study.resources.executor == "local" else ()),
         *slurm_problems(loaded.study.resources),

@@ -3,7 +3,6 @@
 import ast
 import importlib.util
 import json
-import netrc
 import os
 import urllib.error
 import urllib.request
@@ -16,6 +15,7 @@ from tunestudy.config.model import ModelConfig
 from tunestudy.config.order import ScoreOrder
 from tunestudy.config.study import Study
 from tunestudy.preflight.points import Point, not_needed, ok, refused, some, warning
+from tunestudy.preflight.trackers import wandb_mode, wandb_token_source
 from tunestudy.records.locked import Lock, Named, hub_cache, item_problems, snapshot_folder
 from tunestudy.study.load import LoadedStudy
 from tunestudy.study.nearest import did_you_mean
@@ -24,7 +24,6 @@ HUB = "https://huggingface.co"
 PATIENCE_S = 6.0
 FILES_OPENED = 1000
 _ON = {"1", "true", "yes", "on"}
-_WANDB_HOST = "api.wandb.ai"
 
 
 def model_points(loaded: LoadedStudy) -> Iterator[Point]:
@@ -232,8 +231,8 @@ def token_points(loaded: LoadedStudy) -> Iterator[Point]:
     }
     if "wandb" not in wanted:
         yield not_needed("W&B token", "no stage reports to W&B")
-    elif os.environ.get("WANDB_MODE", "").lower() in ("offline", "disabled"):
-        yield not_needed("W&B token", f"WANDB_MODE={os.environ['WANDB_MODE']}")
+    elif (mode := wandb_mode(loaded.study.env)) in ("offline", "dryrun", "disabled"):
+        yield not_needed("W&B token", f"WANDB_MODE={mode}")
     elif (there := wandb_token_source()) is not None:
         yield ok("W&B token", f"there, by {there}")
     else:
@@ -247,14 +246,3 @@ def hub_token_source() -> str | None:
             return f"${name}"
     file = Path(os.environ.get("HF_TOKEN_PATH") or hub_home() / "token").expanduser()
     return "`hf auth login`" if file.is_file() and file.stat().st_size else None
-
-
-def wandb_token_source() -> str | None:
-    """Where a key of W&B comes from."""
-    if os.environ.get("WANDB_API_KEY", "").strip():
-        return "$WANDB_API_KEY"
-    file = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
-    try:
-        return "~/.netrc" if netrc.netrc(file).authenticators(_WANDB_HOST) else None
-    except (OSError, netrc.NetrcParseError):
-        return None

@@ -110,6 +110,10 @@ class StudyDir:
         """When and on which slot each job was to run, as planned last before it began."""
         return self.root / "packing.json"
 
+    def tracker_log(self, tracker: str) -> Path:
+        """What a tracker printed while it was told."""
+        return self.root / "trackers" / f"{tracker}.log"
+
     @property
     def push_state(self) -> Path:
         """What the process that pushes to the hub is at; replaced, never appended."""
@@ -316,6 +320,10 @@ class JobDir:
     def merge_report(self) -> Path:
         """Of a job that merges: how far its models are from the base and how they lie to each other, by role."""
         return self.root / "merge_report.json"
+
+    def tracker_state(self, tracker: str) -> Path:
+        """How far a tracker was told: its run, the last step, whether that is all."""
+        return self.root / "trackers" / f"{tracker}.json"
 
     @property
     def tensorboard(self) -> Path:

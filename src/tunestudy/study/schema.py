@@ -18,6 +18,7 @@ from tunestudy.config.definition import names
 from tunestudy.config.merge import MergeStage
 from tunestudy.config.stage import TrainStage
 from tunestudy.config.study import Study, Variant
+from tunestudy.config.trackers import TRACKERS
 from tunestudy.study.tiny import LAID_OVER, REPLACED
 
 Schema = dict[str, Any]
@@ -215,7 +216,7 @@ def _short_forms(name: str, schema: Schema) -> Schema:
     if name == "order":
         return {"anyOf": [*schema["oneOf"], {"enum": ["random", "as_given"]}], **_description(schema)}
     if name == "report_to":
-        return {"anyOf": [{k: v for k, v in schema.items() if k != "default"}, {"enum": ["none", "tensorboard"]}]}
+        return {"anyOf": [{k: v for k, v in schema.items() if k != "default"}, {"enum": ["all", "none", *TRACKERS]}]}
     return schema
 
 

@@ -27,6 +27,7 @@ from tunestudy.config.order import ColumnOrder, ScoreOrder
 from tunestudy.config.resources import RaySettings, Resources, Retries, SlurmSettings
 from tunestudy.config.stage import Quantization, TrainStage
 from tunestudy.config.study import ReportSettings, Study, Variant
+from tunestudy.config.trackers import TrackerSettings
 from tunestudy.study.nearest import nearest
 from tunestudy.study.source import KeyPath
 
@@ -58,6 +59,7 @@ Level = Literal[
     "retries",
     "report",
     "estimate",
+    "trackers",
     "prior",
     "claim",
 ]
@@ -96,6 +98,7 @@ KEYS: dict[Level, frozenset[str]] = {
     "retries": frozenset(Retries.model_fields),
     "report": frozenset(ReportSettings.model_fields),
     "estimate": frozenset(EstimateSettings.model_fields),
+    "trackers": frozenset(TrackerSettings.model_fields),
     "prior": frozenset(Prior.model_fields),
     "claim": frozenset(Claim.model_fields),
 }
@@ -128,6 +131,7 @@ HOME: dict[Level, str] = {
     "retries": "under `resources.retries:`",
     "report": "under `report:`",
     "estimate": "under `estimate:`",
+    "trackers": "under `trackers:`",
     "prior": "in an entry of `estimate.stages:`",
     "claim": "in an entry of `estimate.claims:`",
 }
@@ -137,7 +141,7 @@ HOME: dict[Level, str] = {
 def mappings(values: dict[str, Any]) -> Iterator[tuple[Level, KeyPath, dict[str, Any]]]:
     """Every mapping of the file with keys of its own, outer before inner; user-named entries are looked through."""
     yield "study", (), values
-    for level in ("model", "resources", "report", "estimate"):
+    for level in ("model", "resources", "report", "estimate", "trackers"):
         if isinstance(values.get(level), dict):
             yield level, (level,), values[level]
     if isinstance(estimate := values.get("estimate"), dict):

@@ -1,4 +1,4 @@
-"""The tables and trackers of a run. Only rank 0 writes; elsewhere every call does nothing.
+"""The tables of a run, which trackers are told from. Only rank 0 writes; elsewhere every call does nothing.
 
 Floats keep all digits. A resumed run cuts every table back to its checkpoint, so that no row is lost or doubled.
 """
@@ -37,7 +37,7 @@ GRADIENT_COLUMNS = ("step", "role", "grad_norm", "grad_max", "param_norm", "upda
 
 
 class Logs:
-    """The tables of a run, training_history.json and TensorBoard."""
+    """The tables of a run and training_history.json."""
 
     def __init__(
         self,
@@ -56,7 +56,6 @@ class Logs:
         self._folder = folder
         self._writes = writes
         self.tables: list[TableLog] = []
-        self._board: Any = None
         if not writes:
             return
         self._loss = self._open(folder.loss_log, [*LOSS_COLUMNS, *_source_columns(sources)], keep_through_step)
@@ -72,16 +71,11 @@ class Logs:
             self._mole = self._open(folder.mole_log, [*MOLE_COLUMNS, *mole_experts], keep_through_step)
         if settings.log_gradients:
             self._gradients = self._open(folder.gradient_log, GRADIENT_COLUMNS, keep_through_step)
-        if "tensorboard" in settings.report_to:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(folder.tensorboard), purge_step=keep_through_step + 1)
 
     def training(self, row: Mapping[str, Value]) -> None:
         """One row of loss_log.csv."""
         if self._writes:
             self._loss.append(row)
-            self._to_board("train", row)
 
     def evaluation(self, *, epoch: float, step: int, sums: Sums, sources: tuple[str, ...]) -> None:
         """One row of eval_log.csv."""
@@ -95,7 +89,6 @@ class Logs:
         }
         if self._writes:
             self._eval.append(row)
-            self._to_board("eval", row)
 
     def samples(self, *, step: int, rows: Sequence[Mapping[str, Value]]) -> None:
         """Rows of eval_samples.csv; nothing unless losses of samples were asked for."""
@@ -140,21 +133,11 @@ class Logs:
     def close(self) -> None:
         for table in self.tables:
             table.close()
-        if self._board is not None:
-            self._board.close()
 
     def _open(self, path: os.PathLike[str], columns: Sequence[str], keep_through_step: int) -> TableLog:
         table = TableLog(path, columns, keep_through_step=keep_through_step)  # type: ignore[arg-type]
         self.tables.append(table)
         return table
-
-    def _to_board(self, prefix: str, row: Mapping[str, Value]) -> None:
-        if self._board is None:
-            return
-        step = row["step"]
-        for name, value in row.items():
-            if name != "step" and isinstance(value, int | float):
-                self._board.add_scalar(f"{prefix}/{name}", value, step)
 
 
 def perplexity(loss: float | None) -> float | None:

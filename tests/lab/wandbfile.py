@@ -1,0 +1,63 @@
+"""Reads the `.wandb` file of an offline run: a LevelDB log of protocol buffers."""
+
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+HEADER_BYTES = 7
+BLOCK_BYTES = 32 * 1024
+WHOLE, LAST = 1, 4
+
+
+def history(path: Path) -> list[dict[str, Any]]:
+    """Logged rows in the order in which they were logged; `_step` is the step."""
+    return [_items(record.history.item) for record in records(path) if record.WhichOneof("record_type") == "history"]
+
+
+def summary(path: Path) -> dict[str, Any]:
+    """What stands beside the curves."""
+    told: dict[str, Any] = {}
+    for record in records(path):
+        if record.WhichOneof("record_type") == "summary":
+            told |= _items(record.summary.update)
+    return told
+
+
+def run_of(path: Path) -> Any:
+    """The run's own record: run_id, display_name, run_group, tags, notes, project, config."""
+    return next(record.run for record in records(path) if record.WhichOneof("record_type") == "run")
+
+
+def records(path: Path) -> Iterator[Any]:
+    """Each record; the torn one at the end of a killed run is left out."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    for data in _payloads(path.read_bytes()):
+        record = Record()
+        record.ParseFromString(data)
+        yield record
+
+
+def _payloads(data: bytes) -> Iterator[bytes]:
+    assert data[:4] == b":W&B"
+    place, begun = HEADER_BYTES, b""
+    while place + HEADER_BYTES <= len(data):
+        left_in_block = BLOCK_BYTES - place % BLOCK_BYTES
+        if left_in_block < HEADER_BYTES:
+            place += left_in_block
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, place)
+        place += HEADER_BYTES
+        if kind == 0 or place + length > len(data):
+            return
+        begun += data[place : place + length]
+        place += length
+        if kind in (WHOLE, LAST):
+            yield begun
+            begun = b""
+
+
+def _items(items: Any) -> dict[str, Any]:
+    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
