@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from tunestudy.config.alerts import AlertSettings, Expected
 from tunestudy.config.base import Config, neutral
 from tunestudy.config.benchmark import AnyBenchmark
 from tunestudy.config.data import AnyDataset
@@ -64,3 +65,7 @@ class Study(Config):
     """What is known or believed of its cost."""
     trackers: TrackerSettings = neutral(TrackerSettings())
     """How the runs of `report_to` are called."""
+    alerts: AlertSettings = neutral(AlertSettings())
+    """What calls for attention while jobs run."""
+    expect: Expected = neutral({})
+    """Bands in which figures are expected to lie, by a column of the logs or `<variant>.<benchmark>`."""

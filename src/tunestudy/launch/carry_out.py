@@ -10,6 +10,7 @@ from tunestudy.config.errors import Exit
 from tunestudy.config.job import Job
 from tunestudy.config.resources import Resources
 from tunestudy.config.study import Study
+from tunestudy.launch.alerts.watchman import Watchman
 from tunestudy.launch.executor import Launch, execute
 from tunestudy.launch.failures import print_failures
 from tunestudy.launch.outcome import is_complete, is_trained
@@ -61,6 +62,12 @@ def carry_out(
             slots = f", {len(place.slots)} at a time on {host_name()}" if left else ""
             print(f"{left} of {len(tasks)} jobs to do{slots}", flush=True)
         journal.write("run_started", pid=os.getpid(), host=host_name())
+        watchman = Watchman(study, folder, journal, display.alert)
+
+        def show(now: Sequence[Task]) -> None:
+            display.update([row_of(task) for task in now])
+            watchman.look(now)
+
         launch = Launch(
             study=folder,
             resources=study.resources,
@@ -68,11 +75,12 @@ def carry_out(
             place=place,
             queue=Queue(works or unknown_works(jobs), place.slots),
             journal=journal,
-            show=lambda now: display.update([row_of(task) for task in now]),
+            show=show,
         )
         sinks = Sinks(study, jobs, folder)
         code = execute(tasks, launch, stop)
         untold = sinks.close()
+        watchman.close(tasks)
         journal.write("run_finished", status=code.name.lower())
     if code == Exit.INTERRUPTED:
         print(f"interrupted: {summary(row_of(task) for task in tasks)}; run again to continue")

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tunestudy.config.errors import Exit
+from tunestudy.launch.alerts.feed import alert_words, alerts_in
 from tunestudy.launch.durations import attempts_of, busy_seconds
 from tunestudy.launch.orphans import orphan_of, stop_orphan
 from tunestudy.launch.outcome import failed_words, read_object
@@ -29,6 +30,7 @@ from tunestudy.study.plan import Plan, make_plan
 POLL_S = 0.2
 MOST_ROWS = 60
 """Of more jobs only those are listed that a reader most wants to see."""
+MOST_ALERTS = 10
 _FIRST = ("running", "failed", "interrupted", "evaluate", "pending", "done")
 
 
@@ -60,7 +62,7 @@ def stop_study(study_dir: Path) -> Exit:
 
 
 def status(loaded: LoadedStudy, results: Path) -> dict[str, Any]:
-    """`plan --json` with `progress`, `failure`, `attempts` and `duration_s` per job, and `launchers`.
+    """`plan --json` with `progress`, `failure`, `attempts` and `duration_s` per job, and `launchers` and `alerts`.
 
     Durations add up every attempt, in seconds. `totals.duration_s` is the time during which anything ran,
     `totals.job_duration_s` the sum over jobs.
@@ -68,10 +70,12 @@ def status(loaded: LoadedStudy, results: Path) -> dict[str, Any]:
     plan = make_plan(loaded, results)
     told: dict[str, Any] = plan.as_json()
     study = StudyDir(results / loaded.study.study)
-    attempts = attempts_of(read_events(study.events), study)
     by_slurm = _in_slurm(plan, study)
     if study.slurm.submissions.is_dir():
         keep_accounting(study)
+    events = read_events(study.events)
+    attempts = attempts_of(events, study)
+    told["alerts"] = alerts_in(events)
     for job in told["jobs"]:
         job["slurm"] = by_slurm.as_json(job["id"])
         mine = attempts.get(job["id"], [])
@@ -125,6 +129,12 @@ def print_status(told: dict[str, Any]) -> None:
             console.print(*_slurm_line(job), sep="", markup=False, soft_wrap=True)
     if told["slurm_problem"]:
         console.print(told["slurm_problem"], style="yellow", markup=False)
+    for alert in told["alerts"][-MOST_ALERTS:]:
+        console.print(
+            f"{time.strftime('%d %b %H:%M', time.localtime(alert['t']))}  {alert_words(alert)}",
+            style="yellow",
+            markup=False,
+        )
     totals = told["totals"]
     console.print(
         f"took {duration_text(totals['duration_s'])}, jobs together {duration_text(totals['job_duration_s'])}"

@@ -23,6 +23,9 @@ def outcome_of(task: Task, attempt: Attempt, *, stopping: bool) -> Outcome:
         log_start=attempt.log_start,
         out_of_memory=memory_kills() > attempt.memory_kills,
     )
+    if attempt.stopped_for and not stopping and outcome.kind in ("interrupted", "killed", "error", "preempted"):
+        why = f"stopped by `expect:` as {attempt.stopped_for}; if that is well, widen the band and run again"
+        return replace(outcome, kind="user", message=why, signal=None, exit_code=None, by_expectation=True)
     if stopping and outcome.kind in ("killed", "preempted"):
         return replace(outcome, kind="interrupted", message="ended by the signal of this run")
     if attempt.signs.hang and outcome.kind in ("killed", "error"):  # it was ended from here

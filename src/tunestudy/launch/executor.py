@@ -74,8 +74,9 @@ def execute(tasks: Sequence[Task], launch: Launch, stop: StopRequest) -> Exit:
         return Exit.DONE
     if stop:
         return Exit.INTERRUPTED
-    causes = {task.failures[-1].kind for task in tasks if task.state == "failed" and task.failures}
-    return Exit.STUDY_WRONG if causes == {"user"} else Exit.JOBS_FAILED
+    last = [task.failures[-1] for task in tasks if task.state == "failed" and task.failures]
+    mistakes = bool(last) and all(one.kind == "user" and not one.by_expectation for one in last)
+    return Exit.STUDY_WRONG if mistakes else Exit.JOBS_FAILED
 
 
 def start_ready(tasks: Sequence[Task], by_id: Mapping[str, Task], launch: Launch) -> None:

@@ -45,6 +45,8 @@ class Outcome:
     phase: str = ""
     """What the job was at, as its last sign of life tells."""
     attempt: int | None = None
+    by_expectation: bool = False
+    """Whether a band of `expect:` made it stop: then the study is not wrong, and the job is."""
 
     @property
     def failed(self) -> bool:

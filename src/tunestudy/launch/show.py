@@ -68,6 +68,7 @@ class Display(Protocol):
     """Somewhere to show rows."""
 
     def update(self, rows: Sequence[Row]) -> None: ...
+    def alert(self, words: str) -> None: ...
     def __enter__(self) -> Self: ...
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -111,6 +112,10 @@ class LineDisplay:
                 print(f"{time.strftime('%H:%M:%S')}  {row.name}: {row.note}", flush=True)
             self._told[row.id] = now
 
+    def alert(self, words: str) -> None:
+        if self._print:
+            print(f"{time.strftime('%H:%M:%S')}  {words}", flush=True)
+
     def __enter__(self) -> Self:
         return self
 
@@ -132,6 +137,10 @@ class LiveDisplay:
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + REFRESH_S
             self._draw()
+
+    def alert(self, words: str) -> None:
+        """It scrolls past above the table."""
+        self._live.console.print(f"{time.strftime('%H:%M:%S')}  {words}", style="yellow", markup=False)
 
     def _draw(self) -> None:
         height = self._console.height - 3 - _MAX_NOTES

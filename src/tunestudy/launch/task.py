@@ -30,6 +30,8 @@ class Attempt:
     memory_kills: int
     """The kernel's counter before."""
     signs: SignsOfLife = field(default_factory=SignsOfLife)
+    stopped_for: str = ""
+    """What it was asked to stop for: a figure outside a band of `expect:`."""
 
     @property
     def number(self) -> int:

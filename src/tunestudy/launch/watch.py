@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tunestudy.config.errors import Exit
+from tunestudy.launch.alerts.feed import AlertFeed, alert_words
 from tunestudy.launch.outcome import failed_words, read_object
 from tunestudy.launch.presence import launchers
 from tunestudy.launch.show import Display, Row, make_row, open_display, summary
@@ -39,7 +40,10 @@ def watch(loaded: LoadedStudy, results: Path) -> Exit:
 
 def _until_nothing_runs(tasks: Sequence[Task], study: StudyDir, display: Display) -> list[Row]:
     asked, by_slurm = float("-inf"), InSlurm()
+    feed = AlertFeed(study.events)
     while True:
+        for alert in feed.new():
+            display.alert(alert_words(alert))
         launching = bool(launchers(study))
         if time.monotonic() - asked > SLURM_POLL_S:
             left = [task for task in tasks if task.state != "done"]

@@ -230,6 +230,10 @@ class JobDir:
     def rank_log(self, rank: int) -> Path:
         return self.logs / f"rank-{rank}.log"
 
+    def pace_log(self, rank: int) -> Path:
+        """Seconds that a rank works on a step by itself; with several ranks only."""
+        return self.logs / f"pace-{rank}.csv"
+
     @property
     def progress_json(self) -> Path:
         """The latest sign of life; replaced, never appended."""

@@ -8,7 +8,7 @@ from tunestudy.report.experiment_progress import training_progress
 from tunestudy.report.experiment_samples import sample_summary
 from tunestudy.report.experiment_sparsity import sparsity_summary
 from tunestudy.report.facts import JobFacts, StudyFacts
-from tunestudy.report.findings import problems, warnings_of
+from tunestudy.report.findings import alerts, problems, warnings_of
 from tunestudy.report.foreseen import foreseen_table
 from tunestudy.report.format import MISSING, duration, listing, moment, plural, setting, short_count, size
 from tunestudy.report.gpu_hours import gpu_hours
@@ -20,6 +20,7 @@ from tunestudy.report.observations import observations
 from tunestudy.report.readiness import checklist
 from tunestudy.report.tables import to_markdown
 from tunestudy.report.tracking import tracking_table
+from tunestudy.report.values import number
 
 _MOST_JOBS = 200
 """Rows of a table of jobs; a larger study's plan is in plan.json and in the page."""
@@ -147,7 +148,9 @@ def _issues(facts: StudyFacts, headline: Headline) -> str:
     heads = ("#", "when", "job", "attempt", "what happened", "step", "what was done", "log")
     found = warnings_of(facts, headline)
     warned = "\n".join(f"- {escape(warning)}" for warning in found) or "None."
-    parts = ["## 5. Issues and resolutions", table(heads, rows, "No attempt failed."), "### Warnings", warned]
+    called = "\n".join(f"- {moment(number(alert.get('t')))} {escape(line)}" for alert, line in alerts(facts)) or "None."
+    parts = ["## 5. Issues and resolutions", table(heads, rows, "No attempt failed."), "### Alerts", called]
+    parts += ["### Warnings", warned]
     return "\n\n".join([*parts, block("issues")])
 
 

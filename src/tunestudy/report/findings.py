@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tunestudy.config.errors import StudyError, at
+from tunestudy.records.redact import redact
 from tunestudy.report.compare import Cell, Headline
 from tunestudy.report.facts import JobFacts, Settings, StudyFacts
 from tunestudy.report.format import listing, plural, sig
@@ -18,6 +19,7 @@ from tunestudy.report.overlap import overlap_warnings
 from tunestudy.report.samples import unequal_samples
 from tunestudy.report.values import mapping, number, texts, whole
 
+MOST_ALERTS = 200
 _FOOTING = {
     "tokens": "tokens",
     "steps": "optimiser steps",
@@ -261,6 +263,15 @@ def _retry_after(facts: StudyFacts, job: JobFacts, event: Settings) -> Settings 
     """What the launcher did about a failed attempt, if it did anything."""
     mine = [other for other in facts.events if other.get("event") == "job_retried" and other.get("job") == job.id]
     return next((other for other in mine if other.get("t", 0) >= event.get("t", 0)), None)
+
+
+def alerts(facts: StudyFacts) -> list[tuple[Settings, str]]:
+    """What called for attention while jobs ran, in the order of time, each with its words; the latest of very many."""
+    found = [event for event in facts.events if event.get("event") == "alert"][-MOST_ALERTS:]
+    return [
+        (one, f"{one.get('job') or 'study'} ({one.get('kind')}): {redact(str(one.get('message')))}"[:400])
+        for one in found
+    ]
 
 
 def broken_requirements(facts: StudyFacts, headline: Headline) -> list[str]:

@@ -24,7 +24,18 @@ _OF_OTHERS_TOO = frozenset().union(*(KEYS[level] for level in KEYS if level not 
 def shape_mistakes(source: Source) -> Iterator[StudyError]:
     """Sections that are no mappings. What comes later relies on there being none."""
     values = source.values
-    for key in ("defaults", "model", "resources", "report", "env", "estimate", "trackers", *_ENTRIES):
+    for key in (
+        "defaults",
+        "model",
+        "resources",
+        "report",
+        "env",
+        "estimate",
+        "trackers",
+        "alerts",
+        "expect",
+        *_ENTRIES,
+    ):
         if key in values and values[key] is not None and not isinstance(values[key], dict):
             yield StudyError(source.place((key,)), f"must be a mapping of keys, got {shown(values[key])}")
         elif key in values and values[key] is None:

@@ -16,6 +16,7 @@ from tunestudy.study.adapter_options import adapter_mistakes, model_sizes
 from tunestudy.study.benchmarks import text_only
 from tunestudy.study.components import component_mistakes, model_type_of
 from tunestudy.study.deepspeed import deepspeed_mistakes
+from tunestudy.study.expectations import expectation_mistakes
 from tunestudy.study.merges import merge_mistakes, mole_mistakes
 from tunestudy.study.nearest import did_you_mean, nearest
 from tunestudy.study.source import KeyPath
@@ -66,6 +67,7 @@ def reference_mistakes(study: Study, locate: Locate, folder: Path) -> Iterator[S
     yield from _seeds(study, locate)
     yield from _report(study, locate)
     yield from _estimate(study, locate)
+    yield from expectation_mistakes(study, locate)
 
 
 def _estimate(study: Study, locate: Locate) -> Iterator[StudyError]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from tunestudy.config.adapter import DoraAdapter, LoraAdapter, MoleAdapter, MoleExpert, SdoraAdapter, SoraAdapter
+from tunestudy.config.alerts import AlertSettings, Band
 from tunestudy.config.benchmark import KINDS
 from tunestudy.config.components import CAbstractor, Pyramid, Rope2d, VisionComponents
 from tunestudy.config.data import (
@@ -60,6 +61,8 @@ Level = Literal[
     "report",
     "estimate",
     "trackers",
+    "alerts",
+    "band",
     "prior",
     "claim",
 ]
@@ -99,6 +102,8 @@ KEYS: dict[Level, frozenset[str]] = {
     "report": frozenset(ReportSettings.model_fields),
     "estimate": frozenset(EstimateSettings.model_fields),
     "trackers": frozenset(TrackerSettings.model_fields),
+    "alerts": frozenset(AlertSettings.model_fields),
+    "band": frozenset(Band.model_fields),
     "prior": frozenset(Prior.model_fields),
     "claim": frozenset(Claim.model_fields),
 }
@@ -132,6 +137,8 @@ HOME: dict[Level, str] = {
     "report": "under `report:`",
     "estimate": "under `estimate:`",
     "trackers": "under `trackers:`",
+    "alerts": "under `alerts:`",
+    "band": "in an entry of `expect:`",
     "prior": "in an entry of `estimate.stages:`",
     "claim": "in an entry of `estimate.claims:`",
 }
@@ -141,7 +148,7 @@ HOME: dict[Level, str] = {
 def mappings(values: dict[str, Any]) -> Iterator[tuple[Level, KeyPath, dict[str, Any]]]:
     """Every mapping of the file with keys of its own, outer before inner; user-named entries are looked through."""
     yield "study", (), values
-    for level in ("model", "resources", "report", "estimate", "trackers"):
+    for level in ("model", "resources", "report", "estimate", "trackers", "alerts"):
         if isinstance(values.get(level), dict):
             yield level, (level,), values[level]
     if isinstance(estimate := values.get("estimate"), dict):
@@ -155,6 +162,7 @@ def mappings(values: dict[str, Any]) -> Iterator[tuple[Level, KeyPath, dict[str,
     for part in ("slurm", "ray", "retries"):
         if isinstance(resources, dict) and isinstance(resources.get(part), dict):
             yield part, ("resources", part), resources[part]
+    yield from _bands(values)
     model = values.get("model")
     if isinstance(model, dict) and isinstance(model.get("tokenizer"), dict):
         yield "tokenizer", ("model", "tokenizer"), model["tokenizer"]
@@ -225,6 +233,17 @@ def _inside_stage(path: KeyPath, stage: dict[str, Any]) -> Iterator[tuple[Level,
         for index, part in enumerate(parts if isinstance(parts, list) else ()):
             if isinstance(part, dict):
                 yield "mixture", (*path, key, index), part
+
+
+def _bands(values: dict[str, Any]) -> Iterator[tuple[Level, KeyPath, dict[str, Any]]]:
+    """Entries of `expect:`, each one band or a list of them."""
+    expected = values.get("expect")
+    for name, entry in expected.items() if isinstance(expected, dict) else ():
+        if isinstance(entry, dict):
+            yield "band", ("expect", name), entry
+        for index, one in enumerate(entry if isinstance(entry, list) else ()):
+            if isinstance(one, dict):
+                yield "band", ("expect", name, index), one
 
 
 def _entries(level: Level, values: dict[str, Any], path: KeyPath) -> Iterator[tuple[Level, KeyPath, dict[str, Any]]]:

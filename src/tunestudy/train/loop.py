@@ -104,13 +104,14 @@ def accumulate_gradients(run: Run, shares: list[Share], targets: int, tokens: in
     sums = torch.zeros(2, num_sources, dtype=torch.float64, device=run.world.device)
     for index, share in enumerate(shares if targets else ()):
         torch.manual_seed(seed_of(run.task.job.seed, run.state.step, index, run.world.rank))
-        batch = share.batch().to(run.world.device)
+        with run.pace.own():
+            batch = share.batch().to(run.world.device)
         with (
             run.learner.engine.accumulating(last=index == len(shares) - 1),
             run.learner.experts.on(batch),
             run.learner.mole.on(batch),
         ):
-            with run.learner.precision.autocast(), run.learner.noise.on(batch, run.state.step):
+            with run.pace.own(), run.learner.precision.autocast(), run.learner.noise.on(batch, run.state.step):
                 losses = run.learner.engine.losses(
                     batch, label_smoothing=run.settings.label_smoothing_factor, num_sources=num_sources
                 )
@@ -169,6 +170,7 @@ def count(run: Run, sums: Sums, rows: list[Row], seconds: float) -> None:
     samples = [sample for row in rows for sample in row]
     sums.tokens = tokens_of(run, rows)
     run.state.count(sums, samples=len(samples), seconds=seconds)
+    run.pace.step()
 
 
 def is_logged(run: Run) -> bool:
@@ -194,6 +196,7 @@ def log_training(run: Run, learning_rate: float, grad_norm: float | None) -> Non
         }
     )
     run.logs.sparsity(epoch=epoch_of(run), step=state.step, gates=run.learner.gates)
+    run.pace.write(state.step)
     log_experts(run)
     run.logs.mole(epoch=epoch_of(run), step=state.step, rows=run.learner.mole.rows(state.mole))
     state.mole.window, state.mole.window_tokens = [], 0

@@ -24,6 +24,7 @@ from tunestudy.train.logs import Logs
 from tunestudy.train.metrics import TrainState
 from tunestudy.train.mole import MoleDrive
 from tunestudy.train.noise import EmbeddingNoise
+from tunestudy.train.pace import RankPace
 from tunestudy.train.precision import Precision
 from tunestudy.train.saving import Saver
 from tunestudy.train.trainable import Trainable
@@ -90,6 +91,7 @@ class Run:
     saver: Saver
     logs: Logs
     state: TrainState
+    pace: RankPace
     gradients_proven: bool = False
 
     @property
@@ -111,5 +113,6 @@ class Run:
             self.saver.close()
         finally:
             self.logs.close()
+            self.pace.close()
             self.material.loader.close()
             self.learner.engine.close()

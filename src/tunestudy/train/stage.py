@@ -80,7 +80,7 @@ def train_and_publish(task: Task) -> bool:
     loaded = load_placed(task)
     model = make_trainable(loaded, task)
     roles = table_of_roles(model, task)
-    task.progress.tell(phase="data")
+    task.progress.tell(phase="data", vocabulary=model.config.get_text_config().vocab_size)
     vision = loaded.vision
     data = prepare(task.job, task.folder, loaded.tokenizer, task.world, vision)
     if task.world.rank == 0:

@@ -7,6 +7,7 @@ from typing import Any
 
 from tunestudy.train.logs import Logs
 from tunestudy.train.metrics import TrainState
+from tunestudy.train.pace import RankPace
 from tunestudy.train.resume import drop_newer, find_start, load_optimizer, load_state, load_weights
 from tunestudy.train.run import Learner, Material, Run, Task
 from tunestudy.train.saving import Saver, Taken
@@ -48,7 +49,8 @@ def start_run(task: Task, material: Material, learner: Learner, base: Mapping[st
     )
     saver.newest = taken
     logs.history(state.history)
-    return Run(task=task, material=material, learner=learner, saver=saver, logs=logs, state=state)
+    pace = RankPace(task.folder, task.world, keep_through_step=step if step > 0 else -1)
+    return Run(task=task, material=material, learner=learner, saver=saver, logs=logs, state=state, pace=pace)
 
 
 def versions() -> dict[str, str]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from tunestudy.config.errors import Exit
 from tunestudy.config.job import Job
 from tunestudy.config.resources import Resources
+from tunestudy.launch.alerts.feed import AlertFeed, alert_words
 from tunestudy.launch.carry_out import stop_on_signals
 from tunestudy.launch.executor import block_children_of_failed, has_weights
 from tunestudy.launch.failures import print_failures
@@ -210,11 +211,13 @@ def tasks_of(study: StudyDir, jobs: Sequence[Job]) -> list[Task]:
 
 
 def _until_done(follower: Follower, stop: StopRequest, display: Display) -> Exit:
-    pause_s, before = FIRST_POLL_S, ""
+    pause_s, before, feed = FIRST_POLL_S, "", AlertFeed(follower.study.events)
     while True:
         going_on = follower.round()
         rows = [row_of(task) for task in follower.tasks]
         display.update(rows)
+        for alert in feed.new():
+            display.alert(alert_words(alert))
         now = summary(rows)
         pause_s, before = (FIRST_POLL_S if now != before else min(LAST_POLL_S, pause_s * 1.5)), now
         if not going_on or stop or follower.study.slurm.stopped.exists():

@@ -4,43 +4,20 @@ A job that was killed is cut back to its checkpoint and repeats steps that were 
 their values too, so what was told stays, and repeated rows are passed over.
 """
 
-import csv
 import math
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 
-from tunestudy.records.follow import Tail
+from tunestudy.records.growing import GrowingTable
 from tunestudy.records.layout import JobDir
 
 Values = dict[str, float]
 
 SETTLED_S = 10.0
 """The newest step waits so long for the rest of its rows, unless a later step is there already."""
-_MOST_BYTES = 4 * 2**20
 _CLOCKLESS = ("step",)
 _BY = {"mole": "module", "gradients": "role"}
 """Tables of several rows a step, by the column that tells them apart."""
-
-
-@dataclass
-class _Table:
-    """One growing CSV file."""
-
-    tail: Tail
-    columns: list[str] = field(default_factory=list)
-
-    def read(self) -> Iterator[dict[str, str]]:
-        while True:
-            data, again = self.tail.read(_MOST_BYTES)
-            if again:
-                self.columns = []
-            if not data:
-                return
-            rows = list(csv.reader(data.decode(errors="replace").splitlines()))
-            if not self.columns:
-                self.columns, rows = rows[0], rows[1:]
-            yield from (dict(zip(self.columns, row, strict=True)) for row in rows if len(row) == len(self.columns))
 
 
 class JobSteps:
@@ -49,12 +26,12 @@ class JobSteps:
     def __init__(self, folder: JobDir, through: int) -> None:
         self.through = through
         self._tables = {
-            "train": _Table(Tail(folder.loss_log)),
-            "eval": _Table(Tail(folder.eval_log)),
-            "sparsity": _Table(Tail(folder.sparsity_log)),
-            "experts": _Table(Tail(folder.expert_log)),
-            "mole": _Table(Tail(folder.mole_log)),
-            "gradients": _Table(Tail(folder.gradient_log)),
+            "train": GrowingTable(folder.loss_log),
+            "eval": GrowingTable(folder.eval_log),
+            "sparsity": GrowingTable(folder.sparsity_log),
+            "experts": GrowingTable(folder.expert_log),
+            "mole": GrowingTable(folder.mole_log),
+            "gradients": GrowingTable(folder.gradient_log),
         }
         self._waiting: dict[int, Values] = {}
         self._changed = time.monotonic()
