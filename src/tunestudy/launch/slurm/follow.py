@@ -212,6 +212,7 @@ def tasks_of(study: StudyDir, jobs: Sequence[Job]) -> list[Task]:
 
 def _until_done(follower: Follower, stop: StopRequest, display: Display) -> Exit:
     pause_s, before, feed = FIRST_POLL_S, "", AlertFeed(follower.study.events)
+    feed.new()  # those of earlier runs
     while True:
         going_on = follower.round()
         rows = [row_of(task) for task in follower.tasks]
