@@ -43,6 +43,8 @@ def test_accepts_the_studies_that_ship(name: str) -> None:
         ("full: {stages", "full: {from: untrained@base, priority: 2, intends: [steps], stages"),
         ("adapt.adapter.lora_r:", "adapt: {learning_rate: '{r}', adapter: {lora_r: '{r}'}}  #"),
         ("defaults:\n", "defaults:\n  report_to: tensorboard\n  max_grad_norm: null\n"),
+        ("defaults:\n", "trackers: {project: p, tags: [a]}\ndefaults:\n  report_to: [wandb, trackio]\n"),
+        ("defaults:\n", "alerts: {command: x}\nexpect: {train_loss: {below: 2}, grad_norm: [{below: 9}]}\ndefaults:\n"),
         ("  base: {data: upright, max_steps: 300}", "  base:"),
         ("adapt.adapter.lora_r:", "adapt.adapter.type: '{r}'\n      adapt.adapter.target_sparsity:"),
         ("data: rotated,", "data: rotated, adapter: {type: dora, dropout_on: adapter},"),

@@ -57,6 +57,10 @@ def test_two_ranks_resume_exactly_after_a_stop_and_a_kill(tmp_path: Path) -> Non
     (tmp_path / "hit").mkdir()
     quiet, hit = make_job(tmp_path / "quiet", **SETTINGS), make_job(tmp_path / "hit", **SETTINGS)
     assert start(quiet).wait(timeout=300) == 0
+    for rank in range(2):
+        own = rows_of(quiet.pace_log(rank))
+        assert [row["step"] for row in own] == [row["step"] for row in rows_of(quiet.loss_log)]
+        assert all(float(row["own_s"]) > 0 and row["host"] for row in own)
 
     process = start_afresh(hit)
     wait_for_step(hit, process, 5)

@@ -14,12 +14,12 @@ Locate = Callable[[KeyPath], Place]
 def expectation_mistakes(study: Study, locate: Locate) -> Iterator[StudyError]:
     """Every band about something that there is not."""
     stages = {stage for variant in study.variants.values() for stage in variant.stages}
-    figures = {*METRICS, *(f"loss/{name}" for name in study.datasets)}
+    figures = [*METRICS, *(f"loss/{name}" for name in study.datasets)]
     scores = [f"{variant}.{name}" for variant in (*study.variants, "*") for name in study.benchmarks]
     for metric, bands in study.expect.items():
-        where = locate(("expect", metric))
+        where, known = locate(("expect", metric)), [*figures, *scores]
         if metric not in figures and metric not in scores:
-            message = f"there is no figure `{metric}`; {did_you_mean(metric, [*METRICS, *figures, *scores])}"
+            message = f"there is no figure `{metric}`; {did_you_mean(metric, known)}"
             yield StudyError(where, message)
         for band in bands:
             yield from (StudyError(where, message) for message in _about(band, study, stages))

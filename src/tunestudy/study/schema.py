@@ -74,6 +74,8 @@ def study_schema() -> Schema:
         "description": "Settings by stage name, laid over `defaults`.",
     }
     properties["benchmarks"] = _listed(properties["benchmarks"])
+    expected = properties["expect"]["additionalProperties"]
+    properties["expect"]["additionalProperties"] = {"anyOf": [_ref("Band"), expected]}
     properties["tiny"] = _tiny(properties)
     whole = {**study, "description": "A tunestudy study file.", "title": "study", "$defs": definitions}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_tidy(whole)}

@@ -19,11 +19,14 @@ from tunestudy.launch.alerts.feed import AlertFeed, alert_words
 from tunestudy.launch.alerts.notify import Notifier
 from tunestudy.launch.alerts.rules import Pace, high_loss, little_disk, outside_bands, slow_rank
 from tunestudy.launch.alerts.watchman import Watchman
+from tunestudy.launch.ending import outcome_of
+from tunestudy.launch.local import Slot
 from tunestudy.launch.outcome import Outcome
-from tunestudy.launch.task import Task
+from tunestudy.launch.task import Attempt, Task
 from tunestudy.records.atomic import write_json
 from tunestudy.records.events import Journal, read_events
 from tunestudy.records.layout import StudyDir
+from tunestudy.records.lease import Lease
 from tunestudy.records.tables import TableLog
 
 MODEL = {"architecture": "qwen3", "tokenizer": {"type": "characters", "alphabet": "ab"}}
@@ -43,7 +46,7 @@ def test_a_first_loss_far_above_guessing() -> None:
     told = high_loss(JOB, 1, 22.4, GEMMA, 2.0)
     assert told is not None
     assert told.message.startswith(
-        "train_loss is 22.40 at step 1; guessing blindly among 262,208 tokens gives 12.48: targets or labels may be wrong"
+        "train_loss is 22.40 at step 1; guessing blindly among 262,208 tokens gives 12.48: targets or labels"
     )
     assert high_loss(JOB, 1, math.log(GEMMA) + 1.9, GEMMA, 2.0) is None
     assert high_loss(JOB, 1, 22.4, None, 2.0) is None
@@ -248,3 +251,45 @@ def test_a_thousand_jobs_cost_little(tmp_path: Path) -> None:
     waiting = [Task(JOB.model_copy(update={"id": f"adapt-{number:012d}"}), lab.job) for number in range(1000)]
     lab.watchman.look([*waiting, lab.task])
     assert list(lab.watchman._jobs) == [JOB.id]
+
+
+class Stoppable:
+    """A job's processes that note what they are asked."""
+
+    pid, waits = 1, ""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def poll(self) -> int | None:
+        return 0
+
+    def ask_to_stop(self) -> None:
+        self.asked.append("stop")
+
+    def show_stacks(self) -> None:
+        self.asked.append("stacks")
+
+    def kill(self) -> None:
+        self.asked.append("kill")
+
+
+def test_a_band_with_stop_ends_the_job_as_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(watching.time, "monotonic", lambda: now)
+    lab = Lab(tmp_path, expect={"train_loss": {"below": 4.0, "stop": True}}, resources={"stop_grace_s": 30.0})
+    running = Stoppable()
+    with Lease.acquire(lab.job.claim) as claim, Lease.acquire(tmp_path / "slot") as slot:
+        attempt = Attempt(running, claim, Slot("cpu0", 1, (), 1), slot, 0.0, {}, 0)
+        lab.task.attempt = attempt
+        lab.rows(3.0, 4.5)
+        lab.look()
+        lab.look()
+        assert running.asked == ["stop"]
+        now += 31.0
+        lab.look()
+        assert running.asked == ["stop", "kill"]
+        lab.tell(phase="interrupted", step=2)
+        outcome = outcome_of(lab.task, attempt, stopping=False)
+    assert (outcome.kind, outcome.by_expectation) == ("user", True)
+    assert outcome.message.startswith("stopped by `expect:` as train_loss is 4.5 at step 2, expected below 4")
