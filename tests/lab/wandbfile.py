@@ -27,6 +27,8 @@ def summary(path: Path) -> dict[str, Any]:
 
 def run_of(path: Path) -> Any:
     """The run's own record: run_id, display_name, run_group, tags, notes, project, config."""
+    kinds = [record.WhichOneof("record_type") for record in records(path)]
+    assert "run" in kinds, f"{path} ({path.stat().st_size} bytes) holds {kinds} alone"
     return next(record.run for record in records(path) if record.WhichOneof("record_type") == "run")
 
 

@@ -178,13 +178,22 @@ def expected(folder: JobDir) -> list[tuple[int, float]]:
     return [(int(row["step"]), float(row["train_loss"])) for row in read_table(folder.loss_log)]
 
 
+def feed_apart(tracker: Tracker, folder: JobDir, **env: str) -> None:
+    """In a process of its own, as always: the packages read their variables when they are imported."""
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import test_trackers as t; from pathlib import Path;"
+        "t.feed(sys.argv[2], t.JobDir(Path(sys.argv[3])))"
+    )
+    command = [sys.executable, "-c", script, str(Path(__file__).parent), tracker, str(folder.root)]
+    done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
-def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.delenv("WANDB_DIR", raising=False)
+def test_wandb_offline(tmp_path: Path) -> None:
     folder = begin(tmp_path, make_job())
     write_rows(folder, range(1, 10))
-    feed("wandb", folder)
+    feed_apart("wandb", folder, WANDB_MODE="offline", WANDB_DIR="")
     files = sorted(folder.root.glob("trackers/wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime)
     runs = [wandbfile.run_of(file) for file in files]
     assert {(run.run_id, run.display_name, run.run_group, run.project) for run in runs} == {
@@ -212,17 +221,9 @@ def test_tensorboard(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_trackio(tmp_path: Path) -> None:
-    """In a process of its own: trackio reads TRACKIO_DIR when it is imported."""
     folder = begin(tmp_path, make_job())
     write_rows(folder, range(1, 10))
-    script = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import test_trackers as t; from pathlib import Path;"
-        "t.feed('trackio', t.JobDir(Path(sys.argv[2])))"
-    )
-    command = [sys.executable, "-c", script, str(Path(__file__).parent), str(folder.root)]
-    env = {**os.environ, "TRACKIO_DIR": str(tmp_path / "trackio")}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    feed_apart("trackio", folder, TRACKIO_DIR=str(tmp_path / "trackio"))
     with sqlite3.connect(tmp_path / "trackio" / "p.db") as base:
         rows = base.execute("select step, metrics, run_name from metrics order by step").fetchall()
     told = [(step, json.loads(text)) for step, text, _ in rows]
