@@ -19,8 +19,8 @@ from tunestudy.launch.presence import present, writer_name
 from tunestudy.launch.queue import Queue, unknown_works
 from tunestudy.launch.show import open_display, row_of, summary
 from tunestudy.launch.task import Task
-from tunestudy.launch.uploads import uploading
 from tunestudy.launch.trackers.start import Sinks
+from tunestudy.launch.uploads import uploading
 from tunestudy.records.events import Journal
 from tunestudy.records.host import host_name
 from tunestudy.records.layout import StudyDir
