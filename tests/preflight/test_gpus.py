@@ -104,6 +104,8 @@ def test_gpus_that_the_study_asks_for_and_the_machine_lacks(points, monkeypatch,
     monkeypatch.setattr(gpus, "look", lambda: gpus.Seen(gpus.Answer("absent"), ()))
     assert points()["GPUs"].state == "ok"
     assert points(study=STUDY + "resources: {gpus: 2}\n")["GPUs"].state == "refused"
+    elsewhere = points(study=STUDY + "resources: {gpus: 2, executor: slurm}\n")
+    assert {name: point.state for name, point in elsewhere.items()} == {"GPUs": "not needed"}, "a login node has none"
 
 
 def test_a_torch_for_cpus_beside_gpus(monkeypatch):

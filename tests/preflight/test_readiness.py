@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -256,37 +257,49 @@ def test_the_last_measurement_of_the_network(tmp_path):
 
 @pytest.fixture
 def sinfo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("sbatch", "squeue", "sinfo"):
-        (tmp_path / name).write_text("#!/bin/sh\nprintf 'gpu* up\\ncpu down\\n'\n")
+    for name in ("sbatch", "squeue", "scancel", "scontrol", "sinfo"):
+        (tmp_path / name).write_text("#!/bin/sh\nprintf 'gpu*|up|30:00|2|gpu:2\\ncpu|down|infinite|2|(null)\\n'\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     return tmp_path / "sinfo"
 
 
-@pytest.mark.parametrize(("partition", "state"), [(None, "ok"), ("gpu", "ok"), ("cpu", "warning"), ("gpus", "refused")])
-def test_partitions_of_slurm(sinfo, partition, state):
-    resources = Resources.model_validate({"executor": "slurm", "slurm": {"partition": partition}})
-    point = neighbours.executor_point(resources)
-    assert point.state == state
-    assert state != "refused" or point.remedy == "did you mean `gpu`?"
+def executor(**settings: Any) -> neighbours.Point:
+    (point,) = neighbours.executor_points(Resources.model_validate(settings))
+    return point
+
+
+@pytest.mark.parametrize(
+    ("settings", "state", "found"),
+    [
+        ({}, "ok", "partition gpu is up: 2 nodes, jobs of 0.5 h at most"),
+        ({"partition": "cpu"}, "warning", "partition cpu is not up"),
+        ({"partition": "gpus"}, "refused", "there is no partition gpus"),
+        ({"time": "2h"}, "refused", "2 h is above the 0.5 h of partition gpu"),
+        ({"nodes": 3, "mode": "allocation"}, "refused", "3 nodes are more than the 2"),
+    ],
+)
+def test_check_asks_slurm_what_run_asks(sinfo, settings, state, found):
+    point = executor(executor="slurm", slurm=settings)
+    assert point.state == state and found in point.found
 
 
 def test_no_slurm_and_no_controller(sinfo, monkeypatch, tmp_path):
     sinfo.write_text("#!/bin/sh\necho 'Unable to contact slurm controller' >&2\nexit 1\n")
-    assert "Unable to contact" in neighbours.executor_point(Resources(executor="slurm")).found
+    assert "Unable to contact" in executor(executor="slurm").found
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
-    assert "no sbatch, squeue" in neighbours.executor_point(Resources(executor="slurm")).found
+    assert "there is no sbatch" in executor(executor="slurm").found
 
 
 def test_ray_that_is_there_and_not(monkeypatch, tmp_path):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    assert "no cluster runs" in neighbours.executor_point(Resources(executor="ray")).found
+    assert "no cluster runs" in executor(executor="ray").found
     with socket.socket() as head:
         head.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{head.getsockname()[1]}"
         (tmp_path / "ray").mkdir()
         (tmp_path / "ray" / "ray_current_cluster").write_text(address)
-        assert neighbours.executor_point(Resources(executor="ray")).state == "refused"
+        assert executor(executor="ray").state == "refused"
         head.listen()
-        assert neighbours.executor_point(Resources(executor="ray")).state == "ok"
+        assert executor(executor="ray").state == "ok"

@@ -67,7 +67,11 @@ def look() -> Seen:
 
 
 def gpu_points(study: Study, unfinished: Sequence[Job]) -> Iterator[Point]:
-    """All points about GPUs."""
+    """All points about GPUs: of this machine, as far as jobs run on it."""
+    if study.resources.executor != "local":
+        where = {"slurm": "SLURM's nodes", "ray": "Ray's machines"}[study.resources.executor]
+        yield not_needed("GPUs", f"jobs run on {where}, whatever this machine has")
+        return
     seen = look()
     yield _presence(seen, study)
     if seen.gpus:

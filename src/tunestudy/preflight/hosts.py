@@ -19,6 +19,7 @@ from tunestudy.config.data import DatacompDataset, FileDataset, SynthDataset
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.resources import Resources
 from tunestudy.preflight.facts import facts
+from tunestudy.preflight.slurm import node_names
 from tunestudy.study.hosts import Host, read_hostfile
 from tunestudy.study.load import LoadedStudy
 
@@ -55,8 +56,7 @@ def hosts_of(resources: Resources, base: Path) -> list[Host]:
     if nodes is None:
         cure = "srun spreads over an allocation, and this is none: salloc --nodes=2 tunestudy run …, or within sbatch"
         raise StudyError(at("resources.launcher"), cure, exit_code=Exit.PREFLIGHT_REFUSED)
-    done = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
-    names = done.stdout.split()
+    names = node_names(nodes)
     if resources.ranks % len(names):
         message = f"{resources.ranks} ranks do not divide by the allocation's {len(names)} nodes"
         raise StudyError(at("resources.ranks"), message, exit_code=Exit.PREFLIGHT_REFUSED)

@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import os
-import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,14 +13,14 @@ from tunestudy.config.resources import Resources
 from tunestudy.preflight.facts import facts
 from tunestudy.preflight.folders import nearest_folder
 from tunestudy.preflight.hosts import PATIENCE_S, Difference, Facts, against, answers, files_named
-from tunestudy.preflight.points import Point, answer_of, not_needed, ok, refusal, refused, warning
+from tunestudy.preflight.points import Point, not_needed, ok, refusal, refused, warning
+from tunestudy.preflight.slurm import closed_partitions, partitions, slurm_problems, wanted_partition
 from tunestudy.records.atomic import read_json, temporary_beside
 from tunestudy.records.host import host_name
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.lease import Lease
 from tunestudy.study.hosts import Host
 from tunestudy.study.load import LoadedStudy
-from tunestudy.study.nearest import did_you_mean
 
 HOSTS_PATIENCE_S = PATIENCE_S + 10
 MUCH_AHEAD_S = 60.0
@@ -33,7 +32,10 @@ SLOW_PAIR_BITS_PER_S = 1e9
 def host_points(loaded: LoadedStudy, study: StudyDir) -> Iterator[Point]:
     """The hosts that one job spreads over, held against this machine; the port where they meet; all clocks in sight."""
     told: list[tuple[Host, Facts | Difference]] = []
-    if loaded.study.resources.is_spread:
+    resources = loaded.study.resources
+    if resources.launcher == "srun" and resources.executor == "slurm":
+        yield not_needed("hosts", "SLURM chooses the nodes of a job when it starts")
+    elif resources.is_spread:
         told = answers(loaded)
         here = facts(files_named(loaded))
         for host, answer in told:
@@ -43,7 +45,7 @@ def host_points(loaded: LoadedStudy, study: StudyDir) -> Iterator[Point]:
                 yield ok(f"host {host.name}", f"{host.slots} slots; same Python, packages, code and files as here")
     else:
         yield not_needed("hosts", "jobs stay on one machine")
-    yield rendezvous_point(loaded.study.resources, told)
+    yield rendezvous_point(resources, told)
     yield clock_point({host.name: answer for host, answer in told if not isinstance(answer, Difference)}, study)
 
 
@@ -143,35 +145,29 @@ def network_point(study: StudyDir, resources: Resources) -> Point:
     return ok(check, told)
 
 
-def executor_point(resources: Resources) -> Point:
-    """Whether what places the jobs is there."""
+def executor_points(resources: Resources) -> Iterator[Point]:
+    """Whether what places the jobs is there, and would take them."""
     if resources.executor == "slurm":
-        return _slurm(resources)
-    if resources.executor == "ray":
-        return _ray(resources)
-    return ok("executor", "local: this program starts the jobs itself")
+        yield from _slurm(resources)
+    elif resources.executor == "ray":
+        yield _ray(resources)
+    else:
+        yield ok("executor", "local: this program starts the jobs itself")
 
 
-def _slurm(resources: Resources) -> Point:
-    check = "SLURM"
-    if absent := [name for name in ("sbatch", "squeue") if shutil.which(name) is None]:
-        return refused(
-            check, f"no {', '.join(absent)} on this machine", "log in where jobs are submitted, or executor: local"
-        )
-    told = answer_of(["sinfo", "--noheader", "--format=%P %a"])
-    if told.state != "said":
-        return refused(check, f"sinfo: {told.text or told.state}", "is the controller up (`scontrol ping`)?")
-    states = {words[0].rstrip("*"): words[1] for line in told.text.splitlines() if len(words := line.split()) == 2}
-    wanted = resources.slurm.partition
-    if wanted is None:
-        return ok(check, f"partitions: {', '.join(states)}; the default one is taken")
-    absent = [name for name in wanted.split(",") if name not in states]
-    if absent:
-        return refused(check, f"there is no partition `{absent[0]}`", did_you_mean(absent[0], states))
-    down = [name for name in wanted.split(",") if states[name] != "up"]
-    if down:
-        return warning(check, f"partition {', '.join(down)} is {states[down[0]]}", "jobs wait until it is up again")
-    return ok(check, f"partition {wanted} is up")
+def _slurm(resources: Resources) -> Iterator[Point]:
+    """What `run` would refuse, and a partition that starts nothing now."""
+    problems = list(slurm_problems(resources))
+    yield from (refusal("SLURM", f"{one.place.key}: {one.message}") for one in problems)
+    if problems:
+        return
+    known = partitions()
+    chosen = wanted_partition(resources, known)
+    if closed := closed_partitions(resources, known):
+        yield warning("SLURM", f"partition {', '.join(closed)} is not up", "jobs wait until it is up again")
+    elif chosen is not None:
+        limit = "no time limit" if chosen.limit_s is None else f"jobs of {chosen.limit_s / 3600:g} h at most"
+        yield ok("SLURM", f"partition {resources.slurm.partition or chosen.name} is up: {chosen.nodes} nodes, {limit}")
 
 
 def _ray(resources: Resources) -> Point:

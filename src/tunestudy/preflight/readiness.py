@@ -45,7 +45,7 @@ def _probes(loaded: LoadedStudy, unfinished: Sequence[Job], folder: StudyDir) ->
         "hub": lambda: list(inputs.hub_points(loaded)),
         "tokens": lambda: list(inputs.token_points(loaded)),
         "env": lambda: list(_env(loaded)),
-        "executor": lambda: [neighbours.executor_point(study.resources)],
+        "executor": lambda: list(neighbours.executor_points(study.resources)),
         "hosts": lambda: list(neighbours.host_points(loaded, folder)),
         "network": lambda: [neighbours.network_point(folder, study.resources)],
         "other runs": lambda: [neighbours.launcher_point(folder)],

@@ -1,6 +1,8 @@
-"""Whether this machine can hand a study's jobs to SLURM: its programs, the partition, the partition's time limit."""
+"""Whether this machine can hand a study's jobs to SLURM: its programs, the partition, the partition's time limit; and
+the names of an allocation's nodes."""
 
 import difflib
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -19,6 +21,8 @@ class Partition:
 
     name: str
     is_default: bool
+    is_up: bool
+    """Whether it starts jobs now; one that is down takes them, and lets them wait."""
     limit_s: float | None
     """None without a limit."""
     nodes: int
@@ -29,7 +33,7 @@ def partitions() -> list[Partition]:
     """All of the cluster. StudyError when SLURM does not answer."""
     try:
         done = subprocess.run(
-            ["sinfo", "-h", "-o", "%P|%l|%D|%G"], capture_output=True, text=True, check=False, timeout=PATIENCE_S
+            ["sinfo", "-h", "-o", "%P|%a|%l|%D|%G"], capture_output=True, text=True, check=False, timeout=PATIENCE_S
         )
     except subprocess.TimeoutExpired:
         raise _silent(f"sinfo took longer than {PATIENCE_S:.0f} s") from None
@@ -37,11 +41,12 @@ def partitions() -> list[Partition]:
         raise _silent((done.stderr.strip().splitlines() or ["no word"])[-1])
     found: dict[str, Partition] = {}
     for line in done.stdout.splitlines():
-        name, limit, nodes, gres = line.split("|", 3)
+        name, available, limit, nodes, gres = line.split("|", 4)
         plain, before = name.rstrip("*"), found.get(name.rstrip("*"))
         found[plain] = Partition(
             plain,
             name.endswith("*"),
+            available == "up",
             None if limit in ("infinite", "n/a") else _seconds(limit),
             int(nodes) + (before.nodes if before else 0),  # sinfo has a line per kind of node
             "gpu" in gres or bool(before and before.has_gpus),
@@ -75,16 +80,55 @@ def slurm_problems(resources: Resources) -> Iterator[StudyError]:
     settings = resources.slurm
     chosen = wanted_partition(resources, known)
     names = [one.name for one in known]
-    if chosen is None and settings.partition:
-        near = difflib.get_close_matches(settings.partition, names, n=1)
+    absent = [name for name in (settings.partition or "").split(",") if name and name not in names]
+    if absent:
+        near = difflib.get_close_matches(absent[0], names, n=1)
         cure = f"did you mean {near[0]}? " if near else ""
-        told = f"there is no partition {settings.partition}; {cure}this cluster has: {', '.join(names)}"
+        told = f"there is no partition {absent[0]}; {cure}this cluster has: {', '.join(names)}"
         yield StudyError(at("resources.slurm.partition"), told)
     elif chosen is None:
         told = f"this cluster has no default partition; name one of {', '.join(names)}"
         yield StudyError(at("resources.slurm.partition"), told)
     else:
         yield from _beyond(resources, chosen)
+
+
+def closed_partitions(resources: Resources, known: list[Partition]) -> list[str]:
+    """Of those that the study would use the ones that start nothing now."""
+    chosen = wanted_partition(resources, known)
+    names = (resources.slurm.partition or (chosen.name if chosen else "")).split(",")
+    return [one.name for one in known if one.name in names and not one.is_up]
+
+
+def node_names(told: str) -> list[str]:
+    """Names of the nodes in SLURM's short form: `node[01-03,7],big` → node01, node02, node03, node7, big.
+
+    Inside of a container there is often no scontrol to ask, so its work is done here where it is absent.
+    """
+    try:
+        done = subprocess.run(
+            ["scontrol", "show", "hostnames", told], capture_output=True, text=True, check=False, timeout=PATIENCE_S
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return _unfolded(told)
+    return done.stdout.split() or _unfolded(told)
+
+
+def _unfolded(told: str) -> list[str]:
+    found: list[str] = []
+    for part in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", told):
+        names = [""]
+        for plain, inside in re.findall(r"([^\[]+)|\[([^\]]*)\]", part):
+            ends = [plain] if plain else [number for one in inside.split(",") for number in _numbers(one)]
+            names = [name + end for name in names for end in ends]
+        found += names
+    return found
+
+
+def _numbers(told: str) -> list[str]:
+    """`01-03` → 01, 02, 03, as wide as they are written."""
+    first, _, last = told.partition("-")
+    return [f"{number:0{len(first)}d}" for number in range(int(first), int(last or first) + 1)]
 
 
 def _beyond(resources: Resources, partition: Partition) -> Iterator[StudyError]:

@@ -32,7 +32,7 @@ def main(program: str, *words: str) -> int:
         for number, one in queue.items():
             print("|".join([number, *(one[key] for key in ("name", "state", "nodes", "comment", "reason"))]))
     elif program == "sinfo":
-        print("lab*|infinite|2|gpu:2\nshort|30:00|2|gpu:2\ncpus|2-00:00:00|1|(null)")
+        print("lab*|up|infinite|2|gpu:2\nshort|up|30:00|2|gpu:2\ncpus|drain|2-00:00:00|1|(null)")
     elif program == "scancel":
         queue.pop(words[-1], None)
         QUEUE.write_text(json.dumps(queue))

@@ -11,11 +11,13 @@ import pytest
 from tunestudy.config.errors import StudyError
 from tunestudy.config.resources import Resources
 from tunestudy.launch.slurm import commands
+from tunestudy.launch.slurm.accounting import keep_accounting
 from tunestudy.launch.slurm.by_hand import sbatch_lines
 from tunestudy.launch.slurm.follow import Follower, submit_once, tasks_of
 from tunestudy.launch.slurm.history import lives
-from tunestudy.launch.slurm.inside import whence
+from tunestudy.launch.slurm.inside import requeue, whence
 from tunestudy.launch.slurm.left import verdict_on
+from tunestudy.launch.slurm.place import allocated_nodes
 from tunestudy.launch.slurm.queue import Queued, mark_of, read_queue
 from tunestudy.launch.slurm.script import Submission, clock, script
 from tunestudy.launch.slurm.status import in_slurm
@@ -49,6 +51,9 @@ class FakeSlurm:
 
     def fail(self, program: str, said: str, times: int = 1) -> None:
         (self.home / f"fail-{program}").write_text(f"{times}\n{said}")
+
+    def forget(self, number: str) -> None:
+        (self.home / "queue.json").write_text(json.dumps({k: v for k, v in self.queue.items() if k != number}))
 
     def calls(self, program: str) -> list[str]:
         return [line for line in (self.home / "calls.txt").read_text().splitlines() if line.startswith(program)]
@@ -174,6 +179,61 @@ def test_submissions_that_left_without_a_result(on_slurm, state, outcome, words)
     assert verdict.outcome == outcome and words in verdict.message
 
 
+def test_a_login_node_without_sacct(cluster, on_slurm, monkeypatch):
+    """Nor anything else of SLURM's than the fake programs: what left the queue long ago is simply unknown."""
+    study = on_slurm()
+    study.prepare()
+    monkeypatch.setenv("PATH", str(cluster.home))
+    cluster.fail("scontrol", "slurm_load_jobs error: Invalid job id specified")
+    verdict = verdict_on(study.jobs[0], study.dir, [], "7", failed_before=None)
+    assert verdict.outcome == "stopped" and "SLURM says no more about it" in verdict.message
+    keep_accounting(study.dir)
+
+
+def test_a_controller_that_goes_away_between_two_questions_changes_no_verdict(cluster, on_slurm):
+    study = on_slurm()
+    study.prepare()
+    tasks = tasks_of(study.dir, study.jobs)
+    with Journal(study.dir.events, "w") as journal:
+        sent = Submitter(study=study.dir, resources=resources(study), has_gpus=True, journal=journal)
+        follower = Follower(study=study.dir, tasks=tasks, resources=resources(study), submitter=sent)
+        follower.round()
+        for number in list(cluster.queue):  # from outside
+            cluster.forget(number)
+        cluster.fail("scontrol", "Unable to contact slurm controller (connect failure)")
+        assert follower.round() and follower.silent and not cluster.queue
+        cluster.fail("scontrol", "slurm_load_jobs error: Invalid job id specified", times=2)
+        assert not follower.round() and not cluster.queue, "a job that was cancelled from outside is not sent again"
+
+
+def test_a_submission_of_somebody_else_that_never_starts(cluster, on_slurm):
+    study = on_slurm()
+    study.prepare()
+    tasks = tasks_of(study.dir, study.jobs)
+    with Journal(study.dir.events, "w") as journal:
+        sent = Submitter(study=study.dir, resources=resources(study), has_gpus=True, journal=journal)
+        follower = Follower(study=study.dir, tasks=tasks, resources=resources(study), submitter=sent)
+        follower.round()
+        child = next(number for number, one in cluster.queue.items() if one["after"])
+        cluster.change(child, reason="DependencyNeverSatisfied")
+        cluster.fail("scancel", "Kill job error on job id 3: Access/permission denied")
+        follower.round()
+    assert [(task.state, "whoever submitted it" in task.note) for task in tasks] == [
+        ("queued", False),
+        ("interrupted", True),
+    ]
+
+
+def test_inside_of_a_container_without_scontrol(monkeypatch, capsys):
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "gpu[09-11,7]-ib,big")
+    monkeypatch.setenv("SLURMD_NODENAME", "gpu10-ib")
+    assert allocated_nodes() == ["gpu10-ib", "gpu09-ib", "gpu11-ib", "gpu7-ib", "big"]
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    requeue()
+    assert "SLURM does not queue 7 again (there is no scontrol" in capsys.readouterr().err
+
+
 def test_a_life_without_last_words_lost_its_node():
     start = {"event": "slurm_started", "slurm_id": "7", "key": "k", "gpus": 1, "jobs": ["j"], "nodes": ["n1"]}
     left = {"event": "slurm_left", "slurm_id": "7", "reason": "time limit", "steps": {"j": 5}}
@@ -238,6 +298,7 @@ def test_lines_to_submit_by_hand(cluster, on_slurm, monkeypatch):
     ("settings", "words"),
     [
         ({"partition": "shrot"}, "there is no partition shrot; did you mean short? this cluster has: lab, short, cpus"),
+        ({"partition": "short,shrot"}, "there is no partition shrot"),
         ({"partition": "short", "time": "2h"}, "2 h is above the 0.5 h of partition short; set 0.5h or less"),
         ({"time": "5m", "signal_s": 600}, "600 s before the limit is before the start"),
         ({"partition": "cpus", "gpus_per_node": 1}, "partition cpus has no GPUs"),

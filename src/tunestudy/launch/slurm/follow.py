@@ -91,18 +91,31 @@ class Follower:
                 continue
             entry = live.get(task.job.id)
             if entry is not None and entry.reason == "DependencyNeverSatisfied":
-                ask("scancel", entry.id)  # a site may keep it for ever, whatever sbatch was told
-                task.state, task.note = "waiting", entry.in_words
+                self._drop(task, entry)
             elif entry is not None:
                 self._in_queue(task, entry)
             elif is_running(task.folder):
                 task.state, task.note = "elsewhere", "still running, or carried out by someone else"
-            elif (seen := self.seen.pop(task.job.id, None)) is not None:
+            elif (seen := self.seen.get(task.job.id)) is not None:
                 verdict = verdict_on(task.job, self.study, queue, seen.slurm_id, failed_before=seen.failed_before)
+                del self.seen[task.job.id]  # not before: SLURM may not have answered
                 self._left(task, verdict)
             else:
                 task.state = "waiting"
         block_children_of_failed(self.tasks, {task.job.id: task for task in self.tasks})
+
+    def _drop(self, task: Task, entry: Queued) -> None:
+        """Cancel a submission whose parents failed: a site may keep it for ever, whatever sbatch was told."""
+        try:
+            ask("scancel", entry.id)
+        except SlurmError as error:
+            if error.is_away:
+                raise
+            if "denied" in str(error).lower():
+                cure = "whoever submitted it has to cancel it (`tunestudy stop`)"
+                task.state, task.note = "interrupted", f"{entry.in_words}; {cure}"
+                return
+        task.state, task.note = "waiting", entry.in_words
 
     def _in_queue(self, task: Task, entry: Queued) -> None:
         self.seen.setdefault(task.job.id, Seen(entry.id, failed_attempt(task)))

@@ -11,7 +11,6 @@ Exit codes are for SLURM's dependencies: 0 if and only if the weights of all job
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from tunestudy.config.study import Study
 from tunestudy.launch.carry_out import carry_out
 from tunestudy.launch.outcome import is_complete, is_trained, read_object
 from tunestudy.launch.presence import writer_name
+from tunestudy.launch.slurm.commands import SlurmError, ask
 from tunestudy.launch.slurm.history import Life, lives_of
 from tunestudy.launch.slurm.place import allocated_nodes, place_for
 from tunestudy.launch.slurm.queue import ALLOCATION, listed_jobs
@@ -177,9 +177,10 @@ def step_of(study: StudyDir, job: Job) -> int | None:
 def requeue() -> None:
     """Have SLURM queue this submission again; it ends this one for it."""
     number = os.environ["SLURM_JOB_ID"]
-    done = subprocess.run(["scontrol", "requeue", number], capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = done.stderr.strip()
+    try:
+        ask("scontrol", "requeue", number)
+    except (SlurmError, StudyError) as error:  # no scontrol inside of a container, or the site forbids it
+        said = error.message if isinstance(error, StudyError) else error
         print(f"SLURM does not queue {number} again ({said}); `tunestudy run` continues", file=sys.stderr, flush=True)
     else:
         print("the time limit is near: saved, and queued again", flush=True)

@@ -1,7 +1,6 @@
 """The slots of an allocation: GPUs that SLURM gave on each of its nodes, and how a job is started on one of them."""
 
 import os
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,6 +12,7 @@ from tunestudy.launch import torchrun
 from tunestudy.launch.local import Slot, find_slots
 from tunestudy.launch.place import LocalProcess, Place, ThisMachine
 from tunestudy.launch.torchrun import command_here
+from tunestudy.preflight.slurm import node_names
 from tunestudy.records.layout import JobDir
 from tunestudy.study.hosts import Host
 
@@ -68,8 +68,7 @@ def allocated_nodes() -> list[str]:
         raise StudyError(
             "tunestudy.launch.slurm.inside", f"this is no SLURM job; {cure}", exit_code=Exit.PREFLIGHT_REFUSED
         )
-    done = subprocess.run(["scontrol", "show", "hostnames", told], capture_output=True, text=True, check=False)
-    names = done.stdout.split() or told.split(",")
+    names = node_names(told)
     here = os.environ.get("SLURMD_NODENAME", names[0])
     return sorted(names, key=lambda name: name != here)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tunestudy.config.errors import StudyError
 from tunestudy.launch.outcome import read_object
 from tunestudy.launch.show import WILL_NOT_START
 from tunestudy.launch.slurm.commands import SlurmError, ask
@@ -142,7 +143,7 @@ def submissions(study: StudyDir) -> dict[str, dict[str, str]]:
 def last_state(queue: list[Queued], slurm_id: str) -> str:
     """SLURM's last word on a submission that is over, e.g. `CANCELLED` or `NODE_FAIL`; empty when it tells nothing.
 
-    squeue remembers for some minutes, sacct for ever where there is one.
+    squeue remembers for some minutes, sacct for ever where there is one. SlurmError while the controller is away.
     """
     seen = next((entry.state for entry in queue if entry.id == slurm_id), "")
     if seen:
@@ -157,8 +158,12 @@ def _states_of(slurm_id: str) -> Iterator[str]:
     ):
         try:
             told = ask(*words)
-        except SlurmError:
+        except SlurmError as error:
+            if words[0] == "scontrol" and error.is_away:
+                raise  # nothing is known then, which is not the same as nothing to know
             continue  # no accounting here, or SLURM has forgotten the job
+        except StudyError:
+            continue  # many login nodes have no sacct at all
         for word in told.replace("JobState=", "").split():
             if word.rstrip("+") in GONE:
                 yield word.rstrip("+")
