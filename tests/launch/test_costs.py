@@ -12,6 +12,7 @@ from tunestudy.launch.costs import put_together, remember_costs
 from tunestudy.launch.foresee import card_of, foresee_missing, not_to_time
 from tunestudy.records.atomic import write_json
 from tunestudy.records.host import host_name
+from tunestudy.records.locked import Item, Lock, LockedFile, write_lock
 from tunestudy.study.costs import memory_key
 from tunestudy.study.load import load_study
 from tunestudy.study.memory import MEBIBYTE
@@ -70,6 +71,28 @@ def test_a_stated_card_and_stated_times_are_enough(plan: Plan, tmp_path: Path) -
     assert max(map(len, told)) <= 120
     assert any("does not fit 16.0 GB" in line for line in told)
     assert any("someone/model-8b" in line for line in told), "what has to be downloaded"
+
+
+@pytest.mark.parametrize(
+    ("stated", "words"),
+    [
+        ("", "someone/model-8b: 16 GB; estimate.bandwidth_mb_s would tell how long"),
+        (", bandwidth_mb_s: 4", "someone/model-8b: 16 GB, 66.7 min at 4 MB/s"),
+    ],
+)
+def test_a_lock_tells_what_is_still_to_come(tmp_path: Path, monkeypatch: Any, stated: str, words: str) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    commit, here = "a" * 40, "config.json"
+    files = {"model.safetensors": LockedFile(16 * 10**9, sha256="0"), here: LockedFile(3, sha256="0")}
+    item = Item("model", "someone/model-8b", None, ("weights",), commit, "2026-01-01", files)
+    item.folder(tmp_path / "hub").mkdir(parents=True)
+    (item.folder(tmp_path / "hub") / here).write_text("abc")
+    write_lock(tmp_path / "small.lock", Lock("small", (item,)))
+    path = tmp_path / "small.yaml"
+    path.write_text(STUDY.replace("benchmarks_s: 0", f"benchmarks_s: 0{stated}"))
+    made = make_plan(load_study(path), tmp_path / "results")
+    (told,) = (line for line in cost_lines(put_together(made, tmp_path, now=0.0)) if "download  " in line)
+    assert told == f"  download     {words}"
 
 
 def test_what_is_expected_is_kept_for_the_report_and_for_packing(plan: Plan, tmp_path: Path) -> None:

@@ -7,8 +7,15 @@ import psutil
 import pytest
 
 from tunestudy.config.errors import Exit, StudyError
+from tunestudy.config.resources import Resources
 from tunestudy.preflight import checks
-from tunestudy.preflight.checks import bytes_needed, check, environment_problems, folder_problems
+from tunestudy.preflight.checks import (
+    bytes_needed,
+    check,
+    environment_problems,
+    folder_problems,
+    more_environment_problems,
+)
 from tunestudy.records.layout import StudyDir
 from tunestudy.study.load import LoadedStudy, load_study
 from tunestudy.study.plan import make_plan
@@ -52,6 +59,24 @@ def test_secret_names_are_refused_without_showing_the_value(name):
     value = "hunter2" * 3
     (problem,) = environment_problems({name: value})
     assert name in str(problem) and value not in str(problem)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"ray": {"runtime_env": {"HF_TOKEN": "hunter2"}}},
+        {"slurm": {"prologue": ["module load cuda; export HF_TOKEN='hunter2'"]}},
+        {"slurm": {"sbatch": ["--export=ALL,HF_TOKEN=hunter2"]}},
+    ],
+)
+def test_secrets_for_the_machines_of_a_cluster_are_refused_too(settings):
+    (problem,) = more_environment_problems(Resources.model_validate(settings))
+    assert "export HF_TOKEN=…" in str(problem) and "hunter2" not in str(problem)
+
+
+def test_a_prologue_may_pass_a_secret_on_and_set_anything_else():
+    lines = ["export HF_TOKEN=$MY_TOKEN", "export TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=4"]
+    assert not list(more_environment_problems(Resources.model_validate({"slurm": {"prologue": lines}})))
 
 
 def test_file_in_the_way_and_folder_without_permission(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
 from tunestudy.config.base import Config, neutral
-from tunestudy.config.resources import seconds_of
+from tunestudy.config.resources import LONGEST_S, seconds_of
 
 _BETWEEN = re.compile(r"\s*(?:-|–|\bto\b|\.\.)\s*")
 _UNIT = re.compile(r"[a-z]+$")
@@ -44,8 +44,9 @@ def _is_number(part: object) -> bool:
 
 
 def _in_order(value: tuple[float, float]) -> tuple[float, float]:
-    if not 0 <= value[0] <= value[1]:
-        raise ValueError(f"must be a number, or a range from low to high; {value[0]:g} to {value[1]:g} is none")
+    if not 0 <= value[0] <= value[1] <= LONGEST_S:
+        told = f"{value[0]:g} to {value[1]:g} is none"
+        raise ValueError(f"must be a number, or a range from low to high, of {LONGEST_S:g} at most; {told}")
     return value
 
 
@@ -105,7 +106,7 @@ class EstimateSettings(Prior):
     gpu_memory_gb: float | None = neutral(None, gt=0)
     """Of the card that jobs will run on, 1e9 bytes each; default: the one of this machine."""
     bandwidth_mb_s: float | None = neutral(None, gt=0)
-    """Of the network, for downloads and uploads."""
+    """Of the network to the hub, 1e6 bytes per second: how long downloads take."""
 
     def prior(self, stage: str, variants: tuple[str, ...]) -> Prior:
         """What is stated of a stage, the nearest statement first."""

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from tunestudy.config.base import Config, neutral
 
@@ -29,8 +29,20 @@ def seconds_of(value: object) -> object:
     raise ValueError("must be a duration such as 6h, 90m, 1h30m or 1-12:00:00, or a number of seconds")
 
 
-Duration = Annotated[float, BeforeValidator(seconds_of), Field(gt=0)]
+LONGEST_S = 100 * 365 * 86400.0
+"""A century: what is longer is a slip of the pen, and no calendar holds it."""
+Duration = Annotated[float, BeforeValidator(seconds_of), Field(gt=0, le=LONGEST_S)]
 """Seconds."""
+
+
+def _one_word(value: str) -> str:
+    if not value or value.split() != [value]:
+        raise ValueError("is one word for sbatch: without spaces and new lines, of several with commas between")
+    return value
+
+
+Word = Annotated[str, AfterValidator(_one_word)]
+"""As an option of sbatch takes it: a space or a new line would begin another."""
 
 
 class Retries(Config):
@@ -75,11 +87,11 @@ class SlurmSettings(Config):
     mode: Literal["jobs", "allocation"] = neutral("jobs")
     """`jobs`: an sbatch file per job, with dependencies. `allocation`: one sbatch file for the whole study, which packs
     its jobs on the GPUs that it gets."""
-    partition: str | None = neutral(None)
-    account: str | None = neutral(None)
-    qos: str | None = neutral(None)
-    constraint: str | None = neutral(None)
-    exclude: str | None = neutral(None)
+    partition: Word | None = neutral(None)
+    account: Word | None = neutral(None)
+    qos: Word | None = neutral(None)
+    constraint: Word | None = neutral(None)
+    exclude: Word | None = neutral(None)
     """Nodes that are not wanted, as sbatch writes them."""
     time: Duration | None = neutral(None)
     """Limit of one submission; what takes longer goes on in another (default: the partition's)."""
@@ -89,7 +101,7 @@ class SlurmSettings(Config):
     """Default: what a job's ranks need there; in an allocation `resources.gpus` ÷ nodes; 0 where there are no GPUs."""
     cpus_per_task: int | None = neutral(None, ge=1)
     """Of a node: tunestudy is one task there. Default: `threads` for each rank that it holds."""
-    mem: str | None = neutral(None)
+    mem: Word | None = neutral(None)
     """Per node, e.g. `120G`."""
     prologue: tuple[str, ...] = neutral(())
     """Lines of shell before the job: `module load …`, `conda activate …`."""

@@ -1,5 +1,6 @@
 """What a study will cost, put together: counted memory, timed steps, what its file states."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from tunestudy.launch.foresee import Card, card_of, in_hub_cache, not_to_time
 from tunestudy.launch.schedule import make_schedule
 from tunestudy.records.atomic import write_json
 from tunestudy.records.host import host_name
+from tunestudy.records.locked import hub_cache, item_problems, lock_beside, read_lock
 from tunestudy.study.costs import StageCost, remembered, stage_costs
-from tunestudy.study.doubts import doubts, hours
+from tunestudy.study.doubts import doubts, gigabytes, hours
 from tunestudy.study.plan import Plan
 from tunestudy.study.spans import Span, total
 from tunestudy.study.state import read_object
@@ -33,7 +35,7 @@ def put_together(plan: Plan, base: Path, *, now: float, notes: Sequence[str] = (
         left=_left(plan, stages),
         gpu_hours=None if job_s is None else job_s.times(per_job / 3600),
         disk_bytes=_disk(stages),
-        downloads=_downloads(plan.study),
+        downloads=_downloads(plan.study, base),
         doubts=[*doubts(stages, card.bytes), *_of_the_study(plan.study, job_s)],
         notes=[*notes, *_unknown(plan, base, stages, card)],
         now=now,
@@ -75,7 +77,8 @@ def _disk(stages: Sequence[StageCost]) -> Span | None:
     return total(None if stage.disk_bytes is None else stage.disk_bytes.times(stage.jobs) for stage in stages)
 
 
-def _downloads(study: Study) -> dict[str, str]:
+def _downloads(study: Study, base: Path) -> dict[str, str]:
+    """Names on the hub → how much of them is still to come, as far as the lock beside the study file tells."""
     found = {}
     name = study.model.model_name_or_path
     if name is not None and name.count("/") == 1 and not name.startswith((".", "/", "~")):
@@ -83,7 +86,19 @@ def _downloads(study: Study) -> dict[str, str]:
     for dataset in study.datasets.values():
         if isinstance(dataset, HubDataset):
             found[dataset.name] = ASK
+    lock, cache = read_lock(lock_beside(base / study.study, study.study)), hub_cache({**os.environ, **study.env})
+    for item in lock.items if lock is not None else ():
+        if item.id in found:
+            absent = sum(item.files[one.file].size for one in item_problems(item, cache))
+            found[item.id] = _to_come(absent, study.estimate.bandwidth_mb_s) if absent else "here"
     return found
+
+
+def _to_come(absent: int, bandwidth_mb_s: float | None) -> str:
+    words = gigabytes(Span.exactly(absent))
+    if bandwidth_mb_s is None:
+        return f"{words}; estimate.bandwidth_mb_s would tell how long"
+    return f"{words}, {hours(Span.exactly(absent / bandwidth_mb_s / 1e6))} at {bandwidth_mb_s:g} MB/s"
 
 
 def _of_the_study(study: Study, job_s: Span | None) -> list[str]:

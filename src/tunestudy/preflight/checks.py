@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.fonts import NO_HANGUL, candidates
 from tunestudy.config.job import Job
 from tunestudy.config.merge import MergeStage
+from tunestudy.config.resources import Resources
 from tunestudy.config.world import INSTALL_WORLD
 from tunestudy.preflight.hosts import host_problems
 from tunestudy.preflight.slurm import slurm_problems
@@ -31,6 +33,7 @@ from tunestudy.study.problems import raise_all
 _NEEDED = ("torch", "transformers", "peft", "safetensors", "accelerate", "datasets")
 _SET_BY_TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TUNESTUDY_ATTEMPT")
 _SHOWN_FILES = 3
+_ASSIGNED = re.compile(r"""\b([A-Za-z_]\w*)=["']?([^\s,]+)""")
 _RESERVE_BYTES = 200 * 2**20
 """Logs, tokenised data and predictions of a small study."""
 
@@ -42,6 +45,7 @@ def check(loaded: LoadedStudy, unfinished: Sequence[Job], study: StudyDir) -> No
     """
     found = [
         *environment_problems(loaded.study.env),
+        *more_environment_problems(loaded.study.resources),
         *installation_problems(unfinished),
         *font_problems(unfinished),
         *tracker_problems(unfinished, loaded.study.env),
@@ -54,10 +58,10 @@ def check(loaded: LoadedStudy, unfinished: Sequence[Job], study: StudyDir) -> No
     raise_all([_refusal(loaded, error) for error in found])
 
 
-def environment_problems(env: Mapping[str, str]) -> Iterator[StudyError]:
-    """Variables of the study's `env:` that must not stand there."""
+def environment_problems(env: Mapping[str, str], key: str = "env") -> Iterator[StudyError]:
+    """Variables of the study's `env:`, or of another `key`, that must not stand there."""
     for name in env:
-        where = at(f"env.{name}")
+        where = at(f"{key}.{name}")
         if is_secret_name(name):
             yield StudyError(where, f"secrets do not belong in a study file; `export {name}=…` before the run")
         elif name == "CUDA_VISIBLE_DEVICES":
@@ -66,6 +70,17 @@ def environment_problems(env: Mapping[str, str]) -> Iterator[StudyError]:
             )
         elif name in _SET_BY_TORCHRUN:
             yield StudyError(where, "is set for every rank by the launcher; remove it")
+
+
+def more_environment_problems(resources: Resources) -> Iterator[StudyError]:
+    """The same of what is set on clusters' machines: sbatch files and journals stand in the results, too."""
+    yield from environment_problems(resources.ray.runtime_env, "resources.ray.runtime_env")
+    lines = {"prologue": resources.slurm.prologue, "sbatch": resources.slurm.sbatch, "wrap": (resources.slurm.wrap,)}
+    for key, told in lines.items():
+        for name, value in (found for line in told for found in _ASSIGNED.findall(line)):
+            if is_secret_name(name) and not value.startswith("$"):
+                cure = f"`export {name}=…` before the run, which sbatch passes on"
+                yield StudyError(at(f"resources.slurm.{key}"), f"secrets do not belong in a study file; {cure}")
 
 
 def installation_problems(unfinished: Sequence[Job], *, torchvision: bool = True) -> Iterator[StudyError]:

@@ -15,6 +15,7 @@ from tunestudy.preflight.checks import (
     font_problems,
     image_problems,
     installation_problems,
+    more_environment_problems,
 )
 from tunestudy.preflight.folders import folder_points, limit_points
 from tunestudy.preflight.points import Point, Probe, ask_all, not_needed, ok, refusal
@@ -88,7 +89,7 @@ def _images(unfinished: Sequence[Job], base: Path, folder: StudyDir) -> Iterator
 
 
 def _env(loaded: LoadedStudy) -> Iterator[Point]:
-    problems = list(environment_problems(loaded.study.env))
+    problems = [*environment_problems(loaded.study.env), *more_environment_problems(loaded.study.resources)]
     yield from (_refused("env", error) for error in problems)
     if not problems:
         yield ok("env", f"{len(loaded.study.env)} variables in the study, no secrets among them")

@@ -33,6 +33,7 @@ from tunestudy.study.sharing import check_sharing
 from tunestudy.study.shrink import Forecast, forecast
 from tunestudy.study.shrink import warnings as shrink_warnings
 from tunestudy.study.state import Status, folders_on_disk, job_status, read_object
+from tunestudy.study.unread import unread_warnings
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,7 @@ def make_plan(loaded: LoadedStudy, results: Path) -> Plan:
             *merge_warnings(study),
             *curve_warnings(study),
             *check_sharing(loaded, jobs),
+            *unread_warnings(study.resources),
             *_unlocked(loaded, identities, folder),
             *_unpinned(identities, loaded),
         ],

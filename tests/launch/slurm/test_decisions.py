@@ -25,6 +25,7 @@ from tunestudy.launch.slurm.stop import stop_submissions
 from tunestudy.launch.slurm.submit import Submitter
 from tunestudy.preflight.slurm import slurm_problems
 from tunestudy.records.events import Journal
+from tunestudy.records.layout import StudyDir
 
 FAKE = Path(__file__).with_name("fake_slurm.py")
 
@@ -286,6 +287,16 @@ def test_the_file_for_sbatch(cluster, on_slurm, monkeypatch):
     assert [clock(seconds) for seconds in (20, 3600, 90061)] == ["00:01:00", "01:00:00", "1-01:02:00"]
 
 
+def test_a_folder_with_a_space_stays_one_option(cluster, on_slurm, monkeypatch):
+    study = on_slurm()
+    (study.folder / "my results").mkdir()
+    monkeypatch.chdir(study.folder)
+    there = StudyDir(Path("my results") / "s")
+    text = script(Submission.of(study.jobs[:1]), there, resources(study), has_gpus=True)
+    assert f"#SBATCH --output='my results/s/slurm/logs/{study.jobs[0].id}.%j.out'" in text.splitlines()
+    assert sbatch_lines(study.jobs[:1], there, resources(study))[0].endswith(".sbatch')")
+
+
 def test_lines_to_submit_by_hand(cluster, on_slurm, monkeypatch):
     study = on_slurm(seeds=(1, 2))
     monkeypatch.chdir(study.folder)
@@ -328,6 +339,9 @@ def test_a_machine_without_slurm_and_a_silent_controller(cluster, on_slurm, monk
         ({"sbatch": ["exclusive"]}, "`exclusive` is no option of sbatch"),
         ({"partitoin": "lab"}, "partition"),
         ({"time": "soon"}, "duration"),
+        ({"time": "999999999999h"}, "at most"),
+        ({"account": "phys lab"}, "one word"),
+        ({"partition": "gpu\n#SBATCH --exclusive"}, "one word"),
     ],
 )
 def test_settings_that_contradict_each_other(on_slurm, settings, words):

@@ -1,5 +1,6 @@
 """`tunestudy commands` with `executor: slurm`: the sbatch files, and the lines that submit them by hand."""
 
+import shlex
 import shutil
 from collections.abc import Sequence
 
@@ -21,7 +22,7 @@ def sbatch_lines(jobs: Sequence[Job], study: StudyDir, resources: Resources) -> 
         path = write_submission(one, study, resources, has_gpus=has_gpus(resources))
         needs = sorted({numbers[need] for job in one.jobs for need in job.needs if need in numbers})
         wait_for = f" --dependency=afterok:{':'.join(needs)} --kill-on-invalid-dep=yes" if needs else ""
-        lines.append(f"s{place}=$(sbatch --parsable{wait_for} {path})")
+        lines.append(f"s{place}=$(sbatch --parsable{wait_for} {shlex.quote(str(path))})")
         if one.key != ALLOCATION:
             numbers |= {job.id: f"${{s{place}}}" + f"_{n}" * one.is_array for n, job in enumerate(one.jobs)}
     return lines
