@@ -1,12 +1,16 @@
 """Whether a failed job is started again, and what is different then."""
 
+import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tunestudy.config.resources import Resources
+from tunestudy.launch.executor import failure_told_by_others
 from tunestudy.launch.outcome import Outcome
 from tunestudy.launch.retry import CURES, Verdict, verdict_on
+from tunestudy.launch.task import Task
 from tunestudy.records.adjusted import read_adjusted, write_adjusted
 
 STAGE = {"data": ["d"], "learning_rate": 0.1}
@@ -122,3 +126,13 @@ def test_an_unreadable_adjustment_counts_as_none(study):
     folder.root.mkdir(parents=True)
     folder.adjusted_json.write_text('{"per_device_tr')
     assert read_adjusted(folder).per_device_train_batch_size is None
+
+
+def test_a_job_that_another_machine_took_over_before_it_began_has_not_failed(study):
+    """The other launcher's journal tells of a new start without an attempt then."""
+    job = study.jobs[1]
+    study.dir.events.mkdir(parents=True)
+    told = {"t": 1.0, "event": "job_retried", "job": job.id, "attempt": None}
+    (study.dir.events / "other.jsonl").write_text(json.dumps(told) + "\n")
+    launch = SimpleNamespace(study=study.dir, journal=SimpleNamespace(writer="here"))
+    assert failure_told_by_others(Task(job, study.folder("other"), seen_claim=1), launch) is None

@@ -265,7 +265,8 @@ def failure_told_by_others(task: Task, launch: Launch) -> Outcome | None:
         return None
     told = (event for event in read_events(launch.study.events) if event.get("job") == task.job.id)
     others = [event for event in told if event["writer"] != launch.journal.writer]
-    last = next((event for event in reversed(others) if event["attempt"] >= task.seen_claim), None)
+    # whoever takes over what never began knows of no attempt
+    last = next((event for event in reversed(others) if (event.get("attempt") or 0) >= task.seen_claim), None)
     if last is None or last["event"] != "job_failed":
         return None
     return Outcome(**{name: last[name] for name in ("kind", "message", "signal", "exit_code", "step")})

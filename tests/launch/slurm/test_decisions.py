@@ -1,5 +1,6 @@
 """What is submitted, when, and what is said: against a SLURM of files."""
 
+import errno
 import json
 import os
 import sys
@@ -10,7 +11,7 @@ import pytest
 
 from tunestudy.config.errors import StudyError
 from tunestudy.config.resources import Resources
-from tunestudy.launch.slurm import commands
+from tunestudy.launch.slurm import commands, inside
 from tunestudy.launch.slurm.accounting import keep_accounting
 from tunestudy.launch.slurm.by_hand import sbatch_lines
 from tunestudy.launch.slurm.follow import Follower, submit_once, tasks_of
@@ -178,6 +179,25 @@ def test_submissions_that_left_without_a_result(on_slurm, state, outcome, words)
     (study.dir.slurm.outputs / "k.7.out").write_text("module: command not found\n\n")
     verdict = verdict_on(study.jobs[0], study.dir, entry(state=state), "7", failed_before=None)
     assert verdict.outcome == outcome and words in verdict.message
+
+
+def test_a_disk_that_is_full_under_a_submission(on_slurm, monkeypatch, capsys):
+    study = on_slurm()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "events")
+
+    monkeypatch.setattr(inside, "carried_out", full)
+    assert inside.main(str(study.dir.root), "k") == 4
+    said = capsys.readouterr().err
+    assert "No space left on device; make room there" in said
+    study.prepare()
+    study.dir.slurm.outputs.mkdir(parents=True)
+    (study.dir.slurm.outputs / "k.7.out").write_text(said)
+    with Journal(study.dir.events, "node") as journal:
+        journal.write("slurm_started", slurm_id="7", key="k", jobs=["j"], nodes=["n1"], gpus=0, restart=0)
+    verdict = verdict_on(study.jobs[0], study.dir, entry(state="FAILED"), "7", failed_before=None)
+    assert verdict.outcome == "stopped" and "ended early" in verdict.message and "No space left" in verdict.message
 
 
 def test_a_login_node_without_sacct(cluster, on_slurm, monkeypatch):

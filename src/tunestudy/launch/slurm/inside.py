@@ -53,7 +53,16 @@ class Limit:
 
 def main(root: str, key: str, module: str = "tunestudy.worker") -> int:
     """Carry out what a submission holds; returns the exit code. `module` runs a job (tests replace it)."""
-    limit, study = Limit(), StudyDir(Path(root))
+    try:
+        return carried_out(StudyDir(Path(root)), key, module)
+    except OSError as error:
+        print(f"{root}: {error.strerror or error}; make room there, `tunestudy run` continues", file=sys.stderr)
+        return int(Exit.JOBS_FAILED)
+
+
+def carried_out(study: StudyDir, key: str, module: str) -> int:
+    """The exit code. OSError where the results cannot be written any more."""
+    limit = Limit()
     try:
         settings = understood(study)
         jobs = wanted_jobs(study, key)

@@ -80,6 +80,9 @@ def _by_state(state: str, job: Job, study: StudyDir, slurm_id: str, *, began: bo
         said = last_line(study, job, slurm_id)
         message = f"submission {slurm_id} ended before the job began: {said}"
         return Verdict(outcome="failed", kind="error", message=message, slurm_id=slurm_id)
+    if state == "FAILED":
+        message = f"submission {slurm_id} ended early: {last_line(study, job, slurm_id)}; `tunestudy run` continues"
+        return Verdict(outcome="stopped", kind="killed", message=message, slurm_id=slurm_id)
     why = f"SLURM says {state}" if state else "SLURM says no more about it: cancelled, or its node was lost"
     message = f"submission {slurm_id} left the queue without a word ({why}); `tunestudy run` continues"
     return Verdict(outcome="stopped", kind="killed", message=message, slurm_id=slurm_id)
