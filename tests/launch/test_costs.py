@@ -108,7 +108,7 @@ def test_what_is_expected_is_kept_for_the_report_and_for_packing(plan: Plan, tmp
 
 def test_steps_that_are_stated_or_impossible_are_not_timed(plan: Plan, tmp_path: Path) -> None:
     assert set(not_to_time(plan, tmp_path).values()) == {
-        "its `estimate:` states a step's time; without that, steps would be timed here"
+        "its `estimate:` states it; without that, steps would be timed here"
     }
     path = tmp_path / "small.yaml"
     path.write_text(STUDY.replace("step_s: 3-4, ", ""))

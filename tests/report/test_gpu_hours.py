@@ -17,9 +17,7 @@ def test_every_life_counts_and_one_without_an_end_is_told():
     number, told = parsed("7|COMPLETED|7200|billing=4,cpu=4,gres/gpu=2,mem=1G,node=1")
     held = gpu_hours(SimpleNamespace(events=events, accounting={number: [told]}))
     assert held.ours_h == 2.0 and held.without_end == 1 and held.told_h == 4.0
-    assert (
-        held.in_words == "2.00 GPU-hours in 1 submissions to SLURM, 1 lives without an end not counted; 4.00 by sacct"
-    )
+    assert held.in_words == "2.00 GPU-hours in 1 submission to SLURM, 1 lives without an end not counted; 4.00 by sacct"
     assert parsed("8_3|CANCELLED by 0|61|cpu=1")[1] == {"state": "CANCELLED", "elapsed_s": 61, "gpus": 0}
 
 

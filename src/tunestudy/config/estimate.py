@@ -65,6 +65,9 @@ class Prior(Config):
 
     step_s: Seconds | None = neutral(None)
     """An optimiser step."""
+    training_s: Seconds | None = neutral(None)
+    """All steps of one job, without evaluation and checkpoints: for who knows that and not a step. It goes before
+    `step_s`."""
     evaluation_s: Seconds | None = neutral(None)
     """One evaluation during training."""
     save_s: Seconds | None = neutral(None)

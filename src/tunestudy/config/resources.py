@@ -1,9 +1,9 @@
 """What a study may use of machines, and how it deals with what machines do to it. None of it changes a result."""
 
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
 from tunestudy.config.base import Config, neutral
 
@@ -31,7 +31,9 @@ def seconds_of(value: object) -> object:
 
 LONGEST_S = 100 * 365 * 86400.0
 """A century: what is longer is a slip of the pen, and no calendar holds it."""
-Duration = Annotated[float, BeforeValidator(seconds_of), Field(gt=0, le=LONGEST_S)]
+_WRITTEN: dict[str, Any] = {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string"}]}
+"""How a duration may be written, for editors."""
+Duration = Annotated[float, BeforeValidator(seconds_of), Field(gt=0, le=LONGEST_S), WithJsonSchema(_WRITTEN)]
 """Seconds."""
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def status(loaded: LoadedStudy, results: Path) -> dict[str, Any]:
     attempts = attempts_of(events, study)
     told["alerts"] = alerts_in(events)
     for job in told["jobs"]:
-        job["slurm"] = by_slurm.as_json(job["id"])
+        job["slurm"] = by_slurm.as_json(job["id"], runs=job["status"] == "running") if job["status"] != "done" else None
         mine = attempts.get(job["id"], [])
         begun = job["status"] not in ("done", "pending")
         job["progress"] = read_object(study.job(job["id"]).progress_json) if begun else None
@@ -125,8 +126,8 @@ def print_status(told: dict[str, Any]) -> None:
             words = failed_words(kind, str(job["failure"].get("message")))
             console.print(f"{job['id']} {words}", style="red", markup=False)
             console.print(f"  next: {CURES[kind]}", markup=False)
-        elif job["slurm"]:
-            console.print(*_slurm_line(job), sep="", markup=False, soft_wrap=True)
+    for line in _slurm_lines(shown):
+        console.print(line, markup=False, soft_wrap=True)
     if told["slurm_problem"]:
         console.print(told["slurm_problem"], style="yellow", markup=False)
     for alert in told["alerts"][-MOST_ALERTS:]:
@@ -143,8 +144,13 @@ def print_status(told: dict[str, Any]) -> None:
         console.print(f"running as process {launcher['pid']} on {launcher['host']}", markup=False)
 
 
-def _slurm_line(job: dict[str, Any]) -> tuple[str, ...]:
-    return job["id"], " ", job["slurm"].get("in_words") or job["slurm"]["left"]
+def _slurm_lines(jobs: Sequence[dict[str, Any]]) -> list[str]:
+    """What SLURM says of jobs; those of which it says the same are told together."""
+    found: dict[str, list[str]] = {}
+    for job in jobs:
+        if job["slurm"] and not job["failure"]:
+            found.setdefault(job["slurm"].get("in_words") or job["slurm"]["left"], []).append(job["id"])
+    return [f"{names[0] if len(names) == 1 else f'{len(names)} jobs'} {words}" for words, names in found.items()]
 
 
 def _job_folders(study: StudyDir) -> list[JobDir]:

@@ -186,7 +186,7 @@ def outlook_lines(outlook: Outlook, study: str) -> list[str]:
             "",
             f"Time: unknown, nothing like it has run here; `tunestudy plan {study} --estimate` times a few steps",
         ]
-    lines = ["", "Time on this machine (all seeds; shared stages count in each):"]
+    lines = ["", "Time (all seeds; shared stages count in each):"]
     shown = outlook.experiments[:MAX_ROWS]
     wide = max(len(experiment.variant) for experiment in shown)
     for one in shown:
@@ -212,24 +212,35 @@ def probe_missing(plan: Plan, base: Path) -> list[str]:
     StudyError when this machine has no slot for the study's jobs.
     """
     resources = plan.study.resources
+    missing = _without_evidence(plan, base)
+    if not missing:
+        return []
     slot = find_slots(resources)[0]
     command = command_for(resources, base, PROBE)
-    host = host_name()
-    times = expected_times(plan, ranks=resources.ranks, host=host)
     failed: list[str] = []
+    for key, planned in missing.items():
+        job = planned.job
+        print(f"timing steps of {job.stage} ({', '.join(job.variants[:3])}) …", file=sys.stderr, flush=True)
+        failed += time_job(plan, job, key, slot, command)
+    return failed
+
+
+def _without_evidence(plan: Plan, base: Path) -> dict[str, PlannedJob]:
+    """A probe's name → the first job of the stage that it is for."""
+    ranks, host = plan.study.resources.ranks, host_name()
+    times = expected_times(plan, ranks=ranks, host=host)
     skipped = not_to_time(plan, base)
-    asked = {speed_key(one.job, ranks=resources.ranks, host=host) for one in plan.jobs if one.job.id in skipped}
+    asked = {speed_key(one.job, ranks=ranks, host=host) for one in plan.jobs if one.job.id in skipped}
+    missing: dict[str, PlannedJob] = {}
     for planned in plan.jobs:
         job = planned.job
         idle = job.settings is None or job.settings.trains_nothing
         if idle or planned.status in ("done", "evaluate") or times[job.id].train_s is not None:
             continue
-        key = speed_key(job, ranks=resources.ranks, host=host)
+        key = speed_key(job, ranks=ranks, host=host)
         if key not in asked:
-            asked.add(key)
-            print(f"timing steps of {job.stage} ({', '.join(job.variants[:3])}) …", file=sys.stderr, flush=True)
-            failed += time_job(plan, planned.job, key, slot, command)
-    return failed
+            missing.setdefault(key, planned)
+    return missing
 
 
 def time_job(plan: Plan, job: Job, key: str, slot: Slot, command: Command) -> list[str]:

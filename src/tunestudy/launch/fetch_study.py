@@ -73,7 +73,7 @@ def _from_hub(loaded: LoadedStudy, locking: Locking, named: Sequence[Named], res
             "lock": str(locking.path.resolve()),
             "named": [vars(one) for one in named],
             "update": _updated(named, wish.update),
-            "prune": not loaded.overridden and not wish.dataset,
+            "prune": not loaded.overrides and not wish.dataset,
             "dry_run": wish.dry_run,
             "verify": wish.verify,
             "again": f"tunestudy fetch {loaded.typed}",

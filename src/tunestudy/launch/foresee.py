@@ -134,8 +134,9 @@ def not_to_time(plan: Plan, base: Path) -> dict[str, str]:
         job = planned.job
         if job.training is None:
             continue
-        if plan.study.estimate.prior(job.stage, job.variants).step_s is not None:
-            reasons[job.id] = "its `estimate:` states a step's time; without that, steps would be timed here"
+        stated = plan.study.estimate.prior(job.stage, job.variants)
+        if stated.step_s is not None or stated.training_s is not None:
+            reasons[job.id] = "its `estimate:` states it; without that, steps would be timed here"
         elif name is not None:
             reasons[job.id] = f"{name} is not on this machine, so no step can be timed"
     return reasons

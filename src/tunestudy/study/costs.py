@@ -163,6 +163,8 @@ def _cost(plan: Plan, group: Group, seen: Seen, shift: float | None, scored: Map
     evaluations = int(seen.probe["evaluations"]) if seen.probe else num_evaluations(plan.study, settings, steps)
     one = _of_one(seen, stated)
     times = _times(one, steps=steps, saves=saves, evaluations=evaluations)
+    if not seen.probe and stated.training_s is not None:
+        times["training"] = Span.between(stated.training_s)
     times |= {"start": _start(seen, stated), "benchmarks": _benchmarks(first, stated, scored)}
     times, evidence = _finished(times, seen) if seen.results else (times, _evidence(seen, stated))
     checkpoint = _checkpoint_bytes(settings, seen, stated)
@@ -265,7 +267,7 @@ def _finished(times: Mapping[str, Span | None], seen: Seen) -> tuple[dict[str, S
 def _evidence(seen: Seen, stated: Prior) -> str:
     if seen.probe:
         return "timed steps"
-    return "stated" if stated.step_s is not None else ""
+    return "stated" if stated.step_s is not None or stated.training_s is not None else ""
 
 
 def _checkpoint_bytes(settings: TrainStage, seen: Seen, stated: Prior) -> Span | None:

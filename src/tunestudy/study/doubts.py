@@ -65,7 +65,10 @@ def _overheads(cost: StageCost) -> Iterator[str]:
         share = spent.expected / training.expected
         much = f"{share:.1f} times the training" if share >= 1 else f"{share:.0%} of the training".replace("%", " %")
         cadence = rarer(one.expected, training.expected / cost.steps)
-        if cadence > cost.steps:
+        settings = cost.group.jobs[0].job.training
+        if key == "eval_steps" and settings is not None and settings.eval_steps is None:
+            cure = "they are those at the ends of epochs: eval_on_epoch_end: false leaves them out"
+        elif cadence > cost.steps:
             cure = f"no {key} up to the end of the stage brings it below {LIMIT:.0%}".replace("%", " %")
         else:
             after = cost.steps // cadence * one.expected / training.expected

@@ -4,6 +4,7 @@ loaded = load_study(Path("study.yaml"), ["stages.adapt.learning_rate=1e-4"])
 """
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -54,13 +55,13 @@ class LoadedStudy:
     """The study with the revisions that its file asks for."""
     locking: Locking | None = None
     """The lock beside the file; its commits stand in `study` as revisions already."""
-    overridden: bool = False
-    """Whether the command line changed settings."""
+    overrides: tuple[str, ...] = ()
+    """Settings that the command line changed, `key.path=value` each."""
 
     @property
     def typed(self) -> str:
-        """The study as it is typed after a command."""
-        return f"{self.path} --tiny" if self.tiny else str(self.path)
+        """The study as it is typed after a command, for a shell."""
+        return shlex.join([str(self.path), *(["--tiny"] if self.tiny else []), *self.overrides])
 
     def locate(self, key: str) -> Place:
         """File and line of a key such as `variants.full.stages.adapt.learning_rate` or `stages.adapt.data`."""
@@ -100,7 +101,7 @@ def load_study(path: Path, overrides: Sequence[str] = (), *, tiny: bool = False)
     assert study is not None, "no study and no mistake"
     raise_all(list(reference_mistakes(study, lambda key: locate(source, raw_variants, key), path.parent)))
     loaded = LoadedStudy(study, path, source, raw_variants, translations, reader.warnings, tiny, has_tiny)
-    return at_locked_commits(replace(loaded, overridden=bool(overrides), asked=study))
+    return at_locked_commits(replace(loaded, overrides=tuple(overrides), asked=study))
 
 
 def at_locked_commits(loaded: LoadedStudy) -> LoadedStudy:

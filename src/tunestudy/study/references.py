@@ -169,10 +169,18 @@ def _looks_like_hub_id(name: str) -> bool:
 
 def _files(study: Study, locate: Locate, folder: Path) -> Iterator[StudyError]:
     for name, dataset in study.datasets.items():
-        if isinstance(dataset, FileDataset | DatacompDataset):
+        if isinstance(dataset, DatacompDataset) and not (folder / dataset.path).exists():
+            yield _no_metadata(folder / dataset.path, dataset.path, locate(("datasets", name, "path")))
+        elif isinstance(dataset, FileDataset | DatacompDataset):
             yield from _file(folder / dataset.path, dataset.path, locate(("datasets", name, "path")))
         if isinstance(dataset, SynthDataset) and dataset.font is not None:
             yield from _file(folder / dataset.font, dataset.font, locate(("datasets", name, "font")))
+
+
+def _no_metadata(path: Path, written: str, where: Place) -> StudyError:
+    fetched = f"hf download mlfoundations/datacomp_small --repo-type dataset --local-dir {os.path.relpath(path)}"
+    told = f"there is no `{written}` beside the study file; DataComp's metadata come with `{fetched}`"
+    return StudyError(where, told)
 
 
 def _file(path: Path, written: str, where: Place) -> Iterator[StudyError]:

@@ -19,18 +19,28 @@ def stated_seconds(plan: Plan) -> dict[int, float]:
 
 def _of_job(study: Study, planned: PlannedJob) -> float | None:
     settings = planned.job.training
-    if settings is None or settings.trains_nothing or planned.steps is None:
+    if settings is None or settings.trains_nothing:
         return None
     stated = study.estimate.prior(planned.job.stage, planned.job.variants)
-    if stated.step_s is None:
+    if stated.training_s is None and (stated.step_s is None or planned.steps is None):
         return None
     counts = (
-        (planned.steps, stated.step_s),
+        (1, stated.training_s) if stated.training_s else (planned.steps, stated.step_s),
         (num_evaluations(study, settings, planned.steps), stated.evaluation_s),
         (planned.checkpoints, stated.save_s),
         (1, stated.start_s),
     )
     return sum(count * sum(one) / 2 for count, one in counts if count and one)
+
+
+def stated_benchmarks(plan: Plan) -> dict[str, float]:
+    """Seconds of all benchmarks of a job, by its id."""
+    found = {}
+    for planned in plan.jobs:
+        stated = plan.study.estimate.prior(planned.job.stage, planned.job.variants).benchmarks_s
+        if stated is not None and planned.job.evaluations:
+            found[planned.job.id] = sum(stated) / 2
+    return found
 
 
 def num_evaluations(study: Study, settings: TrainStage, steps: int | None) -> int | None:

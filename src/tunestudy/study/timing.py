@@ -15,7 +15,7 @@ from tunestudy.records.layout import StudyDir
 from tunestudy.study.fingerprint import datasets_of, digest
 from tunestudy.study.plan import Plan, PlannedJob
 from tunestudy.study.state import folders_on_disk, read_object
-from tunestudy.study.stated import stated_seconds
+from tunestudy.study.stated import stated_benchmarks, stated_seconds
 
 Evidence = Literal["finished jobs", "timed steps", "what the study states"]
 
@@ -34,7 +34,7 @@ class JobTime:
     train_s: float | None
     evidence: Evidence | None
     benchmark_s: float | None
-    """Of all its benchmarks, from scores of this study."""
+    """Of all its benchmarks, from scores of this study, else what it states."""
     start_s: float = 0.0
     """Until its processes have imported all they need; 0 where no probe has measured it."""
 
@@ -69,19 +69,20 @@ def expected_times(plan: Plan, *, ranks: int, host: str) -> dict[str, JobTime]:
     training |= {key: (seconds, "finished jobs") for key, seconds in _by_stage(plan.jobs, results).items()}
     scored = _benchmark_seconds(plan.jobs, plan.folder, on_disk)
     start_s = max((probe["start_s"] for probe in probes.values()), default=0.0)
-    return {planned.job.id: _time_of(planned.job, training, scored, start_s) for planned in plan.jobs}
+    said = stated_benchmarks(plan)
+    return {one.job.id: _time_of(one.job, training, scored, said.get(one.job.id), start_s) for one in plan.jobs}
 
 
 Training = dict[int, tuple[float, Evidence]]
 """Seconds of a stage and how they are known, by `id` of its settings: seeds and variants share the object."""
 
 
-def _time_of(job: Job, training: Training, scored: Mapping[str, float], start_s: float) -> JobTime:
+def _time_of(job: Job, training: Training, scored: Mapping[str, float], said: float | None, start_s: float) -> JobTime:
     known = [scored[name] for name in job.evaluations if name in scored]
-    benchmark_s = sum(known) if len(known) == len(job.evaluations) else None
+    benchmark_s = sum(known) if len(known) == len(job.evaluations) else said
     if job.merging is None and (job.training is None or job.training.trains_nothing):
-        evidence: Evidence | None = "finished jobs" if known else None
-        return JobTime(train_s=0.0 if known else None, evidence=evidence, benchmark_s=benchmark_s, start_s=start_s)
+        evidence: Evidence | None = "finished jobs" if known else "what the study states" if benchmark_s else None
+        return JobTime(train_s=0.0 if evidence else None, evidence=evidence, benchmark_s=benchmark_s, start_s=start_s)
     seconds, evidence = training.get(id(job.settings), (None, None))
     return JobTime(train_s=seconds, evidence=evidence, benchmark_s=benchmark_s, start_s=start_s)
 

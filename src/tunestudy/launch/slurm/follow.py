@@ -21,7 +21,7 @@ from tunestudy.launch.presence import present, writer_name
 from tunestudy.launch.show import Display, open_display, row_of, summary
 from tunestudy.launch.slurm.commands import SlurmError, ask
 from tunestudy.launch.slurm.left import Verdict, verdict_on
-from tunestudy.launch.slurm.queue import ALLOCATION, Queued, live_jobs, read_queue
+from tunestudy.launch.slurm.queue import Queued, live_jobs, read_queue
 from tunestudy.launch.slurm.submit import Submitter, refused
 from tunestudy.launch.task import Task
 from tunestudy.launch.uploads import uploading
@@ -119,9 +119,8 @@ class Follower:
 
     def _in_queue(self, task: Task, entry: Queued) -> None:
         self.seen.setdefault(task.job.id, Seen(entry.id, failed_attempt(task)))
-        packed = entry.key == ALLOCATION and not entry.is_pending
-        runs = is_running(task.folder) if packed else not entry.is_pending
-        task.state, task.note = "running" if runs else "queued", entry.in_words
+        runs = is_running(task.folder) if entry.is_shared else not entry.is_pending
+        task.state, task.note = "running" if runs else "queued", entry.words_on(runs=runs)
 
     def _left(self, task: Task, verdict: Verdict) -> None:
         """What becomes of a job whose submission is over."""

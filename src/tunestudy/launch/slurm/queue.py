@@ -74,6 +74,15 @@ class Queued:
         return self.is_pending and self.reason in _NEVER
 
     @property
+    def is_shared(self) -> bool:
+        """Whether it runs and starts its jobs one after the other, so that most of them wait inside it."""
+        return self.key == ALLOCATION and not self.is_pending
+
+    def words_on(self, *, runs: bool) -> str:
+        """The same of one of its jobs, which runs or does not."""
+        return f"waits its turn in {self.id} on {self.nodes}" if self.is_shared and not runs else self.in_words
+
+    @property
     def in_words(self) -> str:
         """`queued as 12: waits for free nodes`."""
         if not self.is_pending:

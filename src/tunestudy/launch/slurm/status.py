@@ -25,17 +25,17 @@ class InSlurm:
     problem: str = ""
     """Why SLURM could not be asked."""
 
-    def words(self, job_id: str) -> str:
+    def words(self, job_id: str, *, runs: bool = False) -> str:
         """One line on a job; empty when SLURM has nothing to do with it."""
         entry = self.live.get(job_id)
-        return entry.in_words if entry else self.lost.get(job_id, "")
+        return entry.words_on(runs=runs) if entry else self.lost.get(job_id, "")
 
-    def as_json(self, job_id: str) -> dict[str, Any] | None:
+    def as_json(self, job_id: str, *, runs: bool) -> dict[str, Any] | None:
         entry = self.live.get(job_id)
         if entry is None:
             return {"left": self.lost[job_id]} if job_id in self.lost else None
-        told = {name: getattr(entry, name) for name in ("id", "state", "reason", "nodes", "in_words")}
-        return {**told, "never_starts": entry.never_starts}
+        told = {name: getattr(entry, name) for name in ("id", "state", "reason", "nodes")}
+        return {**told, "in_words": entry.words_on(runs=runs), "never_starts": entry.never_starts}
 
 
 def in_slurm(study: StudyDir, unfinished: Sequence[Job], running: Sequence[str] = ()) -> InSlurm:

@@ -25,7 +25,7 @@ def stop_submissions(study: StudyDir) -> int:
         for entry in sorted(live, key=lambda one: not one.is_pending):  # first those that wait for the running ones
             _end(entry)
         if live:
-            print(f"asked {len(live)} submissions to SLURM to save and leave …", flush=True)
+            print(f"asked {len(live)} submission{'s' * (len(live) != 1)} to SLURM to save and leave …", flush=True)
         while _live(study):
             time.sleep(POLL_S)
     except SlurmError as error:
