@@ -1,6 +1,7 @@
 """The schedule of a study: its picture, its budget, and what is kept of it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ import pytest
 
 from tunestudy.launch import local
 from tunestudy.launch.estimate import show_plan, tell_time
-from tunestudy.launch.schedule import CONTEXT_MB, budget_lines, make_schedule, schedule_lines
+from tunestudy.launch.queue import remembered_works
+from tunestudy.launch.schedule import CONTEXT_MB, budget_lines, make_schedule, remember_packing, schedule_lines
 from tunestudy.records.atomic import write_json
 from tunestudy.study.load import load_study
 from tunestudy.study.plan import Plan, make_plan
@@ -168,3 +170,15 @@ def test_json_has_it_all(planned, tmp_path: Path, capsys: pytest.CaptureFixture[
     time = json.loads(capsys.readouterr().out)["time"]
     assert time["budget"]["wall_clock_s"] == 1800 and time["budget"]["slots"] == 2
     assert {job["known"] for job in time["packing"]["jobs"]} == {True, False}
+
+
+def test_what_is_known_of_jobs_is_kept_for_allocations(planned) -> None:
+    """A loop inside of SLURM reads no study file: what it packs by stands in the results folder, unknown times, too."""
+    plan = planned()
+    schedule = schedule_of(plan, unknown="more")
+    remember_packing(plan, schedule, now=0.0)
+    assert remembered_works(plan.folder, [one.job for one in plan.jobs]) == schedule.works
+    assert {work.priority for work in schedule.works.values()} == {0, 1}
+    plan.folder.packing.unlink()
+    remember_packing(plan, replace(schedule, packing=None), now=0.0)
+    assert remembered_works(plan.folder, [one.job for one in plan.jobs]) == schedule.works

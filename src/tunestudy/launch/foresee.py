@@ -127,7 +127,7 @@ def stages_of(plan: Plan) -> list[PlannedJob]:
 
 
 def not_to_time(plan: Plan, base: Path) -> dict[str, str]:
-    """Stage → why its steps are not timed here: the study states them, or the model is not on this machine."""
+    """Stage → why its steps are not timed here: they are stated, or neither its model nor its machine is this one's."""
     name = absent_model(plan, base)
     reasons = {}
     for planned in plan.jobs:
@@ -137,6 +137,8 @@ def not_to_time(plan: Plan, base: Path) -> dict[str, str]:
         stated = plan.study.estimate.prior(job.stage, job.variants)
         if stated.step_s is not None or stated.training_s is not None:
             reasons[job.id] = "its `estimate:` states it; without that, steps would be timed here"
+        elif plan.study.resources.executor == "slurm":
+            reasons[job.id] = "jobs run on SLURM's nodes, not here: state step_s or training_s"
         elif name is not None:
             reasons[job.id] = f"{name} is not on this machine, so no step can be timed"
     return reasons

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field, replace
 from tunestudy.config.job import Job
 from tunestudy.launch.local import Slot
 from tunestudy.launch.task import Task
+from tunestudy.records.layout import StudyDir
 from tunestudy.study.dispatch import Seat, Work, fits
 from tunestudy.study.packing import pack
+from tunestudy.study.state import read_object
 
 _LATE = 0.05
 """A job that runs longer than expected is taken to need this share of its time still."""
@@ -26,6 +28,13 @@ def seats_of(slots: Sequence[Slot]) -> list[Seat]:
 def unknown_works(jobs: Iterable[Job]) -> dict[str, Work]:
     """Jobs of which nothing is known but what they need: each takes as long as any other."""
     return {job.id: Work(id=job.id, seconds=1.0, needs=job.needs, known=False) for job in jobs}
+
+
+def remembered_works(study: StudyDir, jobs: Iterable[Job]) -> dict[str, Work]:
+    """What the latest `run` knew of these jobs; as `unknown_works` where it said nothing."""
+    told = read_object(study.packing).get("works") or []
+    known = {entry["id"]: Work(**{**entry, "needs": tuple(entry["needs"])}) for entry in told}
+    return {name: known.get(name, work) for name, work in unknown_works(jobs).items()}
 
 
 @dataclass

@@ -62,10 +62,9 @@ def run_study(
         write_lock(study.lock, loaded.locking.lock)
     whole = len(chosen) == len(plan.jobs)
     finish = partial(_reported, study=study, report=report, quiet=quiet, whole=whole)
+    schedule = tell_time(plan, loaded, estimate=estimate, quiet=quiet, only={job.id for job in chosen})
     if place is None:
         return run_by_slurm(loaded, results, chosen, detach=detach, quiet=quiet, finish=finish)
-    meant = {job.id for job in chosen}
-    schedule = tell_time(plan, loaded, estimate=estimate, quiet=quiet, only=meant)
     works = {**unknown_works(chosen), **schedule.works}
 
     def work() -> Exit:

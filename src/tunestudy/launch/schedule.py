@@ -1,7 +1,7 @@
 """When which job of a study will run, and whether that fits into its budget: the packing of what is left, in words."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from tunestudy.launch.local import Slot, planned_slots
@@ -220,10 +220,15 @@ def _caveats(schedule: Schedule) -> list[str]:
 
 
 def remember_packing(plan: Plan, schedule: Schedule, *, now: float) -> None:
-    """Keep when each job was to run, as foreseen last before it began, so that the report can show it."""
-    if schedule.packing is None:
-        return
+    """Keep when each job was to run, as foreseen last before it began, so that the report can show it.
+
+    With it is kept what is known of jobs: a SLURM allocation, which reads no study file, packs by that.
+    """
     known = read_object(plan.folder.packing)
+    works = {"works": [asdict(work) for work in schedule.works.values()]}
+    if schedule.packing is None:
+        write_json(plan.folder.packing, {**known, **works})
+        return
     begun = {planned.job.id for planned in plan.jobs if planned.status != "pending"}
     old = {name: entry for name, entry in (known.get("jobs") or {}).items() if name in begun}
     new = {
@@ -239,5 +244,5 @@ def remember_packing(plan: Plan, schedule: Schedule, *, now: float) -> None:
     until = known.get("until") if old else None
     if until is None and schedule.wall_clock_s is not None:
         until = round(now + schedule.wall_clock_s, 3)
-    kept = {"t": now, "slots": list(schedule.packing.slots), "until": until, "jobs": {**old, **new}}
+    kept = {"t": now, "slots": list(schedule.packing.slots), "until": until, "jobs": {**old, **new}, **works}
     write_json(plan.folder.packing, kept)

@@ -22,7 +22,8 @@ class GpuHours:
     def in_words(self) -> str:
         lost = f", {self.without_end} lives without an end not counted" if self.without_end else ""
         told = f"; {self.told_h:.2f} by sacct" if self.told_h is not None else ""
-        return f"{self.ours_h:.2f} GPU-hours in {self.submissions} submission{'s' * (self.submissions != 1)} to SLURM{lost}{told}"
+        several = "s" * (self.submissions != 1)
+        return f"{self.ours_h:.2f} GPU-hours in {self.submissions} submission{several} to SLURM{lost}{told}"
 
 
 def gpu_hours(facts: StudyFacts) -> GpuHours | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tunestudy.config.errors import StudyError
+from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.resources import Resources
 from tunestudy.launch.slurm import commands, inside
 from tunestudy.launch.slurm.accounting import keep_accounting
@@ -367,3 +367,21 @@ def test_a_machine_without_slurm_and_a_silent_controller(cluster, on_slurm, monk
 def test_settings_that_contradict_each_other(on_slurm, settings, words):
     with pytest.raises(StudyError, match=words):
         _ = on_slurm(**settings).loaded
+
+
+def test_an_allocation_is_packed_by_what_run_knew(on_slurm, monkeypatch):
+    study = on_slurm(seeds=(1, 2), mode="allocation")
+    study.prepare()
+    jobs = study.jobs
+    study.dir.slurm.root.mkdir()
+    study.dir.slurm.jobs("allocation").write_text("".join(f"{job.id}\n" for job in jobs))
+    works = [{"id": jobs[0].id, "seconds": 60.0, "needs": [], "priority": 2}]
+    study.dir.packing.write_text(json.dumps({"works": works}))
+    seen = {}
+    monkeypatch.setattr(inside, "place_for", lambda *_, **__: None)
+    monkeypatch.setattr(inside, "allocated_nodes", lambda: ["node1"])
+    monkeypatch.setattr(inside, "carry_out", lambda *_, works, **__: seen.update(works) or Exit.DONE)
+    inside.main(str(study.dir.root), "allocation")
+    assert {name: (work.seconds, work.priority, work.known) for name, work in seen.items()} == {
+        job.id: (60.0, 2, True) if job is jobs[0] else (1.0, 0, False) for job in jobs
+    }

@@ -26,6 +26,7 @@ from tunestudy.config.study import Study
 from tunestudy.launch.carry_out import carry_out
 from tunestudy.launch.outcome import is_complete, is_trained, read_object
 from tunestudy.launch.presence import writer_name
+from tunestudy.launch.queue import remembered_works
 from tunestudy.launch.slurm.commands import SlurmError, ask
 from tunestudy.launch.slurm.history import Life, lives_of
 from tunestudy.launch.slurm.place import allocated_nodes, place_for
@@ -74,7 +75,8 @@ def carried_out(study: StudyDir, key: str, module: str) -> int:
     with Journal(study.events, f"{writer_name()}-slurm") as journal:
         before = lives_of(study, slurm_id())
         journal.write("slurm_started", **facts(key, jobs), **whence(before))
-        code = carry_out(settings, alone, study, place=place, quiet=False, uploads=False)
+        works = remembered_works(study, alone)
+        code = carry_out(settings, alone, study, place=place, quiet=False, works=works, uploads=False)
         steps = {job.id: step_of(study, job) for job in jobs}
         again = code == Exit.INTERRUPTED and limit.is_near
         stuck = again and bool(before) and before[-1].reason == "time limit" and before[-1].steps == steps
