@@ -61,6 +61,7 @@ def watch(
 def logs(
     study: StudyArgument,
     job: Annotated[str, typer.Argument(help="A job's name or the beginning of it; default: all.")] = "",
+    overrides: Overrides = None,
     results: Results = DEFAULT_RESULTS,
     tiny: Tiny = False,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing as the log grows.")] = False,
@@ -68,7 +69,9 @@ def logs(
     """Print the logs of jobs."""
     from tunestudy.launch.logs import show
 
-    leave(show(results / load(study, None, tiny).study.study, job, follow))
+    if "=" in job:  # all jobs, of a study with other settings
+        job, overrides = "", [job, *(overrides or [])]
+    leave(show(results / load(study, overrides, tiny).study.study, job, follow))
 
 
 @app.command()

@@ -150,7 +150,7 @@ def _slurm_lines(jobs: Sequence[dict[str, Any]]) -> list[str]:
     for job in jobs:
         if job["slurm"] and not job["failure"]:
             found.setdefault(job["slurm"].get("in_words") or job["slurm"]["left"], []).append(job["id"])
-    return [f"{names[0] if len(names) == 1 else f'{len(names)} jobs'} {words}" for words, names in found.items()]
+    return [f"{names[0] if len(names) == 1 else f'{len(names)} jobs:'} {words}" for words, names in found.items()]
 
 
 def _job_folders(study: StudyDir) -> list[JobDir]:

@@ -86,6 +86,7 @@ def job_environment(study_env: Mapping[str, str], slot_env: Mapping[str, str], a
     Ranks that this process's own environment speaks of are not passed on.
     """
     ours = {"TOKENIZERS_PARALLELISM": "false", "TUNESTUDY_ATTEMPT": str(attempt)}
+    ours["TQDM_DISABLE"] = "1"  # bars that libraries draw are long lines of noise in a log
     if study_env:
         ours["TUNESTUDY_ENV"] = json.dumps(sorted(study_env))  # what other hosts must know, too
     inherited = {name: value for name, value in os.environ.items() if not _is_of_ranks(name)}

@@ -80,7 +80,7 @@ class Queued:
 
     def words_on(self, *, runs: bool) -> str:
         """The same of one of its jobs, which runs or does not."""
-        return f"waits its turn in {self.id} on {self.nodes}" if self.is_shared and not runs else self.in_words
+        return f"waiting for a slot of {self.id} on {self.nodes}" if self.is_shared and not runs else self.in_words
 
     @property
     def in_words(self) -> str:
