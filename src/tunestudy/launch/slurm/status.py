@@ -30,7 +30,7 @@ class InSlurm:
         entry = self.live.get(job_id)
         return entry.words_on(runs=runs) if entry else self.lost.get(job_id, "")
 
-    def as_json(self, job_id: str, *, runs: bool) -> dict[str, Any] | None:
+    def as_json(self, job_id: str, *, runs: bool = False) -> dict[str, Any] | None:
         entry = self.live.get(job_id)
         if entry is None:
             return {"left": self.lost[job_id]} if job_id in self.lost else None
