@@ -218,20 +218,19 @@ def probe_missing(plan: Plan, base: Path) -> list[str]:
     slot = find_slots(resources)[0]
     command = command_for(resources, base, PROBE)
     failed: list[str] = []
-    for key, planned in missing.items():
-        job = planned.job
+    for key, job in missing.items():
         print(f"timing steps of {job.stage} ({', '.join(job.variants[:3])}) …", file=sys.stderr, flush=True)
         failed += time_job(plan, job, key, slot, command)
     return failed
 
 
-def _without_evidence(plan: Plan, base: Path) -> dict[str, PlannedJob]:
+def _without_evidence(plan: Plan, base: Path) -> dict[str, Job]:
     """A probe's name → the first job of the stage that it is for."""
     ranks, host = plan.study.resources.ranks, host_name()
     times = expected_times(plan, ranks=ranks, host=host)
     skipped = not_to_time(plan, base)
     asked = {speed_key(one.job, ranks=ranks, host=host) for one in plan.jobs if one.job.id in skipped}
-    missing: dict[str, PlannedJob] = {}
+    missing: dict[str, Job] = {}
     for planned in plan.jobs:
         job = planned.job
         idle = job.settings is None or job.settings.trains_nothing
@@ -239,7 +238,7 @@ def _without_evidence(plan: Plan, base: Path) -> dict[str, PlannedJob]:
             continue
         key = speed_key(job, ranks=ranks, host=host)
         if key not in asked:
-            missing.setdefault(key, planned)
+            missing.setdefault(key, job)
     return missing
 
 
