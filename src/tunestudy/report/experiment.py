@@ -147,8 +147,11 @@ def _issues(facts: StudyFacts, headline: Headline) -> str:
     ]  # fmt: skip
     heads = ("#", "when", "job", "attempt", "what happened", "step", "what was done", "log")
     found = warnings_of(facts, headline)
-    warned = "\n".join(f"- {escape(warning)}" for warning in found) or "None."
-    called = "\n".join(f"- {moment(number(alert.get('t')))} {escape(line)}" for alert, line in alerts(facts)) or "None."
+    warned = "\n".join(f"- {escape(warning)}" for warning in found) or "Nothing to warn of."
+    called = (
+        "\n".join(f"- {moment(number(alert.get('t')))} {escape(line)}" for alert, line in alerts(facts))
+        or "There are none."
+    )
     parts = ["## 5. Issues and resolutions", table(heads, rows, "No attempt failed."), "### Alerts", called]
     parts += ["### Warnings", warned]
     return "\n\n".join([*parts, block("issues")])
