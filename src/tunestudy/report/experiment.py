@@ -150,7 +150,7 @@ def _issues(facts: StudyFacts, headline: Headline) -> str:
     warned = "\n".join(f"- {escape(warning)}" for warning in found) or "Nothing to warn of."
     called = (
         "\n".join(f"- {moment(number(alert.get('t')))} {escape(line)}" for alert, line in alerts(facts))
-        or "There are none."
+        or "No alert was raised."
     )
     parts = ["## 5. Issues and resolutions", table(heads, rows, "No attempt failed."), "### Alerts", called]
     parts += ["### Warnings", warned]
