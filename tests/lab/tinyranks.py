@@ -12,10 +12,12 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from typing import Protocol
 
 from tunestudy.launch.torchrun import torchrun_command
 from tunestudy.records.layout import JobDir
+from tunestudy.records.stop import StopRequest
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -45,11 +47,11 @@ class Started(Protocol):
 class Forked:
     """torchrun's agent in a process of the fork server, with ranks forked from it, seen like a Popen."""
 
-    def __init__(self, folder: JobDir, ranks: int, module: str) -> None:
+    def __init__(self, folder: JobDir, ranks: int, module: str, step_s: float) -> None:
         assert os.environ.get("OMP_NUM_THREADS") == "1", "the fork server has this process's environment"
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(IMPORTED_ONCE)
-        self._process = context.Process(target=_agent, args=(str(folder.root), ranks, module))
+        self._process = context.Process(target=_agent, args=(str(folder.root), ranks, module, step_s))
         self._process.start()
         assert self._process.pid is not None
         self.pid = self._process.pid
@@ -66,9 +68,13 @@ class Forked:
         return self._process.exitcode
 
 
-def start(folder: JobDir, ranks: int = 2, module: str = "tunestudy.worker") -> Forked:
-    """Ranks of a job, each of which begins at `module`'s `main`."""
-    return Forked(folder, ranks, module)
+def start(folder: JobDir, ranks: int = 2, module: str = "tunestudy.worker", step_s: float = 0.0) -> Forked:
+    """Ranks of a job, each of which begins at `module`'s `main`.
+
+    A stop that is meant for the middle of a tiny job comes after its end on a fast machine: `step_s` makes every step
+    last that much longer.
+    """
+    return Forked(folder, ranks, module, step_s)
 
 
 def start_afresh(folder: JobDir, ranks: int = 2) -> subprocess.Popen[bytes]:
@@ -76,7 +82,7 @@ def start_afresh(folder: JobDir, ranks: int = 2) -> subprocess.Popen[bytes]:
     return subprocess.Popen(torchrun_command(folder, ranks), env=ENVIRONMENT, stdout=subprocess.DEVNULL)
 
 
-def _agent(root: str, ranks: int, module: str) -> None:
+def _agent(root: str, ranks: int, module: str, step_s: float) -> None:
     """What `torchrun --standalone --max-restarts=0` does, with forked ranks."""
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -93,14 +99,26 @@ def _agent(root: str, ranks: int, module: str) -> None:
         start_method="fork",
     )
     try:
-        elastic_launch(config, _rank)(root, module)
+        elastic_launch(config, _rank)(root, module, step_s)
     except ChildFailedError as error:
         sys.exit(str(error))
 
 
-def _rank(root: str, module: str) -> None:
+def _rank(root: str, module: str, step_s: float) -> None:
+    if step_s:
+        StopRequest.__bool__ = _asked_after(step_s, StopRequest.__bool__)  # type: ignore[method-assign]
     if code := sys.modules[module].main(root):
         sys.exit(code)
+
+
+def _asked_after(step_s: float, asked: Callable[[StopRequest], bool]) -> Callable[[StopRequest], bool]:
+    """A run asks once in every step whether it should stop: here it sleeps before it does."""
+
+    def slowly(request: StopRequest) -> bool:
+        time.sleep(step_s)
+        return asked(request)
+
+    return slowly
 
 
 def wait_for_step(folder: JobDir, process: Started, step: int) -> None:

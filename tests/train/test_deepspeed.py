@@ -104,7 +104,7 @@ def test_a_stopped_run_goes_on_to_the_same_bit_and_on_other_ranks_nearly(tmp_pat
     for name, attempts in went_on.items():
         for ranks, stage, steps in attempts:
             folder = make_job(tmp_path, name, **settings, **zero(stage))
-            process = start(folder, ranks=ranks)
+            process = start(folder, ranks=ranks, step_s=0.1 if steps else 0.0)
             if steps is None:
                 assert process.wait(timeout=300) == 0
                 continue

@@ -51,7 +51,7 @@ def test_another_number_of_ranks_goes_on_from_the_checkpoint(tmp_path: Path) -> 
     assert run(whole)
     folder = make_job(tmp_path, "handed", engine="fsdp2", **settings)
     for ranks, steps in ((2, 5), (1, 20)):
-        process = start(folder, ranks=ranks)
+        process = start(folder, ranks=ranks, step_s=0.05)
         wait_for_step(folder, process, steps)
         ask_to_stop(process.pid)
         process.wait(timeout=120)

@@ -91,7 +91,7 @@ def test_one_rank_goes_on_where_two_left_off(tmp_path: Path) -> None:
     whole = make_job(tmp_path, "whole", **settings)
     assert run(whole)
     folder = make_job(tmp_path, "handed-over", **settings)
-    process = start(folder)
+    process = start(folder, step_s=0.05)
     wait_for_step(folder, process, 5)
     ask_to_stop(process.pid)
     process.wait(timeout=120)
