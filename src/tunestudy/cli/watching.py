@@ -43,7 +43,7 @@ def status(
     from tunestudy.launch import control
 
     gc.disable()  # a fifth of the time with 10,000 jobs, and nothing here lives long enough to be collected
-    state = control.status(load(study, overrides, tiny), results)
+    state = control.status(load(study, overrides, tiny), results, brief=not as_json)
     print_json(state) if as_json else control.print_status(state)
 
 

@@ -62,13 +62,13 @@ def stop_study(study_dir: Path) -> Exit:
     return Exit.PREFLIGHT_REFUSED if elsewhere else Exit.DONE
 
 
-def status(loaded: LoadedStudy, results: Path) -> dict[str, Any]:
+def status(loaded: LoadedStudy, results: Path, *, brief: bool = False) -> dict[str, Any]:
     """`plan --json` with `progress`, `failure`, `attempts` and `duration_s` per job, and `launchers` and `alerts`.
 
     Durations add up every attempt, in seconds. `totals.duration_s` is the time during which anything ran,
-    `totals.job_duration_s` the sum over jobs.
+    `totals.job_duration_s` the sum over jobs. `brief`: without what an edit changes, orphans and warnings.
     """
-    plan = make_plan(loaded, results)
+    plan = make_plan(loaded, results, brief=brief)
     told: dict[str, Any] = plan.as_json()
     study = StudyDir(results / loaded.study.study)
     by_slurm = _in_slurm(plan, study)

@@ -73,6 +73,7 @@ class _Epoch:
 
 
 NOTHING = Estimate(Amount(0, exact=True), Amount(0, exact=True), 0)
+UNKNOWN = Estimate(None, None, None)
 
 
 class Estimator:

@@ -21,7 +21,7 @@ from tunestudy.config.study import Study
 from tunestudy.records.layout import JobDir, StudyDir
 from tunestudy.study.benchmarks import curve_warnings
 from tunestudy.study.changes import Change, Orphan, explain_changes, find_orphans
-from tunestudy.study.estimate import NOTHING, Estimate, Estimator, Measured
+from tunestudy.study.estimate import NOTHING, UNKNOWN, Estimate, Estimator, Measured
 from tunestudy.study.fingerprint import canonical
 from tunestudy.study.footing import footing_warnings, seen_rows_warnings
 from tunestudy.study.graph import Graph
@@ -133,8 +133,8 @@ class Plan:
         }
 
 
-def make_plan(loaded: LoadedStudy, results: Path) -> Plan:
-    """The plan of a study whose results lie under `results`.
+def make_plan(loaded: LoadedStudy, results: Path, *, brief: bool = False) -> Plan:
+    """The plan of a study whose results lie under `results`. `brief`: its jobs and how far they are, alone.
 
     Jobs come parents first; among those free to run, by priority, then seed (so that the first seeds compare all
     variants early), then as the file names the variants.
@@ -148,13 +148,19 @@ def make_plan(loaded: LoadedStudy, results: Path) -> Plan:
         graph.add_trial(variant, seed)
     jobs = graph.jobs()
     identities.remember()
-    planned = _with_status(jobs, study, loaded.path.parent, folder)
+    inputs = {"datasets": identities.datasets, "model": identities.model}
+    on_disk = folders_on_disk(folder)
+    place = folder.jobs
+    states = {job.id: _status(job, place, on_disk) for job in jobs}
+    if brief:
+        return Plan(study, folder, [PlannedJob(job, states[job.id], UNKNOWN) for job in jobs], inputs)
+    planned = _with_estimates(jobs, states, study, loaded.path.parent, folder, on_disk)
     gates, gate_warnings = _foresee_gates(planned)
     return Plan(
         study=study,
         folder=folder,
         jobs=planned,
-        inputs={"datasets": identities.datasets, "model": identities.model},
+        inputs=inputs,
         gates=gates,
         changes=explain_changes(jobs, folder, identities),
         orphans=find_orphans(jobs, folder),
@@ -183,19 +189,22 @@ def trials_in_order(study: Study) -> list[tuple[str, int]]:
     ]
 
 
-def _with_status(jobs: Sequence[Job], study: Study, base: Path, folder: StudyDir) -> list[PlannedJob]:
-    on_disk = folders_on_disk(folder)
+def _status(job: Job, jobs: Path, on_disk: set[str]) -> Status:
+    return job_status(JobDir(jobs / job.id), job) if job.id in on_disk else "pending"
+
+
+def _with_estimates(
+    jobs: Sequence[Job], states: dict[str, Status], study: Study, base: Path, folder: StudyDir, on_disk: set[str]
+) -> list[PlannedJob]:
     measured = _measured(jobs, on_disk, folder)
     estimator = Estimator(study, base)
     estimates: dict[int, Estimate] = {}
     planned = []
-    folders = folder.jobs
     for job in jobs:
         known = id(job.training)
         if job.training and known not in estimates:
             estimates[known] = estimator.of(job.training, measured.get(_data_key(job.training), {}))
-        status = job_status(JobDir(folders / job.id), job) if job.id in on_disk else "pending"
-        planned.append(PlannedJob(job, status, estimates[known] if job.training else NOTHING))
+        planned.append(PlannedJob(job, states[job.id], estimates[known] if job.training else NOTHING))
     return planned
 
 
@@ -218,8 +227,12 @@ def _foresee_gates(planned: Sequence[PlannedJob]) -> tuple[list[GatedStage], lis
 def _measured(jobs: Sequence[Job], on_disk: set[str], folder: StudyDir) -> dict[str, Measured]:
     """What jobs of this plan have counted in their data; one of them speaks for all that read the same."""
     found: dict[str, Measured] = {}
+    keys: dict[int, str] = {}  # seeds and variants share the object
     for job in jobs:
-        if job.training and job.id in on_disk and (key := _data_key(job.training)) not in found:
+        if not job.training or job.id not in on_disk:
+            continue
+        key = keys.get(id(job.training)) or keys.setdefault(id(job.training), _data_key(job.training))
+        if key not in found:
             report = read_object(folder.job(job.id).data_report)
             if isinstance(report.get("sources"), dict):
                 found[key] = report["sources"]
