@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-vision test test-fast lint benchmarks clean
+.PHONY: help install demo demo-vision test test-fast studies test-studies lint docs benchmarks clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,17 +31,24 @@ demo: $(READY)  ## run the demo study; print its table and the path of the repor
 # Several processes for what needs neither ranks nor clocks; two for what starts processes of its own and often waits
 # for them; one after the other, undisturbed, what watches clocks or has hosts of its own.
 LONG := slow or browser or lab or slurm
+WHOLE := study or killed_study
 UNDISTURBED := alone or lab or slurm
 SIDE_BY_SIDE := -n logical --maxprocesses 8 --dist worksteal
 TWO_AT_A_TIME := -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(READY)  ## every test
-	$(BIN)/pytest $(SIDE_BY_SIDE) -m 'not ($(LONG))'
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m 'not ($(LONG) or $(WHOLE))'
 	$(BIN)/pytest $(TWO_AT_A_TIME) -m '($(LONG)) and not ($(UNDISTURBED))'
 	$(BIN)/pytest -m '($(LONG)) and ($(UNDISTURBED))'
 
 test-fast: $(READY)  ## tests that need no ranks, no browser, no hosts
-	$(BIN)/pytest $(SIDE_BY_SIDE) -m 'not ($(LONG))'
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m 'not ($(LONG) or $(WHOLE))'
+
+studies: $(READY)  ## the five studies of studies/ in small, whole, one after the other
+	$(BIN)/pytest tests/studies -m study
+
+test-studies: $(READY)  ## the same, and each killed at three random moments on its way
+	$(BIN)/pytest tests/studies -m '$(WHOLE)'
 
 lint: $(READY)  ## style, types, arrows between rooms, sizes
 	$(BIN)/ruff check .

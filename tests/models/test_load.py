@@ -37,6 +37,14 @@ def test_random_weights_depend_on_the_seed_alone(lab, logits):
     assert not torch.equal(logits(first), logits(other))
 
 
+def test_random_weights_may_be_those_of_one_seed_for_all(lab, logits):
+    model = {**lab.job("a")[0].model.model_dump(exclude_unset=True), "weights_seed": 1}
+    first, other = (load_start(*lab.job(str(seed), seed=seed, model=model), "cpu") for seed in (2, 3))
+    assert torch.equal(logits(first.model), logits(other.model))
+    assert torch.equal(logits(first.model), logits(load_start(*lab.job("c", seed=1), "cpu").model))
+    assert first.identity == other.identity
+
+
 def test_random_weights_leave_the_global_generator_alone(lab):
     torch.manual_seed(3)
     expected = torch.rand(1)

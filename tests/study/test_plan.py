@@ -99,6 +99,7 @@ class TestGraph:
     def test_the_model_as_it_comes_is_scored_once_or_once_per_seed(self, folder: Folder, edited: Edit) -> None:
         random = edited(("untrained: {stages: [base]}", "untrained: {stages: []}"))
         assert by_stage(folder.plan(random))[BASE_MODEL] == 3
+        assert by_stage(folder.plan(random, "model.weights_seed=5"))[BASE_MODEL] == 1
         pretrained = random.replace(
             "  architecture: qwen3\n  config: {hidden_size: 32, num_hidden_layers: 2}\n",
             "  model_name_or_path: org/model\n",

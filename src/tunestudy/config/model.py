@@ -29,6 +29,8 @@ class ModelConfig(Config):
     """Commit, branch or tag of a hub id."""
     architecture: str | None = None
     """A `model_type` of transformers, such as `qwen3`: random weights of that class, seeded by the trial."""
+    weights_seed: int | None = newer()
+    """Draw them by this seed in place of the trial's: all seeds start at one model, as with pretrained weights."""
     config: dict[str, Any] = {}
     """Arguments of that class's configuration (`hidden_size`, `num_hidden_layers`, …)."""
     tokenizer: CharacterTokenizer | str | None = None
@@ -55,4 +57,10 @@ class ModelConfig(Config):
             raise ValueError("architecture needs a tokenizer: {type: characters, alphabet: …} or a path")
         if self.config and not self.architecture:
             raise ValueError("config belongs to architecture; a pretrained model brings its own")
+        if self.weights_seed is not None and not self.architecture:
+            raise ValueError("weights_seed belongs to architecture; a pretrained model's weights are not drawn")
         return self
+
+    def drawn_by(self, seed: int) -> int:
+        """The seed of random weights in a job of `seed`."""
+        return seed if self.weights_seed is None else self.weights_seed

@@ -187,11 +187,11 @@ def may_change_tokenizer(merge: MergeStage) -> bool:
 
 
 def frozen_identity(job: Job, config: ModelConfig, folder: JobDir, tokenizer: Any) -> Identity:
-    """What tells a model to read with apart, without loading it. Random weights are drawn by the job's seed."""
+    """What tells a model to read with apart, without loading it. Random weights are drawn by a seed."""
     from transformers import AutoConfig
 
     if config.architecture:
-        return random_identity(config, job.seed, architecture_config(config, tokenizer))
+        return random_identity(config, config.drawn_by(job.seed), architecture_config(config, tokenizer))
     origin = find_origin(config, folder.root / job.base_dir)
     if origin.local:
         return folder_identity(Path(origin.name))
@@ -206,7 +206,7 @@ def load_frozen(job: Job, config: ModelConfig, folder: JobDir, tokenizer: Any, d
     if config == job.model:
         return _study_model(job, folder, tokenizer, device).model
     if config.architecture:
-        return random_weights(config, tokenizer, seed=job.seed, device=device)
+        return random_weights(config, tokenizer, seed=config.drawn_by(job.seed), device=device)
     return pretrained(find_origin(config, folder.root / job.base_dir), config, device)
 
 
@@ -258,8 +258,9 @@ def _study_model(job: Job, folder: JobDir, tokenizer: Any, device: torch.device 
     """The study's own model; random weights are kept on disk when an adapter will need them as its base."""
     bits = job.training.quantization if job.training else None
     if job.model.architecture:
-        model = random_weights(job.model, tokenizer, seed=job.seed, device=device)
-        identity = random_identity(job.model, job.seed, model.config)
+        seed = job.model.drawn_by(job.seed)
+        model = random_weights(job.model, tokenizer, seed=seed, device=device)
+        identity = random_identity(job.model, seed, model.config)
         if job.training is not None and (job.training.adapter is not None or job.training.world is not None):
             kept = keep_base(model, tokenizer, folder.study, f"random-{identity['sha256'][:12]}")
             if bits is not None:

@@ -124,8 +124,8 @@ class Graph:
         return self._drafts[inputs[name]].fingerprint if name in inputs else STUDY_MODEL
 
     def _base_model_job(self, seed: int) -> _Draft:
-        """Pretrained weights are the same at every seed, so they are scored once; random ones are drawn by the seed."""
-        random = self._study.model.architecture is not None
+        """Pretrained weights are the same at every seed, so they are scored once; random ones may be drawn by it."""
+        random = self._study.model.architecture is not None and self._study.model.weights_seed is None
         fingerprint = job_fingerprint(
             settings=None, seed=seed if random else None, data={}, model=self._identities.model_digest, parents=[]
         )
