@@ -2,7 +2,7 @@
 
 `<study>/behaviour.json` maps a job's stage to what it does: {steps, step_s, at, action, times}. From step `at` on and
 for the first `times` starts, `action` is one of raise, user, oom, nan, disk (failures that a worker tells), sigkill,
-hang (deaf to SIGTERM), freeze (suspended), preempt (asked to leave, with the cluster's word), cry (prints and exits).
+hang (deaf to SIGTERM), freeze (suspended), preempt (asked to leave, with SLURM's word), cry (prints and exits).
 """
 
 import hashlib
@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 from tunestudy.records.atomic import read_json, write_json
-from tunestudy.records.cluster import ClusterWord, tell_cluster_word
 from tunestudy.records.layout import JobDir
 from tunestudy.records.lease import Lease, LeaseHeldError
 from tunestudy.records.logs import write_output_to
@@ -74,7 +73,7 @@ def act(action: str, folder: JobDir, step: int) -> None:
     elif action == "freeze":
         os.kill(os.getpid(), signal.SIGSTOP)
     elif action == "preempt":
-        tell_cluster_word(folder, ClusterWord(attempt=ATTEMPT, kind="preempted", message="wanted by others"))
+        os.write(1, b"slurmstepd: error: *** STEP 3.0 ON n1 CANCELLED AT 2026 DUE TO PREEMPTION ***\n")
         tell(folder, "interrupted", step - 1, 0)
         sys.exit(75)
     elif action == "cry":

@@ -1,13 +1,10 @@
 """Reading the end of an attempt from what it left."""
 
-from dataclasses import replace
-
 import pytest
 
 from tunestudy.launch import outcome as outcomes
 from tunestudy.launch.outcome import memory_kills, read_outcome
 from tunestudy.records.atomic import write_json
-from tunestudy.records.cluster import ClusterWord, tell_cluster_word
 
 TORCHRUN_SUMMARY = """\
 Root Cause (first observed failure):
@@ -100,13 +97,10 @@ def test_words_of_clusters_launchers_and_libraries(ended, kind, left):
     assert end.message.startswith(LOST_HOST.strip()) is (LOST_HOST in left["log"] and kind == "node_lost")
 
 
-def test_the_clusters_word_explains_a_sigterm_from_outside(ended, study):
-    word = ClusterWord(attempt=2, kind="preempted", message="job 7 was preempted")
-    tell_cluster_word(study.folder("base"), word)
-    end = ended(progress={"phase": "interrupted", "attempt": 2, "step": 3})
-    assert (end.kind, end.message, end.step) == ("preempted", "job 7 was preempted", 3)
-    tell_cluster_word(study.folder("base"), replace(word, attempt=1))
-    assert ended(progress={"phase": "interrupted", "attempt": 2, "step": 3}).kind == "interrupted"
+def test_the_clusters_word_explains_a_sigterm_from_outside(ended):
+    word = "slurmstepd: error: *** STEP 3.0 ON n1 CANCELLED AT 2026 DUE TO PREEMPTION ***"
+    end = ended(progress={"phase": "interrupted", "attempt": 2, "step": 3}, log=f"{word}\n")
+    assert (end.kind, end.message, end.step) == ("preempted", word, 3)
 
 
 def test_interrupted(ended):

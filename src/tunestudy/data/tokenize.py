@@ -6,7 +6,7 @@ in that text (`spans.py`), mapped onto tokens by their offsets. So ids are those
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,6 @@ from tunestudy.data.images import IMAGE_MARK, ImageFacts
 from tunestudy.data.rejected import Rejected
 from tunestudy.data.spans import Rendered, Span, answer_spans, render, rewritten
 from tunestudy.data.vision import Eyes
-
-LossOn = Literal["assistant", "completion", "all"]
 
 TOO_LONG = "too long"
 

@@ -15,7 +15,6 @@ from typing import Any, Literal
 from tunestudy.config.failures import FailureKind, Sign, sign_in
 from tunestudy.config.job import Job
 from tunestudy.records.atomic import read_json, write_json
-from tunestudy.records.cluster import cluster_word
 from tunestudy.records.layout import JobDir
 from tunestudy.records.redact import redact
 from tunestudy.study.state import missing_evaluations
@@ -88,7 +87,7 @@ def read_outcome(
     step = failure.get("step") if failure.get("step") is not None else progress.get("step")
     phase = failure.get("phase") or str(progress.get("phase") or "")
     ended = Outcome(kind="error", exit_code=exit_code, step=step, phase=phase, attempt=attempt)
-    word = word_of_cluster(folder, attempt, logs)
+    word = word_of_cluster(logs)
     said = f"rank {failure['rank']} then said: {failure['message']}" if failure else ""
     if failure and failure["kind"] in _KNOWN_CAUSES:
         place = f"{failure['where']}: " if failure["kind"] == "user" and failure.get("where") else ""
@@ -131,11 +130,8 @@ class Logs:
         return _tail(log, self.start.get(log.name, 0))
 
 
-def word_of_cluster(folder: JobDir, attempt: int, logs: Logs) -> Sign | None:
+def word_of_cluster(logs: Logs) -> Sign | None:
     """What a scheduler, the launcher on several hosts or a watchdog says about an attempt."""
-    told = cluster_word(folder, attempt)
-    if told is not None:
-        return Sign(kind=told.kind, line=told.message)
     sign = sign_in(logs.launch, "cluster") or sign_in(logs.ranks, "cluster")
     return None if sign is None else Sign(kind=sign.kind, line=redact(sign.line))
 

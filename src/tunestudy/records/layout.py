@@ -250,11 +250,6 @@ class JobDir:
         return self.root / "adjusted.json"
 
     @property
-    def cluster_json(self) -> Path:
-        """What a scheduler did to the job's last attempt (`records/cluster.py`)."""
-        return self.root / "cluster.json"
-
-    @property
     def result_json(self) -> Path:
         """Written when the stage's result is published: training counts as done if and only if it is here."""
         return self.root / RESULT

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 HIDDEN = "[hidden]"
@@ -46,11 +46,6 @@ def _without(text: str, secrets: list[str]) -> str:
     for value in secrets:
         text = text.replace(value, HIDDEN)
     return _CREDENTIALS_IN_URL.sub(HIDDEN, _TOKEN.sub(HIDDEN, text))
-
-
-def redact_lines(lines: Iterable[str]) -> Iterator[str]:
-    """`redact` line by line."""
-    return (redact(line) for line in lines)
 
 
 def redact_tree(value: Any) -> Any:

@@ -12,7 +12,6 @@ from tunestudy.study.load import LoadedStudy
 from tunestudy.study.nearest import did_you_mean
 
 DEFAULT_NAME = "{study}-{variant}-seed{seed}-{stage}"
-PLACEHOLDERS = ("study", "variant", "seed", "stage")
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _NAME = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9_](?:[\w.-]{0,94}\w)?", re.ASCII)
 _ODD = re.compile(r"[^A-Za-z0-9_.]+")

@@ -22,7 +22,7 @@ from tunestudy.study.importing.rules import (
     truth,
     words,
 )
-from tunestudy.study.importing.sets import place, share, slug
+from tunestudy.study.importing.sets import place, slug
 
 
 def _refusal(view: View) -> str | None:
@@ -142,10 +142,6 @@ def _part(one: dict[str, Any], view: View, taken: set[str]) -> Entry:
         problems.append((f"{name}.data_dir", "files of a hub's data set are chosen by subset and split"))
     label = f"{name}_{one['split']}" if one.get("split") not in (None, "train") else name
     return Entry(name=slug(label, taken), values=values, weight=fraction, impossible=tuple(problems))
-
-
-def _size_of_test(value: Any, _view: View) -> dict[str, Any]:
-    return share(value)
 
 
 def _answers_only(value: Any, view: View) -> dict[str, Any]:
