@@ -57,6 +57,11 @@ lint: $(READY)  ## style, types, arrows between rooms, sizes
 	$(BIN)/lint-imports
 	$(BIN)/python tools/size_watch.py
 
+docs: $(READY)  ## the book of docs/ in site/; open site/index.html
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "open site/index.html"
+
 benchmarks: $(READY)  ## measure the figures of benchmarks/RESULTS.md anew (about half an hour)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/all.py

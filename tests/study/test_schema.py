@@ -130,6 +130,19 @@ def test_every_key_of_a_stage_is_explained_or_speaks_for_itself() -> None:
     assert "Global norm" in stage["max_grad_norm"]["description"]
 
 
+def test_every_key_is_explained() -> None:
+    """All but the tags: what `type` and `by` mean, the section says."""
+    schema = study_schema()
+    sections = {"the file": schema, **schema["$defs"]}
+    bare = [
+        f"{name}.{key}"
+        for name, section in sections.items()
+        for key, one in section.get("properties", {}).items()
+        if "description" not in one and key != "type"
+    ]
+    assert not bare
+
+
 def test_says_nothing_of_how_it_is_made() -> None:
     text = str(study_schema())
     assert "fingerprint" not in text

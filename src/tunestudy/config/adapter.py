@@ -13,7 +13,9 @@ class TargetOptions(Config):
     """Which modules an adapter sits on, and its rank."""
 
     lora_r: int = Field(16, ge=1)
+    """Rank: rows of A, columns of B."""
     lora_dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of an adapter's inputs that are dropped while training."""
     target_modules: Literal["all-linear"] | tuple[str, ...] | str = "all-linear"
     """`all-linear`, a list of module name endings, or one regular expression."""
     target: tuple[Role, ...] | Role | None = None
@@ -24,6 +26,7 @@ class LowRankOptions(TargetOptions):
     """What every low-rank adapter has: W x + s·B A x with A (r, inputs), B (outputs, r), s = alpha/r."""
 
     lora_alpha: float = Field(32, gt=0)
+    """The product B A counts alpha/r times."""
     use_rslora: bool = False
     """Scale by alpha/√r in place of alpha/r. Source: arXiv:2312.03732."""
     rank_pattern: dict[str, int] = {}
@@ -140,10 +143,13 @@ class MoleAdapter(TargetOptions):
     top_k: int | None = Field(None, ge=1)
     """Experts that take part; default: all."""
     temperature: float = Field(1.0, gt=0)
+    """τ: gates are softer above 1 and sharper below it."""
     learn_temperature: bool = False
+    """τ learns, and begins at `temperature`."""
     balance: Literal["switch", "mole", "none"] = "switch"
     """Loss against gates that always choose the same: the Switch Transformer's, or the MoLE paper's."""
     balance_coefficient: float = Field(0.01, ge=0)
+    """Weight of that loss."""
     gate_noise: float = Field(0.0, ge=0)
     """Standard deviation of normal noise on the gates' logits while training."""
     train_experts: bool = True

@@ -42,11 +42,15 @@ class Band(Config):
     """Where a figure is expected to lie."""
 
     above: float | None = neutral(None)
+    """The figure must be more than this."""
     below: float | None = neutral(None)
+    """The figure must be less than this."""
     at_step: int | None = neutral(None, ge=0)
     """Only at the first row from this step on."""
     from_step: int | None = neutral(None, ge=0)
+    """Only at rows from this step on."""
     until_step: int | None = neutral(None, ge=0)
+    """Only at rows up to this step."""
     stages: tuple[str, ...] = neutral(())
     """Only of these; default: all."""
     variants: tuple[str, ...] = neutral(())

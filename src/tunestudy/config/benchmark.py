@@ -56,6 +56,7 @@ class ExactMatch(Benchmark):
     task = "exact_match"
     type: Literal["exact_match"] = "exact_match"
     max_new_tokens: int = Field(16, ge=1)
+    """Where an answer is cut off."""
     answer_after: str | None = Field(None, min_length=1)
     """Only what follows the last of these in the generated text is compared: an answer behind its rationale."""
     backend: Literal["transformers", "vllm"] = "transformers"

@@ -59,6 +59,7 @@ class CAbstractor(Config):
     mlp_depth: int = Field(2, ge=1)
     """Linear layers of the read-out."""
     hidden_size: int = Field(1024, ge=1)
+    """Channels of its blocks."""
     pos_emb: bool = True
     """A learned embedding per patch, added before the first block."""
 
@@ -76,10 +77,13 @@ class VisionComponents(Config):
     """What is added to the vision pipeline of an InternVL."""
 
     rope2d: Annotated[Rope2d | None, BeforeValidator(_switch, json_schema_input_type=Rope2d | bool | None)] = None
+    """Rotary positions by row and column."""
     pyramid: Annotated[Pyramid | None, BeforeValidator(_switch, json_schema_input_type=Pyramid | bool | None)] = None
+    """Features of several layers."""
     c_abstractor: Annotated[
         CAbstractor | None, BeforeValidator(_switch, json_schema_input_type=CAbstractor | bool | None)
     ] = None
+    """A convolutional projector."""
 
     @property
     def named(self) -> tuple[str, ...]:

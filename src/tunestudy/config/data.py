@@ -19,6 +19,7 @@ class Dataset(Config):
     """What every data set has, wherever it comes from."""
 
     format: Format = "auto"
+    """What records look like; `auto` tells it by the first record's columns."""
     columns: dict[str, str] = {}
     """The format's field → the file's column, e.g. `{prompt: question, completion: answer}`."""
     language: str | None = None
@@ -63,7 +64,9 @@ class HubDataset(Dataset):
     subset: str | None = None
     """Several are joined by `+` and read one after the other."""
     split: str = "train"
+    """A split of the data set, as `datasets` names it."""
     revision: str | None = None
+    """Commit, branch or tag; what it was is kept in study.lock."""
     fetch: FetchSettings | None = None
     """How to fetch the images that the records name by URL (`fetch: {}`); none: URLs are refused."""
 
@@ -82,6 +85,7 @@ class DatacompDataset(Dataset):
     question: str = Field("Describe this image.", min_length=1)
     """What the model is asked of every image; its `text` is the answer."""
     fetch: FetchSettings = Field(default_factory=FetchSettings)
+    """Which images are taken, and how they are asked for."""
 
 
 class DigitsDataset(Dataset):
@@ -180,6 +184,7 @@ class DataSettings(Config):
     max_length: int = Field(1024, gt=0)
     """Tokens; a longer sample is handled as `overlong` says."""
     overlong: Literal["reject", "truncate"] = "reject"
+    """What becomes of a sample longer than `max_length`: left out with a reason, or cut at its end."""
     packing: bool = False
     """Fill rows of `max_length` with several samples; attention and positions never cross a sample."""
     max_images_per_pack: int | None = Field(None, gt=0)
@@ -193,6 +198,7 @@ class DataSettings(Config):
     """Which tokens are targets. `assistant`: every assistant turn with its stop token, or the completion of a prompt;
     `completion`: the last assistant turn alone; `all`: every token. Plain text always counts in full."""
     preprocessing_num_workers: int = neutral(1, ge=1)
+    """Processes that tokenise; the samples are the same for any number."""
 
     @field_validator("order", mode="before")
     @classmethod

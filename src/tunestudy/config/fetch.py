@@ -39,9 +39,11 @@ class FetchSettings(Config):
     deadline_s: float = neutral(30.0, gt=0)
     """For one image, over all attempts, redirects and waits, however slowly it drips."""
     connect_timeout_s: float = neutral(10.0, gt=0)
+    """For one connection to be made."""
     allow_loopback: bool = neutral(False)
     """Also fetch from 127.0.0.0/8 and ::1, for a server of one's own. Private networks stay refused."""
     user_agent: str = neutral("tunestudy-fetch/1.0", min_length=1)
+    """The name that hosts are told; what stands before its `/` is looked for in `X-Robots-Tag`."""
     shard_size: int = neutral(10_000, gt=0)
     """Records per manifest file; a fetch that has begun keeps the size it began with."""
 

@@ -50,6 +50,7 @@ class MergeInput(Weights):
     """One of the models that are merged."""
 
     weight: float = Field(1.0, allow_inf_nan=False)
+    """What it counts in the sum."""
     weights: dict[Role, FiniteFloat] = {}
     """By role; roles that are not named have `weight`."""
     density: float | None = Field(None, gt=0, le=1)
@@ -71,6 +72,7 @@ class MergeStage(SharingSettings):
 
     type: Literal["merge"] = "merge"
     method: MethodName
+    """How models are put together; docs/merging.md has the definitions."""
     models: dict[str, MergeInput] = Field(min_length=1)
     """By names of your own; their order is that of the sum."""
     base: Weights | None = None

@@ -47,7 +47,9 @@ class ModelConfig(Config):
     dtype: DType = "float32"
     """Storage of frozen weights; trainable weights are always held in float32."""
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = neutral("sdpa")
+    """As transformers names it; the flash ones need their package and a GPU."""
     trust_remote_code: bool = False
+    """Run the Python that a model's repository brings along."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> "ModelConfig":

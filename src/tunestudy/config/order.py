@@ -17,6 +17,7 @@ class Curriculum(Config):
     """
 
     direction: Literal["ascending", "descending"] = "ascending"
+    """`ascending`: smallest values first, which are the easiest of a score."""
     buckets: int | None = Field(None, ge=1)
     """Cut the sorted samples into this many equal parts and shuffle inside each; null keeps the strict order."""
     take: tuple[float, float] = (0.0, 1.0)
@@ -38,6 +39,7 @@ class ColumnOrder(Curriculum):
     """
 
     by: Literal["column"]
+    """Sorts by a column."""
     column: str = Field(min_length=1)
     """The column's name in the file."""
 
@@ -46,6 +48,7 @@ class ScoreOrder(Curriculum):
     """By how unlikely a frozen model finds a sample's targets: their mean negative log-likelihood in nats."""
 
     by: Literal["score"]
+    """Sorts by a model's score."""
     scorer: Literal["start", "base"] | ModelConfig = "start"
     """`start`: the weights that this stage starts from, before its first step; `base`: the study's model, so that
     variants, stages and (of a pretrained model) seeds share one file of scores; or another model with its own

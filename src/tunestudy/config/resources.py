@@ -90,9 +90,13 @@ class SlurmSettings(Config):
     """`jobs`: an sbatch file per job, with dependencies. `allocation`: one sbatch file for the whole study, which packs
     its jobs on the GPUs that it gets."""
     partition: Word | None = neutral(None)
+    """Where submissions go; default: the cluster's own."""
     account: Word | None = neutral(None)
+    """Whom the time is charged to."""
     qos: Word | None = neutral(None)
+    """Quality of service."""
     constraint: Word | None = neutral(None)
+    """Features that nodes must have."""
     exclude: Word | None = neutral(None)
     """Nodes that are not wanted, as sbatch writes them."""
     time: Duration | None = neutral(None)
@@ -143,6 +147,7 @@ class RaySettings(Config):
     address: str = neutral("auto")
     """As `ray.init` takes it: `auto`, or `host:port` of its head. All machines see the results under the same path."""
     cpus_per_rank: float = neutral(1.0, gt=0)
+    """Cores that Ray reserves for a rank."""
     strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = neutral("PACK")
     """How the ranks of one job lie over machines."""
     runtime_env: dict[str, str] = neutral({})
@@ -184,6 +189,7 @@ class Resources(Config):
     rendezvous_address: str | None = neutral(None)
     """Where ranks on several hosts meet; default: the first host."""
     rendezvous_port: int = neutral(29500, ge=1, le=65535)
+    """The port at which they meet."""
     threads: int | None = neutral(None, ge=1)
     """OMP_NUM_THREADS of a rank; default: 1 on CPU slots."""
     retries: Retries = neutral(Retries())
@@ -199,7 +205,9 @@ class Resources(Config):
     stop_grace_s: float = neutral(120.0, gt=0)
     """Time a job has to save and leave after SIGTERM."""
     slurm: SlurmSettings = neutral(SlurmSettings())
+    """Of `executor: slurm`."""
     ray: RaySettings = neutral(RaySettings())
+    """Of `executor: ray`."""
 
     @property
     def is_spread(self) -> bool:

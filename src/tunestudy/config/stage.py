@@ -26,11 +26,17 @@ class Quantization(Config):
     """
 
     load_in_4bit: bool = False
+    """4 bits a weight."""
     load_in_8bit: bool = False
+    """8 bits a weight."""
     bnb_4bit_quant_type: Literal["nf4", "fp4"] = "nf4"
+    """The sixteen values that 4 bits stand for."""
     bnb_4bit_use_double_quant: bool = True
+    """Also keep the scales of blocks in 8 bits."""
     bnb_4bit_compute_dtype: DType = "float32"
+    """What weights are unpacked to for a product."""
     bnb_4bit_quant_storage: Literal["uint8", "bfloat16", "float16", "float32"] = neutral("uint8")
+    """The type under which packed weights are stored."""
 
     @model_validator(mode="after")
     def _one_width(self) -> "Quantization":
@@ -50,6 +56,7 @@ class TrainableSettings(Config):
     train: tuple[Role, ...] | Literal["all", "none"] | None = None
     """Roles trained in full. Default: everything without an adapter, nothing beside one."""
     adapter: AnyAdapter | None = None
+    """Small weights that learn in place of the model's; null trains in full."""
     quantization: Quantization | None = None
     """Load the base in few bits (QLoRA). Needs an adapter."""
     components: AnyComponents = None
@@ -76,9 +83,13 @@ class OptimiserSettings(Config):
     """`…_8bit` keeps AdamW's moments in 8 bits, `paged_…` lets them move to the host's memory when a GPU runs short;
     both through bitsandbytes (extra `quant`)."""
     learning_rate: float = Field(gt=0)
+    """Peak rate, of everything that `learning_rates` or an adapter's own key does not name."""
     adam_beta1: float = Field(0.9, ge=0, lt=1)
+    """Decay of AdamW's first moment."""
     adam_beta2: float = Field(0.999, ge=0, lt=1)
+    """Decay of AdamW's second moment."""
     adam_epsilon: float = Field(1e-8, gt=0)
+    """Added to the root of the second moment."""
     momentum: float = Field(0.0, ge=0, lt=1)
     """Of `sgd`."""
     weight_decay: float = Field(0.0, ge=0)
@@ -95,6 +106,7 @@ class OptimiserSettings(Config):
         "inverse_sqrt",
         "warmup_stable_decay",
     ] = "linear"
+    """Course of the rate after the warmup, under transformers' names."""
     warmup_steps: float = Field(0.0, ge=0)
     """Steps, or a share of all steps when below 1."""
     min_lr_rate: float = Field(0.0, ge=0, le=1)
@@ -102,6 +114,7 @@ class OptimiserSettings(Config):
     decay_steps: float = Field(0.1, ge=0)
     """Of `warmup_stable_decay`: the final decay, in steps or as a share."""
     label_smoothing_factor: float = Field(0.0, ge=0, lt=1)
+    """Share of a target's probability that is spread over all tokens."""
     layer_lr_decay: float | None = Field(None, gt=0, le=1)
     """Each layer's rate is that of the layer above times this: the last layer learns at `learning_rate`, the embeddings
     slowest of all."""
@@ -119,14 +132,19 @@ class BatchSettings(Config):
     effective_batch_size: int | None = Field(None, ge=1)
     """Samples (packs when packing) per optimiser step over all ranks."""
     per_device_train_batch_size: int | None = neutral(None, ge=1)
+    """Samples of a forward pass on one rank."""
     gradient_accumulation_steps: int | None = neutral(None, ge=1)
+    """Forward passes of a rank per optimiser step."""
     num_train_epochs: float = Field(1.0, gt=0)
+    """Times that the stage walks through its data; may be a fraction."""
     max_steps: int | None = Field(None, ge=1)
     """Overrides `num_train_epochs`."""
     bf16: bool = False
+    """Compute in bfloat16; trainable weights stay in float32."""
     fp16: bool = False
     """Half precision with a loss scaler whose state is part of a full checkpoint."""
     activation_checkpointing: bool = neutral(False)
+    """Compute activations again in the backward pass: less memory, more time."""
     dataloader_num_workers: int = neutral(2, ge=0)
     """Threads of a rank that decode and resize images ahead of their batches; 0: none, each when it is needed."""
     padding: Literal["auto", "free", "right"] = neutral("auto")
@@ -140,12 +158,17 @@ class EvaluationSettings(Config):
     eval_data: tuple[MixturePart, ...] = ()
     """Default: the held-out rows of the stage's own data sets."""
     eval_steps: int | None = Field(None, ge=1)
+    """Steps between evaluations, beside those at epochs' ends."""
     eval_on_epoch_end: bool = True
+    """Evaluate after each epoch."""
     eval_on_start: bool = False
+    """Evaluate before the first step, too."""
     eval_subset_size: int | None = Field(512, ge=1)
     """Rows, chosen by hash of id and `eval_subset_seed`; null means all."""
     eval_subset_seed: int = 0
+    """Another one takes other rows."""
     per_device_eval_batch_size: int | None = neutral(None, ge=1)
+    """Rows of a forward pass; default: the micro-batch of training."""
     eval_sample_losses: bool = neutral(False)
     """Also write the loss of every evaluated row to eval_samples.csv."""
     early_stopping_patience: int | None = Field(None, ge=1)
@@ -162,6 +185,7 @@ class CheckpointSettings(CheckpointSharing):
     full_save_steps: int | None = neutral(500, ge=1)
     """Cadence of full checkpoints: the same plus all that an exact resume needs."""
     save_on_epoch_end: bool = neutral(True)
+    """Also write a checkpoint after each epoch."""
     checkpoint_mode: Literal["lite", "full"] = neutral("lite")
     """What an epoch-end checkpoint holds."""
     save_total_limit: int = neutral(2, ge=1)
@@ -169,6 +193,7 @@ class CheckpointSettings(CheckpointSharing):
     save_best_k: int = neutral(1, ge=0)
     """Best checkpoints kept, by `metric_for_best_model`."""
     metric_for_best_model: Literal["eval_loss", "train_loss"] = neutral("eval_loss")
+    """The lower, the better."""
     load_best_model_at_end: bool = False
     """Publish the best checkpoint's weights in place of the last step's."""
     checkpoint_names: Literal["step", "epoch_step"] = neutral("step")
@@ -183,6 +208,7 @@ class LoggingSettings(Config):
     """What is logged and where to."""
 
     logging_steps: int = neutral(10, ge=1)
+    """Steps between rows of loss_log.csv."""
     log_gradients: bool = neutral(False)
     """Also write gradient statistics per role to gradient_log.csv."""
     report_to: tuple[Tracker, ...] = neutral(())
@@ -217,6 +243,7 @@ class EngineSettings(Config):
     engine: Literal["auto", "single", "ddp", "fsdp2", "deepspeed"] = neutral("auto")
     """`auto`: `single` for one rank, `ddp` (the whole model on every rank) for several."""
     fsdp2: Fsdp2Settings = neutral(Fsdp2Settings())
+    """Of the engine `fsdp2`."""
     deepspeed: dict[str, Any] = neutral({})
     """Of the engine `deepspeed` (extra `deepspeed`): DeepSpeed's own keys, or the name of a JSON file that holds them.
     What each of them does is in docs/deepspeed.md. Default: ZeRO stage 2."""

@@ -27,6 +27,7 @@ class Variant(Config):
     intends: tuple[Intent, ...] = ()
     """Differences from the other variants that are meant; any other is a warning."""
     description: str = neutral("")
+    """For the report."""
 
     @property
     def training(self) -> dict[str, TrainStage]:
@@ -40,7 +41,9 @@ class ReportSettings(Config):
     baseline: str | None = None
     """The variant that others are compared with; default: the first."""
     alpha: float = Field(0.05, gt=0, lt=1)
+    """Level below which a corrected p-value counts as a difference."""
     correction: Literal["holm", "bonferroni", "none"] = "holm"
+    """Of p-values, over all comparisons with the baseline."""
     require: dict[str, str] = {}
     """Conditions on mean results, `"<variant>.<benchmark>": ">= 0.7"`; a broken one makes `report` exit with 4.
     `*` stands for every variant that is not named."""
@@ -52,15 +55,23 @@ class Study(Config):
     study: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Name, and the folder's name under results."""
     description: str = neutral("")
+    """What it is about, for the report."""
     seeds: tuple[int, ...] = Field(min_length=1)
+    """One trial per variant and seed."""
     model: ModelConfig
+    """What every variant starts from."""
     datasets: dict[str, AnyDataset] = {}
+    """By names of your own."""
     benchmarks: dict[str, AnyBenchmark] = {}
+    """By names of your own, or a list of public ones' names."""
     variants: dict[str, Variant] = Field(min_length=1)
+    """Rows of the final table, by name."""
     resources: Resources = Resources()
+    """What jobs may use of machines."""
     env: dict[str, str] = neutral({})
     """Environment variables of every job. Tokens do not belong here."""
     report: ReportSettings = ReportSettings()
+    """How results are compared."""
     estimate: EstimateSettings = neutral(EstimateSettings())
     """What is known or believed of its cost."""
     trackers: TrackerSettings = neutral(TrackerSettings())

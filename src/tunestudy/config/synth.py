@@ -59,12 +59,15 @@ class SynthSettings(Config):
     """
 
     kind: SynthKind
+    """What images show."""
     count: int = Field(gt=0)
     """Records. A longer set begins with the records of a shorter one."""
     seed: int = 0
+    """Another one draws other records."""
     language: SynthLanguage = "en"
     """Of questions, answers and everything written in the image. `both`: `korean_share` of the records are Korean."""
     korean_share: float = Field(0.5, ge=0, le=1)
+    """Of `language: both`."""
     image_size: int = Field(448, ge=28, le=4096)
     """Side of the square image in pixels."""
     tasks: tuple[str, ...] = ()
@@ -74,6 +77,7 @@ class SynthSettings(Config):
     answer_form: Literal["open", "choice"] = "open"
     """`choice`: options lettered A, B, …, and the letter is the answer. Tasks answered by yes or no are `open`."""
     num_choices: int = Field(4, ge=2, le=6)
+    """Options of `answer_form: choice`."""
     min_items: int | None = Field(None, ge=FEWEST_ITEMS)
     """Fewest bars, points, slices, lines, fields, rows or shapes. Default: chart 3, document 3, table 4, shapes 2."""
     max_items: int | None = Field(None, ge=FEWEST_ITEMS)

@@ -36,6 +36,7 @@ class TrackerSettings(Config):
     tags: tuple[str, ...] = neutral(())
     """Beside the variants, the stage and the seed."""
     notes: str = neutral("")
+    """A text of every run, for trackers that show one."""
     patience_s: float = Field(60.0, ge=0, json_schema_extra={"fingerprint": False})
     """After the last job: how long a run waits for trackers to take what is left; `tunestudy sync` sends the rest."""
 

@@ -50,6 +50,7 @@ class WorldSettings(Config):
     """
 
     encoder: WorldEncoderSettings
+    """Which autoencoder."""
     image_size: int = Field(512, ge=8)
     """Images are brought to this many pixels on both sides."""
     reduction: Literal["spatial", "channel"] = "spatial"

@@ -62,7 +62,12 @@ def study_schema() -> Schema:
     _require_types(definitions)
     _name_benchmarks(definitions)
     properties: Schema = study["properties"]
-    properties["variants"] = {"type": "object", "minProperties": 1, "additionalProperties": _ref("Variant")}
+    properties["variants"] = {
+        "type": "object",
+        "minProperties": 1,
+        "additionalProperties": _ref("Variant"),
+        **_description(properties["variants"]),
+    }
     properties["defaults"] = {
         **_ref("StageSettings"),
         "description": "Settings of every stage that does not say otherwise.",
@@ -218,7 +223,8 @@ def _short_forms(name: str, schema: Schema) -> Schema:
     if name == "order":
         return {"anyOf": [*schema["oneOf"], {"enum": ["random", "as_given"]}], **_description(schema)}
     if name == "report_to":
-        return {"anyOf": [{k: v for k, v in schema.items() if k != "default"}, {"enum": ["all", "none", *TRACKERS]}]}
+        full = {k: v for k, v in schema.items() if k != "default"}
+        return {"anyOf": [full, {"enum": ["all", "none", *TRACKERS]}], **_description(schema)}
     return schema
 
 
