@@ -106,7 +106,19 @@ def test_a_row_with_too_few_fields_is_a_bad_record(tmp_path):
     assert [raw.problem for raw in read(tmp_path, "a.csv")] == ["", "wrong number of fields", "wrong number of fields"]
 
 
+def test_spreadsheets_write_semicolons_and_tell_so(tmp_path):
+    (tmp_path / "a.csv").write_text("question ;answer\n1,5 + 2?;3,5\n", encoding="utf-8")
+    (tmp_path / "b.csv").write_text("sep=;\nquestion;answer\n1,5 + 2?;3,5\n", encoding="utf-8")
+    (tmp_path / "c.csv").write_text("question\tanswer\n1,5 + 2?\t3,5\n", encoding="utf-8")
+    rows = [read(tmp_path, name)[0] for name in ("a.csv", "b.csv", "c.csv")]
+    assert all(row.columns == {"question": "1,5 + 2?", "answer": "3,5"} for row in rows)
+    assert [row.place for row in rows] == ["a.csv:2", "b.csv:3", "c.csv:2"]
+
+
 REFUSED = {
+    "latin-1 table": ("a.csv", "question,answer\nGröße?,1\n".encode("latin-1"), "save it as UTF-8"),
+    "two columns of one name": ("a.csv", b"text,text\n1,2\n", "has 2 columns that are called 'text'"),
+    "old line ends": ("a.csv", b"text,n\ra,1\rb,2\r", "save it with LF or CRLF"),
     "empty": ("a.jsonl", b"", "is empty"),
     "blank": ("a.json", b" \n\n", "is empty"),
     "parquet as jsonl": ("a.jsonl", b"PAR1\x00\x15", "is named .jsonl but its content is parquet"),

@@ -134,8 +134,20 @@ def test_an_empty_images_column_is_fine():
 
 
 def test_columns_that_fit_no_format():
-    with pytest.raises(StudyError, match=r"'question', 'answer'.*prompt_completion: prompt, completion"):
-        reader({"question": "a", "answer": "b"})
+    with pytest.raises(StudyError, match=r"'Frage', 'Antwort'.*prompt_completion.*instruction: Frage, output: Antwort"):
+        reader({"": 1, "Frage": "a", "Antwort": "b"})
+
+
+def test_questions_and_answers_are_a_conversation_where_nothing_else_fits():
+    asked = {"question": "hi", "answer": "hello"}
+    assert example(asked) == Example(messages=tuple(CHAT))
+    assert reader({"prompt": "p", "completion": "c", **asked}).format_name == "prompt_completion"
+
+
+@pytest.mark.parametrize("empty", [{"question": " ", "answer": "a"}, {"question": "q", "answer": " "}])
+def test_empty_cells_are_bad_records(empty):
+    with pytest.raises(Rejected, match=r"empty (question|answer)"):
+        example(empty)
 
 
 def test_a_mapped_column_that_is_not_there_names_the_nearest():

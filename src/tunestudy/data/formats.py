@@ -83,6 +83,8 @@ class Format:
     optional: tuple[str, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Other usual names of a field's column."""
+    plain: Mapping[str, str] = field(default_factory=dict)
+    """Everyday names, which are taken where no format fits by those above."""
 
 
 class RecordReader:
@@ -137,13 +139,24 @@ def detect(name: str, first: Mapping[str, Any], columns: Mapping[str, str]) -> s
         names = {field: columns.get(field, known.aliases.get(field, field)) for field in known.required}
         if all(names[field] in first or (field not in columns and field in first) for field in known.required):
             return format_name
+    for format_name, known in FORMATS.items():
+        if known.plain and all(columns.get(one, known.plain[one]) in first for one in known.required):
+            return format_name
     needs = "; ".join(f"{format_name}: {', '.join(known.required)}" for format_name, known in FORMATS.items())
     raise StudyError(
         at(f"datasets.{name}.format"),
         f"cannot be told from the columns {', '.join(map(repr, first)) or '(none)'}. Each format needs: {needs}. "
-        "Name other columns with `columns: {field: column}`",
+        f"Name other columns with `columns: {{field: column}}`{_such_as(first)}",
         exit_code=Exit.PREFLIGHT_REFUSED,
     )
+
+
+def _such_as(first: Mapping[str, Any]) -> str:
+    """An example in the file's own names, where there are two to take."""
+    names = [column for column in first if column]
+    if len(names) < 2:
+        return ""
+    return f", such as `columns: {{instruction: {names[0]}, output: {names[1]}}}` for questions and answers"
 
 
 def _columns(name: str, format_name: str, mapping: Mapping[str, str], first: Mapping[str, Any]) -> dict[str, str]:
@@ -157,7 +170,7 @@ def _columns(name: str, format_name: str, mapping: Mapping[str, str], first: Map
         if column not in first:
             near = get_close_matches(column, list(first), 1) or list(first)
             raise StudyError(at(key), f"there is no column {column!r}; the first record has: {', '.join(near)}")
-    usual = {wanted: known.aliases.get(wanted, wanted) for wanted in fields}
+    usual = {wanted: known.aliases.get(wanted, known.plain.get(wanted, wanted)) for wanted in fields}
     return {**{f: (c if c in first else f) for f, c in usual.items()}, **mapping}
 
 
@@ -173,6 +186,8 @@ def _sharegpt(fields: Mapping[str, Any]) -> Example:
 def _alpaca(fields: Mapping[str, Any]) -> Example:
     asked = _text(fields, "instruction")
     given = _text(fields, "input") if fields.get("input") else ""
+    if not f"{asked}{given}".strip() and not any(fields.get(column) for column in COLUMNS):
+        raise Rejected("empty question")
     turns = _system_turn(fields.get("system"))
     for pair in fields.get("history") or ():
         if not isinstance(pair, list | tuple) or len(pair) != 2:
@@ -189,7 +204,7 @@ def _prompt_completion(fields: Mapping[str, Any]) -> Example:
         turns = [*context, *_turns(fields["completion"])]
         return _conversation(turns, fields, num_context=len(context))
     prompt, completion = _text(fields, "prompt"), _text(fields, "completion")
-    if not completion:
+    if not completion.strip():
         raise Rejected("empty answer")
     return Example(prompt=prompt, completion=completion, choices=_choices(fields))
 
@@ -211,7 +226,12 @@ def _plain_text(fields: Mapping[str, Any]) -> Example:
 FORMATS = {
     "messages": Format(("messages",), _messages),
     "sharegpt": Format(("conversations",), _sharegpt, ("system",), {"conversations": "conversation"}),
-    "alpaca": Format(("instruction", "output"), _alpaca, ("input", "system", "history")),
+    "alpaca": Format(
+        ("instruction", "output"),
+        _alpaca,
+        ("input", "system", "history"),
+        plain={"instruction": "question", "output": "answer"},
+    ),
     "prompt_completion": Format(("prompt", "completion"), _prompt_completion),
     "caption": Format(("caption",), _caption, aliases={"caption": "txt"}),
     "text": Format(("text",), _plain_text),

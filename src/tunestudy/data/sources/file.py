@@ -4,9 +4,10 @@ A file must be what its name says: its first bytes are looked at before its reco
 """
 
 import csv
+import itertools
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,13 +110,41 @@ def _read_json(path: Path) -> Iterator[Raw]:
 def _read_csv(path: Path) -> Iterator[Raw]:
     csv.field_size_limit(sys.maxsize)
     lines = (line for _, line in _text_lines(path))
-    reader = csv.DictReader(lines, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+    delimiter, skipped, lines = _delimiter(path, lines)
+    reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
     try:
+        reader.fieldnames = _column_names(path, reader.fieldnames or ())
         for row in reader:
             whole = None not in row and None not in row.values()
-            yield Raw(f"{path.name}:{reader.line_num}", row if whole else {}, "" if whole else "wrong number of fields")
+            place = f"{path.name}:{skipped + reader.line_num}"
+            yield Raw(place, row if whole else {}, "" if whole else "wrong number of fields")
     except csv.Error as error:
-        raise _refused(path, f"line {reader.line_num}: not CSV ({error})") from error
+        old = "its lines end with CR alone, as on old Macs; save it with LF or CRLF" if "new-line" in str(error) else ""
+        message = old or f"line {skipped + reader.line_num}: not CSV ({error})"
+        raise _refused(path, message) from error
+
+
+def _delimiter(path: Path, lines: Iterator[str]) -> tuple[str, int, Iterator[str]]:
+    """What stands between fields, how many lines were skipped, and the lines from the header on.
+
+    Spreadsheets write semicolons where the comma is a decimal point, and some a line `sep=;` before the header. A
+    header without any comma tells the rest.
+    """
+    header = next(lines, "")
+    if header.lower().startswith("sep=") and len(header.strip()) == len("sep=;"):
+        return header.strip()[-1], 1, lines
+    usual = "\t" if path.suffix.lower() == ".tsv" else ","
+    others = [mark for mark in ";\t," if mark in header]
+    return usual if usual in header or not others else others[0], 0, itertools.chain([header], lines)
+
+
+def _column_names(path: Path, written: Sequence[str]) -> list[str]:
+    """Names of columns without white space around them. Raises StudyError where two are alike."""
+    names = [name.strip() for name in written]
+    twice = [name for name in dict.fromkeys(names) if name and names.count(name) > 1]
+    if twice:
+        raise _refused(path, f"has {names.count(twice[0])} columns that are called {twice[0]!r}; rename all but one")
+    return names
 
 
 def _read_parquet(path: Path) -> Iterator[Raw]:
@@ -184,9 +213,9 @@ def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
             try:
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                raise _refused(
-                    path, f"line {number}: not UTF-8 (byte {error.start}: 0x{line[error.start]:02x})"
-                ) from error
+                where = f"line {number}: not UTF-8 (byte {error.start}: 0x{line[error.start]:02x})"
+                cure = f"save it as UTF-8, such as by iconv -f windows-1252 -t utf-8 {path.name}"
+                raise _refused(path, f"{where}; {cure}") from error
 
 
 def _object_or_problem(place: str, value: Any) -> Raw:
