@@ -109,8 +109,7 @@ def _read_json(path: Path) -> Iterator[Raw]:
 
 def _read_csv(path: Path) -> Iterator[Raw]:
     csv.field_size_limit(sys.maxsize)
-    lines = (line for _, line in _text_lines(path))
-    delimiter, skipped, lines = _delimiter(path, lines)
+    delimiter, skipped, lines = _delimiter(path, (line for _, line in _text_lines(path)))
     reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
     try:
         reader.fieldnames = _column_names(path, reader.fieldnames or ())
