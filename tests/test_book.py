@@ -122,5 +122,5 @@ OF_MERGES_TOO = ("push_to_hub", "hub_model_id", "hub_private_repo", "hub_revisio
 
 @pytest.mark.slow
 def test_files_of_the_repository_are_pages(book: Path, built: dict[Path, Page]) -> None:
-    assert "lora_r" in (book / "files/studies/demo.yaml.html").read_text(encoding="utf-8")
+    assert "sdora" in (book / "files/studies/adapter_sparsity.yaml.html").read_text(encoding="utf-8")
     assert "0003-paired-tests.html" in built[book / "decisions/index.html"].leads
