@@ -1,6 +1,7 @@
 """What a worker makes of an error."""
 
 import errno
+import gc
 import json
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from tunestudy.records.layout import JobDir
 from tunestudy.train.checkpoint import NotFiniteError
 from tunestudy.train.finite import LossNotFiniteError
 from tunestudy.train.roll_call import RanksLostError
-from tunestudy.worker import kind_of, report_failure
+from tunestudy.worker import kind_of, no_collections, report_failure
 
 
 class OutOfPagesError(torch.OutOfMemoryError):
@@ -58,3 +59,13 @@ def test_who_knows_the_cause_overwrites_who_only_lost_others(tmp_path: Path) -> 
     assert (told["rank"], told["kind"]) == (1, "oom")
     report_failure(folder, 3, RanksLostError("x"))
     assert json.loads(folder.failure_json.read_text())["rank"] == 1
+
+
+def test_garbage_is_not_looked_for_while_packages_come_in() -> None:
+    """And is again afterwards, also where an import failed."""
+    with pytest.raises(ImportError), no_collections():
+        assert not gc.isenabled()
+        raise ImportError("a package is broken")
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > 0
+    gc.unfreeze()
