@@ -30,9 +30,6 @@ def test_the_curricula_fit_into_their_six_hours(tmp_path: Path) -> None:
 
 def test_the_plan_of_the_world_study_takes_its_days(tmp_path: Path) -> None:
     """18,750 steps of 3 s and 375 saves of 5 to 10 minutes; 100,000 samples go before the full pool."""
-    (tmp_path / "datacomp_small").mkdir()
-    line = '{"uid": "00", "url": "https://example.com/0.jpg", "text": "a", "sha256": ""}\n'
-    (tmp_path / "datacomp_small" / "metadata.jsonl").write_text(line)
     found = outlook_of("theworld_datacomp.yaml", tmp_path)
     seconds = {one.variant: one.total_s for one in found.experiments}
     assert seconds["plan_100k"] == pytest.approx(3 * (18_750 * 3 + 375 * 450 + 900))

@@ -37,10 +37,6 @@ def of_text(folder: Path, estimate: str) -> list[str]:
 
 def test_the_plan_of_the_world_study_contradicts_itself(tmp_path: Path) -> None:
     shutil.copy(WORLD, tmp_path)
-    (tmp_path / "datacomp_small").mkdir()
-    (tmp_path / "datacomp_small" / "metadata.jsonl").write_text(
-        '{"uid": "00", "url": "https://x/0.jpg", "text": "a"}\n'
-    )
     costs = costs_of(tmp_path / WORLD.name)
     told = [line for line in doubts(costs, None) if line.startswith("align (plan_100k): ")]
     assert [line.removeprefix("align (plan_100k): ") for line in told] == [

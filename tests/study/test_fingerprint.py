@@ -200,6 +200,7 @@ class TestIdentities:
             study = Study.model_construct(
                 model=ModelConfig(model_name_or_path="org/model", revision=revision),
                 datasets={"d": HubDataset(name="org/data", revision=revision)},
+                variants={},
             )
             return Identities(study, folder.root, StudyDir(folder.results))
 

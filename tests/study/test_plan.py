@@ -297,6 +297,7 @@ def test_json_is_the_contract(folder: Folder) -> None:
     assert list(told)[:6] == ["study", "jobs", "totals", "orphans", "changes", "warnings"]
     assert list(told["jobs"][0]) == [
         *("id", "stage", "variants", "seed", "parents", "fingerprint", "status", "steps", "tokens", "checkpoints"),
+        "not_final",
     ]
 
 

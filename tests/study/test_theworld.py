@@ -11,11 +11,8 @@ STEPS = {"fast_10k": 3_125, "plan_100k": 18_750, "full_12_8m": 800_000, "random_
 
 
 def plan_of(folder: Path) -> Plan:
-    """With one record of metadata: how many there are is what the study says."""
+    """With nothing fetched: how many records there are is what the study says."""
     shutil.copy(STUDY, folder)
-    (folder / "datacomp_small").mkdir()
-    line = '{"uid": "00", "url": "https://example.com/0.jpg", "text": "a", "sha256": ""}\n'
-    (folder / "datacomp_small" / "metadata.jsonl").write_text(line)
     return make_plan(load_study(folder / STUDY.name), folder / "results")
 
 
@@ -40,3 +37,18 @@ def test_the_settings_of_the_plan(tmp_path: Path) -> None:
 
 def test_differences_are_meant(tmp_path: Path) -> None:
     assert not [line for line in plan_of(tmp_path).warnings if "pinned" not in line]
+
+
+def test_what_fetch_has_still_to_pin_is_told_by_data_set_and_by_job(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    told = [line.partition(":")[0] for line in plan.warnings if "not final" in line]
+    assert told == ["datasets.captions_10k", "datasets.captions_100k", "datasets.captions_12_8m"]
+    weights = ["google/gemma-3-4b-it", "nvidia/Cosmos-Predict2-2B-Video2World"]
+    jobs = {job["variants"][0]: job["not_final"] for job in plan.as_json()["jobs"]}
+    assert jobs == {
+        "base": weights[:1],
+        "random_projection": ["captions_100k", *weights],
+        "plan_100k": ["captions_100k", *weights],
+        "fast_10k": ["captions_10k", *weights],
+        "full_12_8m": ["captions_12_8m", *weights],
+    }

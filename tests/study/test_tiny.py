@@ -100,8 +100,6 @@ def test_its_own_mistakes_are_told_by_validate_at_their_line(
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_studies_have_the_same_jobs_in_small(name: str, tmp_path: Path) -> None:
     folder = shutil.copytree(STUDIES, tmp_path / "studies")
-    (folder / "datacomp_small").mkdir()  # 3 GB that a user downloads
-    (folder / "datacomp_small" / "metadata.jsonl").write_text('{"uid": "0", "url": "https://a.b/c.jpg", "text": "d"}\n')
     plans = [make_plan(load_study(folder / f"{name}.yaml", tiny=tiny), tmp_path) for tiny in (False, True)]
     assert shape(plans[0]) == shape(plans[1])
     assert not [line for line in plans[1].warnings if "pinned" not in line]

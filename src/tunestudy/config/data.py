@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from fractions import Fraction
 from math import floor
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from tunestudy.config.base import Config, neutral
+from tunestudy.config.base import Config, neutral, newer
 from tunestudy.config.fetch import FetchSettings
 from tunestudy.config.order import AnyOrder
 from tunestudy.config.synth import SynthSettings, SynthShape, fitted
@@ -44,6 +44,11 @@ class Dataset(Config):
     rationale_separator: str = "\n"
     """What stands between a rationale and its answer."""
 
+    @property
+    def hub_id(self) -> str | None:
+        """The repository of the Hugging Face hub that its records come from, if they do."""
+        return None
+
 
 class FileDataset(Dataset):
     """json, jsonl, csv, parquet, arrow or WebDataset's tar, alone or a folder of them."""
@@ -70,6 +75,25 @@ class HubDataset(Dataset):
     fetch: FetchSettings | None = None
     """How to fetch the images that the records name by URL (`fetch: {}`); none: URLs are refused."""
 
+    @property
+    def hub_id(self) -> str:
+        return self.name
+
+
+class DrawnPool(Config):
+    """A pool of the web that is made here: coloured shapes, captions that name them, and links of which some are dead.
+
+    `fetch` plays the hosts for as long as it runs, on loopback; `run` fetches such a pool by itself.
+    """
+
+    count: int = Field(gt=0)
+    """Links. A longer pool begins with those of a shorter one."""
+    seed: int = 0
+    image_size: int = Field(56, ge=28, le=4096)
+    """Side of the square images in pixels."""
+    dead: float = Field(0.35, ge=0, lt=1)
+    """Share of links that give no image any more, or another one than was meant."""
+
 
 class DatacompDataset(Dataset):
     """Image-text pairs of the web as DataComp lists them: `uid`, `url`, `text`, `sha256`; the images are fetched.
@@ -78,14 +102,35 @@ class DatacompDataset(Dataset):
     """
 
     type: Literal["datacomp"] = "datacomp"
-    path: str
-    """A file or folder of metadata (parquet; also jsonl, csv), relative to the study file."""
+    name: str | None = newer()
+    """The repository of the hub that holds the metadata, such as `mlfoundations/datacomp_small`; `fetch` brings its
+    parquet files first."""
+    revision: str | None = newer()
+    """Of that repository. Default: what `fetch` locks."""
+    path: str | None = None
+    """In place of `name`: a file or folder of metadata (parquet; also jsonl, csv), relative to the study file."""
+    drawn: DrawnPool | None = newer()
+    """In place of `name`: a pool that is made here, to try the whole way of an image without the web."""
     num_samples: int | None = Field(None, gt=0)
     """Take this many, chosen by hash of `uid`: a larger number takes the same ones and more."""
     question: str = Field("Describe this image.", min_length=1)
     """What the model is asked of every image; its `text` is the answer."""
     fetch: FetchSettings = Field(default_factory=FetchSettings)
     """Which images are taken, and how they are asked for."""
+
+    @property
+    def hub_id(self) -> str | None:
+        return self.name
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        given = [key for key in ("name", "path", "drawn") if getattr(self, key) is not None]
+        if len(given) != 1:
+            written = f"not {' and '.join(given)}" if given else "such as `name: mlfoundations/datacomp_small`"
+            raise ValueError(f"needs one of `name` (of the hub), `path` (files here) and `drawn`, {written}")
+        if self.revision is not None and self.name is None:
+            raise ValueError("revision: is that of a `name`, and none is given")
+        return self
 
 
 class DigitsDataset(Dataset):

@@ -166,7 +166,7 @@ def image_base(dataset: Dataset, folders: Folders) -> Path:
     """Where relative paths of a data set's images start: as it says, else beside its file."""
     if dataset.image_folder is not None:
         return folders.base / Path(dataset.image_folder).expanduser()
-    path = folders.base / Path(getattr(dataset, "path", ".")).expanduser()
+    path = folders.base / Path(getattr(dataset, "path", None) or ".").expanduser()
     return path if path.is_dir() else path.parent
 
 

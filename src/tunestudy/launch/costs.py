@@ -4,7 +4,6 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tunestudy.config.data import HubDataset
 from tunestudy.config.study import Study
 from tunestudy.launch.cost_words import Costs
 from tunestudy.launch.foresee import Card, card_of, in_hub_cache, not_to_time
@@ -84,8 +83,8 @@ def _downloads(study: Study, base: Path) -> dict[str, str]:
     if name is not None and name.count("/") == 1 and not name.startswith((".", "/", "~")):
         found[name] = "here" if in_hub_cache(name) else ASK
     for dataset in study.datasets.values():
-        if isinstance(dataset, HubDataset):
-            found[dataset.name] = ASK
+        if dataset.hub_id is not None:
+            found[dataset.hub_id] = ASK
     lock, cache = read_lock(lock_beside(base / study.study, study.study)), hub_cache({**os.environ, **study.env})
     for item in lock.items if lock is not None else ():
         if item.id in found:

@@ -13,6 +13,7 @@ from typing import Any
 from tunestudy.config.data import Dataset
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.records.atomic import write_json
+from tunestudy.records.fetched import FetchDir, fetch_key, what_is_missing
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.locked import OFFLINE
 from tunestudy.records.stop import StopRequest
@@ -50,6 +51,17 @@ def fetch_images(
         },
         {**os.environ, **loaded.study.env, **(dict.fromkeys(OFFLINE, "1") if offline else {})},
     )
+
+
+def fetch_drawn(loaded: LoadedStudy, results: Path) -> Exit:
+    """Fetch pools that are drawn here, which need no network, before anything is planned. Raises StudyError."""
+    fetched = StudyDir(results / loaded.study.study).fetch
+    wanted = {
+        name: one
+        for name, one in with_fetch(loaded, "").items()
+        if getattr(one, "drawn", None) is not None and what_is_missing(one, FetchDir(fetched / fetch_key(one, None)))
+    }
+    return fetch_images(loaded, results, wanted) if wanted else Exit.DONE
 
 
 def refuse_without(needed: Mapping[str, str]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tunestudy.config.data import Dataset, HubDataset
+from tunestudy.config.data import Dataset
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.launch.fetch import by_worker, fetch_images, refuse_without, with_fetch
 from tunestudy.records.fetched import FetchDir, content_of, fetch_key
@@ -91,7 +91,7 @@ def _images(loaded: LoadedStudy, results: Path, images: Mapping[str, Dataset], w
     """Images of data sets whose records are here; a dry run does not bring records only to count them."""
     chosen = dict(images)
     if wish.dry_run:
-        for name in [name for name, one in images.items() if isinstance(one, HubDataset) and not _is_here(loaded, one)]:
+        for name in [name for name, one in images.items() if one.hub_id is not None and not _is_here(loaded, one)]:
             del chosen[name]
             print(f"{name}: which images its records name is known once they are here")
     if not chosen:
@@ -137,7 +137,7 @@ def _chosen(loaded: LoadedStudy, locking: Locking, dataset: str) -> list[Named]:
     if not dataset:
         return list(locking.named)
     one = loaded.study.datasets[dataset]
-    return [named for named in locking.named if isinstance(one, HubDataset) and named.id == one.name]
+    return [named for named in locking.named if named.kind == "dataset" and named.id == one.hub_id]
 
 
 def _updated(named: Sequence[Named], wished: Sequence[str]) -> list[str]:
@@ -156,11 +156,11 @@ def _now(loaded: LoadedStudy, name: str) -> Dataset:
     return dataset
 
 
-def _is_here(loaded: LoadedStudy, dataset: HubDataset) -> bool:
+def _is_here(loaded: LoadedStudy, dataset: Dataset) -> bool:
     locking = loaded.locking
     if locking is None or not locking.complete or locking.lock is None:
         return False
-    mine = [named for named in locking.named if named.id == dataset.name]
+    mine = [named for named in locking.named if named.kind == "dataset" and named.id == dataset.hub_id]
     return not problems(locking.lock, hub_cache({**os.environ, **loaded.study.env}), mine)
 
 

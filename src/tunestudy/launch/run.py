@@ -1,4 +1,4 @@
-"""What `tunestudy run` does: plan → checks → files → the loop → failures → report.
+"""What `tunestudy run` does: pools drawn here → plan → checks → files → the loop → failures → report.
 
 `run` is also resume: whatever is done stays done, whatever is missing is made.
 """
@@ -11,6 +11,7 @@ from tunestudy.config.errors import Exit, StudyError
 from tunestudy.launch.carry_out import carry_out
 from tunestudy.launch.detach import detach as go_on_detached
 from tunestudy.launch.estimate import tell_time
+from tunestudy.launch.fetch import fetch_drawn
 from tunestudy.launch.placing import place_for
 from tunestudy.launch.prepare import prepare
 from tunestudy.launch.queue import unknown_works
@@ -44,6 +45,9 @@ def run_study(
     `report`: write it when something ran.
     Raises StudyError when the study, the machine or the results folder cannot do it: nothing has been started then.
     """
+    code = fetch_drawn(loaded, results)
+    if code != Exit.DONE:
+        return code
     plan = make_plan(loaded, results)
     study = StudyDir(results / loaded.study.study)
     chosen = select([planned.job for planned in plan.jobs], only, seeds)

@@ -102,7 +102,8 @@ def against(host: Host, here: Facts, answer: Facts | Difference) -> list[Differe
 def files_named(loaded: LoadedStudy) -> list[str]:
     """Files that every host must see alike: the study, its hostfile, its data."""
     base = loaded.path.parent
-    data = [one.path for one in loaded.study.datasets.values() if isinstance(one, FileDataset | DatacompDataset)]
+    datasets = loaded.study.datasets.values()
+    data = [one.path for one in datasets if isinstance(one, FileDataset | DatacompDataset) and one.path is not None]
     fonts = [one.font for one in loaded.study.datasets.values() if isinstance(one, SynthDataset) and one.font]
     hostfile = loaded.study.resources.hostfile
     named = [loaded.path.name, *([hostfile] if hostfile else []), *data, *fonts]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tunestudy.config.benchmark import LmEval
-from tunestudy.config.data import DatacompDataset, FileDataset, HubDataset
+from tunestudy.config.data import DatacompDataset, FileDataset
 from tunestudy.config.model import ModelConfig
 from tunestudy.config.order import ScoreOrder
 from tunestudy.config.study import Study
@@ -113,7 +113,7 @@ def data_points(loaded: LoadedStudy) -> Iterator[Point]:
     files = {
         name: dataset.path
         for name, dataset in loaded.study.datasets.items()
-        if isinstance(dataset, FileDataset | DatacompDataset)
+        if isinstance(dataset, FileDataset | DatacompDataset) and dataset.path is not None
     }
     unread = []
     for name, path in files.items():
@@ -123,9 +123,7 @@ def data_points(loaded: LoadedStudy) -> Iterator[Point]:
         yield refused("data", "; ".join(unread), "put the files there, with rights to read them")
     elif files:
         yield ok("data", f"{some(list(files))}: there, and hashed by the plan")
-    made = [
-        name for name, one in loaded.study.datasets.items() if name not in files and not isinstance(one, HubDataset)
-    ]
+    made = [name for name, one in loaded.study.datasets.items() if name not in files and one.hub_id is None]
     if made:
         yield ok("data made here", f"{some(made)}: nothing to fetch")
     yield _benchmarks(loaded.study)

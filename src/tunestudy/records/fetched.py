@@ -71,7 +71,9 @@ def fetch_key(dataset: Dataset, content: Any) -> str:
     """
     fetch = dataset.fetch  # type: ignore[attr-defined]
     columns = {name: dataset.columns[name] for name in IMAGE_COLUMNS if name in dataset.columns}
-    parts = [dataset.model_dump(mode="json", include=_SOURCE_FIELDS), columns, content, fetch.deciding()]
+    source = dataset.model_dump(mode="json", include=_SOURCE_FIELDS)
+    source |= dataset.model_dump(mode="json", include={"drawn"}, exclude_none=True)
+    parts = [source, columns, content, fetch.deciding()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:KEY_DIGITS]
 
 

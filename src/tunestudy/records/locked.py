@@ -44,7 +44,7 @@ class Named:
     """As asked for: a branch, a tag, a commit; None: the repository's main branch."""
     parts: tuple[str, ...]
     """What of it is read. Of a model `weights`, `tokenizer`, `code`, or `vae/` for a folder inside it; of a data set
-    its subsets, `default` for the one it has by itself."""
+    its subsets, `default` for the one it has by itself, or files by a pattern such as `*.parquet`."""
 
     @property
     def key(self) -> tuple[str, str, str]:

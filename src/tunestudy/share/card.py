@@ -228,7 +228,7 @@ def _plain_names(sources: Settings) -> set[str]:
 
 def _origin(dataset: Settings) -> str:
     kind = dataset.get("type")
-    if kind == "hub":
+    if dataset.get("name"):
         name = str(dataset["name"]) + (f" at {dataset['revision']}" if dataset.get("revision") else "")
         return code(name)
     if kind == "file":

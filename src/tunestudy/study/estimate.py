@@ -162,8 +162,10 @@ def _count(dataset: Dataset, folder: Path) -> Amount | None:
         return Amount(DIGITS, exact=True)
     if isinstance(dataset, SynthDataset):
         return Amount(dataset.count)
-    if isinstance(dataset, DatacompDataset) and dataset.num_samples is not None:
-        return Amount(dataset.num_samples)
+    if isinstance(dataset, DatacompDataset):
+        bounds = [dataset.num_samples, dataset.drawn.count if dataset.drawn is not None else None]
+        known = [bound for bound in bounds if bound is not None]
+        return Amount(min(known)) if known else None
     if not isinstance(dataset, FileDataset):
         return None
     path = folder / dataset.path

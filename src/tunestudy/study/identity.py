@@ -14,12 +14,13 @@ from tunestudy.config.data import DatacompDataset, Dataset, DigitsDataset, FileD
 from tunestudy.config.errors import StudyError
 from tunestudy.config.fonts import candidates
 from tunestudy.config.model import ModelConfig
+from tunestudy.config.stage import TrainStage
 from tunestudy.config.study import Study
 from tunestudy.records.atomic import read_json, write_json
 from tunestudy.records.fetched import FetchDir, content_of, fetch_key, images_digest
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.manifest import sha256
-from tunestudy.study.fingerprint import digest, significant
+from tunestudy.study.fingerprint import datasets_of, digest, significant
 
 DIGITS_VERSION = 1
 """Raised when the text form of the bundled digits changes."""
@@ -41,7 +42,10 @@ class Identities:
         self.unpinned: list[str] = []
         """Hub ids without a revision, neither in the study nor in its lock."""
         self.datasets = {name: self._dataset(dataset) for name, dataset in study.datasets.items()}
+        self.unfetched = {name for name, one in self.datasets.items() if "images" in one and one["images"][1] is None}
+        """Data sets of images by URL of which is not known yet which came."""
         self.model = self.model_of(study.model)
+        self.unpinned += sorted(_encoders(study, folder))
         self.dataset_digests = {name: digest(identity) for name, identity in self.datasets.items()}
         self.model_digest = digest(self.model)
 
@@ -50,6 +54,15 @@ class Identities:
         if self._new:
             with contextlib.suppress(OSError):
                 write_json(self._cache_file, self._hashes)
+
+    def not_final(self, study: Study, stage: TrainStage | None) -> tuple[str, ...]:
+        """What `fetch` has still to pin of what a stage, or an untrained model, reads: the fingerprints of its jobs
+        become others then. Data sets by their names, models by their hub ids."""
+        names = datasets_of(stage) if stage is not None else ()
+        loose = [name for name in names if study.datasets[name].hub_id in self.unpinned or name in self.unfetched]
+        encoder = stage.world.encoder if stage is not None and stage.world is not None else None
+        models = [study.model.model_name_or_path, encoder.model_name_or_path if encoder is not None else None]
+        return (*loose, *(model for model in models if model is not None and model in self.unpinned))
 
     def of_path(self, path: str) -> str:
         """Digest of a file's or a folder's content; the path is relative to the study file."""
@@ -82,13 +95,15 @@ class Identities:
     def _dataset(self, dataset: Dataset) -> dict[str, Any]:
         options = significant(dataset)
         options.pop("fetch", None)
-        if isinstance(dataset, FileDataset | DatacompDataset):
+        if isinstance(dataset, FileDataset | DatacompDataset) and dataset.path is not None:
             del options["path"]
             content = self._content(self._folder / dataset.path)
             return {**options, "content": content, **self._images(dataset, content)}
-        if isinstance(dataset, HubDataset):
+        if isinstance(dataset, HubDataset | DatacompDataset) and dataset.name is not None:
             revision = self._revision(dataset.name, dataset.revision)
             return {**options, "revision": revision, **self._images(dataset, None)}
+        if isinstance(dataset, DatacompDataset):
+            return {**options, "version": SYNTH_VERSION, **self._images(dataset, None)}
         if isinstance(dataset, SynthDataset):
             if dataset.shape == "plain":
                 del options["shape"]  # such records are what they were before there were others
@@ -146,6 +161,14 @@ class Identities:
                 raise StudyError(str(path), f"cannot be read: {error.strerror}") from None
             self._new = self._new or stat.st_size >= REMEMBERED_FROM_BYTES
         return self._hashes[key]
+
+
+def _encoders(study: Study, folder: Path) -> set[str]:
+    """World encoders of the hub without a revision."""
+    stages = {id(stage): stage for variant in study.variants.values() for stage in variant.training.values()}
+    encoders = [stage.world.encoder for stage in stages.values() if stage.world is not None]
+    names = {one.model_name_or_path for one in encoders if one.revision is None}
+    return {name for name in names if name is not None and not (folder / name).exists()}
 
 
 def _remembered(path: Path) -> dict[str, str]:

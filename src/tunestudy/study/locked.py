@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from tunestudy.config.base import Config
 from tunestudy.config.benchmark import LmEval
-from tunestudy.config.data import AnyDataset, HubDataset
+from tunestudy.config.data import AnyDataset, DatacompDataset, HubDataset
 from tunestudy.config.model import ModelConfig
 from tunestudy.config.order import ScoreOrder
 from tunestudy.config.stage import AnyStage, TrainStage
@@ -22,6 +22,8 @@ from tunestudy.records.locked import Lock, Named, lock_beside, read_lock
 Settings = TypeVar("Settings", bound=Config)
 
 DEFAULT_SUBSET = "default"
+METADATA = "*.parquet"
+"""What is read of a repository of DataComp's metadata; features of the images lie beside them, many times as large."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,8 @@ def _names(study: Study, folder: Path) -> Iterator[tuple[str, str, str | None, s
         if isinstance(dataset, HubDataset):
             for subset in (dataset.subset or DEFAULT_SUBSET).split("+"):
                 yield "dataset", dataset.name, dataset.revision, subset
+        elif isinstance(dataset, DatacompDataset) and dataset.name is not None:
+            yield "dataset", dataset.name, dataset.revision, METADATA
 
 
 def _stage_names(stage: TrainStage, folder: Path) -> Iterator[tuple[str, str, str | None, str]]:
@@ -162,7 +166,7 @@ class _Pins:
         return _with(model, update)
 
     def dataset(self, dataset: AnyDataset) -> AnyDataset:
-        if not isinstance(dataset, HubDataset):
+        if not isinstance(dataset, HubDataset | DatacompDataset) or dataset.name is None:
             return dataset
         return _with(dataset, {"revision": self.commit("dataset", dataset.name, dataset.revision)})
 

@@ -43,6 +43,9 @@ class PlannedJob:
     job: Job
     status: Status
     estimate: Estimate
+    not_final: tuple[str, ...] = ()
+    """What it reads that `fetch` has still to pin, data sets by their names and the model by its id: it has another
+    fingerprint then."""
 
     @property
     def steps(self) -> int | None:
@@ -74,6 +77,7 @@ class PlannedJob:
             "steps": self.steps,
             "tokens": self.tokens,
             "checkpoints": self.checkpoints,
+            "not_final": list(self.not_final),
         }
 
 
@@ -154,7 +158,7 @@ def make_plan(loaded: LoadedStudy, results: Path, *, brief: bool = False) -> Pla
     states = {job.id: _status(job, place, on_disk) for job in jobs}
     if brief:
         return Plan(study, folder, [PlannedJob(job, states[job.id], UNKNOWN) for job in jobs], inputs)
-    planned = _with_estimates(jobs, states, study, loaded.path.parent, folder, on_disk)
+    planned = _with_estimates(jobs, states, study, loaded.path.parent, folder, on_disk, identities)
     gates, gate_warnings = _foresee_gates(planned)
     return Plan(
         study=study,
@@ -175,6 +179,7 @@ def make_plan(loaded: LoadedStudy, results: Path, *, brief: bool = False) -> Pla
             *unread_warnings(study.resources),
             *_unlocked(loaded, identities, folder),
             *_unpinned(identities, loaded),
+            *_unfetched(identities, loaded),
         ],
     )
 
@@ -194,17 +199,27 @@ def _status(job: Job, jobs: Path, on_disk: set[str]) -> Status:
 
 
 def _with_estimates(
-    jobs: Sequence[Job], states: dict[str, Status], study: Study, base: Path, folder: StudyDir, on_disk: set[str]
+    jobs: Sequence[Job],
+    states: dict[str, Status],
+    study: Study,
+    base: Path,
+    folder: StudyDir,
+    on_disk: set[str],
+    identities: Identities,
 ) -> list[PlannedJob]:
     measured = _measured(jobs, on_disk, folder)
     estimator = Estimator(study, base)
     estimates: dict[int, Estimate] = {}
+    loose: dict[int, tuple[str, ...]] = {}  # seeds and variants share the object
     planned = []
     for job in jobs:
         known = id(job.training)
         if job.training and known not in estimates:
             estimates[known] = estimator.of(job.training, measured.get(_data_key(job.training), {}))
-        planned.append(PlannedJob(job, states[job.id], estimates[known] if job.training else NOTHING))
+        if known not in loose:
+            loose[known] = identities.not_final(study, job.training)
+        estimate = estimates[known] if job.training else NOTHING
+        planned.append(PlannedJob(job, states[job.id], estimate, loose[known]))
     return planned
 
 
@@ -265,6 +280,20 @@ def _unpinned(identities: Identities, loaded: LoadedStudy) -> list[str]:
         f"`{name}` is not pinned to a revision: what the hub serves may change; `tunestudy fetch` locks what it has now"
         for name in dict.fromkeys(identities.unpinned)
         if name not in told
+    ]
+
+
+def _unfetched(identities: Identities, loaded: LoadedStudy) -> list[str]:
+    """A line per data set of the web; what is drawn here `run` fetches by itself."""
+    wanted = [
+        name
+        for name, one in loaded.study.datasets.items()
+        if name in identities.unfetched and getattr(one, "drawn", None) is None
+    ]
+    return [
+        f"datasets.{name}: which of its images come is not pinned before `tunestudy fetch {loaded.typed}`: until then "
+        "steps count all that are asked for, and the ids of jobs that read them are not final"
+        for name in wanted
     ]
 
 

@@ -167,26 +167,23 @@ def _looks_like_hub_id(name: str) -> bool:
     return len(parts) == 2 and all(parts) and not name.startswith((".", "~")) and "\\" not in name
 
 
+BY_THE_HUB = "`name: mlfoundations/datacomp_small` in place of `path` has `tunestudy fetch` bring DataComp's metadata"
+
+
 def _files(study: Study, locate: Locate, folder: Path) -> Iterator[StudyError]:
     for name, dataset in study.datasets.items():
-        if isinstance(dataset, DatacompDataset) and not (folder / dataset.path).exists():
-            yield _no_metadata(folder / dataset.path, dataset.path, locate(("datasets", name, "path")))
-        elif isinstance(dataset, FileDataset | DatacompDataset):
-            yield from _file(folder / dataset.path, dataset.path, locate(("datasets", name, "path")))
+        if isinstance(dataset, FileDataset | DatacompDataset) and dataset.path is not None:
+            cure = BY_THE_HUB if isinstance(dataset, DatacompDataset) else ""
+            yield from _file(folder / dataset.path, dataset.path, locate(("datasets", name, "path")), cure)
         if isinstance(dataset, SynthDataset) and dataset.font is not None:
             yield from _file(folder / dataset.font, dataset.font, locate(("datasets", name, "font")))
 
 
-def _no_metadata(path: Path, written: str, where: Place) -> StudyError:
-    fetched = f"hf download mlfoundations/datacomp_small --repo-type dataset --local-dir {os.path.relpath(path)}"
-    told = f"there is no `{written}` beside the study file; DataComp's metadata come with `{fetched}`"
-    return StudyError(where, told)
-
-
-def _file(path: Path, written: str, where: Place) -> Iterator[StudyError]:
+def _file(path: Path, written: str, where: Place, cure: str = "") -> Iterator[StudyError]:
     if not path.exists():
         siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         hint = f"; {did_you_mean(path.name, siblings)}" if siblings else ""
+        hint = f"; {cure}" if cure else hint
         yield StudyError(where, f"there is no file `{written}` (relative to the study file){hint}")
     elif path.is_file() and path.stat().st_size == 0:
         yield StudyError(where, f"`{written}` is empty")

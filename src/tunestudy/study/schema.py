@@ -234,6 +234,7 @@ def _require_types(definitions: Schema) -> None:
     benchmarks = [kind.__name__ for kind in KINDS]
     for name in (*datasets, *benchmarks, "DoraAdapter", "SoraAdapter", "SdoraAdapter", "MoleAdapter"):
         definitions[name]["required"] = ["type", *definitions[name].get("required", [])]
+    definitions["DatacompDataset"]["oneOf"] = [{"required": [origin]} for origin in ("name", "path", "drawn")]
 
 
 def _name_benchmarks(definitions: Schema) -> None:

@@ -14,6 +14,7 @@ from tunestudy.config.components import CAbstractor, Pyramid, Rope2d, VisionComp
 from tunestudy.config.data import (
     DatacompDataset,
     DigitsDataset,
+    DrawnPool,
     FileDataset,
     HubDataset,
     MixturePart,
@@ -38,6 +39,7 @@ Level = Literal[
     "tokenizer",
     "dataset",
     "fetch",
+    "drawn",
     "benchmark",
     "judge",
     "stage",
@@ -77,6 +79,7 @@ KEYS: dict[Level, frozenset[str]] = {
         *(one.model_fields for one in (FileDataset, HubDataset, DatacompDataset, DigitsDataset, SynthDataset))
     ),
     "fetch": frozenset(FetchSettings.model_fields),
+    "drawn": frozenset(DrawnPool.model_fields),
     "benchmark": frozenset().union(*(b.model_fields for b in KINDS)) - {"definition"},
     "judge": frozenset(Judge.model_fields) - {"prompts"},
     "stage": frozenset(TrainStage.model_fields),
@@ -114,6 +117,7 @@ HOME: dict[Level, str] = {
     "tokenizer": "under `model.tokenizer:`",
     "dataset": "in an entry of `datasets:`",
     "fetch": "under a data set's `fetch:`",
+    "drawn": "under a data set's `drawn:`",
     "benchmark": "in an entry of `benchmarks:`",
     "judge": "under a benchmark's `judge:`",
     "stage": "in a stage (`defaults:`, an entry of `stages:`, or a variant's `overrides:`)",
@@ -168,8 +172,9 @@ def mappings(values: dict[str, Any]) -> Iterator[tuple[Level, KeyPath, dict[str,
         yield "tokenizer", ("model", "tokenizer"), model["tokenizer"]
     for _, path, dataset in _entries("dataset", values, ("datasets",)):
         yield "dataset", path, dataset
-        if isinstance(dataset.get("fetch"), dict):
-            yield "fetch", (*path, "fetch"), dataset["fetch"]
+        for part in ("fetch", "drawn"):
+            if isinstance(dataset.get(part), dict):
+                yield part, (*path, part), dataset[part]
     for _, path, benchmark in _entries("benchmark", values, ("benchmarks",)):
         yield "benchmark", path, benchmark
         if isinstance(benchmark.get("judge"), dict):

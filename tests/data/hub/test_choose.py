@@ -80,6 +80,17 @@ def test_one_subset_of_several() -> None:
     assert dataset_files(names, ["default"], configs_of(CARD.replace("data_dir: ko", "data_dir: ko\n  default: true")))
 
 
+def test_files_by_a_pattern() -> None:
+    names = ["README.md", "0a.parquet", "deep/1b.parquet", "0a.npz", "en/train-0.parquet"]
+    assert dataset_files(names, ["*.parquet"], {}) == ["0a.parquet", "deep/1b.parquet", "en/train-0.parquet"]
+    assert dataset_files(["README.md", *DATA], ["deep/*", "ko/*", "en"], configs_of(CARD)) == [
+        "README.md",
+        *sorted(DATA),
+    ]
+    with pytest.raises(NoFilesError, match=r"holds no \*\.parquet"):
+        dataset_files(["README.md", "0a.npz"], ["*.parquet"], {})
+
+
 @pytest.mark.parametrize("card", [None, "", "# no head", "---\n: [\n---\n", "---\n- a list\n---\n"])
 def test_a_card_without_subsets_means_all_data(card) -> None:
     assert dataset_files(["README.md", "a.csv", "deep/b.csv"], ["default"], configs_of(card))[1:] == [

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 import aiohttp
+from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from tunestudy.config.fetch import FetchSettings
@@ -88,12 +89,16 @@ class Downloader:
 
 @asynccontextmanager
 async def open_downloader(
-    settings: FetchSettings, guard: Guard | None = None, lookup: Lookup = system_lookup
+    settings: FetchSettings,
+    guard: Guard | None = None,
+    lookup: Lookup = system_lookup,
+    resolver: AbstractResolver | None = None,
 ) -> AsyncIterator[Downloader]:
-    """A downloader with its connections. `guard`, `lookup`: for other rules of who may be asked."""
+    """A downloader with its connections. `guard`, `lookup`: for other rules of who may be asked; `resolver`: where
+    all names lead, in place of looking them up."""
     guard = guard or Guard(allow_loopback=settings.allow_loopback)
     connector = aiohttp.TCPConnector(
-        resolver=PinnedResolver(guard, lookup),
+        resolver=resolver or PinnedResolver(guard, lookup),
         limit=0,  # whose turn it is has been decided before: nobody shall wait here while his time runs
         ttl_dns_cache=300,
         keepalive_timeout=KEEP_ALIVE_S,

@@ -25,10 +25,10 @@ from pydantic import TypeAdapter
 
 from tunestudy.config.data import AnyDataset, Dataset
 from tunestudy.config.errors import Exit, StudyError
-from tunestudy.config.fetch import FetchSettings
 from tunestudy.data.fetch.addresses import Guard, Lookup, system_lookup
 from tunestudy.data.fetch.download import open_downloader
 from tunestudy.data.fetch.engine import Engine
+from tunestudy.data.fetch.play import played
 from tunestudy.data.fetch.progress import Progress, table
 from tunestudy.data.fetch.shard import Shard, shards_of
 from tunestudy.data.fetch.turns import host_of
@@ -123,20 +123,25 @@ def fetch(
                 store.sweep()
                 raws = islice(records_of(dataset, folders), size * len(per_shard))
                 shards = shards_of(raws, dataset, folder, size, skip=complete.__contains__)
-                finished = asyncio.run(_run(shards, settings, store, progress, order, stop))
+                finished = asyncio.run(_run(shards, dataset, store, progress, order, stop))
         print("\n".join(result(name, folder, len(per_shard), progress)), flush=True)
     return finished
 
 
 async def _run(
     shards: Iterator[Shard],
-    settings: FetchSettings,
+    dataset: Dataset,
     store: ImageStore,
     progress: Progress,
     order: Order,
     stop: Callable[[], bool],
 ) -> bool:
-    async with open_downloader(settings, order.guard, order.lookup) as downloader:
+    settings = fetch_settings(dataset)
+    assert settings is not None, "only a data set with `fetch` is fetched"
+    async with (
+        played(dataset) as resolver,
+        open_downloader(settings, order.guard, order.lookup, resolver) as downloader,
+    ):
         engine = Engine(settings, store, downloader, progress, stop)
         return await engine.run(shards, retry_failed=order.retry_failed)
 

@@ -107,7 +107,7 @@ def images_identity(dataset: Dataset, folders: Folders) -> str:
 def require_images(dataset: Dataset, folder: FetchDir) -> None:
     """Raise StudyError unless every image that the data set trains on has been asked for."""
     if missing := what_is_missing(dataset, folder):
-        name = getattr(dataset, "path", None) or getattr(dataset, "name", "")
+        name = getattr(dataset, "path", None) or getattr(dataset, "name", "") or "a pool that is drawn here"
         raise _refused(f"{name}: {missing}")
 
 

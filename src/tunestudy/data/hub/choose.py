@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -44,8 +45,15 @@ def model_files(names: Sequence[str], parts: Iterable[str]) -> list[str]:
 def dataset_files(names: Sequence[str], subsets: Sequence[str], configs: Mapping[str, Any]) -> list[str]:
     """Of a data set's repository: its card and the files of these subsets, all splits. Raises NoFilesError.
 
-    `configs`: what the card says of its subsets (`configs_of`); with at most one, all data are of that.
+    `configs`: what the card says of its subsets (`configs_of`); with at most one, all data are of that. A pattern such
+    as `*.parquet` in place of a subset takes just the files that it matches, in all folders.
     """
+    if patterns := [one for one in subsets if "*" in one]:
+        matched = {name for name in names for pattern in patterns if fnmatchcase(name, pattern)}
+        if not matched:
+            raise NoFilesError(f"holds no {', '.join(patterns)}")
+        others = [one for one in subsets if "*" not in one]
+        return sorted({*matched, *(dataset_files(names, others, configs) if others else ())})
     data = [name for name in names if not NO_DATA.fullmatch(name)]
     if len(configs) > 1:
         wanted = [

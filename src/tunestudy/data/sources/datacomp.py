@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from tunestudy.config.data import DatacompDataset, FileDataset
 from tunestudy.config.errors import Exit, StudyError, at
+from tunestudy.data import drawn_pool
 from tunestudy.data.fetch.wanted import images_identity, with_images
 from tunestudy.data.select import smallest
 from tunestudy.data.sources import Folders, Raw, file
+from tunestudy.records.locked import FETCH_FIRST, hub_cache, snapshot_folder
 
 NEEDED = ("uid", "url", "text")
 SALT = "datacomp"
@@ -28,8 +30,18 @@ def read(dataset: DatacompDataset, folders: Folders) -> Iterator[Raw]:
 
 def identity(dataset: DatacompDataset, folders: Folders) -> str:
     """The metadata's hashes and which images came."""
-    files = file.identity(FileDataset(path=dataset.path), folders)
-    return f"datacomp {files} {dataset.num_samples} {dataset.question}{images_identity(dataset, folders)}"
+    return f"datacomp {_origin(dataset, folders)} {dataset.num_samples} {dataset.question}" + images_identity(
+        dataset, folders
+    )
+
+
+def _origin(dataset: DatacompDataset, folders: Folders) -> str:
+    """What the rows are: hashes of files, a commit, or how they are drawn."""
+    if dataset.path is not None:
+        return file.identity(FileDataset(path=dataset.path), folders)
+    if dataset.drawn is not None:
+        return drawn_pool.identity(dataset.drawn)
+    return f"{dataset.name} {dataset.revision}"
 
 
 def records(dataset: DatacompDataset, folders: Folders) -> Iterator[Raw]:
@@ -67,12 +79,28 @@ def _chosen(dataset: DatacompDataset, folders: Folders) -> NDArray[np.bool_] | N
 
 def _rows(dataset: DatacompDataset, folders: Folders, names: tuple[str, ...]) -> Iterator[Raw]:
     """Rows of every file; of parquet only these columns are read, since metadata hold many more."""
-    for path in file.data_files(FileDataset(path=dataset.path), folders.base):
+    if dataset.drawn is not None:
+        yield from (Raw(f"drawn:{number}", row) for number, row in enumerate(drawn_pool.rows(dataset.drawn)))
+        return
+    for path in _metadata(dataset, folders):
         if path.suffix.lower() != ".parquet":
             yield from file.read_file(path)
             continue
         file.check_content(path)
         yield from _parquet(path, names)
+
+
+def _metadata(dataset: DatacompDataset, folders: Folders) -> list[Path]:
+    """The files that the rows are read from: here, or at the locked commit in the hub's cache."""
+    if dataset.path is not None:
+        return file.data_files(FileDataset(path=dataset.path), folders.base)
+    assert dataset.name is not None, "a data set has one origin"
+    snapshot = snapshot_folder(hub_cache(), "dataset", dataset.name, dataset.revision or "none")
+    found = sorted(snapshot.rglob("*.parquet"))
+    if not found:
+        told = f"the metadata of {dataset.name} are not here; {FETCH_FIRST}"
+        raise StudyError(at("datasets"), told, exit_code=Exit.PREFLIGHT_REFUSED)
+    return found
 
 
 def _parquet(path: Path, names: tuple[str, ...]) -> Iterator[Raw]:
