@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from studies import Recipe, make_study
@@ -88,8 +89,12 @@ def test_a_score_of_an_older_benchmark_does_not_count(tmp_path: Path) -> None:
     assert cell_of(make_headline(facts), "full").summary.n == 0
 
 
-def test_a_pretrained_baseline_is_scored_once_and_pairs_with_every_seed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", [None, {"architecture": "qwen3", "weights_seed": 0}])
+def test_weights_of_one_start_are_scored_once_and_pair_with_every_seed(tmp_path: Path, model: Any) -> None:
     study_dir = make_study(tmp_path, Recipe(pretrained_baseline=True))
+    if model is not None:
+        resolved = json.loads(study_dir.resolved_yaml.read_text())
+        study_dir.resolved_yaml.write_text(json.dumps({**resolved, "model": model}))
     headline = headline_of(study_dir)
     base, full = cell_of(headline, "untrained"), cell_of(headline, "full")
     assert base.fixed and base.summary.n == 1 and base.missing == () and "no seed" in base.summary.note

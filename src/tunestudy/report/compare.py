@@ -189,7 +189,7 @@ def _value(score: Score, metric: str) -> float | None:
 def _is_fixed(facts: StudyFacts, variant: str) -> bool:
     """Whether all seeds of the variant share one evaluated, never trained job."""
     alone = len(facts.last_jobs(variant)) == 1 and len(facts.seeds) > 1
-    return alone and not facts.variants[variant].stages and not facts.model.get("architecture")
+    return alone and not facts.variants[variant].stages and facts.one_start
 
 
 def _compare(

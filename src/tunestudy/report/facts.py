@@ -244,10 +244,15 @@ class StudyFacts:
             return named
         return next(iter(self.variants), None)
 
+    @property
+    def one_start(self) -> bool:
+        """Whether all seeds start from the same weights: pretrained ones, or random ones of a seed of their own."""
+        return not self.model.get("architecture") or self.model.get("weights_seed") is not None
+
     @cached_property
     def _trials(self) -> dict[tuple[str, str, int], JobFacts]:
         found = {(variant, job.stage, job.seed): job for job in self.jobs for variant in job.variants}
-        if not self.model.get("architecture"):  # pretrained weights are the same at every seed: scored once for all
+        if self.one_start:  # scored once for all seeds
             once = [job for job in self.jobs if job.stage == BASE_MODEL]
             for job, variant, seed in product(once, self.variants, self.seeds):
                 if variant in job.variants:
