@@ -14,7 +14,7 @@ from tunestudy.config.data import FileDataset
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.data.fetch.wanted import fetch_dir
 from tunestudy.data.sources import Folders
-from tunestudy.launch.fetch import with_fetch
+from tunestudy.launch.fetch import fetch_drawn, with_fetch
 from tunestudy.launch.fetch_study import Wish, fetch_study
 from tunestudy.preflight.checks import image_problems
 from tunestudy.records.layout import StudyDir
@@ -148,3 +148,19 @@ def test_num_samples_is_datacomp_s_own_key_and_an_alias_elsewhere(tmp_path):
     loaded = load_study(write_study(tmp_path, [], text))
     assert loaded.study.datasets["pool"].num_samples == 5 and loaded.study.datasets["words"].limit == 7
     assert list(with_fetch(loaded, "")) == ["pool"]
+
+
+@pytest.mark.slow
+def test_a_pool_that_is_drawn_here_is_fetched_once_and_by_run_alone(tmp_path, capfd):
+    drawn = "{type: datacomp, drawn: {count: 30}, num_samples: 20}"
+    text = STUDY.replace("  words: {path: words.jsonl}\n", f"  words: {drawn}\n")
+    loaded = load_study(write_study(tmp_path, ["https://example.com/1.jpg"], text))
+    before = make_plan(loaded, tmp_path / "results")
+    assert not any("datasets.words" in line for line in before.warnings), "nothing that a user has to do"
+    assert fetch_drawn(loaded, tmp_path / "results") == Exit.DONE
+    told = capfd.readouterr().out
+    assert "words: " in told and "of 20 images are here" in told and "pool" not in told, "the web is left to `fetch`"
+    assert fetch_drawn(loaded, tmp_path / "results") == Exit.DONE
+    assert capfd.readouterr().out == ""
+    after = make_plan(loaded, tmp_path / "results")
+    assert before.inputs["datasets"]["words"] != after.inputs["datasets"]["words"]

@@ -10,6 +10,7 @@ import pytest
 from studies import Recipe, make_study
 
 from tunestudy.config.errors import Exit, StudyError
+from tunestudy.config.study import ReportSettings
 from tunestudy.records.layout import StudyDir
 from tunestudy.report.build import build_report
 
@@ -46,6 +47,14 @@ def test_broken_conditions_exit_with_4(tmp_path: Path, capsys: pytest.CaptureFix
     assert build_report(make_study(tmp_path, recipe)) == Exit.JOBS_FAILED
     out = capsys.readouterr().out
     assert "lora_r4.digits should be >= 0.93, but is 0.900" in out and "untrained.digits" not in out
+
+
+def test_another_baseline_than_the_run_had(tmp_path: Path) -> None:
+    study_dir = make_study(tmp_path)
+    build_report(study_dir, quiet=True, settings=ReportSettings(baseline="full"))
+    rows = [line.split(",") for line in written(study_dir)["results.csv"].splitlines()]
+    delta = {row[0]: row[rows[0].index("delta")] for row in rows[1:]}
+    assert delta["full"] == "" and float(delta["untrained"]) < 0
 
 
 def test_quiet_tells_what_was_not_met_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -92,7 +92,8 @@ def report(
     from tunestudy.records.layout import StudyDir
     from tunestudy.report.build import build_report
 
-    leave(build_report(StudyDir(results / load(study, overrides, tiny).study.study)))
+    loaded = load(study, overrides, tiny)
+    leave(build_report(StudyDir(results / loaded.study.study), settings=loaded.study.report))
 
 
 @app.command()

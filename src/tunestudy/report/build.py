@@ -3,11 +3,13 @@
 Reads job directories and nothing else, so it works on a study that is running, failed, or was copied from elsewhere.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from tunestudy.config.errors import Exit, StudyError
+from tunestudy.config.study import ReportSettings
 from tunestudy.records.atomic import write_text
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.redact import redact
@@ -25,15 +27,18 @@ from tunestudy.report.tables import explanation, power_note, samples_csv, to_csv
 _WIDTH_WITHOUT_TERMINAL = 120
 
 
-def build_report(study_dir: StudyDir, *, quiet: bool = False) -> Exit:
+def build_report(study_dir: StudyDir, *, quiet: bool = False, settings: ReportSettings | None = None) -> Exit:
     """Write every form of the report, print the table and where the page is; `quiet`: only what was not met.
 
+    `settings`: how results are compared, in place of what the study said when it ran: another baseline, say.
     Returns JOBS_FAILED when a condition of `report.require` does not hold, else DONE: also for a study that has not
     finished, since its report says so. Raises StudyError when there is no such results folder or it cannot be written.
     """
     if not study_dir.root.is_dir():
         raise StudyError(str(study_dir.root), "there is no such results folder; run the study first, or give --results")
     facts = collect(study_dir)
+    if settings is not None:
+        facts = replace(facts, report=settings.model_dump(mode="json"))
     headline = make_headline(facts)
     try:
         _write(study_dir, facts, headline)
