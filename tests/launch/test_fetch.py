@@ -16,6 +16,7 @@ from tunestudy.data.fetch.wanted import fetch_dir
 from tunestudy.data.sources import Folders
 from tunestudy.launch.fetch import fetch_drawn, with_fetch
 from tunestudy.launch.fetch_study import Wish, fetch_study
+from tunestudy.launch.run import run_study
 from tunestudy.preflight.checks import image_problems
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.locked import read_lock
@@ -164,3 +165,19 @@ def test_a_pool_that_is_drawn_here_is_fetched_once_and_by_run_alone(tmp_path, ca
     assert capfd.readouterr().out == ""
     after = make_plan(loaded, tmp_path / "results")
     assert before.inputs["datasets"]["words"] != after.inputs["datasets"]["words"]
+
+
+@pytest.mark.slow
+def test_a_run_of_some_waits_for_their_images_alone(tmp_path):
+    """The refusal names what the chosen variants read, and nothing of the others."""
+    text = STUDY.replace("  words: {path: words.jsonl}\n", "  other: {path: pool.jsonl, fetch: {min_side: 2}}\n")
+    two = "two: {stages: [base], overrides: {base: {data: other}}}"
+    text = text.replace("one: {stages: [base]}", f"one: {{stages: [base]}}, {two}")
+    loaded = load_study(write_study(tmp_path, ["https://example.com/1.jpg"], text))
+    told = {}
+    for only in ((), ("two",)):
+        with pytest.raises(StudyError) as refused:
+            run_study(loaded, tmp_path / "results", only=only, quiet=True)
+        told[only] = str(refused.value)
+    assert "datasets.pool" in told[()] and "datasets.other" in told[()]
+    assert "datasets.pool" not in told[("two",)] and "datasets.other" in told[("two",)]

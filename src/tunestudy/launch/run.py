@@ -55,7 +55,8 @@ def run_study(
     memory = memory_of(plan)
     smallest = min((memory[job.id] for job in chosen if job.id in memory), default=None)
     place = None if by_slurm else place_for(loaded, command, smallest_mb=smallest)
-    unfinished = [planned.job for planned in plan.jobs if planned.status != "done"]
+    mine = {job.id for job in chosen}
+    unfinished = [planned.job for planned in plan.jobs if planned.status != "done" and planned.job.id in mine]
     check(loaded, unfinished, study)
     if unfinished and place is not None:
         assert place.slots, "a place has a slot, or says why not"
