@@ -2,6 +2,8 @@
 
     with slurm(folder, nodes=2, gpus=2) as environment:
         subprocess.run(["salloc", "--nodes=2", …], env=environment)
+        with environment.controller_away():
+            …
 
 GPUs are pretended: character devices, which SLURM counts and deals out as it does real ones.
 
@@ -39,17 +41,55 @@ SlurmdParameters=config_overrides
 SchedulerParameters=sched_interval=1,bf_interval=1,sched_min_interval=0,requeue_delay=1
 ReturnToService=2
 KillWait=5
+MessageTimeout=5
 AccountingStorageType=accounting_storage/none
 GresTypes=gpu
 NodeName=node[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port={first}-{last} CPUs=4 {memory}{gres}
-PartitionName=lab Nodes=ALL Default=YES MaxTime=INFINITE State=UP
-PartitionName=short Nodes=ALL MaxTime=30 State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=lab Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime={grace}
+PartitionName=short Nodes=ALL MaxTime=30 State=UP PriorityTier=1
+PartitionName=urgent Nodes=ALL MaxTime=30 State=UP PriorityTier=10 PreemptMode=OFF
 """
 
 
+class Cluster(dict[str, str]):
+    """The environment in which SLURM's commands mean this one."""
+
+    daemons: list["subprocess.Popen[bytes]"]
+    log: Path
+
+    def start(self, *words: str) -> "subprocess.Popen[bytes]":
+        """One daemon, which ends with the cluster."""
+        found = shutil.which(words[0], path=self["PATH"])
+        assert found is not None, words[0]
+        with open(self.log, "ab") as log:
+            daemon = subprocess.Popen(
+                [found, *words[1:]],
+                env=self,
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        self.daemons.append(daemon)
+        return daemon
+
+    @contextlib.contextmanager
+    def controller_away(self) -> Iterator[None]:
+        """The controller is killed, and started again in the end; nodes and their jobs go on meanwhile."""
+        self.daemons[0].kill()
+        self.daemons[0].wait()
+        try:
+            yield
+        finally:
+            self.daemons[0] = self.start("slurmctld", "-D", "-f", self["SLURM_CONF"])
+            self.daemons.pop()
+
+
 @contextlib.contextmanager
-def slurm(folder: Path, nodes: int, gpus: int = 0) -> Iterator[dict[str, str]]:
-    """The environment in which SLURM's commands mean this one. `folder` must not exist."""
+def slurm(folder: Path, nodes: int, gpus: int = 0, grace_s: int = 0) -> Iterator[Cluster]:
+    """`folder` must not exist. Jobs of the partition `urgent` take the nodes of others, after `grace_s`."""
     folder.mkdir()
     (folder / "state").mkdir()
     config = folder / "slurm.conf"
@@ -64,6 +104,7 @@ def slurm(folder: Path, nodes: int, gpus: int = 0) -> Iterator[dict[str, str]]:
             nodes=nodes,
             memory="RealMemory=4000",
             gres=f" Gres=gpu:{gpus}" if gpus else "",
+            grace=grace_s,
         )
     )
     for number in range(gpus):
@@ -71,33 +112,23 @@ def slurm(folder: Path, nodes: int, gpus: int = 0) -> Iterator[dict[str, str]]:
     if gpus:
         devices = f"{folder}/nvidia[0-{gpus - 1}]"
         (folder / "gres.conf").write_text(f"NodeName=node[1-{nodes}] Name=gpu File={devices}\n")
-    environment = {**os.environ, "SLURM_CONF": str(config), "PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"}
-    daemons: list[subprocess.Popen[bytes]] = []
-    with open(folder / "log", "wb") as log:
-
-        def start(*words: str) -> None:
-            found = shutil.which(words[0], path=environment["PATH"])
-            assert found is not None, words[0]
-            pipes = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
-            daemons.append(
-                subprocess.Popen([found, *words[1:]], env=environment, start_new_session=True, **pipes)  # type: ignore[call-overload]
-            )
-
-        try:
-            start("slurmctld", "-D", "-f", str(config))
-            for number in range(1, nodes + 1):
-                start("slurmd", "-D", "-f", str(config), "-N", f"node{number}")
-            _wait_until_idle(environment, nodes, folder / "log")
-            yield environment
-        finally:
-            for daemon in reversed(daemons):
-                daemon.terminate()
-            for daemon in daemons:
-                try:
-                    daemon.wait(timeout=10)
-                except subprocess.TimeoutExpired:
-                    daemon.kill()
-                    daemon.wait()
+    environment = Cluster({**os.environ, "SLURM_CONF": str(config), "PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"})
+    environment.daemons, environment.log = [], folder / "log"
+    try:
+        environment.start("slurmctld", "-D", "-f", str(config))
+        for number in range(1, nodes + 1):
+            environment.start("slurmd", "-D", "-f", str(config), "-N", f"node{number}")
+        _wait_until_idle(environment, nodes, folder / "log")
+        yield environment
+    finally:
+        for daemon in reversed(environment.daemons):
+            daemon.terminate()
+        for daemon in environment.daemons:
+            try:
+                daemon.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
+                daemon.wait()
 
 
 def _free_ports(count: int) -> int:

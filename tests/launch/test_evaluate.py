@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from tunestudy.config import definition as definition_module
 from tunestudy.config.definition import definition
 from tunestudy.config.errors import Exit, StudyError
+from tunestudy.launch import evaluate
 from tunestudy.launch.eval_words import sorted_out
 from tunestudy.launch.evaluate import evaluate_study
 from tunestudy.launch.evaluate_model import Wanted, evaluate_model
@@ -270,3 +272,30 @@ def test_words_that_do_not_go_together(words: list[str], model: str, options: di
     with pytest.raises(StudyError) as caught:
         sorted_out(words, [], model=model, options=options, num_gpus=1)
     assert told in str(caught.value)
+
+
+def test_a_study_on_slurm_is_scored_by_slurm(
+    loaded: LoadedStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not on the login node where the command was typed. What a submission finds in its job's folder is what was asked
+    for, also after the watching was ended."""
+    train(loaded, tmp_path, "base")
+    resources = loaded.study.resources.model_copy(update={"executor": "slurm"})
+    on_slurm = replace(loaded, study=loaded.study.model_copy(update={"resources": resources}))
+    ends, seen = iter([Exit.INTERRUPTED, Exit.DONE]), []
+    base = next(one.job for one in make_plan(loaded, tmp_path).jobs if one.job.stage == "base" and one.job.seed == 1)
+
+    def asked() -> list[str]:
+        return list(json.loads(StudyDir(tmp_path / "s").job(base.id).job_json.read_text())["evaluations"])
+
+    def submitted(_loaded: Any, _results: Path, jobs: Any, **_: Any) -> Exit:
+        seen.append(([job.stage for job in jobs], asked()))
+        return next(ends)
+
+    monkeypatch.setattr(evaluate, "run_by_slurm", submitted)
+    monkeypatch.setattr(evaluate, "check", lambda *_: None)
+    monkeypatch.setattr(evaluate, "build_report", lambda *_, **__: Exit.DONE)
+    for code in (Exit.INTERRUPTED, Exit.DONE):
+        assert evaluate_study(on_slurm, tmp_path, benchmarks=["b"], only=["short"], seeds=[1]) == code
+        assert asked() == (["b"] if code == Exit.INTERRUPTED else ["a", "b"])
+    assert seen == [(["base"], ["b"])] * 2

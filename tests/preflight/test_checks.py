@@ -1,13 +1,15 @@
 """What makes `run` refuse, all at once and without writing anything."""
 
+import contextlib
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tunestudy.config.errors import Exit, StudyError
-from tunestudy.config.resources import Resources
+from tunestudy.config.resources import Resources, SlurmSettings
 from tunestudy.preflight import checks
 from tunestudy.preflight.checks import (
     bytes_needed,
@@ -52,6 +54,18 @@ def test_everything_wrong_is_told_at_once_with_its_line(tmp_path, monkeypatch):
     told = str(caught.value)
     for part in ("study.yaml:6", "study.yaml:7", "WORLD_SIZE", "tunestudy[train]", "0.0 GB are free"):
         assert part in told
+
+
+def test_a_login_node_without_torch_may_submit_what_an_image_carries_out(tmp_path, monkeypatch):
+    loaded = load(tmp_path)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else object())
+    monkeypatch.setattr(checks, "slurm_problems", lambda _: ())
+    for python, refused in ((None, True), ("/opt/python", False)):
+        slurm = SlurmSettings(python=python)
+        resources = loaded.study.resources.model_copy(update={"executor": "slurm", "slurm": slurm})
+        study = loaded.study.model_copy(update={"resources": resources})
+        with pytest.raises(StudyError, match="training needs torch") if refused else contextlib.nullcontext():
+            check(replace(loaded, study=study), [], StudyDir(tmp_path / "results"))
 
 
 @pytest.mark.parametrize("name", ["HF_TOKEN", "WANDB_API_KEY", "MY_PASSWORD"])

@@ -210,6 +210,11 @@ class Resources(Config):
     """Of `executor: ray`."""
 
     @property
+    def uses_this_python(self) -> bool:
+        """Whether jobs are carried out by the Python that runs here, and not by one of an image's."""
+        return self.executor != "slurm" or self.slurm.python is None
+
+    @property
     def is_spread(self) -> bool:
         """Whether a job takes several hosts."""
         return self.hostfile is not None or self.launcher == "srun"

@@ -37,17 +37,14 @@ def carry_out(
     quiet: bool,
     works: Mapping[str, Work] | None = None,
     uploads: bool = True,
+    hurry: bool = True,
 ) -> Exit:
     """Run `jobs` of a study at `place`; returns how it ended, with failures printed.
 
     `works`: what is known of their times and memory, by job id; None: nothing. `uploads`: push to the hub beside them
-    what is to be pushed.
+    what is to be pushed. `hurry`: a second signal, while jobs save and leave, kills them.
     """
-    tasks = [Task(job, folder.job(job.id)) for job in jobs]
-    for task in tasks:
-        task.trained = is_trained(task.job, task.folder)
-        if is_complete(task.job, task.folder):
-            task.state = "done"
+    tasks = _tasks_of(jobs, folder)
     with (
         stop_on_signals() as stop,
         present(folder),
@@ -76,6 +73,7 @@ def carry_out(
             queue=Queue(works or unknown_works(jobs), place.slots),
             journal=journal,
             show=show,
+            may_hurry=hurry,
         )
         sinks = Sinks(study, jobs, folder)
         code = execute(tasks, launch, stop)
@@ -88,6 +86,16 @@ def carry_out(
     for words in untold:
         print(words, file=sys.stderr)
     return code
+
+
+def _tasks_of(jobs: Sequence[Job], folder: StudyDir) -> list[Task]:
+    """The jobs with what their files say."""
+    tasks = [Task(job, folder.job(job.id)) for job in jobs]
+    for task in tasks:
+        task.trained = is_trained(task.job, task.folder)
+        if is_complete(task.job, task.folder):
+            task.state = "done"
+    return tasks
 
 
 def patience(resources: Resources) -> dict[str, str]:

@@ -12,6 +12,7 @@ from tunestudy.launch.placing import place_for
 from tunestudy.launch.prepare import prepare
 from tunestudy.launch.presence import launchers
 from tunestudy.launch.select import select
+from tunestudy.launch.slurm.run import run_by_slurm
 from tunestudy.launch.table import write_table
 from tunestudy.launch.torchrun import Command
 from tunestudy.preflight.checks import check
@@ -52,15 +53,21 @@ def evaluate_study(
         cure = "wait for it, or leave --benchmarks out"
         busy = f"the study runs as {others[0]}, which wants all benchmarks; {cure}"
         raise StudyError("--benchmarks", busy, exit_code=Exit.PREFLIGHT_REFUSED)
-    place = place_for(loaded, command)
+    by_slurm = loaded.study.resources.executor == "slurm" and command is None
+    place = None if by_slurm else place_for(loaded, command)
     asked = [with_benchmarks(job, wanted, folder) for job in there]
     check(loaded, [job for job in asked if any(missing_evaluations(folder.job(job.id), job))], folder)
+    code = Exit.INTERRUPTED
     try:
         _write(loaded, plan, asked)
         alone = [job.model_copy(update={"parents": (), "inputs": {}}) for job in asked]  # what they need is in them
-        code = carry_out(loaded.study, alone, folder, place=place, quiet=quiet)
+        if place is None:
+            code = run_by_slurm(loaded, results, alone, detach=False, quiet=quiet, finish=lambda ended: ended)
+        else:
+            code = carry_out(loaded.study, alone, folder, place=place, quiet=quiet)
     finally:
-        _write(loaded, plan, ())
+        if not (by_slurm and code == Exit.INTERRUPTED):  # what is submitted goes on, with what was asked for
+            _write(loaded, plan, ())
     if code == Exit.INTERRUPTED:
         return code
     met = build_report(folder, quiet=quiet)

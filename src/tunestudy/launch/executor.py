@@ -47,6 +47,8 @@ class Launch:
     journal: Journal
     show: Callable[[Sequence[Task]], None]
     """Called after every round with all tasks."""
+    may_hurry: bool = True
+    """Whether a second signal, while jobs save and leave, kills them. SLURM tells processes twice, and kills itself."""
 
 
 def execute(tasks: Sequence[Task], launch: Launch, stop: StopRequest) -> Exit:
@@ -302,7 +304,7 @@ def stop_running(tasks: Sequence[Task], launch: Launch) -> None:
     give_up = time.monotonic() + launch.resources.stop_grace_s
     while any(task.attempt or (task.job.id in orphans and orphan_of(task.folder)) for task in tasks):
         launch.show(tasks)
-        if hurry or time.monotonic() > give_up:
+        if (hurry and launch.may_hurry) or time.monotonic() > give_up:
             for task in tasks:
                 task.attempt.running.kill() if task.attempt else None
             for orphan in orphans.values():

@@ -46,7 +46,7 @@ def check(loaded: LoadedStudy, unfinished: Sequence[Job], study: StudyDir) -> No
     found = [
         *environment_problems(loaded.study.env),
         *more_environment_problems(loaded.study.resources),
-        *installation_problems(unfinished),
+        *(installation_problems(unfinished) if loaded.study.resources.uses_this_python else ()),
         *font_problems(unfinished),
         *tracker_problems(unfinished, loaded.study.env),
         *(locked_problems(loaded) if unfinished else ()),

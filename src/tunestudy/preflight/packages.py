@@ -41,7 +41,9 @@ def requirements() -> list[Requirement]:
 
 
 def extras_needed(study: Study, unfinished: Sequence[Job]) -> set[str]:
-    """Extras without which the jobs that are still to do cannot run."""
+    """Extras of this Python without which the jobs that are still to do cannot run."""
+    if not study.resources.uses_this_python:
+        return set()
     extras = {"train"} if unfinished else set()
     for job in unfinished:
         settings = job.training

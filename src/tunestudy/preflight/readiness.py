@@ -36,7 +36,7 @@ def _probes(loaded: LoadedStudy, unfinished: Sequence[Job], folder: StudyDir) ->
         "torch build": lambda: [packages.torch_point(len(gpus.look().gpus))],
         "torchvision": lambda: [packages.torchvision_point()],
         "flash-attn": lambda: [packages.attention_point(study)],
-        "optional parts": lambda: list(_parts(unfinished)),
+        "optional parts": lambda: list(_parts(unfinished if study.resources.uses_this_python else ())),
         "GPUs": lambda: list(gpus.gpu_points(study, unfinished)),
         "results folder": lambda: list(folder_points(folder.root, bytes_needed(unfinished, base))),
         "limits": lambda: list(limit_points(study.resources)),

@@ -171,6 +171,11 @@ class SlurmDir:
         return self.root / "submissions"
 
     @property
+    def mark(self) -> Path:
+        """What submissions of this folder carry as their comment, and of which folder it is."""
+        return self.root / "mark.json"
+
+    @property
     def outputs(self) -> Path:
         """What submissions print: `<key>.<SLURM's number>.out`."""
         return self.root / "logs"

@@ -3,7 +3,10 @@
 import errno
 import json
 import os
+import shutil
+import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +21,15 @@ from tunestudy.launch.slurm.follow import Follower, submit_once, tasks_of
 from tunestudy.launch.slurm.history import lives
 from tunestudy.launch.slurm.inside import requeue, whence
 from tunestudy.launch.slurm.left import verdict_on
+from tunestudy.launch.slurm.mark import mark_of
 from tunestudy.launch.slurm.place import allocated_nodes
-from tunestudy.launch.slurm.queue import Queued, mark_of, read_queue
-from tunestudy.launch.slurm.script import Submission, clock, script
+from tunestudy.launch.slurm.queue import Queued, read_queue
+from tunestudy.launch.slurm.script import ASKS_FOR_REQUEUE, Submission, clock, script
 from tunestudy.launch.slurm.status import in_slurm
 from tunestudy.launch.slurm.stop import stop_submissions
 from tunestudy.launch.slurm.submit import Submitter
 from tunestudy.preflight.slurm import slurm_problems
+from tunestudy.records.atomic import write_json
 from tunestudy.records.events import Journal
 from tunestudy.records.layout import StudyDir
 
@@ -100,6 +105,32 @@ def test_two_people_who_want_the_same_submit_it_once(cluster, on_slurm):
             one = Submitter(study=study.dir, resources=resources(study), has_gpus=True, journal=journal)
             one.send(study.jobs, {})
     assert len(cluster.queue) == 2
+
+
+def test_the_same_folder_by_another_path_submits_nothing_twice_and_a_copy_is_another(cluster, on_slurm):
+    """Moved, a folder is as it is seen by another mount path: another name, the same place on the disk."""
+    study = on_slurm()
+    once(study)
+    copy = StudyDir(study.dir.root.with_name("copy"))
+    shutil.copytree(study.dir.root, copy.root)
+    study.dir.root.rename(study.dir.root.with_name("other"))
+    elsewhere = StudyDir(study.dir.root.with_name("other"))
+    with Journal(elsewhere.events, "w") as journal:
+        one = Submitter(study=elsewhere, resources=resources(study), has_gpus=True, journal=journal)
+        assert one.send(study.jobs, {}) == {} and len(read_queue(elsewhere)) == len(cluster.queue) == 2
+        stop_submissions(copy)
+        assert len(cluster.queue) == 2, "what the original has in the queue is not its copy's"
+        replace(one, study=copy).send(study.jobs, {})
+    assert len(cluster.queue) == 4 and len(read_queue(copy)) == 2
+
+
+def test_submissions_from_before_folders_had_marks_stay_theirs(cluster, on_slurm):
+    study = on_slurm()
+    study.prepare()
+    study.dir.slurm.submissions.mkdir(parents=True)
+    by_path = mark_of(study.dir)
+    once(study)
+    assert mark_of(study.dir) == by_path == next(iter(cluster.queue.values()))["comment"]
 
 
 def test_a_submission_whose_answer_was_lost_is_found_and_not_repeated(cluster, on_slurm):
@@ -227,6 +258,24 @@ def test_a_controller_that_goes_away_between_two_questions_changes_no_verdict(cl
         assert not follower.round() and not cluster.queue, "a job that was cancelled from outside is not sent again"
 
 
+def test_a_controller_that_comes_back_without_a_submission_gets_it_again(cluster, on_slurm):
+    """Killed, it knows what it last saved; what it forgot was not cancelled by anyone."""
+    study = on_slurm()
+    study.prepare()
+    tasks = tasks_of(study.dir, study.jobs)
+    with Journal(study.dir.events, "w") as journal:
+        sent = Submitter(study=study.dir, resources=resources(study), has_gpus=True, journal=journal)
+        follower = Follower(study=study.dir, tasks=tasks, resources=resources(study), submitter=sent)
+        follower.round()
+        child = next(number for number, one in cluster.queue.items() if one["after"])
+        cluster.fail("squeue", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)")
+        assert follower.round() and follower.silent
+        cluster.forget(child)
+        assert follower.round() and len(cluster.queue) == 2 and child not in cluster.queue
+    [lost] = study.events("slurm_lost")
+    assert lost["message"] == f"SLURM's controller came back without submission {child}"
+
+
 def test_a_submission_of_somebody_else_that_never_starts(cluster, on_slurm):
     study = on_slurm()
     study.prepare()
@@ -299,10 +348,10 @@ def test_the_file_for_sbatch(cluster, on_slurm, monkeypatch):
         "module load cuda",
     ):
         assert line in text.splitlines()
-    last = (
-        f"exec apptainer exec --nv image.sif {sys.executable} -u -m tunestudy.launch.slurm.inside results/s {one.key}"
-    )
-    assert text.splitlines()[-1] == last
+    command = f"{sys.executable} -u -m tunestudy.launch.slurm.inside results/s {one.key}"
+    assert f"apptainer exec --nv image.sif {command} &" in text.splitlines()
+    plain = script(one, study.dir, resources(study, python=None), has_gpus=True)
+    assert plain.splitlines()[-1] == f"exec {command}"
     assert str(study.folder) not in text.replace(f"by hand, in {study.folder}:", "")
     assert [clock(seconds) for seconds in (20, 3600, 90061)] == ["00:01:00", "01:00:00", "1-01:02:00"]
 
@@ -385,3 +434,61 @@ def test_an_allocation_is_packed_by_what_run_knew(on_slurm, monkeypatch):
     assert {name: (work.seconds, work.priority, work.known) for name, work in seen.items()} == {
         job.id: (60.0, 2, True) if job is jobs[0] else (1.0, 0, False) for job in jobs
     }
+
+
+def test_an_allocation_does_not_ask_for_parents_that_others_trained(on_slurm, monkeypatch):
+    study = on_slurm(mode="allocation")
+    study.prepare()
+    base, adapt = study.jobs
+    study.dir.slurm.root.mkdir()
+    study.dir.slurm.jobs("allocation").write_text(f"{adapt.id}\n")
+    seen = []
+    monkeypatch.setattr(inside, "place_for", lambda *_, **__: None)
+    monkeypatch.setattr(inside, "allocated_nodes", lambda: ["node1"])
+    monkeypatch.setattr(inside, "carry_out", lambda _, jobs, *__, **___: seen.extend(jobs) or Exit.DONE)
+    assert inside.main(str(study.dir.root), "allocation") == Exit.PREFLIGHT_REFUSED and not seen
+    write_json(study.dir.job(base.id).result_json, {"fingerprint": base.fingerprint})
+    inside.main(str(study.dir.root), "allocation")
+    assert [(job.id, job.needs) for job in seen] == [(adapt.id, ())]
+
+
+def test_where_no_scontrol_is_the_journal_warns_before_the_time_limit_does(on_slurm, monkeypatch):
+    """A container around the whole submission: nobody but a `run` can send the next one."""
+    study = on_slurm()
+    study.prepare()
+    base, _ = study.jobs
+    study.dir.slurm.root.mkdir()
+    study.dir.slurm.jobs(base.id).write_text(f"{base.id}\n")
+    monkeypatch.setattr(inside, "allocated_nodes", lambda: ["node1"])
+    monkeypatch.setattr(inside, "place_for", lambda *_, **__: None)
+    monkeypatch.setattr(inside, "carry_out", lambda *_, **__: Exit.DONE)
+    monkeypatch.setattr(inside.shutil, "which", lambda _: "/usr/bin/scontrol")
+    inside.main(str(study.dir.root), base.id)
+    assert study.events("alert") == []
+    monkeypatch.setattr(inside.shutil, "which", lambda _: None)
+    inside.main(str(study.dir.root), base.id)
+    [alert] = study.events("alert")
+    assert "leave `tunestudy run` watching" in alert["message"]
+
+
+def test_the_time_limit_in_a_container_asks_the_shell_around_it(on_slurm, monkeypatch):
+    study = on_slurm(wrap="apptainer exec image.sif")
+    study.prepare()
+    base, _ = study.jobs
+    study.dir.slurm.root.mkdir()
+    study.dir.slurm.jobs(base.id).write_text(f"{base.id}\n")
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setattr(inside, "allocated_nodes", lambda: ["node1"])
+    monkeypatch.setattr(inside, "place_for", lambda *_, **__: None)
+
+    def stopped(*_: object, **__: object) -> Exit:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return Exit.INTERRUPTED
+
+    monkeypatch.setattr(inside, "carry_out", stopped)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        assert inside.main(str(study.dir.root), base.id) == ASKS_FOR_REQUEUE
+    finally:
+        signal.signal(signal.SIGTERM, before)

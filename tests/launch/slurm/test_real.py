@@ -42,7 +42,8 @@ def live(study: Any) -> dict[str, Any]:
 
 def following(study: Any) -> tuple["subprocess.Popen[str]", list[str]]:
     """`tunestudy run` as a process of its own."""
-    command = [sys.executable, "-c", "from tunestudy.cli import main; main()", "run", "study.yaml"]
+    often = "from tunestudy.launch.slurm import follow; follow.LAST_POLL_S = 1.0"
+    command = [sys.executable, "-c", f"{often}; from tunestudy.cli import main; main()", "run", "study.yaml"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
     process = subprocess.Popen(command, cwd=study.folder, text=True, **pipes)  # type: ignore[call-overload]
     lines: list[str] = []
@@ -50,12 +51,35 @@ def following(study: Any) -> tuple["subprocess.Popen[str]", list[str]]:
     return process, lines
 
 
+def has_keeper(number: str) -> bool:
+    """Whether the process that SLURM has around a batch script lives: it names itself `slurmstepd: [7.batch]`."""
+    lines = (_command_of(process) for process in Path("/proc").glob("[0-9]*"))
+    return any(line.startswith(f"slurmstepd: [{number}.".encode()) for line in lines)
+
+
+def _command_of(process: Path) -> bytes:
+    try:
+        return (process / "cmdline").read_bytes()
+    except OSError:
+        return b""  # it has ended
+
+
 def requeued_now(study: Any, until: Callable[..., None]) -> None:
     """What SLURM queued again starts two minutes later; here, at once."""
     until(lambda: all(entry.is_pending for entry in live(study).values()), "the queue")
-    time.sleep(1.5)  # a node does not take a job again within the second in which it was killed
+    numbers = [entry.id for entry in live(study).values()]
+    until(lambda: not any(has_keeper(number) for number in numbers), "the node to be done with it")
+    time.sleep(1.5)  # nor does it take a job again within the second in which it was killed
     for entry in live(study).values():
         succeed(["scontrol", "update", f"jobid={entry.id}", "StartTime=now"])
+
+
+def value_of(steps: int, seed: int = 1) -> str:
+    """What the fake worker has in the end when no step was lost or done twice."""
+    value = ""
+    for step in range(1, steps + 1):
+        value = hashlib.sha256(f"{value}/{seed}/{step}".encode()).hexdigest()
+    return value
 
 
 def test_arrays_with_dependencies_and_a_second_run_sends_nothing(on_slurm):
@@ -106,10 +130,7 @@ def test_a_time_limit_and_a_node_taken_away_cost_no_step(on_slurm, until):
     finally:
         subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"], check=False)  # if it has not itself
     assert code == 0, output
-    value = ""
-    for step in range(1, 61):
-        value = hashlib.sha256(f"{value}/1/{step}".encode()).hexdigest()
-    assert read_json(study.job("base").result_json)["value"] == value
+    assert read_json(study.job("base").result_json)["value"] == value_of(60)
     assert {event["slurm_id"] for event in study.events("slurm_submitted")} == {number}
     lives = sorted(study.events("slurm_started"), key=lambda event: event["restart"])
     assert [life.get("why") for life in lives] == [None, "its time limit came", "SLURM wanted its node for others"]
@@ -144,3 +165,41 @@ def test_a_failed_parent_blocks_its_children(on_slurm):
     assert code == Exit.JOBS_FAILED, output
     assert "failed: user at 2" in output and f"not run, because {study.job('base').root.name} failed: adapt-" in output
     assert not study.starts("adapt")
+
+
+def test_the_controller_is_killed_and_comes_back_while_jobs_run_and_wait(cluster, on_slurm, until, capsys):
+    """It saves its state every few seconds: killed before, it may forget what waits and start anew what runs."""
+    study = on_slurm()
+    study.behave(base={"steps": 120, "step_s": 0.1})
+    process, lines = following(study)
+    until(lambda: study.step("base") > 3, "steps")
+    with cluster.controller_away():
+        until(lambda: any("SLURM's controller does not answer" in line for line in lines), "the word of the follower")
+        before = study.step("base")
+        control.print_status(control.status(study.loaded, study.folder / "results"))
+        told = " ".join(capsys.readouterr().out.split())
+        assert "SLURM cannot be asked" in told and "Unable to contact slurm controller" in told
+        until(lambda: study.step("base") > before + 3, "steps without a controller")
+    assert process.wait(timeout=90) == Exit.DONE, lines
+    values = [read_json(study.job(stage).result_json)["value"] for stage in ("base", "adapt")]
+    assert values == [value_of(120), value_of(3)] and len(study.starts("adapt")) == 1
+    forgotten = len(study.events("slurm_lost"))
+    assert len(study.events("slurm_submitted")) == 2 + forgotten, "nothing else was submitted again"
+    assert sum("does not answer" in line for line in lines) == 1, lines
+
+
+def test_a_job_of_higher_priority_takes_the_node_and_gives_it_back(on_slurm, until):
+    study = on_slurm(time="10m", exclude="node2", cpus_per_task=4)
+    study.behave(base={"steps": 80, "step_s": 0.1})
+    process, lines = following(study)
+    until(lambda: study.step("base") > 5, "steps")
+    urgent = ["--partition=urgent", "--nodelist=node1", "--cpus-per-task=4", "-o", "/dev/null", "--wrap", "sleep 1"]
+    number = succeed(["sbatch", "--parsable", *urgent]).strip()
+    until(lambda: succeed(["squeue", "-h", "-t", "all", "-j", number, "-o", "%T"]).strip() == "COMPLETED", "the other")
+    assert study.step("base") < 80 and not study.job("base").result_json.exists()
+    requeued_now(study, until)
+    assert process.wait(timeout=90) == Exit.DONE, lines
+    assert read_json(study.job("base").result_json)["value"] == value_of(80)
+    assert len(study.starts("base")) == 2 and len(study.events("slurm_submitted")) == 2
+    told = [life.get("why") for life in study.events("slurm_started") if life["key"].startswith("base")]
+    assert told == [None, "SLURM wanted its node for others"]

@@ -7,17 +7,21 @@ from collections.abc import Sequence
 from tunestudy.config.errors import StudyError
 from tunestudy.config.job import Job
 from tunestudy.config.resources import Resources
+from tunestudy.launch.slurm.mark import keep_mark
 from tunestudy.launch.slurm.queue import ALLOCATION
 from tunestudy.launch.slurm.script import write_submission
-from tunestudy.launch.slurm.submit import submissions_of
+from tunestudy.launch.slurm.submit import LEASE_WAIT_S, submissions_of
 from tunestudy.preflight.slurm import partitions, wanted_partition
 from tunestudy.records.layout import StudyDir
+from tunestudy.records.lease import Lease
 
 
 def sbatch_lines(jobs: Sequence[Job], study: StudyDir, resources: Resources) -> list[str]:
     """A line of shell per submission; each keeps its number for those that wait for it."""
     lines: list[str] = []
     numbers: dict[str, str] = {}
+    with Lease.acquire(study.leases / "slurm", wait_s=LEASE_WAIT_S):
+        keep_mark(study)
     for place, one in enumerate(submissions_of(jobs, resources)):
         path = write_submission(one, study, resources, has_gpus=has_gpus(resources))
         needs = sorted({numbers[need] for job in one.jobs for need in job.needs if need in numbers})

@@ -60,6 +60,8 @@ class Follower:
     """(Job id, kind of trouble) → how often it was submitted anew."""
     silent: bool = False
     """Whether the controller did not answer lately."""
+    in_doubt: set[str] = field(default_factory=set)
+    """Submissions that the controller may have forgotten while it was away."""
 
     def round(self) -> bool:
         """Look at files and queue, submit what can be; returns whether anything is left to wait for.
@@ -69,6 +71,7 @@ class Follower:
         for task in self.tasks:
             if task.state != "done" and is_complete(task.job, task.folder):
                 task.state, task.note = "done", "done"
+        queue: list[Queued] | None = None
         try:
             queue = read_queue(self.study)
             self._judge_all(queue)
@@ -80,6 +83,7 @@ class Follower:
             if not self.silent:
                 print(f"SLURM's controller does not answer ({error}); jobs go on, it is asked again", flush=True)
             self.silent = True
+            self.in_doubt |= {seen.slurm_id for seen in self.seen.values()} if queue is None else set()
             return True
         moving = any(task.state in ("queued", "running", "elsewhere") for task in self.tasks)
         return moving or (bool(self.submitter.full) and any(task.state == "waiting" for task in self.tasks))
@@ -97,7 +101,10 @@ class Follower:
             elif is_running(task.folder):
                 task.state, task.note = "elsewhere", "still running, or carried out by someone else"
             elif (seen := self.seen.get(task.job.id)) is not None:
-                verdict = verdict_on(task.job, self.study, queue, seen.slurm_id, failed_before=seen.failed_before)
+                doubt, before = seen.slurm_id in self.in_doubt, seen.failed_before
+                verdict = verdict_on(
+                    task.job, self.study, queue, seen.slurm_id, failed_before=before, controller_was_away=doubt
+                )
                 del self.seen[task.job.id]  # not before: SLURM may not have answered
                 self._left(task, verdict)
             else:
@@ -119,6 +126,7 @@ class Follower:
 
     def _in_queue(self, task: Task, entry: Queued) -> None:
         self.seen.setdefault(task.job.id, Seen(entry.id, failed_attempt(task)))
+        self.in_doubt.discard(entry.id)
         runs = is_running(task.folder) if entry.is_shared else not entry.is_pending
         task.state, task.note = "running" if runs else "queued", entry.words_on(runs=runs)
 

@@ -10,6 +10,7 @@ Exit codes are for SLURM's dependencies: 0 if and only if the weights of all job
 """
 
 import os
+import shutil
 import signal
 import sys
 import time
@@ -31,11 +32,16 @@ from tunestudy.launch.slurm.commands import SlurmError, ask
 from tunestudy.launch.slurm.history import Life, lives_of
 from tunestudy.launch.slurm.place import allocated_nodes, place_for
 from tunestudy.launch.slurm.queue import ALLOCATION, listed_jobs
+from tunestudy.launch.slurm.script import ASKS_FOR_REQUEUE
 from tunestudy.records.events import Journal
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.lease import STALE_S, Lease
 
 POLL_S = 0.5
+NO_REQUEUE = (
+    "there is no scontrol where this submission runs, so it cannot have itself queued again at its time limit: "
+    "leave `tunestudy run` watching, which sends the next one, or put the container into slurm.wrap"
+)
 _HURRY_S = 10.0
 """Before the time limit everything is through."""
 
@@ -68,15 +74,17 @@ def carried_out(study: StudyDir, key: str, module: str) -> int:
         settings = understood(study)
         jobs = wanted_jobs(study, key)
         place = place_for(settings.resources, base_of(study, jobs), single=key != ALLOCATION, module=module)
-        alone = jobs if key == ALLOCATION else [ready(study, job) for job in jobs]
+        alone = packed(study, jobs) if key == ALLOCATION else [ready(study, job) for job in jobs]
     except StudyError as error:
         print(error, file=sys.stderr, flush=True)
         return int(error.exit_code)
     with Journal(study.events, f"{writer_name()}-slurm") as journal:
         before = lives_of(study, slurm_id())
         journal.write("slurm_started", **facts(key, jobs), **whence(before))
+        if settings.resources.slurm.requeue and not settings.resources.slurm.wrap and shutil.which("scontrol") is None:
+            journal.write("alert", job="", kind="requeue", message=NO_REQUEUE, step=None, cause=key)
         works = remembered_works(study, alone)
-        code = carry_out(settings, alone, study, place=place, quiet=False, works=works, uploads=False)
+        code = carry_out(settings, alone, study, place=place, quiet=False, works=works, uploads=False, hurry=False)
         steps = {job.id: step_of(study, job) for job in jobs}
         again = code == Exit.INTERRUPTED and limit.is_near
         stuck = again and bool(before) and before[-1].reason == "time limit" and before[-1].steps == steps
@@ -85,8 +93,8 @@ def carried_out(study: StudyDir, key: str, module: str) -> int:
     if stuck:
         print("no step was made since the last time limit: raise resources.slurm.time", file=sys.stderr, flush=True)
         return int(Exit.JOBS_FAILED)
-    if again and settings.resources.slurm.requeue:
-        requeue()
+    if again and settings.resources.slurm.requeue and not requeue() and settings.resources.slurm.wrap:
+        return ASKS_FOR_REQUEUE
     return exit_code(study, jobs, code)
 
 
@@ -127,12 +135,21 @@ def base_of(study: StudyDir, jobs: Sequence[Job]) -> Path:
     return study.job(jobs[0].id).root / jobs[0].base_dir
 
 
+def packed(study: StudyDir, jobs: Sequence[Job]) -> list[Job]:
+    """The jobs of an allocation without what they need and others have trained. StudyError if those have not."""
+    here = {job.id for job in jobs}
+    found = []
+    for job in jobs:
+        _see_trained(study, job, [name for name in job.needs if name not in here])
+        parents = tuple(name for name in job.parents if name in here)
+        inputs = {role: name for role, name in job.inputs.items() if name in here}
+        found.append(job.model_copy(update={"parents": parents, "inputs": inputs}))
+    return found
+
+
 def ready(study: StudyDir, job: Job) -> Job:
     """The job without its parents, once they are seen to be trained and nobody else is at it. StudyError if not."""
-    for name in job.needs:
-        if not is_trained(job_in(study, name), study.job(name)):
-            cause = f"starts from {name}, which is not trained; `tunestudy run` submits both in order"
-            raise StudyError(job.id, cause, exit_code=Exit.PREFLIGHT_REFUSED)
+    _see_trained(study, job, job.needs)
     folder, give_up = study.job(job.id), time.monotonic() + STALE_S + 20
     while (holder := Lease.holder(folder.claim) or Lease.holder(folder.lease)) and not is_complete(job, folder):
         if time.monotonic() > give_up:
@@ -140,6 +157,14 @@ def ready(study: StudyDir, job: Job) -> Job:
             raise StudyError(job.id, cause, exit_code=Exit.INTERRUPTED)
         time.sleep(POLL_S)  # the node of an earlier life may be lost: its leases run out
     return job.model_copy(update={"parents": (), "inputs": {}})
+
+
+def _see_trained(study: StudyDir, job: Job, needs: Sequence[str]) -> None:
+    """StudyError unless all of `needs` are trained; a job that is so itself, and is to be scored, needs none."""
+    for name in () if is_trained(job, study.job(job.id)) else needs:
+        if not is_trained(job_in(study, name), study.job(name)):
+            cause = f"starts from {name}, which is not trained; `tunestudy run` submits both in order"
+            raise StudyError(job.id, cause, exit_code=Exit.PREFLIGHT_REFUSED)
 
 
 def slurm_id() -> str:
@@ -185,17 +210,18 @@ def step_of(study: StudyDir, job: Job) -> int | None:
     return step if isinstance(step, int) else None
 
 
-def requeue() -> None:
-    """Have SLURM queue this submission again; it ends this one for it."""
+def requeue() -> bool:
+    """Have SLURM queue this submission again; it ends this one for it. False, and a word, where that cannot be."""
     number = os.environ["SLURM_JOB_ID"]
     try:
         ask("scontrol", "requeue", number)
     except (SlurmError, StudyError) as error:  # no scontrol inside of a container, or the site forbids it
         said = error.message if isinstance(error, StudyError) else error
         print(f"SLURM does not queue {number} again ({said}); `tunestudy run` continues", file=sys.stderr, flush=True)
-    else:
-        print("the time limit is near: saved, and queued again", flush=True)
-        time.sleep(30)  # until SLURM ends it: leaving first would count as the end of the submission
+        return False
+    print("the time limit is near: saved, and queued again", flush=True)
+    time.sleep(30)  # until SLURM ends it: leaving first would count as the end of the submission
+    return True
 
 
 def exit_code(study: StudyDir, jobs: Sequence[Job], code: Exit) -> int:

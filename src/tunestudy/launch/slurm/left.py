@@ -36,10 +36,19 @@ class Verdict:
         return Outcome(kind=self.kind, message=self.message, step=self.step, exit_code=self.exit_code)
 
 
-def verdict_on(job: Job, study: StudyDir, queue: list[Queued], slurm_id: str, *, failed_before: int | None) -> Verdict:
+def verdict_on(
+    job: Job,
+    study: StudyDir,
+    queue: list[Queued],
+    slurm_id: str,
+    *,
+    failed_before: int | None,
+    controller_was_away: bool = False,
+) -> Verdict:
     """From the job's files first, then what the submission wrote down, then SLURM's last word.
 
     `failed_before`: the attempt that failure.json told of before the submission; the same one is no news.
+    `controller_was_away`: since the submission was last seen; a controller that was killed forgets what came last.
     """
     folder = study.job(job.id)
     failure = read_object(folder.failure_json) or {}
@@ -60,7 +69,11 @@ def verdict_on(job: Job, study: StudyDir, queue: list[Queued], slurm_id: str, *,
     if life is not None and life.reason == "interrupted":
         message = f"submission {slurm_id} was asked to stop; `tunestudy run` continues"
         return Verdict(outcome="stopped", kind="interrupted", message=message, slurm_id=slurm_id)
-    return _by_state(last_state(queue, slurm_id), job, study, slurm_id, began=life is not None)
+    state = last_state(queue, slurm_id)
+    if not state and life is None and controller_was_away:
+        message = f"SLURM's controller came back without submission {slurm_id}"
+        return Verdict(outcome="again", kind="node_lost", message=message, slurm_id=slurm_id)
+    return _by_state(state, job, study, slurm_id, began=life is not None)
 
 
 def _by_state(state: str, job: Job, study: StudyDir, slurm_id: str, *, began: bool) -> Verdict:

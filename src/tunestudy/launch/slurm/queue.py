@@ -1,7 +1,6 @@
 """What SLURM knows of a study's submissions: squeue, and what can be learnt of those that left it."""
 
 import getpass
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from tunestudy.config.errors import StudyError
 from tunestudy.launch.outcome import read_object
 from tunestudy.launch.show import WILL_NOT_START
 from tunestudy.launch.slurm.commands import SlurmError, ask
+from tunestudy.launch.slurm.mark import PREFIX, mark_of
 from tunestudy.records.layout import StudyDir
 
 ALLOCATION = "allocation"
@@ -93,11 +93,6 @@ class Queued:
         return f"queued as {self.id}" + (f": {why}" if why not in ("None", "") else "")
 
 
-def mark_of(study: StudyDir) -> str:
-    """What tells submissions of this results folder from all others: the comment that they carry."""
-    return f"tunestudy:{hashlib.sha256(str(study.root.resolve()).encode()).hexdigest()[:12]}"
-
-
 def read_queue(study: StudyDir) -> list[Queued]:
     """Submissions of this results folder, whoever sent them, those that ended lately included. SlurmError, StudyError.
 
@@ -118,7 +113,7 @@ def _parsed(line: str, mark: str, recorded: Mapping[str, object]) -> Queued | No
     if len(fields) < 6:
         return None
     number, name, state, nodes, comment, reason = fields
-    ours = comment == mark or (not comment.startswith("tunestudy:") and number.partition("_")[0] in recorded)
+    ours = comment == mark or (not comment.startswith(PREFIX) and number.partition("_")[0] in recorded)
     if not ours or ":" not in name:
         return None
     return Queued(id=number, key=name.partition(":")[2], state=state, nodes=nodes, reason=reason)

@@ -53,6 +53,8 @@ def run_by_slurm(
         print(f"process {pid} sends the rest as others end; output goes to {study.run_log}")
     else:
         print(f"{len(queued)} jobs are in SLURM's queue; nothing of tunestudy stays on this machine")
+    if not resources.slurm.requeue:
+        print("slurm.requeue is false: a job that comes to its time limit waits for the next `tunestudy run`")
     print(f"tunestudy status {name}   shows them\ntunestudy stop {name}   ends them gracefully")
     print(f"tunestudy run {name}   follows them, sends again what was lost, and builds the report")
     return Exit.DONE

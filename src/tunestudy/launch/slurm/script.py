@@ -14,9 +14,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from tunestudy.config.job import Job
 from tunestudy.config.resources import Resources
 from tunestudy.launch.prepare import write_if_new
-from tunestudy.launch.slurm.queue import ALLOCATION, mark_of
+from tunestudy.launch.slurm.mark import mark_of
+from tunestudy.launch.slurm.queue import ALLOCATION
 from tunestudy.records.layout import StudyDir
 
+ASKS_FOR_REQUEUE = 85
+"""Exit code of the loop inside of a container without scontrol: the shell around it is to have this queued again."""
 _TEMPLATES = Path(__file__).with_name("templates")
 
 
@@ -70,7 +73,8 @@ def script(one: Submission, study: StudyDir, resources: Resources, *, has_gpus: 
             requeue=settings.requeue,
             more=settings.sbatch,
             prologue=settings.prologue,
-            wrap=f"{settings.wrap} " if settings.wrap else "",
+            wrap=settings.wrap,
+            again=ASKS_FOR_REQUEUE,
             python=shlex.quote(settings.python or sys.executable),
             results=shlex.quote(os.path.relpath(study.root)),
             key=one.key,

@@ -14,7 +14,8 @@ from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.job import Job
 from tunestudy.config.resources import Resources
 from tunestudy.launch.slurm.commands import SlurmError, ask, patiently
-from tunestudy.launch.slurm.queue import ALLOCATION, Queued, live_jobs, mark_of, read_queue
+from tunestudy.launch.slurm.mark import keep_mark
+from tunestudy.launch.slurm.queue import ALLOCATION, Queued, live_jobs, read_queue
 from tunestudy.launch.slurm.script import Submission, write_submission
 from tunestudy.records.atomic import write_json
 from tunestudy.records.events import Journal
@@ -44,6 +45,7 @@ class Submitter:
         its controller stays away; what was submitted until then is recorded.
         """
         with Lease.acquire(self.study.leases / "slurm", wait_s=LEASE_WAIT_S):
+            keep_mark(self.study)
             return self._send(wanted, trained, read_queue(self.study))
 
     def _send(self, wanted: Sequence[Job], trained: Mapping[str, bool], queue: list[Queued]) -> dict[str, str]:
@@ -96,7 +98,7 @@ class Submitter:
         if told is None:
             raise SlurmError(f"sbatch told no number for {path}")
         facts = {"slurm_id": told[1], "key": one.key, "user": getpass.getuser(), "host": host_name()}
-        write_json(self.study.slurm.submission(one.key), {**facts, "mark": mark_of(self.study)})
+        write_json(self.study.slurm.submission(one.key), {**facts, "mark": keep_mark(self.study)})
         names = [job.id for job in one.jobs]
         self.journal.write("slurm_submitted", slurm_id=told[1], key=one.key, jobs=names, after=list(after))
         return told[1]
