@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,24 @@ from typing import Any
 HEADER_BYTES = 7
 BLOCK_BYTES = 32 * 1024
 WHOLE, LAST = 1, 4
+
+
+def files_in(job: Path) -> list[Path]:
+    """The files of a job's offline runs in the order in which they were begun.
+
+    Their folders' names tell it: W&B's own process may write a run's last bytes after the next one has begun.
+    """
+    return sorted(job.glob("trackers/wandb/offline-run-*/*.wandb"), key=lambda path: path.parent.name)
+
+
+def is_ended(path: Path, patience_s: float = 60.0) -> bool:
+    """Whether the run's last record is there, after a while if need be: W&B's own process writes it."""
+    give_up = time.monotonic() + patience_s
+    while not (ended := "exit" in [record.WhichOneof("record_type") for record in records(path)]):
+        if time.monotonic() > give_up:
+            break
+        time.sleep(0.1)
+    return ended
 
 
 def history(path: Path) -> list[dict[str, Any]]:

@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -194,7 +196,8 @@ def test_wandb_offline(tmp_path: Path) -> None:
     folder = begin(tmp_path, make_job())
     write_rows(folder, range(1, 10))
     feed_apart("wandb", folder, WANDB_MODE="offline", WANDB_DIR="")
-    files = sorted(folder.root.glob("trackers/wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime)
+    files = wandbfile.files_in(folder.root)
+    assert all(wandbfile.is_ended(file) for file in files)
     runs = [wandbfile.run_of(file) for file in files]
     assert {(run.run_id, run.display_name, run.run_group, run.project) for run in runs} == {
         (described(folder).run_id, "v/seed_3/adapt", "v", "p")
@@ -229,6 +232,67 @@ def test_trackio(tmp_path: Path) -> None:
     told = [(step, json.loads(text)) for step, text, _ in rows]
     assert [(step, row["train/train_loss"]) for step, row in told if "train/train_loss" in row] == expected(folder)
     assert len({name for _, _, name in rows}) == 1
+
+
+WRITTEN_S = {"wandb": 0.0, "tensorboard": 0.0, "trackio": 4.0}
+"""How long a tracker holds back what it was told. W&B's does so offline until 32 kB are there or its run ends."""
+LIVES = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+import test_trackers as t
+folder, last = t.JobDir(t.Path(sys.argv[3])), sys.argv[4] == "last"
+sink = t.Sink(sys.argv[2], folder.study, t.TrackerSettings(project="p"), {folder.root.name: folder}, print)
+sink.look(last=last)
+if not last:
+    print("told", flush=True)
+    sys.stdin.read(1)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def told_by(tracker: str, folder: JobDir) -> list[int]:
+    """The steps that the tracker's files hold of a job."""
+    if tracker == "wandb":
+        files = wandbfile.files_in(folder.root)
+        return [row["_step"] for file in files for row in wandbfile.history(file) if "train/train_loss" in row]
+    if tracker == "tensorboard":
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        read = EventAccumulator(str(folder.tensorboard), size_guidance={"scalars": 0})
+        read.Reload()
+        return [event.step for event in read.Scalars("train/train_loss")] if read.Tags()["scalars"] else []
+    base = folder.study.root.parent / "trackio" / "p.db"
+    if not base.exists():
+        return []
+    with sqlite3.connect(base) as opened:
+        rows = opened.execute("select step, metrics from metrics order by step").fetchall()
+    return [step for step, text in rows if "train/train_loss" in json.loads(text)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tracker", ["wandb", "tensorboard", "trackio"])
+def test_killed_for_real_and_resumed_into_the_same_run(tmp_path: Path, tracker: Tracker) -> None:
+    """kill -9 of the process that feeds a tracker, and of the job; both go on, and no step is told twice."""
+    folder = begin(tmp_path, make_job())
+    env = {"WANDB_MODE": "offline", "WANDB_DIR": "", "TRACKIO_DIR": str(tmp_path / "trackio")}
+    command = [sys.executable, "-c", LIVES, str(Path(__file__).parent), tracker, str(folder.root)]
+    write_rows(folder, range(1, 8))
+    first = subprocess.Popen([*command, "first"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | env)
+    assert first.stdout is not None
+    while b"told" not in first.stdout.readline():
+        assert first.poll() is None
+    time.sleep(WRITTEN_S[tracker])
+    first.communicate(b"x")
+    assert first.returncode == -signal.SIGKILL
+    before = [] if tracker == "wandb" else [1, 2, 3, 4, 5, 6]  # the rest of 7 may be coming
+    assert told_by(tracker, folder) == before
+    write_rows(folder, range(5, 10), keep=4)  # resumed from a checkpoint of step 4
+    finish(folder)
+    subprocess.run([*command, "last"], env={**os.environ, **env}, check=True)
+    assert told_by(tracker, folder) == [*before, 7, 8, 9], "lost rather than doubled"
+    if tracker == "wandb":
+        first_life, second = wandbfile.files_in(folder.root)  # of the first nothing but its name may have been kept
+        assert {wandbfile.run_of(second).run_id} == {described(folder).run_id} == {first_life.stem.partition("-")[2]}
 
 
 STUDY = {
