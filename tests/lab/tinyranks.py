@@ -5,6 +5,7 @@ process of the standard library's fork server that has imported everything once;
 them. Whoever asks about start-up itself, command lines or the death of torchrun takes `start_afresh`.
 """
 
+import importlib
 import json
 import multiprocessing
 import os
@@ -107,7 +108,7 @@ def _agent(root: str, ranks: int, module: str, step_s: float) -> None:
 def _rank(root: str, module: str, step_s: float) -> None:
     if step_s:
         StopRequest.__bool__ = _asked_after(step_s, StopRequest.__bool__)  # type: ignore[method-assign]
-    if code := sys.modules[module].main(root):
+    if code := importlib.import_module(module).main(root):
         sys.exit(code)
 
 

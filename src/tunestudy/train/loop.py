@@ -111,7 +111,7 @@ def accumulate_gradients(run: Run, shares: list[Share], targets: int, tokens: in
             run.learner.experts.on(batch),
             run.learner.mole.on(batch),
         ):
-            with run.pace.own(), run.learner.precision.autocast(), run.learner.noise.on(batch, run.state.step):
+            with run.pace.forward(), run.learner.precision.autocast(), run.learner.noise.on(batch, run.state.step):
                 losses = run.learner.engine.losses(
                     batch, label_smoothing=run.settings.label_smoothing_factor, num_sources=num_sources
                 )

@@ -1,14 +1,17 @@
 """How long a rank works on a step by itself, before it waits for others: where one rank is slow, this tells which.
 
-Under engines that gather weights on the way (fsdp2, ZeRO stage 3) waiting is part of the forward pass, and ranks look
-alike. On a GPU times are those of its own events, read when rows are written, so nothing waits for them.
+Under engines that gather weights on the way (fsdp2, ZeRO stage 3) waiting is part of the forward pass. Of it only the
+parts count then that compute between one gathering and the next: the engine names them (`between_gatherings`). On a GPU
+times are those of its own events, read when rows are written, so nothing waits for them.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from torch import nn
 
 from tunestudy.records.host import host_name
 from tunestudy.records.layout import JobDir
@@ -26,9 +29,18 @@ class RankPace:
         self._device = world.device
         self._own_s, self._steps = 0.0, 0
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._has_parts = self._in_forward = False
+        self._began: Any = None
         self._table: TableLog | None = None
         if world.size > 1:
             self._table = TableLog(folder.pace_log(world.rank), COLUMNS, keep_through_step=keep_through_step)
+
+    def watch(self, parts: Sequence[nn.Module]) -> None:
+        """Of the forward pass these alone count. Hooks of the engine, which wait for weights, run before and after."""
+        self._has_parts = bool(parts) and self._table is not None
+        for part in parts if self._has_parts else ():
+            part.register_forward_pre_hook(self._enter)
+            part.register_forward_hook(self._exit, prepend=True)
 
     @contextmanager
     def own(self) -> Iterator[None]:
@@ -36,16 +48,42 @@ class RankPace:
         if self._table is None:
             yield
             return
-        if not self._on_gpu:
-            began = time.perf_counter()
-            yield
-            self._own_s += time.perf_counter() - began
-            return
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        start.record(torch.cuda.current_stream(self._device))
+        began = self._mark()
         yield
-        end.record(torch.cuda.current_stream(self._device))
-        self._events.append((start, end))
+        self._add(began)
+
+    @contextmanager
+    def forward(self) -> Iterator[None]:
+        """Around a forward pass."""
+        if not self._has_parts:
+            with self.own():
+                yield
+            return
+        self._in_forward = True
+        yield
+        self._in_forward = False
+
+    def _enter(self, *_: Any) -> None:
+        self._began = self._mark() if self._in_forward else None
+
+    def _exit(self, *_: Any) -> None:
+        """In a backward pass, which may compute a part again, nothing counts."""
+        if self._in_forward and self._began is not None:
+            self._add(self._began)
+
+    def _mark(self) -> Any:
+        """Now, by this rank's clock or its GPU's."""
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+    def _add(self, began: Any) -> None:
+        if self._on_gpu:
+            self._events.append((began, self._mark()))
+        else:
+            self._own_s += time.perf_counter() - began
 
     def step(self) -> None:
         """A step was taken."""

@@ -71,6 +71,10 @@ class Engine(ABC):
         """The parameter's numbers now; whole or a DTensor. All ranks call."""
         return parameter.detach()
 
+    def between_gatherings(self) -> Sequence[nn.Module]:
+        """Parts that compute without waiting for other ranks, where a forward pass as a whole does wait; else none."""
+        return ()
+
     def finish(self) -> None:  # noqa: B027 - nothing to give back
         """After the last step: give the model back what was taken out of it."""
 

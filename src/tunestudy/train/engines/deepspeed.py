@@ -49,6 +49,7 @@ class DeepSpeedEngine(Engine):
         self.gather_group = dist.group.WORLD if on_cpu else dist.new_group(backend="gloo")
         self._seen: set[int] = set()
         self._clipped = 1.0
+        self._blocks: Sequence[nn.Module] = ()
         self._engine: Any
         self._zero: ZeroOptimizer
         self._gates: GatesOfAllRanks
@@ -61,7 +62,8 @@ class DeepSpeedEngine(Engine):
         for trainable in others:
             self._note_first_gradient(trainable.parameter)
         if self._stage == 3:
-            for block in blocks_of(self._loss_model.model):
+            self._blocks = blocks_of(self._loss_model.model)
+            for block in self._blocks:
                 vars(block)["_z3_leaf"] = True  # what deepspeed.utils.set_z3_leaf_modules sets, by class only
             let_inputs_have_gradients(self._loss_model.model)
         self._put_gates_back = take_out_gates(self._root, [gate.parameter for gate in gates])
@@ -90,6 +92,9 @@ class DeepSpeedEngine(Engine):
     def evaluated(self, batch: Batch, *, num_sources: int) -> LossSums:
         self._root.take_over_autocast(self._world.device.type)
         return self._root.with_gradient(self._root(batch, num_sources=num_sources))
+
+    def between_gatherings(self) -> Sequence[nn.Module]:
+        return self._blocks
 
     @contextmanager
     def accumulating(self, *, last: bool) -> Iterator[None]:

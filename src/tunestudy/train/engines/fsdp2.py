@@ -5,7 +5,7 @@ to the root, which is the LossModel. Gates of a sparse adapter stay whole on eve
 all of them: their gradients are summed here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
@@ -41,6 +41,7 @@ class Fsdp2Engine(Engine):
             parameter.data = parameter.data.to(world.device)  # `fully_shard` moves what it slices, and nothing else
         mesh = mesh_of(world, within_node=settings.within_node)
         self.gather_group = cpu_group(mesh, world)
+        self._blocks = blocks_of(loss_model.model)
         shard(loss_model, mesh, settings, ignored=set(self._whole))
         self._gates = GatesOfAllRanks(world, [parameter for parameter in self._whole if parameter.requires_grad])
 
@@ -56,6 +57,9 @@ class Fsdp2Engine(Engine):
         yield
         if last:
             self._gates.add_up()
+
+    def between_gatherings(self) -> Sequence[nn.Module]:
+        return self._blocks
 
     def backward(self, nll_sum: Tensor, *, denominator: int, scale: Tensor | float) -> None:
         (nll_sum * (scale * self._size / denominator)).backward()  # type: ignore[no-untyped-call]
