@@ -134,6 +134,7 @@ def test_shared_stages_count_once_in_the_total(finished: StudyDir) -> None:
     assert full.duration_s == pytest.approx(full.own_s + base / 3) and by_variant["untrained"].own_s == 0
     assert by_variant["lora_r4"].trainable_params < by_variant["full"].trainable_params
     assert full.steps == 500
+    assert (full.eval_s, full.save_s) == pytest.approx((0.12 * full.duration_s, 0.03 * full.duration_s))
 
 
 def test_a_half_finished_trial_has_no_cost_yet(half: StudyDir) -> None:

@@ -16,6 +16,10 @@ class Cost:
     duration_s: float | None
     own_s: float | None
     """Without the stages that other variants use too."""
+    eval_s: float | None
+    """Of `duration_s`: evaluation on held-out rows."""
+    save_s: float | None
+    """Of `duration_s`: what training waited for checkpoints, which are written beside it."""
     tokens: float | None
     target_tokens: float | None
     steps: float | None
@@ -48,6 +52,8 @@ def _cost(facts: StudyFacts, variant: str) -> Cost:
         seeds=len(full),
         duration_s=mean([_total(path, "duration_s") for path in full]),
         own_s=mean([_total([job for job in path if len(job.variants) == 1], "duration_s") for path in full]),
+        eval_s=mean([_total(path, "eval_s") for path in full]),
+        save_s=mean([_total(path, "save_s") for path in full]),
         tokens=mean([_total(path, "tokens") for path in full]),
         target_tokens=mean([_total(path, "target_tokens") for path in full]),
         steps=mean([_total(path, "steps") for path in full]),
@@ -60,7 +66,7 @@ def _cost(facts: StudyFacts, variant: str) -> Cost:
     )
 
 
-_TRAINED = ("tokens", "target_tokens", "steps")
+_TRAINED = ("tokens", "target_tokens", "steps", "eval_s", "save_s")
 
 
 def _ended(job: JobFacts) -> bool:
