@@ -64,9 +64,10 @@ def test_stages_without_a_measurement_are_put_right_by_others() -> None:
         [(COUNTED, {"largest": 1000, "largest_seen": 1000, "peak_memory_mb": 2340.0}, []), (COUNTED, None, [])]
     )
     assert shift is not None
-    assert mib(shift) == 300
+    assert shift.waste == pytest.approx(1.3), "300 MiB more than the 1,000 that come and go"
+    assert mib(shift.bytes) == 0
     memory = memory_of(COUNTED, shift=shift)
-    assert mib(memory.peak.expected) == 2390
+    assert mib(memory.peak.expected) == 2340
     assert memory.evidence == "counted, and put right by other stages"
     assert shift_of([(COUNTED, None, [])]) is None
 
@@ -75,3 +76,9 @@ def test_pages_of_an_optimiser_may_be_elsewhere() -> None:
     memory = memory_of({**COUNTED, "pages": 20 * MEBIBYTE})
     assert mib(memory.peak.low) == 2020
     assert mib(memory.peak.expected) == pytest.approx(2090)
+
+
+def test_more_than_an_allocator_wastes_is_there_whatever_the_size() -> None:
+    shift = shift_of([(COUNTED, {"largest": 1000, "largest_seen": 1000, "peak_memory_mb": 3340.0}, [])])
+    assert shift is not None
+    assert (shift.waste, mib(shift.bytes)) == (2.0, 300)

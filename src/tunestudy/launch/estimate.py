@@ -31,6 +31,7 @@ from tunestudy.study.timing import JobTime, expected_times, remember_estimates, 
 
 PROBE = "tunestudy.train.probe"
 _GRACE_S = 10.0
+STATE_IT = "memory was counted all the same, and times follow from `estimate: {step_s: 3}` where you know them"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +116,7 @@ def gather_evidence(plan: Plan, base: Path) -> list[str]:
     try:
         return [*([wrong] if wrong else []), *probe_missing(plan, base)]
     except StudyError as error:
-        return [*([wrong] if wrong else []), f"no step can be timed here: {error.message}"]
+        return [*([wrong] if wrong else []), f"no step was timed here: {error.message}; {STATE_IT}"]
 
 
 def tell_time(

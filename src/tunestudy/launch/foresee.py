@@ -49,6 +49,8 @@ def card_of(study: Study) -> Card:
         size = None if here is None else here["memory_bytes"]
         name = "an unknown GPU" if here is None else str(here["name"])
         return Card(device="cuda", bytes=size, words=name + (f", {size / 1e9:.1f} GB" if size else ""))
+    if study.resources.gpus:
+        return Card(device="cuda", bytes=None, words="GPUs that are not here (estimate.gpu_memory_gb states theirs)")
     size = psutil.virtual_memory().total
     return Card(device="cpu", bytes=float(size), words=f"this machine's memory, {size / 1e9:.1f} GB (no GPU here)")
 

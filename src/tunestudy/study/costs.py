@@ -11,7 +11,7 @@ from typing import Any
 from tunestudy.config.estimate import Claim, Prior
 from tunestudy.config.job import Job
 from tunestudy.config.stage import TrainStage
-from tunestudy.study.memory import MEBIBYTE, Memory, memory_of, shift_of
+from tunestudy.study.memory import MEBIBYTE, Memory, Shift, memory_of, shift_of
 from tunestudy.study.plan import Plan, PlannedJob
 from tunestudy.study.show import Group, groups_of
 from tunestudy.study.spans import NOTHING, Span, total
@@ -152,7 +152,7 @@ def _seen(plan: Plan, group: Group, host: str, device: str, on_disk: set[str]) -
     )
 
 
-def _cost(plan: Plan, group: Group, seen: Seen, shift: float | None, scored: Mapping[str, float]) -> StageCost:
+def _cost(plan: Plan, group: Group, seen: Seen, shift: Shift | None, scored: Mapping[str, float]) -> StageCost:
     first = group.jobs[0]
     settings = first.job.training
     assert settings is not None

@@ -11,13 +11,26 @@ from typing import Any
 from tunestudy.study.spans import Span
 
 MEBIBYTE, GIGABYTE = 2**20, 1e9
-FRAGMENTATION = {"cuda": (1.0, 1.05, 1.12), "cpu": (0.9, 1.0, 1.15)}
+FRAGMENTATION = {"cuda": (1.0, 1.05, 1.12), "cpu": (0.9, 1.0, 1.9)}
 """What an allocator holds beyond what lives, of all that comes and goes with a step: from, expected, to."""
+WASTE = (0.8, 2.0)
+"""Of what comes and goes, what an allocator was seen to hold for it, at least and at most. glibc's aligned blocks do
+not fit into the holes that such blocks leave, so a CPU's upper end is far off. What is beyond it is no waste."""
 CONSTANTS = (0.7, 1.0, 1.3)
 """Spread of what nobody measured."""
 MEASURED = 0.03
 """Spread of a peak that was measured: the next run's is this close."""
 TERMS = ("frozen", "trainable", "gradients", "optimizer", "activations", "logits", "gather", "constants")
+
+
+@dataclass(frozen=True)
+class Shift:
+    """How measured stages differ from what was counted of them."""
+
+    waste: float
+    """What the allocator holds for each byte that comes and goes."""
+    bytes: float
+    """What they take beside that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,20 +79,19 @@ def memory_of(
     *,
     probe: Mapping[str, Any] | None = None,
     peaks_mb: Sequence[float] = (),
-    shift: float | None = None,
+    shift: Shift | None = None,
 ) -> Memory:
     """counted: foresee.json. probe: probe.json of the same stage. peaks_mb: of finished jobs of the same stage.
-    shift: bytes that other stages of the study were measured to take beyond what was counted."""
+    shift: how other stages of the study were measured to differ from what was counted."""
     tokens = float((probe or {}).get("largest") or counted["tokens"][0])
     terms = counted_terms(counted, tokens)
     moving = terms["activations"] + terms["logits"]
     fixed = sum(terms.values()) - moving - terms["constants"]
-    constants = terms["constants"] + (shift or 0.0)
+    constants = terms["constants"] + (0.0 if shift is None else shift.bytes)
     spread = (1.0, 1.0, 1.0) if shift is not None else CONSTANTS if counted["device"] == "cuda" else (1.0, 1.0, 1.5)
-    ends = [
-        fixed + moving * factor + constants * width
-        for factor, width in zip(FRAGMENTATION[counted["device"]], spread, strict=True)
-    ]
+    low, usual, high = FRAGMENTATION[counted["device"]]
+    waste = (low, usual, high) if shift is None else (min(low, shift.waste), shift.waste, max(high, shift.waste))
+    ends = [fixed + moving * factor + constants * width for factor, width in zip(waste, spread, strict=True)]
     peak = Span(ends[0] - counted["pages"], ends[1], ends[2])
     evidence = "counted" if shift is None else "counted, and put right by other stages"
     measured = measured_peak(counted, probe, peaks_mb, tokens)
@@ -124,15 +136,22 @@ def measured_peak(
     return Span(seen_peak * (1 - MEASURED), expected, expected * (1 + 2 * MEASURED))
 
 
-def shift_of(stages: Sequence[tuple[Mapping[str, Any], Mapping[str, Any] | None, Sequence[float]]]) -> float | None:
-    """Bytes that measured stages took beyond what was counted, the median; None without any.
+def shift_of(stages: Sequence[tuple[Mapping[str, Any], Mapping[str, Any] | None, Sequence[float]]]) -> Shift | None:
+    """How measured stages differ from what was counted, medians; None without any.
 
-    Each stage: what was counted, its probe, peaks of its finished jobs.
+    Each stage: what was counted, its probe, peaks of its finished jobs. What is more is waste of what comes and goes as
+    far as an allocator wastes (`WASTE`), the rest is there whatever the stage's size.
     """
     found = []
     for counted, probe, peaks_mb in stages:
         tokens = float((probe or {}).get("largest") or counted["tokens"][0])
         peak = measured_peak(counted, probe, peaks_mb, tokens)
         if peak is not None:
-            found.append(peak.expected - sum(counted_terms(counted, tokens).values()))
-    return median(found) if found else None
+            terms = counted_terms(counted, tokens)
+            moving = terms["activations"] + terms["logits"]
+            found.append((peak.expected - sum(terms.values()) + moving, moving))
+    if not found:
+        return None
+    least, most = WASTE
+    waste = median(min(most, max(least, held / moving)) if moving else 1.0 for held, moving in found)
+    return Shift(waste, median(held - waste * moving for held, moving in found))

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import nn
 
@@ -28,12 +29,12 @@ from tunestudy.records.atomic import read_json, write_json
 from tunestudy.records.layout import JobDir
 from tunestudy.records.progress import Progress
 from tunestudy.records.stop import StopRequest
-from tunestudy.records.untrained import MEBIBYTE, peak_of_process_mb
+from tunestudy.records.untrained import MEBIBYTE
 from tunestudy.train.batching import plan_batches
 from tunestudy.train.holdings import few_bit_weights, holdings_of
 from tunestudy.train.linear_ce import chunk_rows
 from tunestudy.train.precision import Precision
-from tunestudy.train.pretend import peaks_of_decoder
+from tunestudy.train.pretend import Passed, peak_of_tower, peaks_of_decoder
 from tunestudy.train.run import Task
 from tunestudy.train.stage import make_trainable
 from tunestudy.train.world import World
@@ -45,19 +46,21 @@ NCCL_MB = 1000.0
 """Its buffers, where several ranks talk."""
 PER_TOKEN_AND_WIDTH = 34
 """Bytes in half precision of a plain block's activations. Source: Korthikanti et al. 2022, arXiv:2205.05198, §4.1."""
+CROPPED = 12
+"""Tiles that InternVL's processor cuts an image into at most, unless told otherwise; a thumbnail comes with them."""
 PATCHES_PER_TOKEN = 4
 """Of a vision tower: what projectors merge into one token."""
 
 
 def main(ranks: int, device: str, *folders: str) -> None:
     """Count, and leave what was counted, or why it could not be."""
-    constants = constants_mb(ranks) if device == "cuda" else {"process": peak_of_process_mb()}
+    constants = constants_mb(ranks) if device == "cuda" else {}
     for folder in folders:
         job_dir = JobDir(Path(folder).resolve())
         job = Job.model_validate(read_json(job_dir.job_json))
         try:
             found = foresee(job, job_dir, ranks=ranks, device=torch.device(device))
-            found["constants_mb"] = constants
+            found.setdefault("constants_mb", constants)
         except StudyError as error:
             found = {"missing": error.message}
         write_json(job_dir.root / RESULT, found)
@@ -81,6 +84,7 @@ def foresee(job: Job, folder: JobDir, *, ranks: int, device: torch.device) -> di
         where = at(f"stages.{job.stage}.adapter")
         raise StudyError(where, "a mixture of LoRA experts is made of what earlier stages learn")
     model = make_trainable(loaded, task)
+    process = {} if device.type == "cuda" else {"constants_mb": {"process": resident_mb()}}
     if settings.padding != "right" and job.model.attn_implementation == "sdpa":
         switch_untried(model)
     holdings = holdings_of(model, settings, ranks)
@@ -91,7 +95,9 @@ def foresee(job: Job, folder: JobDir, *, ranks: int, device: torch.device) -> di
     unpacking = _largest_packed(model, settings)
     head = [logits_bytes(model, batches.micro_batch * length, dtype, device) for length in lengths]
     held_on_host = host_copies(model, settings) if device.type == "cpu" else 0
-    activations = [bytes_ + unpacking for bytes_ in _activations(model, batches.micro_batch, lengths, dtype, notes)]
+    activations = [
+        bytes_ + unpacking for bytes_ in _activations(model, job, batches.micro_batch, lengths, dtype, notes)
+    ]
     return {
         "device": device.type,
         "ranks": ranks,
@@ -103,8 +109,19 @@ def foresee(job: Job, folder: JobDir, *, ranks: int, device: torch.device) -> di
         "values_that_learn": sum(num_values(p) for p in model.parameters() if p.requires_grad),
         "values": sum(num_values(p) for p in model.parameters()),
         **holdings.as_json(),
+        **process,
         "notes": notes,
     }
+
+
+def resident_mb() -> float:
+    """Memory (MiB) of this process once libraries are loaded that a stage needs: with a model of shapes alone, after a
+    small step of real numbers."""
+    layer = nn.Linear(8, 8)
+    optimizer = torch.optim.AdamW(layer.parameters(), fused=True)
+    nn.functional.scaled_dot_product_attention(*[layer(torch.ones(1, 1, 4, 8))] * 3).sum().backward()
+    optimizer.step()
+    return float(round(psutil.Process().memory_info().rss / MEBIBYTE, 1))
 
 
 def _notes(settings: TrainStage) -> Iterator[str]:
@@ -115,14 +132,9 @@ def _notes(settings: TrainStage) -> Iterator[str]:
 
 
 def _activations(
-    model: nn.Module, rows: int, lengths: tuple[int, int], dtype: torch.dtype, notes: list[str]
+    model: nn.Module, job: Job, rows: int, lengths: tuple[int, int], dtype: torch.dtype, notes: list[str]
 ) -> list[int]:
     learning = {role_of(name) for name, p in model.named_parameters() if p.requires_grad}
-    seen = {role_of(name) for name, _ in model.named_parameters()} & {"vision_tower", "projector"}
-    tower = [0 for _ in lengths]
-    if seen:
-        tower = [_of_tower(model, rows * length, dtype, "vision_tower" in learning) for length in lengths]
-        notes.append("the vision tower's activations are a rule of thumb")
     inputs_learn = bool(learning & {"vision_tower", "projector", "world_projector"})
     text_config = base_model_of(model).config.get_text_config()
     try:
@@ -131,7 +143,60 @@ def _activations(
         reason = f"{type(error).__name__}: {str(error).splitlines()[0][:60]}"
         notes.append(f"activations are a rule of thumb ({reason})")
         text = [_rule_of_thumb(text_config, rows * length, dtype) for length in lengths]
-    return [a + b for a, b in zip(text, tower, strict=True)]
+    if not {role_of(name) for name, _ in model.named_parameters()} & {"vision_tower", "projector"}:
+        return text
+    towers = _of_images(model, job, rows, lengths, dtype, "vision_tower" in learning, notes)
+    return [max(passed.peak, of_text + passed.kept) for of_text, passed in zip(text, towers, strict=True)]
+
+
+def _of_images(
+    model: nn.Module,
+    job: Job,
+    rows: int,
+    lengths: tuple[int, int],
+    dtype: torch.dtype,
+    learns: bool,
+    notes: list[str],
+) -> list[Passed]:
+    """Of the images of a micro-batch: counted where they are tiles of one size, else as if all tokens were images."""
+    tile = _tile_of(base_model_of(model).config)
+    if tile is not None:
+        tokens, size = tile
+        per_row = [max(1, min(length // tokens, most_tiles(job))) for length in lengths]
+        try:
+            found = {count: peak_of_tower(model, tiles=rows * count, size=size, dtype=dtype) for count in set(per_row)}
+            notes.append(f"the vision tower is counted at {tiles_in_words(max(per_row))} of a row's images")
+            return [found[count] for count in per_row]
+        except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+            notes.append(f"the vision tower cannot be run on shapes alone ({type(error).__name__})")
+    notes.append("the vision tower's activations are a rule of thumb")
+    sizes = [_of_tower(model, rows * length, dtype, learns) for length in lengths]
+    return [Passed(size, size) for size in sizes]
+
+
+def tiles_in_words(tiles: int) -> str:
+    return f"{tiles} tiles" if tiles > 1 else "1 tile"
+
+
+def _tile_of(config: Any) -> tuple[int, tuple[int, int]] | None:
+    """Tokens and pixels of a tile, for models whose images are tiles of one size."""
+    tokens = getattr(config, "image_seq_length", None) or getattr(config, "mm_tokens_per_image", None)
+    size = getattr(getattr(config, "vision_config", None), "image_size", None)
+    if not isinstance(tokens, int) or size is None:
+        return None
+    height, width = (size, size) if isinstance(size, int) else size
+    return tokens, (height, width)
+
+
+def most_tiles(job: Job) -> int:
+    """Of a row, however long: a sample has one image; a pack as many as it may hold."""
+    settings = job.training
+    assert settings is not None, "only a training stage has rows"
+    if settings.packing:
+        return settings.max_images_per_pack or sys.maxsize
+    options = job.model.image_processor
+    cropped = options.get("crop_to_patches", "internvl" in (job.model.architecture or ""))
+    return int(options.get("max_patches", CROPPED)) + 1 if cropped else 1
 
 
 def _rule_of_thumb(config: Any, tokens: int, dtype: torch.dtype) -> int:

@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -122,6 +123,42 @@ def peak_of(model: nn.Module, *, rows: int, length: int, dtype: torch.dtype, inp
     for parameter in learning:
         parameter.grad = None
     return live.peak
+
+
+@dataclass(frozen=True)
+class Passed:
+    """Of images through a vision tower and its projector."""
+
+    peak: int
+    """Bytes at once, of a pass there and back alone."""
+    kept: int
+    """Bytes that wait for the backward pass while the text model is at work."""
+
+
+def peak_of_tower(model: nn.Module, *, tiles: int, size: tuple[int, int], dtype: torch.dtype) -> Passed:
+    """Of `tiles` pieces of images, (3, *size) each. model: as in `peaks_of_decoder`. RuntimeError or TypeError for a
+    tower that must see what is in its inputs, such as grids of images."""
+
+    def count() -> Passed:
+        mode = FakeTensorMode()
+        fill_with_nothing(model, mode)
+        with mode:
+            live = LiveBytes([*model.parameters(), *model.buffers()])
+            with live, _autocast(dtype):
+                pixels = torch.zeros(tiles, 3, *size)
+                made = base_model_of(model).base_model.get_image_features(pixel_values=pixels, return_dict=True)
+                features = made.pooler_output
+                del made
+            kept = live.now
+            if features.requires_grad:
+                with live:
+                    features.backward(torch.ones_like(features))
+        for parameter in model.parameters():
+            parameter.grad = None
+        return Passed(live.peak, kept)
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(count).result()
 
 
 def _autocast(dtype: torch.dtype) -> AbstractContextManager[Any]:
