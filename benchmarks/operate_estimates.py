@@ -4,9 +4,10 @@
 
 LoRA on text, DoRA on packed text, and phase 2 of a vision-language model (projector and vision tower learn),
 each of some million parameters, on a CPU with one thread. For each: training time by its timed steps, and its peak of
-memory, once by its timed steps and once only counted on its architecture and put right by three other jobs (it is
-held out of that calibration). Two fresh jobs follow that nothing was tried on before. Limits: 10 % each. On a machine that is shared, times differ by what others do meanwhile:
-the time of plain arithmetic before the run, as a multiple of that before the probe, stands beside them.
+memory, once by its timed steps and once only counted on its architecture and put right by three other jobs, which are
+in no row. Two fresh jobs follow that nothing was tried on. Limits: 10 % each. On a machine that is shared, times differ
+by what others do meanwhile: the time of plain arithmetic before the run, as a multiple of that before the probe, stands
+beside them.
 """
 
 import argparse
