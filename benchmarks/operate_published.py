@@ -5,9 +5,9 @@
 Each row: model, method, batch 2 of packed 2,048 tokens, as torchtune's README of October 2024 states them for its table
 of memory and speed (github.com/pytorch/torchtune, commit 0031bfb0). Shape of Llama 3.1 8B: its model builder there and
 the configuration in transformers' documentation. The README states neither LoRA's targets and rank nor activation
-checkpointing: here attention without keys, and the MLP, rank 8, with checkpointing on the small card and without on the
-large one, which is an assumption; nor has ours its `torch.compile`, which keeps fewer activations. Counted is one rank's
-peak with torch's allocator, without the CUDA context.
+checkpointing: assumed are attention without keys and the MLP, rank 8, with checkpointing on the small card and without
+on the large one; nor has ours its `torch.compile`, which keeps fewer activations.
+Counted is one rank's peak with torch's allocator, without the CUDA context.
 Limit: 15 %. Rows that cannot be made again are listed with the reason.
 """
 
