@@ -61,7 +61,7 @@ STUDIES = {
 }
 CALIBRATION = {
     "full text": TEXT + COMMON + "stages: {s: {train: all}}",
-    "SoRA packed": STUDIES["DoRA packed"].replace("dora", "sora"),
+    "LoRA packed": STUDIES["DoRA packed"].replace("type: dora", "type: lora"),
     "VLM phase 1": EYES + COMMON + "stages: {s: {train: [projector]}}",
 }
 """Jobs that put right what was counted of the others: none of those that are held against the truth."""
