@@ -89,6 +89,7 @@ class DrawnPool(Config):
     count: int = Field(gt=0)
     """Links. A longer pool begins with those of a shorter one."""
     seed: int = 0
+    """Which pictures and captions are drawn, and which links are dead."""
     image_size: int = Field(56, ge=28, le=4096)
     """Side of the square images in pixels."""
     dead: float = Field(0.35, ge=0, lt=1)
