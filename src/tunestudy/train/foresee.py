@@ -119,7 +119,7 @@ def resident_mb() -> float:
     small step of real numbers."""
     layer = nn.Linear(8, 8)
     optimizer = torch.optim.AdamW(layer.parameters(), fused=True)
-    nn.functional.scaled_dot_product_attention(*[layer(torch.ones(1, 1, 4, 8))] * 3).sum().backward()
+    nn.functional.scaled_dot_product_attention(*[layer(torch.ones(1, 1, 4, 8))] * 3).sum().backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     return float(round(psutil.Process().memory_info().rss / MEBIBYTE, 1))
 
