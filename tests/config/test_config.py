@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Iterator
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from tunestudy.config import adapter, benchmark, data, job, model, stage, study
 from tunestudy.config.base import Config
@@ -96,3 +96,11 @@ def test_error_prints_place_and_message() -> None:
     assert str(error) == "stages.a.data: is wrong"
     assert str(error.located(file="s.yaml", line=3)) == "s.yaml:3: stages.a.data: is wrong"
     assert error.exit_code == Exit.STUDY_WRONG
+
+
+def test_a_copy_is_pydantics() -> None:
+    made = TrainStage.model_validate({"data": ({"dataset": "a"},), "max_steps": 3, "learning_rate": 0.1})
+    copied = made.model_copy(update={"max_steps": 4})
+    assert copied.max_steps == 4 and made.max_steps == 3 and copied.data is made.data
+    assert copied.model_fields_set == made.model_fields_set and copied != made
+    assert copied.model_copy(update={"max_steps": 3}) == made == BaseModel.__copy__(made)

@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from tunestudy.launch.durations import attempts_of, busy_seconds
-from tunestudy.launch.show import LineDisplay, LiveDisplay, Row, duration_text, make_row
+from tunestudy.launch.durations import attempts_of, busy_seconds, duration_text
+from tunestudy.launch.show import LineDisplay, LiveDisplay, Row, make_row
 from tunestudy.records.atomic import write_json
 from tunestudy.records.layout import StudyDir
 

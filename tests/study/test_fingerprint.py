@@ -223,3 +223,15 @@ def test_a_task_whose_scores_change_scores_again(monkeypatch):
     before = benchmark_digest(benchmark, "data")
     monkeypatch.setattr(ExactMatch, "version", 2)
     assert benchmark_digest(benchmark, "data") != before
+
+
+def test_fingerprints_of_jobs_and_scores_are_digests_of_what_they_cover() -> None:
+    one, two = "a" * 64, "b" * 64
+    every = {"settings": one, "seed": 3, "data": {"é": one, "a": two}, "model": two, "parents": [one, two]}
+    epoch = {"numerics_epoch": fingerprint.NUMERICS_EPOCH}
+    assert fingerprint.job_fingerprint(**every) == fingerprint.digest(every | epoch)
+    inputs = {"inputs": {"zwei": two, "one": one}}
+    assert fingerprint.job_fingerprint(**every, **inputs) == fingerprint.digest(every | inputs | epoch)
+    bare = {"settings": None, "seed": None, "data": {}, "model": two, "parents": []}
+    assert fingerprint.job_fingerprint(**bare) == fingerprint.digest(bare | epoch)
+    assert fingerprint.evaluation_fingerprint(one, two) == fingerprint.digest({"job": one, "benchmark": two} | epoch)

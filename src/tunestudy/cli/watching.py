@@ -24,7 +24,7 @@ def stop(
     study: StudyArgument, overrides: Overrides = None, tiny: Tiny = False, results: Results = DEFAULT_RESULTS
 ) -> None:
     """Let running jobs save and leave; `run` continues them."""
-    from tunestudy.launch.control import stop_study
+    from tunestudy.launch.stop import stop_study
 
     leave(stop_study(results / load(study, overrides, tiny).study.study))
 
@@ -40,11 +40,12 @@ def status(
     """Show how far every job is."""
     import gc
 
-    from tunestudy.launch import control
-
     gc.disable()  # a fifth of the time with 10,000 jobs, and nothing here lives long enough to be collected
-    state = control.status(load(study, overrides, tiny), results, brief=not as_json)
-    print_json(state) if as_json else control.print_status(state)
+    from tunestudy.launch import status as telling
+
+    state = telling.status(load(study, overrides, tiny), results, brief=not as_json)
+    print_json(state) if as_json else telling.print_status(state)
+    gc.freeze()  # nor does the interpreter look through it once more as it leaves
 
 
 @app.command()

@@ -5,6 +5,7 @@ from typing import Any
 
 from tunestudy.launch.outcome import read_object
 from tunestudy.records.layout import StudyDir
+from tunestudy.report.values import number
 
 Span = tuple[float, float]
 """Begin and end, unix seconds."""
@@ -17,16 +18,25 @@ def attempts_of(events: list[dict[str, Any]], study: StudyDir) -> dict[str, list
 
     An attempt without an end (it runs, or its launcher was killed) lasts until the job's latest sign of life.
     """
-    ends = {(event["job"], event["attempt"]): event["t"] for event in events if event["event"] in _ENDS}
+    starts = [event for event in events if event["event"] == "job_started" and _names_an_attempt(event)]
+    ends = {_attempt(event): event["t"] for event in events if event["event"] in _ENDS and _names_an_attempt(event)}
     spans = defaultdict(list)
-    for event in events:
-        if event["event"] == "job_started":
-            job, started = event["job"], event["t"]
-            end = ends.get((job, event["attempt"]))
-            if end is None:
-                end = (read_object(study.job(job).progress_json) or {}).get("t", started)
-            spans[job].append((started, max(started, end)))
+    for event in starts:
+        job, started = event["job"], event["t"]
+        end = ends.get(_attempt(event))
+        if end is None:
+            end = number((read_object(study.job(job).progress_json) or {}).get("t")) or started
+        spans[job].append((started, max(started, end)))
     return dict(spans)
+
+
+def _attempt(event: dict[str, Any]) -> tuple[str, int]:
+    return event["job"], event["attempt"]
+
+
+def _names_an_attempt(event: dict[str, Any]) -> bool:
+    """Others were written by someone else."""
+    return isinstance(event.get("job"), str) and isinstance(event.get("attempt"), int)
 
 
 def busy_seconds(spans: list[Span]) -> float:
@@ -36,3 +46,13 @@ def busy_seconds(spans: list[Span]) -> float:
         total += max(0.0, end - max(start, reached))
         reached = max(reached, end)
     return total
+
+
+def duration_text(seconds: float | None) -> str:
+    """`42 s`, `3:05 min`, `2 h 10`; a dash for None."""
+    if seconds is None:
+        return "–"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60}:{whole % 60:02d} min" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d}"

@@ -34,6 +34,11 @@ CURES = {
 """What to do next about a job that was given up, by the kind of its last failure."""
 
 
+def cure_of(kind: str) -> str:
+    """A kind that a file names and nobody knows is like any error."""
+    return CURES.get(kind, CURES["error"])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """What becomes of a job whose attempt failed."""

@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from tunestudy.launch.durations import duration_text
 from tunestudy.launch.outcome import read_object
 from tunestudy.launch.task import Task
 from tunestudy.records.layout import JobDir
@@ -188,13 +189,3 @@ def _cells(row: Row) -> list[str | Text]:
     speed = "–" if row.tokens_per_s is None else f"{row.tokens_per_s:,.0f}"
     ends = "–" if row.eta_s is None else time.strftime("%H:%M", time.localtime(time.time() + row.eta_s))
     return [Text(state, style=_COLOURS.get(row.state, "")), step, loss, duration_text(row.eta_s), ends, speed]
-
-
-def duration_text(seconds: float | None) -> str:
-    """`42 s`, `3:05 min`, `2 h 10`; a dash for None."""
-    if seconds is None:
-        return "–"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    return f"{whole // 60}:{whole % 60:02d} min" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d}"

@@ -41,17 +41,37 @@ class Journal:
 
 
 def read_events(folder: Path) -> list[dict[str, Any]]:
-    """All events of all writers by time, each with its `writer`; a torn last line is left out."""
+    """All events of all writers by time, each with its `writer`; a torn last line is left out, and what is no event."""
     events = [event for path in sorted(folder.glob("*.jsonl")) for event in _events_in(path)]
     return sorted(events, key=lambda event: event["t"])
 
 
-def _events_in(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_bytes().split(b"\n"):
-        if not line:
-            continue
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue  # the writer was killed inside this line
-        yield {**event, "writer": path.stem}
+def _events_in(path: Path) -> list[dict[str, Any]]:
+    try:
+        lines = [line for line in path.read_bytes().split(b"\n") if line]
+    except IsADirectoryError:
+        return []
+    found, writer = [event for event in _parsed(lines) if _is_event(event)], path.stem
+    for event in found:
+        event["writer"] = writer
+    return found
+
+
+def _parsed(lines: list[bytes]) -> list[Any]:
+    """In one go, which takes half the time; line by line where one of them is torn."""
+    try:
+        every: list[Any] = json.loads(b"[" + b",".join(lines) + b"]")
+    except ValueError:
+        return [value for line in lines for value in _parsed_line(line)]
+    return every
+
+
+def _parsed_line(line: bytes) -> Iterator[Any]:
+    try:
+        yield json.loads(line)
+    except ValueError:
+        return  # the writer was killed inside this line
+
+
+def _is_event(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("event"), str) and isinstance(value.get("t"), int | float)

@@ -6,6 +6,13 @@ from pathlib import Path
 RESULT, FAILURE, PROGRESS, LEASE, CLAIM = "result.json", "failure.json", "progress.json", "lease", "claim"
 """What tells a job's state, by name: for readers that list a folder instead of asking for each."""
 
+EVAL = "eval"
+
+
+def score_name(benchmark: str) -> str:
+    """Of a benchmark's score, in `eval/`."""
+    return f"{benchmark}.json"
+
 
 @dataclass(frozen=True)
 class StudyDir:
@@ -372,7 +379,7 @@ class JobDir:
 
     @property
     def eval(self) -> Path:
-        return self.root / "eval"
+        return self.root / EVAL
 
     def checkpoint(self, step: int) -> Path:
         return self.root / f"checkpoint-{step}"
@@ -382,7 +389,7 @@ class JobDir:
         return CheckpointScores(self.root, name)
 
     def eval_json(self, benchmark: str) -> Path:
-        return self.eval / f"{benchmark}.json"
+        return self.eval / score_name(benchmark)
 
     def predictions(self, benchmark: str) -> Path:
         return self.eval / f"{benchmark}.predictions.jsonl"
@@ -404,4 +411,4 @@ class CheckpointScores(JobDir):
 
     @property
     def eval(self) -> Path:
-        return self.root / "eval" / self.checkpoint_name
+        return self.root / EVAL / self.checkpoint_name

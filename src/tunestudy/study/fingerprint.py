@@ -19,7 +19,7 @@ from tunestudy.config.stage import TrainStage
 SHOWN_DIGITS = 12
 
 
-canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
+canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, check_circular=False).encode
 """JSON with sorted keys and no white space; floats keep every digit."""
 
 _PLAIN = (str, int, float, bool, type(None))
@@ -27,7 +27,11 @@ _PLAIN = (str, int, float, bool, type(None))
 
 def digest(value: Any) -> str:
     """SHA-256 of the canonical JSON."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()
+    return _sha256(canonical(value))
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def significant(value: Any) -> Any:
@@ -83,17 +87,14 @@ def job_fingerprint(
     `settings`: `digest(significant(stage))`; `seed`: None where nothing random happens; `data`: digest of each data
     set's identity by name; `model`: digest of the model's identity; `parents`: full fingerprints, nearest last;
     `inputs`: of what is read beside them, by name, a job's fingerprint or a folder's digest.
+
+    The canonical JSON of all that, written out, as digests need no escapes: a long study has ten thousand.
     """
-    return digest(
-        {
-            "numerics_epoch": NUMERICS_EPOCH,
-            "settings": settings,
-            "seed": seed,
-            "data": data,
-            "model": model,
-            "parents": parents,
-            **({"inputs": inputs} if inputs else {}),
-        }
+    kin = ",".join([f'"{parent}"' for parent in parents])
+    beside = f'"inputs":{canonical(inputs)},' if inputs else ""
+    return _sha256(
+        f'{{"data":{_canonical_texts(tuple(data.items()))},{beside}"model":"{model}",'
+        f'"numerics_epoch":{NUMERICS_EPOCH},"parents":[{kin}],"seed":{_number(seed)},"settings":{_text(settings)}}}'
     )
 
 
@@ -104,8 +105,24 @@ def benchmark_digest(benchmark: Benchmark, data: str) -> str:
 
 
 def evaluation_fingerprint(job: str, benchmark: str) -> str:
-    """Fingerprint of a score, from the job's fingerprint and the benchmark's digest."""
-    return digest({"numerics_epoch": NUMERICS_EPOCH, "job": job, "benchmark": benchmark})
+    """Fingerprint of a score, from the job's fingerprint and the benchmark's digest.
+
+    The canonical JSON of three values in which nothing needs an escape, written out: a long study has ten thousand.
+    """
+    return _sha256(f'{{"benchmark":"{benchmark}","job":"{job}","numerics_epoch":{NUMERICS_EPOCH}}}')
+
+
+@cache
+def _canonical_texts(pairs: tuple[tuple[str, str], ...]) -> str:
+    return canonical(dict(pairs))
+
+
+def _number(value: int | None) -> str:
+    return "null" if value is None else str(value)
+
+
+def _text(value: str | None) -> str:
+    return "null" if value is None else f'"{value}"'
 
 
 def datasets_of(stage: TrainStage) -> tuple[str, ...]:

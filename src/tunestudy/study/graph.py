@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tunestudy.config.benchmark import AnyBenchmark
+from tunestudy.config.data import AnyDataset
 from tunestudy.config.job import Evaluation, Job
 from tunestudy.config.merge import BASE, STUDY_MODEL, MergeStage, Weights
 from tunestudy.config.model import ModelConfig
@@ -67,6 +68,7 @@ class Graph:
         self._drafts: dict[str, _Draft] = {}
         self._known: dict[tuple[str, int, int, tuple[str, ...]], _Draft] = {}
         self._facts: dict[int, _StageFacts] = {}
+        self._read: dict[tuple[int, bool], dict[str, AnyDataset]] = {}
         self._benchmarks = {name: self._benchmark(benchmark) for name, benchmark in study.benchmarks.items()}
         """Each with its own digest in place of the fingerprint that a job's scores will have."""
 
@@ -95,7 +97,7 @@ class Graph:
         self, stage: str, settings: AnyStage, seed: int, start: _Draft | None, done: Mapping[str, _Draft]
     ) -> _Draft:
         """`start`: the job that it goes on from; `done`: those of the trial's earlier stages."""
-        given = inputs_of(settings)
+        given = self._facts_of(settings).inputs
         inputs = {name: done[one.stage].id for name, one in given.items() if one.stage not in (None, STUDY_MODEL)}
         known = (stage, id(settings), seed, (start.id if start else "", *inputs.values()))
         if known not in self._known:
@@ -113,7 +115,7 @@ class Graph:
             data=facts.data,
             model=self._identities.model_digest,
             parents=[self._drafts[parent].fingerprint for parent in parents],
-            inputs={name: self._identity_of(name, one, inputs) for name, one in inputs_of(settings).items()},
+            inputs={name: self._identity_of(name, one, inputs) for name, one in facts.inputs.items()},
         )
         return self._joined(_Draft(_job_id(stage, fingerprint), stage, fingerprint, seed, parents, settings, inputs))
 
@@ -139,9 +141,6 @@ class Graph:
 
     def _finished(self, draft: _Draft) -> Job:
         """A copy of a job made once: its parts are validated, and doing so ten thousand times would take seconds."""
-        names = set(self._facts_of(draft.settings).data) if draft.settings else set()
-        if draft.ends_a_variant:
-            names |= {_dataset_name(benchmark.dataset) for benchmark in self._study.benchmarks.values()}
         return self._template.model_copy(
             update={
                 "id": draft.id,
@@ -152,10 +151,20 @@ class Graph:
                 "parents": draft.parents,
                 "inputs": draft.inputs,
                 "settings": draft.settings,
-                "datasets": {name: dataset for name, dataset in self._study.datasets.items() if name in names},
+                "datasets": self._datasets(draft),
                 "evaluations": self._evaluations(draft.fingerprint) if draft.ends_a_variant else {},
             }
         )
+
+    def _datasets(self, draft: _Draft) -> dict[str, AnyDataset]:
+        """Those that a job or its evaluations name; jobs of the same settings share one mapping."""
+        key = (id(draft.settings), draft.ends_a_variant)
+        if key not in self._read:
+            names = set(self._facts_of(draft.settings).data) if draft.settings else set()
+            if draft.ends_a_variant:
+                names |= {_dataset_name(benchmark.dataset) for benchmark in self._study.benchmarks.values()}
+            self._read[key] = {name: one for name, one in self._study.datasets.items() if name in names}
+        return self._read[key]
 
     def _evaluations(self, job: str) -> dict[str, Evaluation]:
         return {
@@ -170,16 +179,17 @@ class Graph:
             data = {name: self._identities.dataset_digests[name] for name in names}
             if (scorer := _scorer(settings)) is not None:
                 data[SCORER] = digest(self._identities.model_of(scorer))
-            self._facts[id(settings)] = _StageFacts(digest(significant(settings)), data)
+            self._facts[id(settings)] = _StageFacts(digest(significant(settings)), data, inputs_of(settings))
         return self._facts[id(settings)]
 
 
 @dataclass(frozen=True)
 class _StageFacts:
-    """What a stage adds to a fingerprint: the digest of its settings, and of each data set that it reads."""
+    """What a stage adds to a fingerprint: digests of its settings and of each data set that it reads, and its inputs."""
 
     digest: str
     data: dict[str, str]
+    inputs: Mapping[str, Weights]
 
 
 def _scorer(settings: AnyStage) -> ModelConfig | None:

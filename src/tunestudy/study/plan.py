@@ -18,7 +18,7 @@ from typing import Any
 from tunestudy.config.job import Job
 from tunestudy.config.stage import TrainStage
 from tunestudy.config.study import Study
-from tunestudy.records.layout import JobDir, StudyDir
+from tunestudy.records.layout import StudyDir
 from tunestudy.study.benchmarks import curve_warnings
 from tunestudy.study.changes import Change, Orphan, explain_changes, find_orphans
 from tunestudy.study.estimate import NOTHING, UNKNOWN, Estimate, Estimator, Measured
@@ -32,7 +32,7 @@ from tunestudy.study.merges import merge_warnings
 from tunestudy.study.sharing import check_sharing
 from tunestudy.study.shrink import Forecast, forecast
 from tunestudy.study.shrink import warnings as shrink_warnings
-from tunestudy.study.state import Status, folders_on_disk, job_status, read_object
+from tunestudy.study.state import Status, folders_on_disk, read_object, status_at
 from tunestudy.study.unread import unread_warnings
 
 
@@ -154,8 +154,8 @@ def make_plan(loaded: LoadedStudy, results: Path, *, brief: bool = False) -> Pla
     identities.remember()
     inputs = {"datasets": identities.datasets, "model": identities.model}
     on_disk = folders_on_disk(folder)
-    place = folder.jobs
-    states = {job.id: _status(job, place, on_disk) for job in jobs}
+    place = str(folder.jobs)
+    states = {job.id: status_at(f"{place}/{job.id}", job) if job.id in on_disk else "pending" for job in jobs}
     if brief:
         return Plan(study, folder, [PlannedJob(job, states[job.id], UNKNOWN) for job in jobs], inputs)
     planned = _with_estimates(jobs, states, study, loaded.path.parent, folder, on_disk, identities)
@@ -192,10 +192,6 @@ def trials_in_order(study: Study) -> list[tuple[str, int]]:
     return [
         (name, seed) for rank in sorted(by_priority, reverse=True) for seed in study.seeds for name in by_priority[rank]
     ]
-
-
-def _status(job: Job, jobs: Path, on_disk: set[str]) -> Status:
-    return job_status(JobDir(jobs / job.id), job) if job.id in on_disk else "pending"
 
 
 def _with_estimates(

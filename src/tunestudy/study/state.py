@@ -8,7 +8,7 @@ from typing import Any, Literal
 from tunestudy.config.job import Evaluation, Job
 from tunestudy.records.atomic import read_json
 from tunestudy.records.kept import kept_checkpoints
-from tunestudy.records.layout import CLAIM, FAILURE, LEASE, PROGRESS, RESULT, JobDir, StudyDir
+from tunestudy.records.layout import CLAIM, EVAL, FAILURE, LEASE, PROGRESS, RESULT, JobDir, StudyDir, score_name
 
 Status = Literal["done", "evaluate", "running", "failed", "interrupted", "pending"]
 """`evaluate`: trained, but a benchmark is missing or has changed since."""
@@ -16,19 +16,26 @@ Status = Literal["done", "evaluate", "running", "failed", "interrupted", "pendin
 
 def job_status(folder: JobDir, job: Job) -> Status:
     """The state of `job` as its directory tells it; a directory that is not there is `pending`."""
+    return status_at(str(folder.root), job)
+
+
+def status_at(root: str, job: Job) -> Status:
+    """`job_status` of the directory `root`. `status` asks for ten thousand: a text, as making paths takes longer than
+    reading what they name, and the result first, as most of a long study's jobs are done."""
+    result = f"{root}/{RESULT}"
+    trained = read_object(result).get("fingerprint") == job.fingerprint
+    if trained and not any(_missing(root, job)):
+        return "done"
     try:
-        there = set(os.listdir(folder.root))  # noqa: PTH208 - `status` looks into ten thousand, and wants names alone
+        there = set(os.listdir(root))  # noqa: PTH208
     except OSError:
         return "pending"
-    trained = RESULT in there and read_object(folder.result_json).get("fingerprint") == job.fingerprint
-    if trained and not any(missing_evaluations(folder, job)):
-        return "done"
-    if (LEASE in there or CLAIM in there) and is_running(folder):
+    if (LEASE in there or CLAIM in there) and is_running(JobDir(Path(root))):
         return "running"
     if FAILURE in there:
         return "failed"
-    if trained:
-        return "evaluate"
+    if trained or (RESULT in there and read_object(result).get("fingerprint") == job.fingerprint):
+        return "evaluate"  # also when it came while we looked
     return "interrupted" if PROGRESS in there else "pending"
 
 
@@ -44,19 +51,24 @@ def missing_evaluations(folder: JobDir, job: Job) -> Iterator[str]:
 
     Only for a trained job: until then its checkpoints come and go.
     """
+    yield from _missing(str(folder.root), job)
+
+
+def _missing(root: str, job: Job) -> Iterator[str]:
     for name, evaluation in job.evaluations.items():
-        if not _is_scored(folder, name, evaluation):
+        if not _is_scored(f"{root}/{EVAL}", name, evaluation):
             yield name
     if any(evaluation.benchmark.checkpoints for evaluation in job.evaluations.values()):
+        folder = JobDir(Path(root))
         for checkpoint, step in kept_checkpoints(folder):
+            scores = str(folder.at_checkpoint(checkpoint).eval)
             for name, evaluation in job.evaluations.items():
-                wanted = evaluation.benchmark.wants_checkpoint(step)
-                if wanted and not _is_scored(folder.at_checkpoint(checkpoint), name, evaluation):
+                if evaluation.benchmark.wants_checkpoint(step) and not _is_scored(scores, name, evaluation):
                     yield f"{name} of {checkpoint}"
 
 
-def _is_scored(folder: JobDir, name: str, evaluation: Evaluation) -> bool:
-    return bool(read_object(folder.eval_json(name)).get("fingerprint") == evaluation.fingerprint)
+def _is_scored(scores: str, name: str, evaluation: Evaluation) -> bool:
+    return bool(read_object(f"{scores}/{score_name(name)}").get("fingerprint") == evaluation.fingerprint)
 
 
 def folders_on_disk(study: StudyDir) -> set[str]:
@@ -66,7 +78,7 @@ def folders_on_disk(study: StudyDir) -> set[str]:
     return {entry.name for entry in study.jobs.iterdir() if not entry.name.startswith(".")}
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_object(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The JSON object in a file; empty when there is none."""
     try:
         value = read_json(path)

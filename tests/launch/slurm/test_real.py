@@ -14,7 +14,7 @@ from shell import succeed
 from slurm import slurm
 
 from tunestudy.config.errors import Exit
-from tunestudy.launch import control
+from tunestudy.launch import stop as stopping
 from tunestudy.launch.slurm import follow
 from tunestudy.launch.slurm.queue import live_jobs, read_queue
 from tunestudy.launch.slurm.status import in_slurm
@@ -146,7 +146,7 @@ def test_stop_and_scancel_from_outside(on_slurm, until, tmp_path: Path):
     ).strip()
     until(lambda: all(study.step("base") > 1 for study in (ours, others)), "steps")
     assert in_slurm(ours.dir, ours.jobs).as_json(ours.job("adapt").root.name)["reason"] == "Dependency"
-    assert control.stop_study(ours.dir.root) == Exit.DONE
+    assert stopping.stop_study(ours.dir.root) == Exit.DONE
     assert not live(ours) and len(live(others)) == 2
     assert foreign in succeed(["squeue", "-h", "-o", "%i"]).split()
     assert read_json(ours.job("base").progress_json)["phase"] == "interrupted"

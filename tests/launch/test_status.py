@@ -1,0 +1,103 @@
+"""`status` from files that someone else wrote, and from those of a running study."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tunestudy.launch.durations import attempts_of
+from tunestudy.launch.prepare import prepare
+from tunestudy.launch.status import print_status, status
+from tunestudy.records.events import read_events
+from tunestudy.records.layout import JobDir, StudyDir
+from tunestudy.study.load import LoadedStudy, load_study
+from tunestudy.study.plan import make_plan
+
+STUDY = """\
+study: tiny
+seeds: [1]
+model: {architecture: qwen3, tokenizer: {type: characters, alphabet: "0123456789abcdefg\\n="}}
+datasets: {digits: {type: digits, held_out: 0.1}}
+benchmarks: {digits: {type: exact_match, dataset: digits@held_out}}
+defaults: {learning_rate: 1.0e-3, max_steps: 2, effective_batch_size: 2}
+stages: {base: {data: digits}}
+variants: {short: {stages: [base]}}
+"""
+
+
+class Planned:
+    """A study of one job, whose folder is there."""
+
+    def __init__(self, root: Path) -> None:
+        (root / "study.yaml").write_text(STUDY)
+        self.loaded: LoadedStudy = load_study(root / "study.yaml")
+        self.results = root / "results"
+        plan = make_plan(self.loaded, self.results)
+        self.job = plan.jobs[0].job
+        self.study: StudyDir = plan.folder
+        self.folder: JobDir = plan.folder.job(self.job.id)
+        prepare(self.loaded.study, STUDY.encode(), [self.job], plan.as_json(), plan.folder)
+
+    def told(self) -> dict:
+        return status(self.loaded, self.results, brief=True)
+
+
+@pytest.fixture
+def planned(tmp_path: Path) -> Planned:
+    return Planned(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    [
+        ('{"kind": ["oom"], "message": {"a": 1}}', "failed (['oom']): {'a': 1}"),
+        ('{"kind": "boiled over"}', "failed (boiled over): it left no message"),
+        ("[]", "its failure.json cannot be read"),
+        ('{"kind": "oo', "its failure.json cannot be read"),
+        ("", "its failure.json cannot be read"),
+    ],
+)
+def test_a_failure_that_someone_else_wrote(planned: Planned, capsys, failure: str, words: str) -> None:
+    planned.folder.failure_json.write_text(failure)
+    print_status(planned.told())
+    told = capsys.readouterr().out
+    assert words in " ".join(told.split()) and "next: read the log" in told
+
+
+def test_progress_that_someone_else_wrote(planned: Planned, capsys) -> None:
+    planned.folder.progress_json.write_text('{"step": "[/bold]", "loss": "low", "total_steps": {}, "t": "now"}')
+    print_status(planned.told())
+    assert "interrupted  –" in capsys.readouterr().out
+
+
+def test_a_journal_that_someone_else_wrote(planned: Planned, capsys) -> None:
+    planned.study.events.mkdir()
+    good = {"t": 5.0, "event": "job_started", "job": planned.job.id, "attempt": 1}
+    lines = [json.dumps(good), "[]", '{"t": "x", "event": "a"}', '{"event": "a"}', '{"t": 1, "event": "job_started"}']
+    (planned.study.events / "a.jsonl").write_text("\n".join([*lines, '{"t": 6, "ev']))
+    (planned.study.events / "b.jsonl").mkdir()
+    events = read_events(planned.study.events)
+    assert [(event["t"], event["writer"]) for event in events] == [(1, "a"), (5.0, "a")]
+    assert attempts_of(events, planned.study) == {planned.job.id: [(5.0, 5.0)]}
+    print_status(planned.told())
+    assert "took 0 s" in capsys.readouterr().out
+
+
+def test_states_by_file(planned: Planned) -> None:
+    def state() -> str:
+        return planned.told()["jobs"][0]["status"]
+
+    assert state() == "pending"
+    planned.folder.progress_json.write_text("{}")
+    assert state() == "interrupted"
+    planned.folder.result_json.write_text(json.dumps({"fingerprint": "of another"}))
+    assert state() == "interrupted"
+    planned.folder.result_json.write_text(json.dumps({"fingerprint": planned.job.fingerprint}))
+    assert state() == "evaluate"
+    planned.folder.eval.mkdir()
+    score = {"fingerprint": planned.job.evaluations["digits"].fingerprint}
+    planned.folder.eval_json("digits").write_text(json.dumps(score))
+    assert state() == "done"
+    planned.folder.eval_json("digits").unlink()
+    planned.folder.eval_json("digits").mkdir()
+    assert state() == "evaluate"
