@@ -185,7 +185,7 @@ class Graph:
 
 @dataclass(frozen=True)
 class _StageFacts:
-    """What a stage adds to a fingerprint: digests of its settings and of each data set that it reads, and its inputs."""
+    """What a stage adds to fingerprints: digests of its settings and of each data set that it reads; and its inputs."""
 
     digest: str
     data: dict[str, str]
