@@ -10,7 +10,12 @@ import pytest
 
 from tunestudy.config.job import Job
 from tunestudy.records.layout import JobDir, StudyDir
+from tunestudy.report.collect import collect
+from tunestudy.report.timeline import timeline
 from tunestudy.study.state import job_status
+from tunestudy.web import feed as feeding
+from tunestudy.web import sections
+from tunestudy.web.board import Board
 
 
 def states(told: dict[str, Any]) -> dict[str, str]:
@@ -150,3 +155,26 @@ def test_a_job_is_told_in_full(half: StudyDir, served: Callable[..., Any]) -> No
     assert [(attempt, outcome) for attempt, _, _, _, outcome in told["spans"]] == [(1, "failed"), (2, "failed")]
     assert told["settings"]["max_steps"] == "200"
     assert told["provenance"]["code"].startswith("a1cd4be") and "torch 2.13.0" in told["provenance"]["packages"]
+
+
+def test_of_many_jobs_a_page_that_opens_is_told_what_is_known(half: StudyDir, served, monkeypatch) -> None:
+    monkeypatch.setattr(feeding, "MANY", 1)
+    client = served(half.root)
+    first = client.get("/data").json()
+    assert first["stale"] is False and first["counts"]["running"] == 1, "nothing was known: it looks"
+    folder = folder_of(half, first, "running")
+    progress = json.loads(folder.progress_json.read_text())
+    folder.progress_json.write_text(json.dumps({**progress, "step": 123}))
+    with monkeypatch.context() as blind:
+        blind.setattr(Board, "refresh", lambda _: pytest.fail("it looked"))
+        opened = client.get("/data").json()
+        assert client.get("/").status_code == 200
+    assert opened["stale"] is True and opened["counts"] == first["counts"] and opened["now"] == first["now"]
+    then = client.get(f"/data?since={opened['version']}").json()
+    assert then["stale"] is False and [job["step"] for job in then["jobs"]] == [123] and then["now"] > opened["now"]
+
+
+def test_what_ran_where_stands_on_the_page_once(half: StudyDir) -> None:
+    assert timeline(collect(half)) is not None
+    told = sections.make(half.root)
+    assert 'id="timeline"' not in told.html and 'id="cost"' in told.html

@@ -74,7 +74,7 @@ def render_page(facts: StudyFacts, headline: Headline, *, has_gallery: bool = Fa
 
 
 def render_sections(facts: StudyFacts, headline: Headline, *, has_gallery: bool) -> str:
-    """The sections that hold neither learning curves nor the plan, for a page that shows those as they grow."""
+    """The sections that hold neither learning curves nor what ran where, for a page that shows those as they grow."""
     template = environment().get_template("sections.html.jinja")
     told = page_facts(facts, headline)
     return template.render(**told, views=[], sparsity_chart=None, score_charts=[], has_gallery=has_gallery)

@@ -1,4 +1,4 @@
-"""The timeline as SVG: slots as rows, what was planned above what happened. The live page draws it with this, too."""
+"""The timeline as SVG: slots as rows, what was planned above what happened."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence

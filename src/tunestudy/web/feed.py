@@ -18,6 +18,8 @@ from tunestudy.web.slots import timeline
 
 FRESH_S = 0.5
 """However many look at the page, files are looked at no more often than this."""
+MANY = 2000
+"""Jobs from which on a page that opens is told at once what was known last, and asks again when it has drawn that."""
 
 
 class Feed:
@@ -31,27 +33,36 @@ class Feed:
         self._curves = Curves(self.board)
         self._lock = threading.Lock()
         self._fresh_until = 0.0
+        self._looked_at = 0.0
+        """Unix seconds."""
         self._journal_told = 0
         self._journal_changed_at = 0
 
     def name(self) -> str:
         """Of the study."""
-        with self._lock:
-            self._refresh()
-            return self.board.name
+        if not self._looked_at:
+            with self._lock:
+                self._refresh()
+        return self.board.name
 
     def data(self, since: str) -> dict[str, Any]:
-        """What is new after `since`, the `version` of an earlier answer; all of it after any other text."""
+        """What is new after `since`, the `version` of an earlier answer; all of it after any other text.
+
+        All of a study of many jobs is as it was seen last, and `stale`: looking at it takes longer than telling it.
+        """
         with self._lock:
-            self._refresh()
             board = self.board
+            stale = len(board.jobs) >= MANY and since.rpartition("-")[0] != self._plan_key() and not self._is_fresh()
+            if not stale:
+                self._refresh()
             plan, _, version = since.rpartition("-")
             same_plan = plan == self._plan_key()
             known = int(version) if same_plan and version.isdigit() else 0
             jobs = list(board.changed_since(known))
             told: dict[str, Any] = {
                 "version": f"{self._plan_key()}-{board.version}",
-                "now": time.time(),
+                "now": self._looked_at,
+                "stale": stale,
                 "problem": board.problem,
                 "sections": f"{self.session}-{self.maker.version}",
                 "jobs": jobs,
@@ -98,9 +109,13 @@ class Feed:
             "has_gallery": bool(latest.gallery),
         }
 
+    def _is_fresh(self) -> bool:
+        return time.monotonic() < self._fresh_until
+
     def _refresh(self) -> None:
-        if time.monotonic() < self._fresh_until:
+        if self._is_fresh():
             return
+        self._looked_at = time.time()
         self.board.refresh()
         self._fresh_until = time.monotonic() + FRESH_S
         if self.board.journal.version != self._journal_told:

@@ -15,6 +15,7 @@ LEAST_S = 5.0
 REST = 4.0
 """After a making that took T seconds the next one waits for REST × T: a fifth of one core at the most."""
 _LOOK_S = 2.0
+_NICE = 10
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ class Maker:
 
 
 def _belong_to(server: int) -> None:
-    """Leave Ctrl-C to the server, and never outlive it, however it ended."""
+    """Leave Ctrl-C to the server, never outlive it, however it ended, and let it and the browser go first."""
+    os.nice(_NICE)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(server,), daemon=True).start()
 

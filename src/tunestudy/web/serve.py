@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import ipaddress
+import logging
 import os
 import signal
 import socket
@@ -64,9 +65,11 @@ def _run(feed: Feed, rules: Rules, listening: socket.socket) -> None:
         timeout_graceful_shutdown=1,
     )
     before = signal.signal(signal.SIGTERM, _as_ctrl_c)
+    server = uvicorn.Server(config)
+    logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)  # answers cut short: no mistake
     try:
         with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listening])
+            server.run(sockets=[listening])
     finally:
         signal.signal(signal.SIGTERM, before)
         feed.maker.close()

@@ -175,19 +175,21 @@
     take(told);
     if (fresh) await curves(Boolean(told.plan));
     if (told.sections !== sections && !told.sections.endsWith("-0")) await takeSections(told.sections);
+    return told.stale;
   }
 
   async function poll() {
+    let soon = false;
     if (!asking) {
       asking = true;
-      await look().catch((error) => {
+      soon = await look().catch((error) => {
         const gone = error instanceof TypeError; // fetch's own failure
         byId("pulse").classList.add("lost");
         say("pulse", gone ? "tunestudy serve does not answer any more; this is the last that was known" : error.message.trim());
       });
       asking = false;
     }
-    setTimeout(poll, document.hidden ? HIDDEN_MS : POLL_MS);
+    setTimeout(poll, soon ? 0 : document.hidden ? HIDDEN_MS : POLL_MS);
   }
 
   byId("live-view").addEventListener("change", (event) => { view = event.target.value; curves(true).catch(() => {}); });
