@@ -9,7 +9,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from tunestudy.config.merge import MergeStage
-from tunestudy.merge import compat_mergekit
+from tunestudy.merge import compat_mergekit, one_stream
 from tunestudy.models.roles import role_of
 
 FILE = Path(__file__).parents[1] / "golden" / "merge.safetensors"
@@ -31,7 +31,7 @@ def merged(name: str, seed: int | None = None) -> dict[str, Tensor]:
     dtype = getattr(torch, CASES[name]["dtype"])
     base = tensors("base", dtype) if settings.base else {}
     models = {one: tensors(one, dtype) for one in settings.models}
-    compat_mergekit.begin(SEEDS[name] if seed is None else seed)
+    one_stream.begin(SEEDS[name] if seed is None else seed)
     return {
         key: compat_mergekit.merge_tensor(
             key, base.get(key), {one: held[key] for one, held in models.items()}, settings, role_of(key)
@@ -76,6 +76,6 @@ def test_a_difference_of_nothing_but_zeros_adds_nothing() -> None:
         settings = MergeStage.model_validate(
             {"method": method, "models": models, "base": "model", "compat": "mergekit"}
         )
-        compat_mergekit.begin(1)
+        one_stream.begin(1)
         found = compat_mergekit.merge_tensor("w", base, {"en": base, "ko": base}, settings, "language_model")
         assert torch.equal(found, base), method

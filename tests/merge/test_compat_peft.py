@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tunestudy.config.errors import StudyError
 from tunestudy.config.merge import MergeStage
-from tunestudy.merge import compat_peft
+from tunestudy.merge import compat_peft, one_stream
 
 DENSITY = 0.3
 
@@ -38,7 +38,7 @@ def of_peft(method: str, differences: list[Tensor], weights: Tensor, seed: int) 
 @pytest.mark.parametrize("method", ["task_arithmetic", "ties", "dare_linear", "dare_ties"])
 def test_the_merged_difference_is_pefts(method: str, weights: dict[str, float], shape: tuple[int, ...]) -> None:
     base, *models = drawn(shape, 1 + len(weights))
-    compat_peft.begin(11)
+    one_stream.begin(11)
     mine = compat_peft.merge_tensor(
         "w", base, dict(zip(weights, models, strict=True)), stage(method, weights), "language_model"
     )
@@ -51,9 +51,9 @@ def test_random_numbers_go_on_from_tensor_to_tensor_and_begin_anew_with_the_seed
     base, en = drawn((30, 30), 2)
     settings = stage("dare_linear", {"en": 1.0})
     one = lambda: compat_peft.merge_tensor("w", base, {"en": en}, settings, "language_model")  # noqa: E731
-    compat_peft.begin(3)
+    one_stream.begin(3)
     first, second = one(), one()
-    compat_peft.begin(3)
+    one_stream.begin(3)
     assert torch.equal(first, one())
     assert not torch.equal(first, second)
 
@@ -61,7 +61,7 @@ def test_random_numbers_go_on_from_tensor_to_tensor_and_begin_anew_with_the_seed
 def test_torchs_own_stream_is_neither_read_nor_moved() -> None:
     base, en = drawn((8, 8), 2)
     before = torch.get_rng_state()
-    compat_peft.begin(3)
+    one_stream.begin(3)
     compat_peft.merge_tensor("w", base, {"en": en}, stage("dare_ties", {"en": 1.0}), "language_model")
     assert torch.equal(before, torch.get_rng_state())
 

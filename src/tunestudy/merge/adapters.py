@@ -25,7 +25,7 @@ from torch import Tensor
 from tunestudy.adapters.low_rank import cut
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.merge import SPARSE, MergeStage
-from tunestudy.merge import compat_peft
+from tunestudy.merge import compat_peft, one_stream
 from tunestudy.merge.adapter_files import CHOICE, FOLD, AdapterFiles, Factors, open_together, sits_alike
 from tunestudy.merge.whole import merge_differences
 from tunestudy.models.roles import role_of
@@ -78,7 +78,7 @@ def merge_adapters(prepared: Path, folders: Mapping[str, Path], settings: MergeS
     modules = sorted({module for one in adapters.values() for module in one.modules}, key=_in_order)
     tensors: dict[str, Tensor] = {}
     ranks, energy = {}, {}
-    compat_peft.begin(seed)
+    one_stream.begin(seed)
     for module in modules:
         with _one_thread():
             merged = _merge_module(module, adapters, settings, seed)

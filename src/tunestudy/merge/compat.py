@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tunestudy.config.merge import BASE, TASK_VECTORS, MergeStage
+from tunestudy.merge import one_stream
 from tunestudy.merge.methods import Method
 from tunestudy.merge.parts import Part
 from tunestudy.merge.tasks import Planned
@@ -17,7 +18,7 @@ from tunestudy.merge.tasks import Planned
 def compat_methods(planned: Sequence[Planned], settings: MergeStage, *, seed: int) -> list[Planned]:
     """The same tensors, merged by `merge/compat_<name>.py`, whose random numbers begin here."""
     module = importlib.import_module(f"tunestudy.merge.compat_{settings.compat}")
-    module.begin(seed)
+    one_stream.begin(seed)
     in_order = sorted(planned, key=lambda one: one.task.name)
     return [_whole(one, settings, module) if one.by_method else one for one in in_order]
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tunestudy.config.merge import MergeStage
 from tunestudy.config.model import Role
+from tunestudy.merge.one_stream import draws
 
 NORMALIZE = {"linear": True, "task_arithmetic": False, "ties": True, "dare_linear": False, "dare_ties": False}
 """Whether a method divides by the weights unless the settings say otherwise."""
@@ -26,13 +27,6 @@ PARALLEL = 0.9995
 """Cosine from which slerp goes in a straight line."""
 SHORT = 1e-8
 """A norm up to this is not divided by."""
-
-_draws = torch.Generator()
-
-
-def begin(seed: int) -> None:
-    """Start the stream of random numbers: before the first tensor of a model."""
-    _draws.manual_seed(seed)
 
 
 def merge_tensor(
@@ -95,7 +89,7 @@ def _chosen_by_lot(difference: Tensor, density: float) -> Tensor:
     """Values kept with a probability of `density`, drawn in their type, then scaled back to their sum of magnitudes."""
     if density >= 1:
         return difference
-    kept = difference * torch.bernoulli(torch.full_like(difference, density), generator=_draws)
+    kept = difference * torch.bernoulli(torch.full_like(difference, density), generator=draws)
     before, after = difference.abs().sum(), kept.abs().sum()
     return kept * (before / after) if after > 0 else kept
 

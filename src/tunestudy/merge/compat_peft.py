@@ -16,13 +16,7 @@ from torch import Tensor
 from tunestudy.config.errors import StudyError, at
 from tunestudy.config.merge import TASK_VECTORS, MergeStage
 from tunestudy.config.model import Role
-
-_draws = torch.Generator()
-
-
-def begin(seed: int) -> None:
-    """Start the stream of random numbers: before the first tensor of a model."""
-    _draws.manual_seed(seed)
+from tunestudy.merge.one_stream import draws
 
 
 def merge_tensor(
@@ -92,7 +86,7 @@ def _largest(value: Tensor, density: float) -> Tensor:
 
 
 def _chosen_by_lot(value: Tensor, density: float) -> Tensor:
-    return value * torch.bernoulli(torch.full_like(value, density), generator=_draws) / density
+    return value * torch.bernoulli(torch.full_like(value, density), generator=draws) / density
 
 
 THIN: dict[str, Callable[[Tensor, float], Tensor]] = {
