@@ -182,3 +182,19 @@ def test_what_is_known_of_jobs_is_kept_for_allocations(planned) -> None:
     plan.folder.packing.unlink()
     remember_packing(plan, replace(schedule, packing=None), now=0.0)
     assert remembered_works(plan.folder, [one.job for one in plan.jobs]) == schedule.works
+
+
+@pytest.mark.parametrize(("budget", "words"), [("1h", ""), ("10m", "Budget of 10 min")])
+def test_quiet_leaves_out_a_budget_that_is_kept_alone(planned, capsys, budget: str, words: str) -> None:
+    plan = planned(f"resources.wall_clock={budget}")
+    for one in plan.jobs:
+        if one.job.seed == 1:
+            folder = plan.folder.job(one.job.id)
+            folder.root.mkdir(parents=True)
+            seconds = BASE_S if one.job.stage == "base" else ADAPT_S
+            write_json(folder.result_json, {"fingerprint": one.job.fingerprint, "duration_s": seconds})
+    again = planned(f"resources.wall_clock={budget}")
+    loaded = load_study(plan.folder.root.parents[1] / "small.yaml", (f"resources.wall_clock={budget}",))
+    tell_time(again, loaded, estimate=False, quiet=True)
+    told = capsys.readouterr()
+    assert told.out == "" and ("NOT kept" in told.err) == bool(words) and words in told.err

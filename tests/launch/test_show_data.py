@@ -1,5 +1,6 @@
 """`tunestudy data`: which stage shows a data set, what a terminal and a page make of it, and mistakes in names."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -136,3 +137,12 @@ def test_the_real_worker_shows_and_leaves_nothing(loaded, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "upright: the first 20 of 1,797 records: 20 samples" in out and "=⟦0<eos>⟧" in out
     assert not any((tmp_path / "results" / "tiny" / "cache").glob("show-*"))
+
+
+def test_json_holds_no_token(loaded, asked, tmp_path, monkeypatch, capsys):
+    token = "hf_" + "a1B2" * 9
+    told = {"sources": [{**SOURCE, "rejected": {f"bad line {token}": 1}}], "packs": None}
+    monkeypatch.setattr(showing, "asked_for", lambda *_, **__: told)
+    show_data(loaded, tmp_path / "results", as_json=True)
+    out = capsys.readouterr().out
+    assert token not in out and "bad line" in out and json.loads(out)["study"]

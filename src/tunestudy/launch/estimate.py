@@ -132,11 +132,17 @@ def tell_time(
     outlook = make_outlook(plan, only=only)
     remember_estimates(plan, outlook.times, now=outlook.now)
     remember_packing(plan, outlook.schedule, now=outlook.now)
+    budget = budget_lines(outlook.schedule, plan)
+    verdict = outlook.schedule.verdict
+    if quiet:
+        if verdict is not None and not verdict.fits:
+            print("\n".join(budget).lstrip(), end="\n\n", file=sys.stderr, flush=True)
+        return outlook.schedule
     lines = []
     if any(seconds is not None for seconds in outlook.left.values()) and any(outlook.left.values()):
         lines += outlook_lines(outlook, loaded.typed)
-    lines += budget_lines(outlook.schedule, plan)
-    if lines and not quiet:
+    lines += budget
+    if lines:
         print("\n".join(lines).lstrip(), end="\n\n", flush=True)
     return outlook.schedule
 

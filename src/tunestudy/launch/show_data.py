@@ -16,7 +16,7 @@ from tunestudy.config.job import Job
 from tunestudy.config.stage import TrainStage
 from tunestudy.records.atomic import read_json, remove_tree, write_json, write_text
 from tunestudy.records.layout import JobDir, StudyDir
-from tunestudy.records.redact import redact
+from tunestudy.records.redact import redact, redact_tree
 from tunestudy.report.data_page import render_data
 from tunestudy.report.format import plural
 from tunestudy.study.load import LoadedStudy
@@ -52,7 +52,7 @@ def show_data(
     shown = asked_for(job, plan.folder, loaded, sources, num_samples=num_samples, num_records=num_records)
     facts = {"study": loaded.study.study, **of_job(job), **shown}
     if as_json:
-        print(json.dumps(facts, indent=1, ensure_ascii=False))
+        print(json.dumps(redact_tree(facts), indent=1, ensure_ascii=False))
     elif html is not None:
         _written(html, render_data(facts))
     else:
