@@ -10,6 +10,7 @@ import pytest
 
 from tunestudy.config.job import Job
 from tunestudy.records.layout import JobDir, StudyDir
+from tunestudy.records.manifest import seal
 from tunestudy.report.collect import collect
 from tunestudy.report.timeline import timeline
 from tunestudy.study.state import job_status
@@ -178,3 +179,28 @@ def test_what_ran_where_stands_on_the_page_once(half: StudyDir) -> None:
     assert timeline(collect(half)) is not None
     told = sections.make(half.root)
     assert 'id="timeline"' not in told.html and 'id="cost"' in told.html
+
+
+def test_a_checkpoint_without_its_score_is_not_done(half: StudyDir, served: Callable[..., Any]) -> None:
+    first = served(half.root).get("/data").json()
+    folder = folder_of(half, first, "done")
+    told = json.loads(folder.job_json.read_text())
+    name, wanted = next(iter(told["evaluations"].items()))
+    wanted["benchmark"]["checkpoints"] = [4]
+    folder.job_json.write_text(json.dumps(told))
+    for step in (2, 4):
+        prepared = folder.root / f"prepared-{step}"
+        prepared.mkdir()
+        seal(prepared, folder.checkpoint(step), {"step": step})
+    job = Job.model_validate(told)
+
+    def state() -> str:
+        now = states(served(half.root).get("/data").json())[folder.root.name]
+        assert now == job_status(folder, job)
+        return now
+
+    assert state() == "evaluate"
+    score = folder.at_checkpoint("checkpoint-4").eval_json(name)
+    score.parent.mkdir()
+    score.write_text(json.dumps({"fingerprint": wanted["fingerprint"]}))
+    assert state() == "done"

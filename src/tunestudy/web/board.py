@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from tunestudy.records.kept import kept_checkpoints
 from tunestudy.records.layout import JobDir, StudyDir
 from tunestudy.records.redact import redact, redactor
 from tunestudy.report.values import mapping, number, texts, whole
@@ -192,12 +193,21 @@ def _judge(folder: JobDir, job: Seen) -> str:
 
 
 def _is_scored(folder: JobDir) -> bool:
-    """On every benchmark that the job is wanted to be scored on, as they are defined today."""
-    wanted = mapping(read_object(folder.job_json).get("evaluations"))
-    return all(
-        read_object(folder.eval_json(name)).get("fingerprint") == mapping(of).get("fingerprint")
-        for name, of in wanted.items()
+    """On every benchmark that the job is wanted to be scored on, as they are defined today, and so its checkpoints."""
+    wanted = {name: mapping(of) for name, of in mapping(read_object(folder.job_json).get("evaluations")).items()}
+    if not all(_has_score(folder, name, of) for name, of in wanted.items()):
+        return False
+    curves = {name: steps for name, of in wanted.items() if (steps := mapping(of.get("benchmark")).get("checkpoints"))}
+    return not curves or all(
+        _has_score(folder.at_checkpoint(checkpoint), name, wanted[name])
+        for checkpoint, step in kept_checkpoints(folder)
+        for name, steps in curves.items()
+        if steps is True or (isinstance(steps, list) and step in steps)
     )
+
+
+def _has_score(folder: JobDir, name: str, wanted: dict[str, Any]) -> bool:
+    return bool(read_object(folder.eval_json(name)).get("fingerprint") == wanted.get("fingerprint"))
 
 
 def _stamps(*paths: str | os.PathLike[str]) -> tuple[int, ...]:
