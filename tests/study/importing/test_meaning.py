@@ -178,3 +178,13 @@ def test_a_deepspeed_file_is_carried_as_far_as_it_is_read(importing: Any) -> Non
     file.write_text(json.dumps({"zero_optimization": {**zero, "zero_quantized_gradients": True}}))
     assert importing.stage(LLAMA + "deepspeed: ds.json\n").engine == "auto"
     assert "zero_quantized_gradients: rounds what travels" in importing.printed
+
+
+def test_an_output_head_of_its_own_is_told(importing: Any) -> None:
+    importing.stage(LLAMA.replace(": lora", ": full") + "freeze_vision_tower: true\n")
+    assert "stages.tune.train" in importing.printed and "add `lm_head`" in importing.printed
+
+
+def test_no_head_is_told_where_an_adapter_sits(importing: Any) -> None:
+    importing.stage(LLAMA + "freeze_vision_tower: false\n")
+    assert "add `lm_head`" not in importing.printed

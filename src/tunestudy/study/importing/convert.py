@@ -240,10 +240,21 @@ def _write_resources(made: Imported, view: View, *, asked: bool) -> None:
     if sizes is not None:
         gpus = f"{view.gpus} GPU{'s' if view.gpus > 1 else ''}"
         made.told.append(f"stages.tune.effective_batch_size: {sizes.value}, with {gpus} ({told})")
-    made.told += made.program.notes(view)
+    made.told += [*made.program.notes(view), *_head_words(made)]
     if "save_total_limit" not in view.given and made.program.name != "axolotl":
         made.told.append(
             f"{made.program.title} keeps every checkpoint; save_total_limit keeps the last 2 here, and the best"
+        )
+
+
+def _head_words(made: Imported) -> Iterator[str]:
+    """An output head of its own is a role of its own here, and elsewhere a part of the language model."""
+    train = made.draft.settings.get("stage.train")
+    if train is not None and "language_model" in train.value and "lm_head" not in train.value:
+        yield (
+            f"stages.tune.train: {made.program.title} trains the output head with the language model; here "
+            "`language_model` holds it only where it shares the embedding's weight (tie_word_embeddings): add "
+            "`lm_head` where it does not"
         )
 
 
