@@ -64,7 +64,8 @@ def extras_needed(study: Study, unfinished: Sequence[Job]) -> set[str]:
 
 def python_point() -> Point:
     """Python's own version."""
-    told = f"{platform.python_version()} in {sys.prefix}"
+    where, here = Path(sys.prefix), Path.cwd()
+    told = f"{platform.python_version()} in {where.relative_to(here) if where.is_relative_to(here) else where}"
     if sys.version_info[:2] < MINIMUM_PYTHON:
         return refused("python", told, "use Python 3.11 or newer")
     return ok("python", told)
