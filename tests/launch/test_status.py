@@ -5,13 +5,17 @@ from pathlib import Path
 
 import pytest
 
+from tunestudy.config.errors import Exit, StudyError
 from tunestudy.launch.durations import attempts_of
+from tunestudy.launch.logs import show
 from tunestudy.launch.prepare import prepare
 from tunestudy.launch.status import print_status, status
 from tunestudy.records.events import read_events
 from tunestudy.records.layout import JobDir, StudyDir
+from tunestudy.report.collect import collect
 from tunestudy.study.load import LoadedStudy, load_study
 from tunestudy.study.plan import make_plan
+from tunestudy.web.board import Board
 
 STUDY = """\
 study: tiny
@@ -101,3 +105,28 @@ def test_states_by_file(planned: Planned) -> None:
     planned.folder.eval_json("digits").unlink()
     planned.folder.eval_json("digits").mkdir()
     assert state() == "evaluate"
+
+
+@pytest.mark.parametrize("content", ['{"jobs": 3}', '{"jobs": [3, {"id": 4}]}', '{"jobs": [], "inputs": 3}'])
+def test_a_plan_that_someone_else_wrote_compares_with_nothing(planned: Planned, content: str) -> None:
+    planned.study.plan_json.write_text(content)
+    assert status(planned.loaded, planned.results)["jobs"][0]["status"] == "pending"
+    board = Board(planned.study)
+    board.refresh()
+    assert board.jobs == [] or board.jobs[0].status == "pending"
+    assert collect(planned.study).jobs is not None
+
+
+def test_files_where_folders_belong(planned: Planned, capsys) -> None:
+    planned.study.launchers.mkdir(parents=True)
+    (planned.study.launchers / "x").write_text("y")
+    (planned.study.jobs / "notes.txt").write_text("x")
+    (planned.study.jobs / "gone").symlink_to("nowhere")
+    planned.study.slurm.submissions.mkdir(parents=True)
+    (planned.study.slurm.submissions / "a.json").write_text('{"slurm_id": "x"}')
+    assert planned.told()["launchers"] == []
+    assert show(planned.study.root, "", follow=False) == Exit.DONE
+    planned.study.plan_json.unlink()
+    planned.study.plan_json.mkdir()
+    with pytest.raises(StudyError, match="a folder has its name"):
+        status(planned.loaded, planned.results)

@@ -30,7 +30,8 @@ def show(study_dir: Path, job_prefix: str | None, follow: bool) -> Exit:
 def job_folders(study_dir: Path, prefix: str) -> list[Path]:
     """Folders of the jobs whose id begins with `prefix`, oldest first."""
     jobs = StudyDir(study_dir).jobs
-    everything = sorted(jobs.iterdir(), key=lambda folder: folder.stat().st_mtime) if jobs.is_dir() else []
+    folders = [folder for folder in jobs.iterdir() if folder.is_dir()] if jobs.is_dir() else []
+    everything = sorted(folders, key=lambda folder: folder.stat().st_mtime)
     chosen = [folder for folder in everything if folder.name.startswith(prefix)]
     if not chosen:
         known = ", ".join(folder.name for folder in everything[:8]) or "none yet"

@@ -32,5 +32,5 @@ def present(study: StudyDir) -> Iterator[None]:
 
 def launchers(study: StudyDir) -> list[Holder]:
     """Every living launcher of the study, on whatever machine."""
-    folders = sorted(study.launchers.iterdir()) if study.launchers.is_dir() else []
+    folders = sorted(one for one in study.launchers.iterdir() if one.is_dir()) if study.launchers.is_dir() else []
     return [holder for folder in folders if (holder := Lease.holder(folder))]

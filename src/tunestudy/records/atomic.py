@@ -96,6 +96,8 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         return json.loads(_content(path).decode())
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except IsADirectoryError:
+        raise DamagedFileError(Path(path), ValueError("a folder has its name")) from None
     except ValueError as error:
         raise DamagedFileError(Path(path), error) from None
 

@@ -18,7 +18,8 @@ def collect(study_dir: StudyDir) -> StudyFacts:
     reader = Reader(study_dir.root)
     resolved = reader.yaml(study_dir.resolved_yaml)
     plan = reader.json(study_dir.plan_json)
-    planned = [mapping(entry) for entry in plan.get("jobs") or [] if mapping(entry).get("id")]
+    entries = plan.get("jobs")
+    planned = [mapping(entry) for entry in (entries if isinstance(entries, list) else ()) if mapping(entry).get("id")]
     on_disk = _job_folders(study_dir)
     names = [str(entry["id"]) for entry in planned] or on_disk
     by_id = {str(entry["id"]): entry for entry in planned}

@@ -70,14 +70,20 @@ def find_orphans(jobs: Sequence[Job], folder: StudyDir) -> list[Orphan]:
     return [Orphan(name, _size(folder, name)) for name in sorted(left)]
 
 
+def _is_entry(value: Any) -> bool:
+    """Whether it is a job as `plan.json` lists it."""
+    named = isinstance(value, dict) and {"id", "stage", "seed", "variants"} <= value.keys()
+    return named and isinstance(value["id"], str) and isinstance(value["variants"], list)
+
+
 def explain_changes(jobs: Sequence[Job], folder: StudyDir, identities: Identities) -> list[Change]:
     """Compare with `plan.json` and the job.json files of last time; nothing when there was none, or nothing changed.
 
     Jobs that changed for the same reasons are told together. One seed stands for all: they differ in nothing else.
     """
     last = read_json(folder.plan_json)
-    if not isinstance(last, dict) or not isinstance(last.get("jobs"), list):
-        return []
+    if not isinstance(last, dict) or not isinstance(last.get("jobs"), list) or not all(map(_is_entry, last["jobs"])):
+        return []  # none of ours: nothing can be compared
     before = _Before(last, folder, identities)
     reasons: dict[tuple[str, tuple[str, ...]], _Reason] = {}
     told: dict[tuple[str, _Reason], list[Job]] = {}

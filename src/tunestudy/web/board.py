@@ -107,7 +107,8 @@ class Board:
         self._plan_stamp = stamp
         plan = read_object(self.study.plan_json)
         self.problem = "" if plan else self._why_nothing()
-        told = [mapping(entry) for entry in plan.get("jobs") or []]
+        entries = plan.get("jobs")
+        told = [mapping(entry) for entry in entries] if isinstance(entries, list) else []
         known = [(job.id, job.fingerprint, job.variants, job.needs) for job in self.jobs]
         jobs = [_planned(index, entry) for index, entry in enumerate(told) if _NAME.fullmatch(str(entry.get("id")))]
         if known != [(job.id, job.fingerprint, job.variants, job.needs) for job in jobs]:

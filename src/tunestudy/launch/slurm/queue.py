@@ -141,7 +141,7 @@ def submissions(study: StudyDir) -> dict[str, dict[str, str]]:
     """Key → what was written down as it was submitted."""
     files = study.slurm.submissions.glob("*.json") if study.slurm.submissions.is_dir() else ()
     told = {path.stem: read_object(path) for path in files}
-    return {key: facts for key, facts in told.items() if facts and "slurm_id" in facts}
+    return {key: facts for key, facts in told.items() if facts and {"slurm_id", "user"} <= facts.keys()}
 
 
 def last_state(queue: list[Queued], slurm_id: str) -> str:
