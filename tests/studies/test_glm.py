@@ -85,7 +85,7 @@ def test_one_rank_learns_the_same(study: Finished, tmp_path: Path) -> None:
     for table, figure in (("eval_log.csv", "eval_loss"), ("loss_log.csv", "train_loss")):
         alone, together = ([float(row[figure]) for row in rows(folder / table)] for folder in (one, two))
         assert alone[:2] == pytest.approx(together[:2], rel=1e-4)
-        assert alone == pytest.approx(together, rel=0.02), "rounding, and now and then another expert for a token"
+        assert alone == pytest.approx(together, rel=0.05), "rounding, and now and then another expert for a token"
 
 
 def test_what_the_network_costs_by_way_to_share_the_model(study: Finished) -> None:
