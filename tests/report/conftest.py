@@ -11,8 +11,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from evaluations import make_evaluated
 from merging import make_merging
-
 from studies import Recipe, make_study
+
 from tunestudy.records.layout import StudyDir
 from tunestudy.report.build import build_report
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
-
 from studies import Recipe, make_study
+
 from tunestudy.records.layout import JobDir, StudyDir
 from tunestudy.records.picks import picked, thumbnail_name
 

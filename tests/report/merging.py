@@ -18,6 +18,7 @@ from studies import (
     _write_job,
     _write_plan,
 )
+
 from tunestudy.config.study import Study
 from tunestudy.records.layout import JobDir, StudyDir
 from tunestudy.study.graph import Graph

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser
-
 from studies import Recipe, make_study
+
 from tunestudy.records.layout import StudyDir
 from tunestudy.report.build import build_report
 from tunestudy.report.format import p_value, sig, signed

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from evaluations import EVIL, make_evaluated
 from playwright.sync_api import Browser
+from studies import Recipe
 from test_browser import CONTRAST
 from test_browser import Opened as AnyPage
 
-from studies import Recipe
 from tunestudy.records.layout import StudyDir
 from tunestudy.report.build import build_report
 

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-
 from studies import Recipe, make_study
+
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.study import ReportSettings
 from tunestudy.records.layout import StudyDir

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from studies import Recipe, make_study
+
 from tunestudy.records.layout import StudyDir
 from tunestudy.report.collect import collect
 

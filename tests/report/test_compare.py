@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from studies import Recipe, make_study
+
 from tunestudy.records.layout import StudyDir
 from tunestudy.report.collect import collect
 from tunestudy.report.compare import Cell, Headline, make_headline

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-
 from studies import Recipe, make_study
+
 from tunestudy.config.errors import StudyError
 from tunestudy.records.layout import StudyDir
 from tunestudy.report.collect import collect

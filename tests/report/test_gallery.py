@@ -10,8 +10,8 @@ import pytest
 from evaluations import EVIL, make_evaluated
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from studies import Recipe, make_study
+
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.picks import SHARED_ROWS, WRONG_ROWS, picked, place_of, thumbnail_name
 from tunestudy.report import gallery

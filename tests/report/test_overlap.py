@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from studies import ROWS, Recipe, make_study
+
 from tunestudy.records.layout import JobDir, StudyDir
 from tunestudy.report.build import build_report
 from tunestudy.report.collect import collect

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from evaluations import SHAPES, make_evaluated, write_evaluation
-
 from studies import Recipe, make_study
+
 from tunestudy.records.layout import JobDir, StudyDir
 from tunestudy.report.against import against_baseline, sentences
 from tunestudy.report.breakdown import breakdowns

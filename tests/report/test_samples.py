@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from studies import make_study
+
 from tunestudy.records.layout import StudyDir
 from tunestudy.report.collect import collect
 from tunestudy.report.readiness import checklist

@@ -6,8 +6,8 @@ import re
 
 import numpy as np
 import pytest
-
 from studies import GATES, MODULES, Recipe, make_study
+
 from tunestudy.records.layout import StudyDir
 from tunestudy.report.build import build_report
 from tunestudy.report.collect import collect

@@ -5,8 +5,8 @@ import io
 import re
 
 import pytest
-
 from studies import Recipe, make_study
+
 from tunestudy.records.layout import StudyDir
 from tunestudy.report.collect import collect
 from tunestudy.report.compare import make_headline

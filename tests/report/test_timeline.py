@@ -8,8 +8,8 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
-
 from studies import STARTED, Recipe, make_study
+
 from tunestudy.records.layout import StudyDir
 from tunestudy.report.collect import collect
 from tunestudy.report.compare import make_headline

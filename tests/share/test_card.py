@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 from published import seal_files
-
 from studies import Recipe, make_study
+
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.manifest import read_manifest
 from tunestudy.report.collect import collect

@@ -71,6 +71,7 @@ def test_a_model_that_looks_into_its_tensors_gets_a_rule_of_thumb_and_says_so(tm
         ({"engine": "ddp"}, set()),
         ({"engine": "fsdp2"}, {"frozen", "trainable", "gradients", "optimizer"}),
         ({"engine": "fsdp2", "fsdp2": {"shard": "gradients"}}, {"trainable", "gradients", "optimizer"}),
+        ({"engine": "fsdp2", "fsdp2": {"within_node": True}}, {"frozen", "trainable", "gradients", "optimizer"}),
         ({"engine": "deepspeed", "deepspeed": {"zero_optimization": {"stage": 2}}}, {"gradients"}),
     ],
 )
@@ -87,6 +88,16 @@ def test_engines_slice_what_they_slice(engine: dict[str, Any], sliced: set[str],
     assert (part["gather"] > 0) == (engine["engine"] != "ddp")
 
 
+def test_a_model_cut_within_a_machine_is_whole_on_each(tmp_path: Path) -> None:
+    folder = make_job(tmp_path, adapter=ADAPTER, engine="fsdp2", fsdp2={"within_node": True})
+    job = Job.model_validate(read_json(folder.job_json))
+    model = hollow_start(job, folder).model
+    settings = job.training
+    assert settings is not None
+    over_two, over_eight = (holdings_of(model, settings, 8, per_host).as_json() for per_host in (2, 8))
+    assert over_two["frozen"] == pytest.approx(4 * over_eight["frozen"], rel=0.01)
+
+
 def test_few_bits_and_small_moments_are_counted_as_bitsandbytes_packs_them() -> None:
     weight = torch.empty(256, 256, device="meta")
     assert packed_bytes(weight, Quantization(load_in_4bit=True)) == 32768 + 1024 + 16
@@ -101,7 +112,7 @@ def test_few_bits_and_small_moments_are_counted_as_bitsandbytes_packs_them() -> 
 def test_a_model_that_is_not_here_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     folder = make_job(tmp_path, model={"model_name_or_path": "nobody/nothing-7b"})
-    main(1, "cpu", str(folder.root))
+    main(1, 1, "cpu", str(folder.root))
     assert read_json(folder.root / "foresee.json") == {
         "missing": "nobody/nothing-7b: its configuration is not on this machine"
     }

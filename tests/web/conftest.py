@@ -10,8 +10,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent.parent / "report"))
 
 from starlette.testclient import TestClient
-
 from studies import HELD, Recipe, make_study
+
 from tunestudy.records.layout import StudyDir
 from tunestudy.web import feed as feeding
 from tunestudy.web.app import make_app

@@ -12,8 +12,8 @@ import pytest
 import uvicorn
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
-
 from studies import make_study
+
 from tunestudy.records.layout import StudyDir
 from tunestudy.web.app import make_app
 from tunestudy.web.feed import Feed

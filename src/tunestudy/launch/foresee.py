@@ -17,7 +17,7 @@ from tunestudy.records.host import host_name
 from tunestudy.records.layout import JobDir, StudyDir
 from tunestudy.records.snapshot import gpus
 from tunestudy.report.format import plural
-from tunestudy.study.costs import memory_key, trains
+from tunestudy.study.costs import memory_key, slicing, trains
 from tunestudy.study.plan import Plan, PlannedJob
 from tunestudy.study.show import groups_of
 
@@ -67,10 +67,10 @@ def count_memory(plan: Plan, jobs: Sequence[Job], device: str) -> str | None:
     """The same of these jobs, which may be cut otherwise than the plan's."""
     if importlib.util.find_spec("torch") is None:
         return "memory is counted with torch, which is not installed here: pip install 'tunestudy[train]'"
-    ranks, host = plan.study.resources.ranks, host_name()
+    ranks, host, per_host = plan.study.resources.ranks, host_name(), slicing(plan)
     wanted = {}
     for job in jobs:
-        key = memory_key(job, ranks=ranks, host=host, device=device)
+        key = memory_key(job, ranks=ranks, host=host, device=device, per_host=per_host)
         known = read_json(plan.folder.foreseen(key)) or {}
         if "tokens" not in known:  # what was missing may be there by now
             wanted[key] = job
@@ -82,17 +82,17 @@ def count_memory(plan: Plan, jobs: Sequence[Job], device: str) -> str | None:
         for key, job in wanted.items():
             remove_tree(folders[key].root)
             write_json(folders[key].job_json, alone(plan, job).model_dump(mode="json"))
-        return _count(plan.study, device, folders, plan.folder)
+        return _count(plan.study, per_host, device, folders, plan.folder)
     finally:
         for folder in folders.values():
             remove_tree(folder.root)
 
 
-def _count(study: Study, device: str, folders: dict[str, JobDir], results: StudyDir) -> str | None:
+def _count(study: Study, per_host: int, device: str, folders: dict[str, JobDir], results: StudyDir) -> str | None:
     from tunestudy.launch.estimate import last_line, wait_for
 
     log = next(iter(folders.values())).launch_log
-    command = [sys.executable, "-m", FORESEE, str(study.resources.ranks), device]
+    command = [sys.executable, "-m", FORESEE, str(study.resources.ranks), str(per_host), device]
     environment = {**job_environment(study.env, {"OMP_NUM_THREADS": "1"}, attempt=1), "HF_HUB_OFFLINE": "1"}
     code = wait_for(start([*command, *(str(folder.root) for folder in folders.values())], environment, log))
     for key, folder in folders.items():

@@ -26,7 +26,7 @@ from tunestudy.records.atomic import remove_tree, write_json
 from tunestudy.records.host import host_name
 from tunestudy.records.layout import JobDir
 from tunestudy.records.snapshot import usable_threads
-from tunestudy.study.costs import memory_key
+from tunestudy.study.costs import memory_key, slicing
 from tunestudy.study.load import LoadedStudy
 from tunestudy.study.memory import memory_of
 from tunestudy.study.plan import Plan, make_plan
@@ -220,7 +220,7 @@ def with_counts(bench: Bench, space: Space, tried: Tried, facts: Mapping[str, An
         print(wrong, file=sys.stderr)
     found: dict[tuple[int, bool], float] = {}
     for on, job in both.items():
-        key = memory_key(job, ranks=ranks, host=host_name(), device=device)
+        key = memory_key(job, ranks=ranks, host=host_name(), device=device, per_host=slicing(bench.plan))
         counted = read_object(bench.plan.folder.foreseen(key)) or {}
         for rows in space.ladder if "tokens" in counted else ():
             found[rows, on] = memory_of(counted, probe={"largest": rows * facts["longest_row"]}).peak.low

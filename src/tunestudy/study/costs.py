@@ -4,13 +4,16 @@ Each number comes from the best evidence there is: finished jobs of the stage, s
 study's `estimate:` states. Nothing is guessed: what has no evidence is None, and so is every sum with it.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tunestudy.config.estimate import Claim, Prior
 from tunestudy.config.job import Job
 from tunestudy.config.stage import TrainStage
+from tunestudy.study.hosts import ranks_per_host
 from tunestudy.study.memory import MEBIBYTE, Memory, Shift, memory_of, shift_of
 from tunestudy.study.plan import Plan, PlannedJob
 from tunestudy.study.show import Group, groups_of
@@ -117,9 +120,19 @@ class Seen:
         return [float(result["peak_memory_mb"]) for result in self.results if result.get("peak_memory_mb")]
 
 
-def memory_key(job: Job, *, ranks: int, host: str, device: str) -> str:
-    """Names what was counted of a stage's memory: its speed's key, and the kind of device."""
-    return speed_key(job, ranks=ranks, host=f"{host}/{device}")
+def memory_key(job: Job, *, ranks: int, host: str, device: str, per_host: int | None = None) -> str:
+    """Names what was counted of a stage's memory: its speed's key, the kind of device, and what `slicing` says."""
+    sliced = "" if per_host in (None, ranks) else f"/{per_host}"
+    return speed_key(job, ranks=ranks, host=f"{host}/{device}{sliced}")
+
+
+def slicing(plan: Plan) -> int:
+    """Ranks over which a model is cut where that stays within a machine (`fsdp2.within_node`)."""
+    if not plan.jobs:
+        return plan.study.resources.ranks
+    job = plan.jobs[0].job
+    folder = plan.folder.job(job.id).root.absolute()
+    return ranks_per_host(plan.study.resources, Path(os.path.normpath(folder / job.base_dir)))
 
 
 def stage_costs(plan: Plan, *, host: str, device: str) -> list[StageCost]:
@@ -140,6 +153,7 @@ def trains(job: Job) -> bool:
 
 def _seen(plan: Plan, group: Group, host: str, device: str, on_disk: set[str]) -> Seen:
     job, ranks = group.jobs[0].job, plan.study.resources.ranks
+    key = memory_key(job, ranks=ranks, host=host, device=device, per_host=slicing(plan))
     results = [
         (planned.job, read_object(plan.folder.job(planned.job.id).result_json))
         for planned in group.jobs
@@ -147,7 +161,7 @@ def _seen(plan: Plan, group: Group, host: str, device: str, on_disk: set[str]) -
     ]
     return Seen(
         probe=read_object(plan.folder.probe(speed_key(job, ranks=ranks, host=host))),
-        counted=read_object(plan.folder.foreseen(memory_key(job, ranks=ranks, host=host, device=device))),
+        counted=read_object(plan.folder.foreseen(key)),
         results=[result for one, result in results if result.get("fingerprint") == one.fingerprint],
     )
 
@@ -295,11 +309,6 @@ def _disk_bytes(settings: TrainStage, saves: int | None, checkpoint: Span | None
     result = checkpoint.low
     expected = kept * checkpoint.expected + min(fulls, 1) * checkpoint.high + result
     return Span(kept * checkpoint.low + result, expected, (kept + fulls) * checkpoint.high + result)
-
-
-def memory_by_job(costs: Sequence[StageCost]) -> dict[str, Memory]:
-    """Job id → memory of one rank."""
-    return {planned.job.id: cost.memory for cost in costs if cost.memory for planned in cost.group.jobs}
 
 
 def remembered(costs: Sequence[StageCost], known: Facts) -> dict[str, Any]:

@@ -9,9 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunestudy.config.errors import StudyError, at
+from tunestudy.config.resources import Resources
 from tunestudy.study.source import Source
 
 _LINE = re.compile(r"(?P<name>\S+)\s+slots=(?P<slots>\d+)")
+
+
+def ranks_per_host(resources: Resources, base: Path) -> int:
+    """Ranks of a job that share a machine; of the host with fewest. `base`: the study file's folder."""
+    if resources.hostfile is not None:
+        return min(host.slots for host in read_hostfile(base / resources.hostfile))
+    if resources.launcher == "srun":
+        return max(1, resources.ranks // resources.slurm.nodes)
+    return resources.ranks
 
 
 @dataclass(frozen=True)

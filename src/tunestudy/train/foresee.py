@@ -52,21 +52,23 @@ PATCHES_PER_TOKEN = 4
 """Of a vision tower: what projectors merge into one token."""
 
 
-def main(ranks: int, device: str, *folders: str) -> None:
+def main(ranks: int, per_host: int, device: str, *folders: str) -> None:
     """Count, and leave what was counted, or why it could not be."""
     constants = constants_mb(ranks) if device == "cuda" else {}
     for folder in folders:
         job_dir = JobDir(Path(folder).resolve())
         job = Job.model_validate(read_json(job_dir.job_json))
         try:
-            found = foresee(job, job_dir, ranks=ranks, device=torch.device(device))
+            found = foresee(job, job_dir, ranks=ranks, per_host=per_host, device=torch.device(device))
             found.setdefault("constants_mb", constants)
         except StudyError as error:
             found = {"missing": error.message}
         write_json(job_dir.root / RESULT, found)
 
 
-def foresee(job: Job, folder: JobDir, *, ranks: int, device: torch.device) -> dict[str, Any]:
+def foresee(
+    job: Job, folder: JobDir, *, ranks: int, device: torch.device, per_host: int | None = None
+) -> dict[str, Any]:
     """Bytes by term of one rank. `activations`: at two numbers of tokens in a micro-batch, between which they are
     nearly linear. StudyError where the model's configuration is not at hand."""
     settings = job.training
@@ -87,7 +89,7 @@ def foresee(job: Job, folder: JobDir, *, ranks: int, device: torch.device) -> di
     process = {} if device.type == "cuda" else {"constants_mb": {"process": resident_mb()}}
     if settings.padding != "right" and job.model.attn_implementation == "sdpa":
         switch_untried(model)
-    holdings = holdings_of(model, settings, ranks)
+    holdings = holdings_of(model, settings, ranks, per_host)
     notes = list(_notes(settings))
     batches = plan_batches(settings, ranks, stage=job.stage)
     dtype = Precision(settings, job.model, torch.device("cpu")).dtype
@@ -261,4 +263,4 @@ def constants_mb(ranks: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), *sys.argv[2:])
+    main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])

@@ -39,14 +39,14 @@ class Holdings:
         return asdict(self)
 
 
-def holdings_of(model: nn.Module, settings: TrainStage, ranks: int) -> Holdings:
+def holdings_of(model: nn.Module, settings: TrainStage, ranks: int, per_host: int | None = None) -> Holdings:
     """model: with its adapter, its learning weights unfrozen and held in float32; on any device, `meta`, too."""
     learning = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     values = sum(p.numel() for _, p in learning)
     gates = sum(p.numel() for name, p in learning if is_gate(name))
     frozen = frozen_bytes(model, settings.quantization)
     moments = sum(moment_bytes(name, p, settings.optim, settings.momentum) for name, p in learning)
-    sliced = _shares(settings, ranks)
+    sliced = _shares(settings, ranks, per_host or ranks)
     offload = settings.engine == "fsdp2" and settings.fsdp2.cpu_offload and ranks > 1
 
     def part(whole: int, name: str) -> int:
@@ -65,12 +65,12 @@ def holdings_of(model: nn.Module, settings: TrainStage, ranks: int) -> Holdings:
     )
 
 
-def _shares(settings: TrainStage, ranks: int) -> dict[str, int]:
+def _shares(settings: TrainStage, ranks: int, per_host: int) -> dict[str, int]:
     """Into how many parts each term is cut."""
     whole = {"frozen": 1, "trainable": 1, "gradients": 1, "optimizer": 1}
     if settings.engine == "fsdp2" and ranks > 1:
-        everything = settings.fsdp2.shard == "all"
-        return {**dict.fromkeys(whole, ranks), "frozen": ranks if everything else 1}
+        parts = per_host if settings.fsdp2.within_node else ranks
+        return {**dict.fromkeys(whole, parts), "frozen": parts if settings.fsdp2.shard == "all" else 1}
     if settings.engine == "deepspeed" and ranks > 1:
         stage = zero_stage(settings.deepspeed)
         cut = {"optimizer": 1, "gradients": 2, "trainable": 3, "frozen": 3}

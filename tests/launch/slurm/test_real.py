@@ -14,6 +14,7 @@ from shell import succeed
 from slurm import slurm
 
 from tunestudy.config.errors import Exit
+from tunestudy.launch import status
 from tunestudy.launch import stop as stopping
 from tunestudy.launch.slurm import follow
 from tunestudy.launch.slurm.queue import live_jobs, read_queue
@@ -176,7 +177,7 @@ def test_the_controller_is_killed_and_comes_back_while_jobs_run_and_wait(cluster
     with cluster.controller_away():
         until(lambda: any("SLURM's controller does not answer" in line for line in lines), "the word of the follower")
         before = study.step("base")
-        control.print_status(control.status(study.loaded, study.folder / "results"))
+        status.print_status(status.status(study.loaded, study.folder / "results"))
         told = " ".join(capsys.readouterr().out.split())
         assert "SLURM cannot be asked" in told and "Unable to contact slurm controller" in told
         until(lambda: study.step("base") > before + 3, "steps without a controller")
