@@ -48,6 +48,8 @@ class Places:
 
     of_samples: Indices
     """(N,) from 0, −1 for a sample that the stage leaves out."""
+    values: NDArray[np.float64] | None = None
+    """(N,) the numbers that samples are sorted by, NaN for one without; None where they are sorted by text."""
     facts: dict[str, Any] = field(default_factory=dict)
     """For data.json: what it was ordered by, and what was left out."""
 
@@ -67,6 +69,14 @@ def places_of(values: Sequence[Value], corpus: Corpus, order: Curriculum) -> Ind
     places = np.full(len(corpus), -1, np.int64)
     places[ordered[first:last]] = np.arange(last - first)
     return places
+
+
+def numbers_of(values: Sequence[Value]) -> NDArray[np.float64] | None:
+    """(N,) values as numbers, NaN where there is none or no finite one; None for text."""
+    if any(isinstance(value, str) for value in values):
+        return None
+    found = np.array([math.nan if value is None else value for value in values], np.float64)
+    return np.where(np.isfinite(found), found, math.nan)
 
 
 def _dense_ranks(values: Sequence[Value]) -> Indices:

@@ -39,6 +39,9 @@ CHARTS = (
     Chart(key="grad_norm", log="train_log", title="Gradient norm", logarithmic=True),
 )
 
+ORDER = Chart(key="order_value", log="train_log", title="What samples are sorted by", logarithmic=False)
+"""Only where a curriculum goes by numbers."""
+
 SPARSITY = Chart(key="overall", log="sparsity_log", title="Gates at zero", logarithmic=False)
 """Drawn beside the others' data, in the section of its own."""
 
@@ -77,9 +80,15 @@ class View:
 
 
 def charts_of(facts: StudyFacts) -> tuple[Chart, ...]:
-    """All charts that the study has data of a kind for: sparsity only where there are gates."""
+    """All charts that the study has data of a kind for: an order only of curricula, sparsity only of gates."""
     gated = any(job.sparsity_log for job in facts.jobs)
-    return (*CHARTS, *([SPARSITY] if gated else []), *score_charts(facts))
+    return (*curve_charts(facts), *([SPARSITY] if gated else []), *score_charts(facts))
+
+
+def curve_charts(facts: StudyFacts) -> tuple[Chart, ...]:
+    """Those of the section of learning curves."""
+    ordered = any(finite_points(job.train_log, ORDER.key) for job in facts.jobs)
+    return (*CHARTS, *([ORDER] if ordered else []))
 
 
 def score_charts(facts: StudyFacts) -> list[Chart]:

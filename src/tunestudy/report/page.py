@@ -17,11 +17,11 @@ from tunestudy.report.against import against_baseline, footnote, sentences
 from tunestudy.report.compare import Cell, Headline
 from tunestudy.report.cost import costs, total
 from tunestudy.report.curves import (
-    CHARTS,
     SPARSITY,
     as_json,
     charts_of,
     colour_of,
+    curve_charts,
     make_views,
     points_per_line,
     score_charts,
@@ -61,7 +61,7 @@ def render_page(facts: StudyFacts, headline: Headline, *, has_gallery: bool = Fa
     return template.render(
         **page_facts(facts, headline),
         views=views,
-        charts=CHARTS,
+        charts=curve_charts(facts),
         points_per_line=points_per_line(len(facts.jobs)),
         style=Markup(style),
         scripts=[Markup(script) for script in scripts],

@@ -11,11 +11,11 @@ import numpy as np
 from tunestudy.config.order import ColumnOrder, Curriculum, ScoreOrder
 from tunestudy.data.corpus import Corpus
 from tunestudy.data.curriculum import (
-    Indices,
     Places,
     Value,
     column_folder,
     column_values,
+    numbers_of,
     places_of,
     read_values,
     write_values,
@@ -45,7 +45,7 @@ def settle_places(task: Task, loaded: LoadedModel, model: Any, data: PreparedDat
         values, facts = task.progress.during("score", lambda: score_of(task, order, loaded, model, data))
     else:
         return None
-    found = Places(places_of(values, data.train, order), {"by": order.by, **facts})
+    found = Places(places_of(values, data.train, order), numbers_of(values), {"by": order.by, **facts})
     if task.world.rank == 0:
         for line in remarks(facts, len(data.train)):
             print(line, flush=True)
@@ -129,7 +129,7 @@ def tell_drawn(task: Task, data: PreparedData, material: Material, places: Place
     write_json(task.folder.data_report, report)
 
 
-def stand_in_places(task: Task, corpus: Corpus) -> Indices | None:
+def stand_in_places(task: Task, corpus: Corpus) -> Places | None:
     """Places that cost nothing, as many as the curriculum has: for timing steps, where the order does not matter."""
     order = task.settings.order
-    return places_of(list(range(len(corpus))), corpus, order) if isinstance(order, Curriculum) else None
+    return Places(places_of(list(range(len(corpus))), corpus, order)) if isinstance(order, Curriculum) else None

@@ -47,18 +47,21 @@ class Logs:
         writes: bool,
         keep_through_step: int,
         sources: Sequence[str],
+        in_order: bool = False,
         eval_sources: Sequence[str],
         gated_modules: Sequence[str] = (),
         expert_modules: Sequence[str] = (),
         mole_experts: Sequence[str] = (),
     ) -> None:
-        """keep_through_step: rows of later steps are cut away; -1 for a run from the beginning."""
+        """keep_through_step: rows of later steps are cut away; -1 for a run from the beginning. in_order: a curriculum
+        by numbers tells them."""
         self._folder = folder
         self._writes = writes
         self.tables: list[TableLog] = []
         if not writes:
             return
-        self._loss = self._open(folder.loss_log, [*LOSS_COLUMNS, *_source_columns(sources)], keep_through_step)
+        columns = [*LOSS_COLUMNS, *(["order_value"] if in_order else []), *_source_columns(sources)]
+        self._loss = self._open(folder.loss_log, columns, keep_through_step)
         self._eval = self._open(folder.eval_log, [*EVAL_COLUMNS, *_source_columns(eval_sources)], keep_through_step)
         if settings.eval_sample_losses:
             self._samples = self._open(folder.eval_samples, SAMPLE_COLUMNS, keep_through_step)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -192,6 +193,7 @@ def log_training(run: Run, learning_rate: float, grad_norm: float | None) -> Non
             "tokens": state.tokens,
             "target_tokens": state.target_tokens,
             "tokens_per_s": round(state.window.tokens / state.window_s, 3),
+            **order_value(run),
             **state.window.loss_by_source(run.material.corpus.sources),
         }
     )
@@ -203,6 +205,18 @@ def log_training(run: Run, learning_rate: float, grad_norm: float | None) -> Non
     if state.window.loss is not None:
         state.last_train_loss = state.window.loss
     state.window, state.window_s = Sums.zero(len(run.material.corpus.sources)), 0.0
+
+
+def order_value(run: Run) -> dict[str, float | None]:
+    """Of a curriculum by numbers: the mean of what the samples since the last row are sorted by."""
+    values, step = run.material.order_values, run.state.step
+    if values is None:
+        return {}
+    before = (step - 1) // run.settings.logging_steps * run.settings.logging_steps
+    rows = [row for one in range(before, step) for row in run.material.schedule.rows_of_step(one)]
+    of_samples = values[[sample for row in rows for sample in row]]
+    known = of_samples[~np.isnan(of_samples)]
+    return {"order_value": float(known.mean()) if known.size else None}
 
 
 def log_experts(run: Run) -> None:

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from tunestudy.config.job import Job
 from tunestudy.config.schedules import Multiplier
@@ -49,6 +51,8 @@ class Material:
 
     corpus: Corpus
     schedule: Schedule
+    order_values: NDArray[np.float64] | None
+    """(N,) what the samples of a curriculum are sorted by, NaN for one without; None where there are no numbers."""
     batches: BatchPlan
     loader: Loader
     evaluation: EvaluationSet | None

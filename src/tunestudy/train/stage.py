@@ -16,8 +16,9 @@ from tunestudy.config.schedules import schedule_of
 from tunestudy.data.batch import Layout
 from tunestudy.data.build import eyes_of
 from tunestudy.data.corpus import Corpus
+from tunestudy.data.curriculum import Places
 from tunestudy.data.loader import Cutter, Loader
-from tunestudy.data.order import Indices, Schedule
+from tunestudy.data.order import Schedule
 from tunestudy.data.prepare import PreparedData, prepare
 from tunestudy.data.vision import Vision
 from tunestudy.models.attention import segment_attention_obstacle
@@ -90,7 +91,7 @@ def train_and_publish(task: Task) -> bool:
     except AskedToLeaveError:
         task.progress.tell(phase="interrupted")
         return False
-    material = lay_out(task, model, data, vision, None if places is None else places.of_samples)
+    material = lay_out(task, model, data, vision, places)
     tell_drawn(task, data, material, places)
     learner = make_learner(task, model, material.total_steps)
     run = start_run(task, material, learner, loaded.identity)
@@ -190,7 +191,7 @@ def table_of_roles(model: Any, task: Task) -> list[dict[str, Any]]:
 
 
 def lay_out(
-    task: Task, model: Any, data: PreparedData, vision: Vision | None, places: Indices | None = None
+    task: Task, model: Any, data: PreparedData, vision: Vision | None, places: Places | None = None
 ) -> Material:
     """Cut the data into steps and evaluations; `places` are those of a curriculum."""
     settings, job = task.settings, task.job
@@ -200,7 +201,8 @@ def lay_out(
     adjusted = read_adjusted(task.folder)
     batches = cut_batches(task, adjusted)
     layout = choose_layout(model, task)
-    schedule = Schedule(data.train, settings, job.seed, batches.effective, places)
+    of_samples, values = (places.of_samples, places.values) if places is not None else (None, None)
+    schedule = Schedule(data.train, settings, job.seed, batches.effective, of_samples)
     eyes = eyes_of(vision, job, task.folder)
     cutter = Cutter(layout=layout, rank=task.world.rank, world_size=task.world.size, eyes=eyes)
     evaluation = None
@@ -209,6 +211,7 @@ def lay_out(
     return Material(
         corpus=data.train,
         schedule=schedule,
+        order_values=values,
         batches=batches,
         evaluation=evaluation,
         loader=Loader(data.train, schedule, cutter, batches.micro_batch, settings.dataloader_num_workers),

@@ -28,6 +28,7 @@ def start_run(task: Task, material: Material, learner: Learner, base: Mapping[st
         writes=task.world.rank == 0,
         keep_through_step=step if step > 0 else -1,
         sources=material.corpus.sources,
+        in_order=material.order_values is not None,
         eval_sources=material.evaluation.sources if material.evaluation else (),
         gated_modules=list(learner.gates.by_module()),
         expert_modules=learner.experts.modules,

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from tunestudy.records.redact import redact
-from tunestudy.report.curves import CHARTS, SPARSITY, Chart, Line, Points, View, as_json, common_grid
+from tunestudy.report.curves import CHARTS, ORDER, SPARSITY, Chart, Line, Points, View, as_json, common_grid
 from tunestudy.report.format import listing
 from tunestudy.web.board import Board, Seen
 from tunestudy.web.series import Log
 
-ALL = (*CHARTS, SPARSITY)
+ALL = (*CHARTS, ORDER, SPARSITY)
 MOST_LINES = 8
 """Variants drawn at once; which ones is the reader's choice."""
 _MOST_POINTS, _LEAST_POINTS, _PAGE_POINTS = 300, 60, 24_000

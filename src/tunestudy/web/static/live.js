@@ -110,7 +110,8 @@
     const told = await answer.json();
     const some = Object.values(told.views).flatMap(Object.values).some((lines) => lines.length);
     byId("curve-controls").hidden = byId("charts").hidden = !some;
-    document.querySelector('[data-chart="overall"]').hidden = !told.views[told.view].overall.length;
+    for (const key of ["overall", "order_value"])
+      document.querySelector(`[data-chart="${key}"]`).hidden = !told.views[told.view][key].length;
     live.shown = new Set(told.shown);
     live.markShown();
     const choice = byId("live-view");
