@@ -41,6 +41,7 @@ SECTIONS = {
     "operate": ("Carrying a study out", [["operate.py"]]),
     "gradients": ("Gradient equality", [["gradient_equality.py"]]),
     "kills": ("Exact resume after SIGKILL", [["kills.py"]]),
+    "slurm_kills": ("Kills amid training under SLURM", [["slurm_kills.py"]]),
     "checkpoints": ("Cost of checkpoints", [["checkpoints.py"]]),
 }
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tunestudy.config.order import order_words
+from tunestudy.study.footing import parts_warnings
 from tunestudy.study.load import load_study
 from tunestudy.study.plan import make_plan
 
@@ -76,3 +77,19 @@ def test_five_curricula(tmp_path: Path) -> None:
     assert [name for name, used in data.items() if used != {"answers"}] == ["exp5_sequential_cot"]
     assert loaded.study.datasets["thoughts"].chain_of_thought == "before_answer"
     assert not [line for line in make_plan(loaded, tmp_path).warnings if "pinned" not in line]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("easy.order.take=[0.0,0.3]", "easy, medium, hard of exp3_three_stages together leave out 0.3 to 0.3333"),
+        ("medium.order.take=[0.3,0.6667]", "together take 0.3 to 0.3333 twice"),
+        ("harder_half.order.take=[0.5,0.9]", "harder_half of exp4_two_stages_curriculum together leave out 0.9 to 1"),
+    ],
+)
+def test_parts_of_a_curriculum_that_do_not_join_are_told(tmp_path: Path, change: str, told: str) -> None:
+    study = STUDIES / "qwen3vl_curriculum.yaml"
+    (line,) = parts_warnings(load_study(study, [f"stages.{change}"]).study)
+    assert told in line
+    assert line in make_plan(load_study(study, [f"stages.{change}"]), tmp_path).warnings
+    assert not parts_warnings(load_study(study).study)

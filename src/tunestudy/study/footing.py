@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tunestudy.config.order import order_words
+from tunestudy.config.order import Curriculum, order_words
 from tunestudy.config.stage import TrainStage
 from tunestudy.config.study import Intent, Study, Variant
 
@@ -73,6 +73,46 @@ def seen_rows_warnings(study: Study) -> list[str]:
         for dataset in sorted(set().union(*overlaps.values()))
     ]
     return [line for line in (*of_benchmarks, *of_stages) if line]
+
+
+def parts_warnings(study: Study) -> list[str]:
+    """One line for each variant whose stages take parts of one curriculum that do not join: samples that no stage sees,
+    or that several do. A variant with one such stage, or that `intends` other data, means it."""
+    return [
+        f"{', '.join(stages)} of {name} together {told} of what they sort: other samples, or as often, than a variant "
+        "that sorts all of it. If that is meant, say `intends: [data]` in the variant"
+        for name, variant in study.variants.items()
+        if "data" not in variant.intends
+        for stages in _parts_of_one_order(variant)
+        if (told := _unjoined([_take(variant.training[stage]) for stage in stages]))
+    ]
+
+
+def _parts_of_one_order(variant: Variant) -> list[list[str]]:
+    """Stages that take parts of the same samples in the same order, where there are several."""
+    groups: dict[str, list[str]] = {}
+    for name, stage in variant.training.items():
+        if isinstance(stage.order, Curriculum) and stage.order.take != (0.0, 1.0):
+            alike = stage.order.model_dump_json(exclude={"take", "buckets"})
+            groups.setdefault(f"{alike} {'+'.join(map(_part, stage.data))}", []).append(name)
+    return [stages for stages in groups.values() if len(stages) > 1]
+
+
+def _take(stage: TrainStage) -> tuple[float, float]:
+    assert isinstance(stage.order, Curriculum)
+    return stage.order.take
+
+
+def _unjoined(parts: list[tuple[float, float]]) -> str:
+    """What the parts leave out of 0 to 1 or take twice, in words; empty where they join."""
+    told, reached = [], 0.0
+    for start, end in [*sorted(parts), (1.0, 1.0)]:
+        if start > reached:
+            told.append(f"leave out {reached:g} to {start:g}")
+        elif start < reached:
+            told.append(f"take {start:g} to {min(end, reached):g} twice")
+        reached = max(reached, end)
+    return " and ".join(told)
 
 
 def _overlaps(study: Study, stage: str) -> dict[str, set[str]]:

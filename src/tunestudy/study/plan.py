@@ -23,7 +23,7 @@ from tunestudy.study.benchmarks import curve_warnings
 from tunestudy.study.changes import Change, Orphan, explain_changes, find_orphans
 from tunestudy.study.estimate import NOTHING, UNKNOWN, Estimate, Estimator, Measured
 from tunestudy.study.fingerprint import canonical
-from tunestudy.study.footing import footing_warnings, seen_rows_warnings
+from tunestudy.study.footing import footing_warnings, parts_warnings, seen_rows_warnings
 from tunestudy.study.graph import Graph
 from tunestudy.study.identity import Identities
 from tunestudy.study.load import LoadedStudy
@@ -172,6 +172,7 @@ def make_plan(loaded: LoadedStudy, results: Path, *, brief: bool = False) -> Pla
             *loaded.warnings,
             *gate_warnings,
             *footing_warnings(study),
+            *parts_warnings(study),
             *seen_rows_warnings(study),
             *merge_warnings(study),
             *curve_warnings(study),
