@@ -8,7 +8,8 @@
 `--tiny` lays this part of the file over the rest. `model` and the entries of `datasets` and `benchmarks` are replaced,
 since parts of two would contradict each other; stages, `defaults`, `resources` and variants' `overrides` are laid over
 key by key. Nothing else can differ, so that the small study has the jobs of the large one, and runs the same code.
-`resources.gpus` and `wall_clock` are meant for the large one: the small one has them only where `tiny:` says so.
+`alerts` may differ as well: they change no job. `resources.gpus` and `wall_clock` are meant for the large one: the small
+one has them only where `tiny:` says so.
 """
 
 from typing import Any
@@ -18,7 +19,7 @@ from tunestudy.study.nearest import did_you_mean
 from tunestudy.study.source import KeyPath, Source
 
 REPLACED = ("model", "datasets", "benchmarks")
-LAID_OVER = ("defaults", "stages", "resources", "env", "variants")
+LAID_OVER = ("defaults", "stages", "resources", "alerts", "env", "variants")
 SIZES_OF_MERGES = ("threads", "max_shard_size", "result_rank")
 FOR_THE_LARGE = ("gpus", "wall_clock")
 SUFFIX = "-tiny"
@@ -64,7 +65,7 @@ def _check(source: Source, small: Any) -> None:
             raise StudyError(source.place(here), f"the small study cannot have its own `{section}`; {hint}")
         if not isinstance(content, dict):
             raise StudyError(source.place(here), "must be a mapping of keys")
-        if section in ("model", "defaults", "resources", "env"):
+        if section in ("model", "defaults", "resources", "alerts", "env"):
             continue
         known = source.values.get(section) or {}
         for name, entry in content.items():
