@@ -8,8 +8,8 @@
 `--tiny` lays this part of the file over the rest. `model` and the entries of `datasets` and `benchmarks` are replaced,
 since parts of two would contradict each other; stages, `defaults`, `resources` and variants' `overrides` are laid over
 key by key. Nothing else can differ, so that the small study has the jobs of the large one, and runs the same code.
-`alerts` may differ as well: they change no job. `resources.gpus` and `wall_clock` are meant for the large one: the small
-one has them only where `tiny:` says so.
+`alerts` may differ as well: they change no job. `resources.gpus` and `wall_clock` are meant for the large one: the
+small one has them only where `tiny:` says so.
 """
 
 from typing import Any

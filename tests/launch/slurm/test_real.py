@@ -204,3 +204,18 @@ def test_a_job_of_higher_priority_takes_the_node_and_gives_it_back(on_slurm, unt
     assert len(study.starts("base")) == 2 and len(study.events("slurm_submitted")) == 2
     told = [life.get("why") for life in study.events("slurm_started") if life["key"].startswith("base")]
     assert told == [None, "SLURM wanted its node for others"]
+
+
+def test_an_allocation_goes_on_with_what_an_earlier_one_has_trained(on_slurm, until):
+    """Cancelled from outside between a stage and the next: the new submission holds the second alone."""
+    study = on_slurm(mode="allocation")
+    study.behave(adapt={"steps": 1000, "step_s": 0.1})
+    assert study.run(detach=True)[0] == 0
+    until(lambda: study.step("adapt") > 1, "steps of the second stage")
+    succeed(["scancel", next(iter(live(study).values())).id])
+    until(lambda: not live(study), "an empty queue")
+    study.behave(adapt={"steps": 3})
+    code, output = study.run()
+    assert code == 0, output
+    first, second = study.events("slurm_submitted")
+    assert (len(first["jobs"]), second["jobs"]) == (2, [study.job("adapt").root.name])
