@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from tunestudy.report.compare import Headline
 from tunestudy.report.cost import costs, total
 from tunestudy.report.facts import StudyFacts
-from tunestudy.report.format import duration, listing, plural, short_count, signed
+from tunestudy.report.format import duration, listing, plural, short_count, sig, signed
 from tunestudy.report.mixtures import collapses
 from tunestudy.report.overfit import find_fits
 from tunestudy.report.sparsity import efficiencies
@@ -25,16 +25,23 @@ def observations(facts: StudyFacts, headline: Headline) -> list[str]:
 
 
 def _best(facts: StudyFacts, headline: Headline) -> Iterator[str]:
+    """What tells variants apart first; then where all of them score the same."""
+    alike = []
     for benchmark in facts.benchmarks:
-        best = [cell for cell in headline.rows(benchmark) if cell.best]
+        scored = [cell for cell in headline.rows(benchmark) if cell.summary.n]
+        best = [cell for cell in scored if cell.best]
         if not best:
             yield f"No result on {benchmark} yet."
             continue
         cell = best[0]
+        if len(best) == len(scored) > 1:
+            alike.append(f"{benchmark} ({cell.metric} {sig(cell.summary.mean)})")
+            continue
         names = listing([cell.variant for cell in best])
         reach = "lowest" if cell.lower_is_better else "highest"
+        have = "has" if len(best) == 1 else "have"
         seeds = plural(cell.summary.n, "seed")
-        sentence = f"{names} has the {reach} {cell.metric} on {benchmark}: {mean_and_std(cell)} over {seeds}"
+        sentence = f"{names} {have} the {reach} {cell.metric} on {benchmark}: {mean_and_std(cell)} over {seeds}"
         if len(facts.variants) == 1:
             sentence = f"{cell.metric} of {cell.variant} on {benchmark}: {mean_and_std(cell)}, {seeds}"
         if test := cell.comparison:
@@ -42,6 +49,8 @@ def _best(facts: StudyFacts, headline: Headline) -> Iterator[str]:
             if test.delta.ci_low is not None:
                 sentence += f" (95 % interval {signed(test.delta.ci_low)} to {signed(test.delta.ci_high)})"
         yield sentence + "."
+    if alike:
+        yield f"All variants score the same on {listing(alike)}."
 
 
 def _front(facts: StudyFacts, headline: Headline) -> Iterator[str]:
