@@ -1,6 +1,7 @@
 """Sentences above the tables: what tells variants apart comes first, and ties are told as ties."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from studies import Recipe, make_study
@@ -44,9 +45,8 @@ def test_benchmarks_fold_where_there_are_many(tmp_path: Path) -> None:
     names = tuple(f"digits_{place}" for place in range(21))
     page = {}
     for count in (20, 21):
-        study = make_study(
-            tmp_path / str(count), Recipe(**{**vars(NOBODY_KNOWS), "benchmarks": names[:count], "seeds": (1,)})
-        )
+        recipe = replace(NOBODY_KNOWS, benchmarks=names[:count], seeds=(1,))
+        study = make_study(tmp_path / str(count), recipe)
         build_report(study)
         page[count] = (study.report / "index.html").read_text()
     assert page[20].count('<details class="benchmark"') == 0
