@@ -1,5 +1,6 @@
 """Killed with -9 at three random moments on its way, a study ends with the table of the one that was left alone."""
 
+import contextlib
 import os
 import random
 import subprocess
@@ -26,7 +27,8 @@ def run_until(moment_s: float, name: str, folder: Path) -> bool:
         except subprocess.TimeoutExpired:
             tree = [psutil.Process(run.pid), *psutil.Process(run.pid).children(recursive=True)]
             for process in tree:
-                process.kill()
+                with contextlib.suppress(psutil.NoSuchProcess):  # it ended just now
+                    process.kill()
             psutil.wait_procs(tree, timeout=30)
             run.wait(30)
             return True
