@@ -77,10 +77,6 @@ class Definition(Config):
     tiny: dict[str, Any] = neutral({})
     """Options of `type: synth` that make a small set in the same columns."""
 
-    def names_of(self, column: str) -> tuple[str, ...]:
-        """The column's own name, then its other ones."""
-        return (column, *self.aliases.get(column, ()))
-
     @model_validator(mode="after")
     def _letters_have_options(self) -> Self:
         if self.asks_for == "letter" and not (self.choices or self.reader):

@@ -217,7 +217,6 @@ class LoggingSettings(Config):
     """Seconds between samples of GPUs (gpu.csv) and, with several ranks, of hosts' networks (logs/network-*.csv)."""
 
 
-PlacementRule = Literal["auto", "balanced", "balanced_low_0", "sequential"]
 SLICING = ("fsdp2", "deepspeed")
 """Engines under which a rank may hold a slice of what learns."""
 

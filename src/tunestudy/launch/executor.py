@@ -306,7 +306,8 @@ def stop_running(tasks: Sequence[Task], launch: Launch) -> None:
         launch.show(tasks)
         if (hurry and launch.may_hurry) or time.monotonic() > give_up:
             for task in tasks:
-                task.attempt.running.kill() if task.attempt else None
+                if task.attempt:
+                    task.attempt.running.kill()
             for orphan in orphans.values():
                 kill_orphan(orphan)
         time.sleep(POLL_S)

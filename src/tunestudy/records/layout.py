@@ -70,6 +70,11 @@ class StudyDir:
         return self.root / "cache"
 
     @property
+    def hashes(self) -> Path:
+        """Hashes of large files that the study reads, by path, size and time."""
+        return self.cache / "hashes.json"
+
+    @property
     def data_cache(self) -> Path:
         """Tokenised data sets, one folder per fingerprint, shared by all jobs of the study."""
         return self.cache / "data"
@@ -310,7 +315,7 @@ class JobDir:
 
     @property
     def training_log(self) -> Path:
-        """Alias of training_history.json that seed 003's scripts read."""
+        """The same as training_history.json, under the name that other scripts read."""
         return self.root / "training_log.json"
 
     @property
@@ -332,12 +337,18 @@ class JobDir:
         """Of a job that merges: how far its models are from the base and how they lie to each other, by role."""
         return self.root / "merge_report.json"
 
+    @property
+    def trackers(self) -> Path:
+        """What trackers keep of the job on disk."""
+        return self.root / "trackers"
+
     def tracker_state(self, tracker: str) -> Path:
         """How far a tracker was told: its run, the last step, whether that is all."""
-        return self.root / "trackers" / f"{tracker}.json"
+        return self.trackers / f"{tracker}.json"
 
     @property
     def tensorboard(self) -> Path:
+        """TensorBoard's event files."""
         return self.root / "tensorboard"
 
     @property

@@ -55,8 +55,8 @@ def write_output_to(path: Path) -> None:
 def scrub(path: Path) -> None:
     """Redact a log in place, if there is anything to redact."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, RedactedStream):
-            stream.write("\n") if stream._line else None
+        if isinstance(stream, RedactedStream) and stream._line:
+            stream.write("\n")
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:

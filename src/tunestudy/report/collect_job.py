@@ -104,7 +104,6 @@ def _training(result: Settings) -> Training:
         roles=[mapping(role) for role in result.get("roles") or []],
         eval_ids_sha256=result.get("eval_ids_sha256"),
         resumed_from=[at for entry in result.get("resumed_from") or [] if (at := whole(entry)) is not None],
-        model_kind=result.get("model_kind"),
     )
 
 
@@ -145,7 +144,6 @@ def _gpu_use(rows: list[dict[str, str]]) -> GpuUse | None:
         mean_utilisation_percent=average(column("utilisation_percent")),
         mean_memory_mb=average(memory),
         peak_memory_mb=max(memory, default=None),
-        mean_power_w=average(column("power_w")),
         devices=len({row.get("device") for row in rows}),
     )
 

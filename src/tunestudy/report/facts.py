@@ -78,7 +78,6 @@ class Training:
     roles: list[Settings]
     eval_ids_sha256: str | None
     resumed_from: list[int]
-    model_kind: str | None
     sparsity: float | None = None
     """Share of gates at zero at the end; None without gates, as is the next."""
     gates: int | None = None
@@ -123,7 +122,6 @@ class GpuUse:
     mean_utilisation_percent: float | None
     mean_memory_mb: float | None
     peak_memory_mb: float | None
-    mean_power_w: float | None
     devices: int
 
 

@@ -7,7 +7,6 @@ from tunestudy.config.sharing import Strategy
 from tunestudy.records.manifest import MANIFEST, read_manifest
 
 ADAPTER_CONFIG = "adapter_config.json"
-GATED = "gated_adapter"
 RESUME = "resume/"
 LAST = "last-checkpoint"
 CARD = "README.md"

@@ -36,7 +36,7 @@ class Identities:
 
     def __init__(self, study: Study, folder: Path, results: StudyDir) -> None:
         self._folder, self._fetch = folder, results.fetch
-        self._cache_file = results.root / "cache" / "hashes.json"
+        self._cache_file = results.hashes
         self._hashes: dict[str, str] = _remembered(self._cache_file)
         self._new = False
         self.unpinned: list[str] = []

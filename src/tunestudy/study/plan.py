@@ -59,11 +59,6 @@ class PlannedJob:
     def checkpoints(self) -> int | None:
         return self.estimate.checkpoints
 
-    @property
-    def reused_by(self) -> tuple[str, ...]:
-        """The variants that share this job beyond the first; empty when only one has it."""
-        return self.job.variants[1:]
-
     def as_json(self) -> dict[str, Any]:
         job = self.job
         return {

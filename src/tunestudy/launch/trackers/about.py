@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tunestudy.config.job import Job
@@ -30,8 +29,7 @@ class About:
     tags: tuple[str, ...]
     notes: str
     config: Mapping[str, Any]
-    folder: Path
-    """Of the job."""
+    folder: JobDir
 
 
 def about(job: Job, folder: JobDir, study: str, settings: TrackerSettings, project: str) -> About:
@@ -49,7 +47,7 @@ def about(job: Job, folder: JobDir, study: str, settings: TrackerSettings, proje
         tags=tuple(dict.fromkeys(redact(tag)[:LONGEST_TAG] for tag in tags)),
         notes=redact("\n".join(filter(None, (settings.notes, where)))),
         config=config_of(job, study),
-        folder=folder.root,
+        folder=folder,
     )
 
 

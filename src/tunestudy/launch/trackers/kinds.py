@@ -41,7 +41,7 @@ class WandbRun:
         import wandb
 
         settings = wandb.Settings(console="off", silent=True, disable_git=True, disable_code=True, x_disable_stats=True)
-        folder = None if os.environ.get("WANDB_DIR") else str(about.folder / "trackers")
+        folder = None if os.environ.get("WANDB_DIR") else str(about.folder.trackers)
         self._run = wandb.init(
             id=about.run_id,
             resume="allow",
@@ -97,7 +97,7 @@ class TensorboardRun:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         self._event, self._summary = event_pb2.Event, summary_pb2.Summary
-        self._writer = EventFileWriter(str(about.folder / "tensorboard"))
+        self._writer = EventFileWriter(str(about.folder.tensorboard))
 
     def log(self, step: int, values: Values) -> None:
         scalars = [self._summary.Value(tag=name, simple_value=value) for name, value in values.items()]
