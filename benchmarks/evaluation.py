@@ -44,7 +44,7 @@ from tunestudy.bench.tasks import Question
 from tunestudy.config.data import DataSettings
 from tunestudy.config.model import ModelConfig
 from tunestudy.config.synth import SynthSettings
-from tunestudy.data.formats import Example
+from tunestudy.data.example import Example
 from tunestudy.data.images import ImageBytes, ImageFacts, ImagePlaces, decode
 from tunestudy.data.pictured import with_images
 from tunestudy.data.store import ImageStore

@@ -39,7 +39,7 @@ from tunestudy.config.data import DataSettings
 from tunestudy.config.model import ModelConfig
 from tunestudy.data.batch import IGNORED, Batch, Row, batch_of
 from tunestudy.data.corpus import Corpus
-from tunestudy.data.formats import Example
+from tunestudy.data.example import Example
 from tunestudy.data.images import ImageBytes
 from tunestudy.data.loader import Cutter, made_ahead
 from tunestudy.data.order import Schedule

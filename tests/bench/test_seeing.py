@@ -7,7 +7,7 @@ from tinyeyes import CONFIGS, eyes_of, picture, tiny
 from tunestudy.bench.scorer import Scorer
 from tunestudy.bench.tasks import Question
 from tunestudy.config.data import DataSettings
-from tunestudy.data.formats import Example
+from tunestudy.data.example import Example
 from tunestudy.data.images import ImageBytes, decode
 from tunestudy.data.pictured import with_images
 from tunestudy.data.tokenize import Tokenize

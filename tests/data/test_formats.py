@@ -6,7 +6,8 @@ import pytest
 
 from tunestudy.config.data import FileDataset
 from tunestudy.config.errors import StudyError
-from tunestudy.data.formats import Example, RecordReader
+from tunestudy.data.example import Example
+from tunestudy.data.formats import RecordReader
 from tunestudy.data.rejected import Rejected
 from tunestudy.data.sources import Folders
 

@@ -17,7 +17,8 @@ from tinyeyes import ALPHABET, eyes_of, model_settings, picture, tiny
 from tunestudy.config.data import DataSettings, FileDataset
 from tunestudy.config.errors import StudyError
 from tunestudy.config.model import ModelConfig
-from tunestudy.data.formats import Example, RecordReader
+from tunestudy.data.example import Example
+from tunestudy.data.formats import RecordReader
 from tunestudy.data.images import IMAGE_MARK as MARK
 from tunestudy.data.rejected import Rejected
 from tunestudy.data.select import is_held_out

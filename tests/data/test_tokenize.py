@@ -4,7 +4,7 @@ import pytest
 
 from tunestudy.config.data import DataSettings
 from tunestudy.config.errors import StudyError
-from tunestudy.data.formats import Example
+from tunestudy.data.example import Example
 from tunestudy.data.rejected import Rejected
 from tunestudy.data.tokenize import Tokenize
 

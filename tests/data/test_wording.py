@@ -5,7 +5,7 @@ import unicodedata
 import numpy as np
 import pytest
 
-from tunestudy.data.formats import Example
+from tunestudy.data.example import Example
 from tunestudy.data.images import IMAGE_MARK
 from tunestudy.data.wording import RUN, evened, question_of, run_prints, sentence_prints, sentences, words
 

@@ -11,7 +11,7 @@ from PIL import Image
 from tunestudy.config.data import DataSettings
 from tunestudy.config.model import ModelConfig
 from tunestudy.data.corpus import Corpus, CorpusWriter, open_corpus
-from tunestudy.data.formats import Example
+from tunestudy.data.example import Example
 from tunestudy.data.images import ImageBytes, ImagePlaces, decode
 from tunestudy.data.pictured import with_images
 from tunestudy.data.rejected import Rejected

@@ -33,19 +33,8 @@ DropoutOn = Literal["input", "adapter"]
 
 def peft_config(adapter: DoraOptions, *, target_modules: list[str], modules_to_save: list[str] | None) -> Any:
     """PEFT's configuration of the same adapter; `dropout_on` rides along unsaved, for `initialise`."""
-    from peft import LoraConfig
-
-    config = LoraConfig(
-        r=adapter.lora_r,
-        lora_alpha=adapter.lora_alpha,
-        lora_dropout=adapter.lora_dropout,
-        use_rslora=adapter.use_rslora,
-        rank_pattern=dict(adapter.rank_pattern),
-        alpha_pattern=dict(adapter.alpha_pattern),
-        use_dora=True,
-        target_modules=target_modules,
-        modules_to_save=modules_to_save,
-        task_type="CAUSAL_LM",
+    config = lora.low_rank_config(
+        adapter, target_modules=target_modules, modules_to_save=modules_to_save, use_dora=True
     )
     config.dropout_on = adapter.dropout_on
     return config

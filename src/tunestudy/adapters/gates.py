@@ -7,13 +7,14 @@ bfloat16 can hold. Source: Ding et al., EMNLP 2023 (SoRA).
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from tunestudy.adapters.lora import generator_of
 from tunestudy.config.errors import StudyError, at
+from tunestudy.models.draws import generator_of
 
 GATE = "lora_gate"
 
@@ -105,3 +106,14 @@ def num_shut(gated: Gated, tolerance: float = 0.0) -> int:
     """Gates at zero, or closer to it than `tolerance`."""
     sizes = gated.gate.detach().abs()
     return int(((sizes == 0) | (sizes < tolerance)).sum())
+
+
+def refuse_plain_saving(model: Any) -> None:
+    """Make PEFT's `save_pretrained` raise: what it writes would load again as an adapter without its gates."""
+    if hasattr(model, "peft_config"):
+        model.save_pretrained = partial(_refuse, model)
+
+
+def _refuse(model: Any, *_: Any, **__: Any) -> None:  # noqa: ARG001 - as PEFT's method
+    cure = "use tunestudy.adapters.sora.save, or merge_and_unload first"
+    raise StudyError(at("save_pretrained"), f"PEFT would save this adapter without its gates; {cure}")

@@ -1,33 +1,52 @@
 """LoRA through PEFT: y = W x + s·B A x with s = alpha/r. Source: Hu et al. 2021, arXiv:2106.09685."""
 
-import hashlib
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from tunestudy.adapters.own_factors import begin_at_own_factors
-from tunestudy.config.adapter import OWN_FACTORS, LoraAdapter
+from tunestudy.config.adapter import OWN_FACTORS, LoraAdapter, LowRankOptions
+from tunestudy.models.draws import generator_of
 
 
 def peft_config(adapter: LoraAdapter, *, target_modules: list[str], modules_to_save: list[str] | None) -> Any:
     """PEFT's configuration of the same adapter."""
+    config = low_rank_config(
+        adapter,
+        target_modules=target_modules,
+        modules_to_save=modules_to_save,
+        target_parameters=adapter.target_parameters,
+    )
+    config.start = adapter.init_lora_weights  # rides along unsaved, for `initialise`
+    return config
+
+
+def low_rank_config(
+    adapter: LowRankOptions,
+    *,
+    target_modules: list[str],
+    modules_to_save: list[str] | None,
+    target_parameters: Sequence[str] = (),
+    use_dora: bool = False,
+) -> Any:
+    """PEFT's configuration of what LoRA and all that builds on it have in common."""
     from peft import LoraConfig
 
-    config = LoraConfig(
+    return LoraConfig(
         r=adapter.lora_r,
         lora_alpha=adapter.lora_alpha,
         lora_dropout=adapter.lora_dropout,
         use_rslora=adapter.use_rslora,
         rank_pattern=dict(adapter.rank_pattern),
         alpha_pattern=dict(adapter.alpha_pattern),
-        target_parameters=list(adapter.target_parameters) or None,
+        target_parameters=list(target_parameters) or None,
+        use_dora=use_dora,
         target_modules=target_modules,
         modules_to_save=modules_to_save,
         task_type="CAUSAL_LM",
     )
-    config.start = adapter.init_lora_weights  # rides along unsaved, for `initialise`
-    return config
 
 
 def initialise(model: Any, adapter_name: str, seed: int) -> None:
@@ -60,11 +79,6 @@ def initialise(model: Any, adapter_name: str, seed: int) -> None:
 def num_parameters(adapter: LoraAdapter, inputs: int, outputs: int) -> int:
     """Numbers that learn on one linear module: A (r, inputs) and B (outputs, r)."""
     return adapter.lora_r * (inputs + outputs)
-
-
-def generator_of(name: str, seed: int) -> torch.Generator:
-    digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
 def _orthogonal(name: str, shape: torch.Size, seed: int) -> torch.Tensor:

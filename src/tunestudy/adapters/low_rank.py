@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tunestudy.adapters.lora import generator_of
+from tunestudy.models.draws import generator_of
 
 EXACT = 768
 """Up to this length of the shorter side a full SVD is made; 4096 × 4096 would take most of a minute."""

@@ -1,7 +1,6 @@
-"""Saving and loading adapters with gates outside of a study, and keeping stock PEFT from losing their gates."""
+"""Saving and loading adapters with gates outside of a study."""
 
 import json
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ def load(base: Any, folder: Path | str) -> Any:
     from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    from tunestudy.adapters.gates import add_gates
+    from tunestudy.adapters.gates import add_gates, refuse_plain_saving
 
     raw = Path(folder) / RAW if (Path(folder) / RAW).is_dir() else Path(folder)
     if not (raw / GATED_CONFIG).is_file():
@@ -38,7 +37,7 @@ def load(base: Any, folder: Path | str) -> Any:
         add_gates(model, "default", start="ones", seed=0)
         refuse_plain_saving(model)
     else:
-        import_module("tunestudy.adapters.sora").gate(model, start="ones")
+        import_module("tunestudy.adapters.gated_lora").gate(model, start="ones")
     state = load_file(raw / GATED_WEIGHTS)
     outcome = set_peft_model_state_dict(model, state)
     absent = [name for name in outcome.missing_keys if ".lora_" in name]
@@ -48,14 +47,3 @@ def load(base: Any, folder: Path | str) -> Any:
             at(str(raw / GATED_WEIGHTS)), f"does not fit the model: {len(wrong)} tensors, such as {wrong[0]}"
         )
     return model
-
-
-def refuse_plain_saving(model: Any) -> None:
-    """Make PEFT's `save_pretrained` raise: what it writes would load again as an adapter without its gates."""
-    if hasattr(model, "peft_config"):
-        model.save_pretrained = partial(_refuse, model)
-
-
-def _refuse(model: Any, *_: Any, **__: Any) -> None:  # noqa: ARG001 - as PEFT's method
-    cure = "use tunestudy.adapters.sora.save, or merge_and_unload first"
-    raise StudyError(at("save_pretrained"), f"PEFT would save this adapter without its gates; {cure}")

@@ -7,8 +7,7 @@ docs/decisions/0005-sdora.md.
 from typing import Any
 
 from tunestudy.adapters import dora
-from tunestudy.adapters.gates import add_gates
-from tunestudy.adapters.raw import refuse_plain_saving
+from tunestudy.adapters.gates import add_gates, refuse_plain_saving
 from tunestudy.config.adapter import SdoraAdapter
 
 

@@ -17,7 +17,7 @@ from tunestudy.config.benchmark import PublicBenchmark
 from tunestudy.config.data import AnyDataset, DataSettings
 from tunestudy.config.errors import StudyError, at
 from tunestudy.config.job import Job
-from tunestudy.data.formats import Example
+from tunestudy.data.example import Example
 from tunestudy.data.images import IMAGE_MARK, ImageBytes
 from tunestudy.data.pictured import MARKER
 from tunestudy.data.rejected import Rejected

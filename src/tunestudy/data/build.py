@@ -14,7 +14,7 @@ from tunestudy.config.data import AnyDataset, Dataset, DataSettings
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.job import Job
 from tunestudy.data.corpus import CorpusWriter
-from tunestudy.data.formats import Example
+from tunestudy.data.example import Example
 from tunestudy.data.images import MAX_PIXELS, ImagePlaces
 from tunestudy.data.rejected import Rejected
 from tunestudy.data.select import HELD_OUT, is_held_out

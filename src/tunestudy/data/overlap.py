@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tunestudy.config.data import AnyDataset, Dataset
 from tunestudy.data.corpus import Texts
-from tunestudy.data.formats import Example
+from tunestudy.data.example import Example
 from tunestudy.data.images import ImageBytes
 from tunestudy.data.likeness import LENGTH, UNSEEN, Looks, Small, SmallPictures
 from tunestudy.data.select import is_held_out, rank_of

@@ -8,14 +8,12 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from tunestudy.data.example import Example, Message
 from tunestudy.data.images import IMAGE_MARK, ImageBytes, images_of
 from tunestudy.data.rejected import Rejected
 from tunestudy.data.sources import Folders
-
-if TYPE_CHECKING:
-    from tunestudy.data.formats import Example, Message
 
 MARKER = re.compile(r"\n?<image>\n?")
 """With the line break that sets it apart from the text: chat templates bring their own."""
@@ -56,7 +54,7 @@ def _hashed(image: ImageBytes) -> ImageBytes:
     return image if image.sha256 else replace(image, sha256=hashlib.sha256(image.read()).hexdigest())
 
 
-def with_images(example: "Example", images: tuple[ImageBytes, ...]) -> "Example":
+def with_images(example: Example, images: tuple[ImageBytes, ...]) -> Example:
     """The example with its images, one mark in its text for each. Raises Rejected where places and images differ."""
     if not images:
         if any(IMAGE_MARK in text for text in _texts(example)):
@@ -71,14 +69,14 @@ def with_images(example: "Example", images: tuple[ImageBytes, ...]) -> "Example"
     return replace(marked, images=images)
 
 
-def _texts(example: "Example") -> list[str]:
+def _texts(example: Example) -> list[str]:
     """The texts in which images may have their places: all but answers."""
     asked = [message["content"] for message in example.messages if message["role"] != "assistant"]
     return [*asked, *(text for text in (example.prompt, example.text) if text is not None)]
 
 
-def _each_text(example: "Example", change: Any) -> "Example":
-    def changed(message: "Message") -> "Message":
+def _each_text(example: Example, change: Any) -> Example:
+    def changed(message: Message) -> Message:
         return message if message["role"] == "assistant" else {**message, "content": change(message["content"])}
 
     return replace(
@@ -89,7 +87,7 @@ def _each_text(example: "Example", change: Any) -> "Example":
     )
 
 
-def _in_front(example: "Example", marks: str) -> "Example":
+def _in_front(example: Example, marks: str) -> Example:
     """The marks before the first question."""
     if example.prompt is not None:
         return replace(example, prompt=marks + example.prompt)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunestudy.config.errors import Exit, StudyError, at
-from tunestudy.data.formats import Example, Message
+from tunestudy.data.example import Example, Message
 from tunestudy.data.images import IMAGE_MARK
 from tunestudy.data.rejected import Rejected
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from tunestudy.config.data import Dataset
 from tunestudy.config.errors import Exit, StudyError, at
-from tunestudy.data.formats import Example, RecordReader
+from tunestudy.data.example import Example
+from tunestudy.data.formats import RecordReader
 from tunestudy.data.groups import ImageGroups
 from tunestudy.data.rejected import Rejected
 from tunestudy.data.select import LIMIT_SEED, smallest

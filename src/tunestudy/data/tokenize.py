@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tunestudy.config.data import DataSettings
 from tunestudy.config.errors import Exit, StudyError, at
-from tunestudy.data.formats import Example, Message
+from tunestudy.data.example import Example, Message
 from tunestudy.data.images import IMAGE_MARK, ImageFacts
 from tunestudy.data.rejected import Rejected
 from tunestudy.data.spans import Rendered, Span, answer_spans, render, rewritten

@@ -14,7 +14,7 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
-from tunestudy.data.formats import Example
+from tunestudy.data.example import Example
 from tunestudy.data.images import IMAGE_MARK
 
 RUN = 13

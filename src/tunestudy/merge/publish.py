@@ -14,15 +14,14 @@ from tunestudy.config.merge import BASE, MergeStage
 from tunestudy.merge.compare import Compared, tokenizer_folder
 from tunestudy.merge.source import Inputs
 from tunestudy.merge.vocabulary import write_tokenizer
-from tunestudy.models.components.load import SETTINGS_FILE
-from tunestudy.models.stored import ADAPTER_CONFIG
+from tunestudy.models.stored import ADAPTER_CONFIG, COMPONENTS_FILE
 from tunestudy.records.atomic import write_json
 from tunestudy.records.layout import JobDir
 from tunestudy.records.manifest import read_manifest, seal
 from tunestudy.records.progress import Progress
 from tunestudy.records.untrained import peak_of_process_mb, untrained_result
 
-MODEL_FILES = ("config.json", "generation_config.json", SETTINGS_FILE, "*.py")
+MODEL_FILES = ("config.json", "generation_config.json", COMPONENTS_FILE, "*.py")
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*")
 OLD_TOKENIZER_FILES = ("vocab.json", "merges.txt", "vocab.txt", "*.model")
 """The same tokens in older forms, which a union of vocabularies leaves behind."""

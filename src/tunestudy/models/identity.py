@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tunestudy.config.model import ModelConfig
-from tunestudy.models.components.load import SETTINGS_FILE
+from tunestudy.models.stored import COMPONENTS_FILE
 from tunestudy.records.manifest import read_manifest
 
 Identity = dict[str, Any]
@@ -20,7 +20,7 @@ def folder_identity(folder: Path) -> Identity:
     """Of a model folder, wherever it lies: the hashes in its manifest, or of its config and its weight files' ends."""
     digest = hashlib.sha256()
     manifest = read_manifest(folder)
-    components = folder.glob(SETTINGS_FILE)
+    components = folder.glob(COMPONENTS_FILE)
     for path in sorted([folder / "config.json", *components, *folder.glob("*.safetensors")]):
         known = (manifest or {"files": {}})["files"].get(path.name)
         digest.update(f"{path.name} {known['sha256'] if known else _ends(path)}\n".encode())

@@ -16,6 +16,8 @@ ADAPTER_CONFIG = "adapter_config.json"
 MODEL_WEIGHTS = "model.safetensors"
 MOLE_WEIGHTS = "mole.safetensors"
 MOLE_CONFIG = "mole_config.json"
+COMPONENTS_FILE = "components.json"
+"""Beside config.json: which components the weights belong to."""
 
 T = TypeVar("T")
 

@@ -19,12 +19,12 @@ import torch
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.job import Job
 from tunestudy.config.stage import Quantization
-from tunestudy.models.components.load import SETTINGS_FILE
 from tunestudy.models.fold import RAW
 from tunestudy.models.load import LoadedModel, load_result, load_whole
 from tunestudy.models.origin import Origin, load_tokenizer, pretrained
 from tunestudy.models.publish import save_result
 from tunestudy.models.quantize import require_bitsandbytes
+from tunestudy.models.stored import COMPONENTS_FILE
 from tunestudy.records.atomic import is_disk_full, read_json, temporary_beside
 from tunestudy.records.layout import JobDir
 from tunestudy.records.manifest import problems, read_manifest, seal
@@ -97,7 +97,7 @@ def export(request: Request) -> dict[str, Any]:
         raise StudyError("--form", NO_PLAIN_MODEL[kind], exit_code=Exit.PREFLIGHT_REFUSED)
     if request.form == "folded" and kind != "adapter":
         raise StudyError("--form", "folded is a form of adapters, and this result is a whole model; use merged")
-    if request.form == "quantised" and (request.folder.model / SETTINGS_FILE).is_file():
+    if request.form == "quantised" and (request.folder.model / COMPONENTS_FILE).is_file():
         raise StudyError("--form", "models with own vision components load through tunestudy, which reads no few bits")
     prepared = temporary_beside(request.to)
     request.to.parent.mkdir(parents=True, exist_ok=True)

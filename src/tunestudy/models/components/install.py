@@ -1,6 +1,5 @@
 """Adding components to a model that has none: fresh weights, the same whatever ran before."""
 
-import hashlib
 import math
 from typing import Any
 
@@ -11,6 +10,7 @@ from tunestudy.config.components import VisionComponents
 from tunestudy.config.errors import StudyError, at
 from tunestudy.models.components.parts import KEY, add_parts, check_fits, explicit
 from tunestudy.models.decoder import base_model_of
+from tunestudy.models.draws import generator_of
 
 SPREAD_OF_PLACES = 0.02
 """Deviation of position embeddings, as in ViTs and in Honeybee."""
@@ -84,12 +84,6 @@ def begin(module: nn.Module, names: dict[int, str], seed: int) -> None:
         else:
             bound = 1 / math.sqrt(parameter[0].numel())
             parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=random))
-
-
-def generator_of(name: str, seed: int) -> torch.Generator:
-    """On the CPU, so that any device begins with the same numbers."""
-    digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
 def _truncated_normal(shape: torch.Size, spread: float, random: torch.Generator) -> Tensor:

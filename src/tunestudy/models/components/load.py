@@ -7,10 +7,8 @@ from pydantic import ValidationError
 
 from tunestudy.config.components import VisionComponents
 from tunestudy.config.errors import Exit, StudyError, at
+from tunestudy.models.stored import COMPONENTS_FILE
 from tunestudy.records.atomic import read_json
-
-SETTINGS_FILE = "components.json"
-"""Beside config.json: which components the weights belong to."""
 
 PATHS = (".rope2d.", ".encoder.pyramid.", "multi_modal_projector.net.")
 """Parts of the names of components' tensors, in files and in models."""
@@ -27,9 +25,9 @@ def load_vision_model(folder: str | Path, **options: Any) -> Any:
     from transformers import AutoConfig
 
     path = Path(folder)
-    if not (path / SETTINGS_FILE).is_file():
+    if not (path / COMPONENTS_FILE).is_file():
         cure = "AutoModelForImageTextToText.from_pretrained loads a model without components"
-        raise StudyError(at(str(folder)), f"holds no {SETTINGS_FILE}; {cure}")
+        raise StudyError(at(str(folder)), f"holds no {COMPONENTS_FILE}; {cure}")
     config = AutoConfig.from_pretrained(folder)
     model_class, extra = class_with_components(str(folder))
     model, info = model_class.from_pretrained(
@@ -59,7 +57,7 @@ def class_with_components(name: str, revision: str | None = None) -> tuple[Any, 
 
 def read_components(name: str, revision: str | None = None) -> VisionComponents | None:
     """The settings beside a model's weights; None where there are none."""
-    path = Path(name) / SETTINGS_FILE if Path(name).is_dir() else _from_hub(name, revision)
+    path = Path(name) / COMPONENTS_FILE if Path(name).is_dir() else _from_hub(name, revision)
     if path is None or not path.is_file():
         return None
     try:
@@ -67,7 +65,7 @@ def read_components(name: str, revision: str | None = None) -> VisionComponents 
         return VisionComponents.model_validate(read_json(path))
     except ValidationError as error:
         message = f"{path} does not describe components: {error.errors()[0]['msg']}"
-        raise StudyError(at(SETTINGS_FILE), message, exit_code=Exit.PREFLIGHT_REFUSED) from error
+        raise StudyError(at(COMPONENTS_FILE), message, exit_code=Exit.PREFLIGHT_REFUSED) from error
 
 
 def wrong_tensors(info: dict[str, Any]) -> list[str]:
@@ -75,7 +73,7 @@ def wrong_tensors(info: dict[str, Any]) -> list[str]:
 
     The last happens where components.json was lost: the model would compute without what it learnt.
     """
-    homeless = [f"{key} (without {SETTINGS_FILE})" for key in info["unexpected_keys"] if _is_component(key)]
+    homeless = [f"{key} (without {COMPONENTS_FILE})" for key in info["unexpected_keys"] if _is_component(key)]
     return sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"]) + sorted(homeless)
 
 
@@ -88,6 +86,6 @@ def _from_hub(name: str, revision: str | None) -> Path | None:
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
-        return Path(hf_hub_download(name, SETTINGS_FILE, revision=revision))
+        return Path(hf_hub_download(name, COMPONENTS_FILE, revision=revision))
     except (EntryNotFoundError, LocalEntryNotFoundError):
         return None  # offline a file that was never fetched looks alike; its tensors are then found to be homeless

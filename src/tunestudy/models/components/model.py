@@ -6,8 +6,8 @@ from typing import Any
 from transformers import InternVLForConditionalGeneration
 
 from tunestudy.config.components import VisionComponents
-from tunestudy.models.components.load import SETTINGS_FILE
 from tunestudy.models.components.parts import add_parts
+from tunestudy.models.stored import COMPONENTS_FILE
 from tunestudy.records.atomic import write_json
 
 
@@ -21,7 +21,7 @@ class InternVLWithComponents(InternVLForConditionalGeneration):  # type: ignore[
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
         super().save_pretrained(save_directory, **options)
-        write_json(Path(save_directory) / SETTINGS_FILE, self.components.model_dump(mode="json"))
+        write_json(Path(save_directory) / COMPONENTS_FILE, self.components.model_dump(mode="json"))
 
     @classmethod
     def is_custom_code(cls) -> bool:
