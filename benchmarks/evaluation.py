@@ -51,7 +51,7 @@ from tunestudy.data.store import ImageStore
 from tunestudy.data.synth.generate import Encoded, generate
 from tunestudy.data.tokenize import Tokenize
 from tunestudy.data.vision import Eyes
-from tunestudy.models.load import LoadedModel
+from tunestudy.models.loaded import LoadedModel
 from tunestudy.models.origin import load_processor, load_tokenizer, random_weights
 from tunestudy.models.vision.internvl import SPECIAL
 

@@ -47,7 +47,7 @@ from tunestudy.data.pictured import with_images
 from tunestudy.data.vision import Eyes
 from tunestudy.models.attention import segment_attention_obstacle
 from tunestudy.models.decoder import forward_arguments
-from tunestudy.models.load import LoadedModel
+from tunestudy.models.loaded import LoadedModel
 from tunestudy.models.origin import load_processor, load_tokenizer, random_weights
 from tunestudy.train.loss import LossModel
 

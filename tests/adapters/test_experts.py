@@ -15,8 +15,9 @@ from tunestudy.adapters.low_rank import cut, inner_product
 from tunestudy.config.adapter import AnyAdapter, DoraAdapter, LoraAdapter, MoleAdapter, SoraAdapter
 from tunestudy.config.errors import StudyError
 from tunestudy.config.job import Job
-from tunestudy.models.load import load_start, load_whole
 from tunestudy.models.publish import save_result
+from tunestudy.models.results import load_whole
+from tunestudy.models.start import load_start
 from tunestudy.records.atomic import temporary_beside, write_json
 from tunestudy.records.layout import JobDir
 from tunestudy.records.manifest import seal

@@ -12,7 +12,7 @@ from tunestudy.bench.checkpoints import build, missing_scores, put_checkpoint, s
 from tunestudy.bench.run import run_benchmarks
 from tunestudy.config.errors import StudyError
 from tunestudy.config.job import Job
-from tunestudy.models.load import load_result
+from tunestudy.models.results import load_result
 from tunestudy.records.layout import JobDir
 from tunestudy.records.stop import StopRequest
 from tunestudy.study.state import job_status, missing_evaluations

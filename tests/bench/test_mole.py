@@ -17,8 +17,8 @@ from tunestudy.bench.tasks import Question
 from tunestudy.config.errors import StudyError
 from tunestudy.config.job import Job
 from tunestudy.config.model import CharacterTokenizer
-from tunestudy.models.load import load_result
 from tunestudy.models.mole import mole_of
+from tunestudy.models.results import load_result
 from tunestudy.models.tokenizer import character_tokenizer
 from tunestudy.records.stop import StopRequest
 from tunestudy.train.world import World

@@ -20,7 +20,7 @@ from tunestudy.bench.scorer import Scorer
 from tunestudy.bench.summary import summary_of
 from tunestudy.bench.tasks import Row, public
 from tunestudy.config.definition import definition, names
-from tunestudy.models.load import LoadedModel
+from tunestudy.models.loaded import LoadedModel
 from tunestudy.train.world import World
 
 NAMES = names()

@@ -25,7 +25,7 @@ from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.synth import SynthSettings
 from tunestudy.data.sources import Folders, Raw, file
 from tunestudy.data.synth.write import write_set
-from tunestudy.models.load import LoadedModel
+from tunestudy.models.loaded import LoadedModel
 
 Record = dict[str, Any]
 CHOICE = {"index": 0, "image": "p.png", "question": "Which?", "A": "red", "B": "blue", "answer": "B"}

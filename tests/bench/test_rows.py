@@ -17,7 +17,7 @@ from tunestudy.bench.summary import summary_of
 from tunestudy.bench.tasks import exact_match, multiple_choice
 from tunestudy.config.benchmark import ExactMatch, MultipleChoice
 from tunestudy.config.errors import StudyError
-from tunestudy.models.load import LoadedModel
+from tunestudy.models.loaded import LoadedModel
 
 RECORDS = {"whole": picture(0), "cut": picture(1)[:200], "page": b"<!doctype html>not here"}
 

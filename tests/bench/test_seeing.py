@@ -208,7 +208,7 @@ def test_adapters_and_components_are_in_the_features(tmp_path):
 
     from tunestudy.config.components import VisionComponents
     from tunestudy.models.components.install import install
-    from tunestudy.models.load import LoadedModel
+    from tunestudy.models.loaded import LoadedModel
 
     loaded = tiny("internvl")
     settings = {"rope2d": {}, "c_abstractor": {"num_queries": 9, "depth": 1, "hidden_size": 16}}

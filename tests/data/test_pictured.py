@@ -26,7 +26,7 @@ from tunestudy.data.sources import Folders
 from tunestudy.data.sources.tar import read_tar
 from tunestudy.data.survey import survey
 from tunestudy.data.tokenize import Tokenize
-from tunestudy.models.load import LoadedModel
+from tunestudy.models.loaded import LoadedModel
 from tunestudy.models.origin import load_tokenizer
 
 PNG = picture(1)

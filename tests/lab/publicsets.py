@@ -12,7 +12,7 @@ from tunestudy.bench.tasks import Question, Row
 from tunestudy.config.benchmark import AnyBenchmark, PublicBenchmark
 from tunestudy.config.definition import Definition
 from tunestudy.config.job import Evaluation, Job
-from tunestudy.models.load import LoadedModel
+from tunestudy.models.loaded import LoadedModel
 from tunestudy.records.layout import JobDir
 
 EVERY_LETTER = printable + "".join(map(chr, range(0xAC00, 0xD7A4)))

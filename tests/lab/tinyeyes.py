@@ -18,7 +18,7 @@ from tunestudy.data.rejected import Rejected
 from tunestudy.data.store import ImageStore
 from tunestudy.data.tokenize import Sample, Tokenize
 from tunestudy.data.vision import Eyes
-from tunestudy.models.load import LoadedModel
+from tunestudy.models.loaded import LoadedModel
 from tunestudy.models.origin import load_processor, load_tokenizer, random_weights
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789 ?.\n"

@@ -10,10 +10,18 @@ from safetensors.torch import load_file
 
 from tunestudy.config.errors import StudyError
 from tunestudy.config.merge import BASE
+from tunestudy.config.model import CharacterTokenizer, ModelConfig
 from tunestudy.merge.adapter_source import AdapterSource
 from tunestudy.merge.inputs import open_inputs
 from tunestudy.merge.source import FolderSource
 from tunestudy.models.identity import folder_identity
+
+SHAPE = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 4}
+DRAWN = ModelConfig(
+    architecture="qwen3",
+    config={**SHAPE, "num_key_value_heads": 2},
+    tokenizer=CharacterTokenizer(type="characters", alphabet="abc"),
+)
 
 
 @pytest.fixture
@@ -77,22 +85,24 @@ def test_adapter_as_base_is_folded_once_and_kept(lab: MergeLab) -> None:
 
 
 def test_random_study_model_is_drawn_by_the_seed(lab: MergeLab) -> None:
-    shape = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 4}
-    model = {
-        "architecture": "qwen3",
-        "config": {**shape, "num_key_value_heads": 2},
-        "tokenizer": {"type": "characters", "alphabet": "abc"},
-    }
-    en = lab.trained("en", 1)
-    job, folder = lab.merging(en)
-    first = open_inputs(job.model_copy(update={"model": type(job.model).model_validate(model)}), folder)
-    again = open_inputs(job.model_copy(update={"model": type(job.model).model_validate(model)}), folder)
-    other = open_inputs(job.model_copy(update={"model": type(job.model).model_validate(model), "seed": 9}), folder)
+    job, folder = lab.merging(lab.trained("en", 1))
+    first, again, other = (
+        open_inputs(job.model_copy(update={"model": DRAWN, "seed": seed}), folder) for seed in (1, 1, 9)
+    )
     assert first.identities[BASE]["kind"] == "random"
     assert first.folders[BASE] == again.folders[BASE] != other.folders[BASE]
     name = "model.embed_tokens.weight"
     assert first.base is not None and other.base is not None
     assert not torch.equal(first.base.read(name), other.base.read(name))
+
+
+def test_random_study_model_may_be_that_of_one_seed_for_all(lab: MergeLab) -> None:
+    model = DRAWN.model_copy(update={"weights_seed": 3})
+    job, folder = lab.merging(lab.trained("en", 1))
+    opened = [open_inputs(job.model_copy(update={"model": model, "seed": seed}), folder) for seed in (1, 2)]
+    assert opened[0].folders[BASE] == opened[1].folders[BASE]
+    assert opened[0].identities[BASE] == opened[1].identities[BASE]
+    assert opened[0].identities[BASE]["seed"] == 3
 
 
 def test_result_that_was_changed_is_refused(lab: MergeLab) -> None:

@@ -19,7 +19,7 @@ from tunestudy.merge import run as room
 from tunestudy.merge.adapter_source import AdapterSource
 from tunestudy.merge.run import run_merge
 from tunestudy.merge.source import FolderSource
-from tunestudy.models.load import load_result
+from tunestudy.models.results import load_result
 from tunestudy.records.layout import JobDir
 from tunestudy.records.manifest import problems, read_manifest
 from tunestudy.records.stop import StopRequest

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from tunestudy.config.job import Job
-from tunestudy.models.load import LoadedModel, load_start
+from tunestudy.models.loaded import LoadedModel
 from tunestudy.models.publish import save_result
+from tunestudy.models.start import load_start
 from tunestudy.records.atomic import temporary_beside, write_json
 from tunestudy.records.layout import JobDir
 from tunestudy.records.manifest import seal

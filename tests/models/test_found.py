@@ -12,7 +12,7 @@ from tinymole import mole_job
 from tunestudy.config.errors import StudyError
 from tunestudy.config.job import Job
 from tunestudy.config.model import ModelConfig
-from tunestudy.models.load import load_result
+from tunestudy.models.results import load_result
 from tunestudy.records.layout import JobDir, StudyDir
 from tunestudy.study.found_model import FoundModel, find_model
 

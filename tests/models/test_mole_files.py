@@ -12,10 +12,11 @@ from tunestudy.adapters.attach import attach
 from tunestudy.adapters.mole import install_mole
 from tunestudy.config.adapter import LoraAdapter, MoleAdapter
 from tunestudy.config.errors import StudyError
-from tunestudy.models.load import load_merged, load_result, load_start
 from tunestudy.models.mole import mole_of
 from tunestudy.models.mole_files import load_mole, put_saved, save_mole
 from tunestudy.models.overlay import lay_over
+from tunestudy.models.results import load_merged, load_result
+from tunestudy.models.start import load_start
 from tunestudy.records.manifest import MANIFEST, seal
 
 EXPERTS = {"en": {"stage": "english"}, "ko": {"stage": "korean"}, "none": None}

@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tunestudy.adapters.attach import attach
 from tunestudy.config.adapter import LoraAdapter
-from tunestudy.models.load import load_start
 from tunestudy.models.publish import keep_base
+from tunestudy.models.start import load_start
 from tunestudy.records.layout import StudyDir
 
 LORA = {"type": "lora", "lora_r": 4, "lora_alpha": 8}
@@ -53,7 +53,7 @@ def test_an_adapter_loads_by_itself_from_its_own_folder(lab, parent, disturb, lo
 
 
 def test_a_moved_results_folder_still_works(lab, parent, disturb, logits, tmp_path):
-    from tunestudy.models.load import load_result
+    from tunestudy.models.results import load_result
     from tunestudy.records.layout import JobDir
 
     folder, model = published_adapter(lab, disturb, parents=(parent[0].id,))

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.models import quantize
-from tunestudy.models.load import load_result
 from tunestudy.models.quantize import few_bit_layers
+from tunestudy.models.results import load_result
 from tunestudy.records.atomic import read_json
 
 WIDE = tiny_model(hidden_size=64, intermediate_size=64)

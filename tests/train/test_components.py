@@ -14,7 +14,7 @@ from tinyranks import ENVIRONMENT
 from tinyvision import ALL, INTERNVL
 
 from tunestudy.models.components import load_vision_model
-from tunestudy.models.load import load_result
+from tunestudy.models.results import load_result
 
 CONFIG = {key: value for key, value in INTERNVL.items() if key != "image_token_id"}  # the tokenizer's own is taken
 MODEL = {"architecture": "internvl", "config": CONFIG, "tokenizer": {"type": "characters", "alphabet": ALPHABET}}

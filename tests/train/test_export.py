@@ -10,7 +10,7 @@ import torch
 from tinyjob import ADAPTER, make_job, run
 
 from tunestudy.config.errors import StudyError
-from tunestudy.models.load import load_result
+from tunestudy.models.results import load_result
 from tunestudy.records.layout import JobDir
 from tunestudy.records.manifest import problems, read_manifest
 from tunestudy.train.export import Request, export

@@ -20,8 +20,8 @@ from tunestudy.config.model import ModelConfig
 from tunestudy.config.stage import TrainStage
 from tunestudy.data.batch import Row
 from tunestudy.data.corpus import Corpus, open_corpus
-from tunestudy.models.load import load_frozen
 from tunestudy.models.origin import load_tokenizer
+from tunestudy.models.own import load_frozen
 from tunestudy.records.layout import JobDir
 from tunestudy.records.stop import StopRequest
 from tunestudy.train import loop, scores

@@ -16,7 +16,7 @@ from tinyranks import start
 
 from tunestudy.config.errors import StudyError
 from tunestudy.data import loader
-from tunestudy.models.load import load_result
+from tunestudy.models.results import load_result
 from tunestudy.records.layout import JobDir
 from tunestudy.records.stop import StopRequest
 from tunestudy.train import loop

@@ -20,7 +20,7 @@ from tunestudy.config.benchmark import MultipleChoice
 from tunestudy.config.job import Evaluation, Job
 from tunestudy.data.batch import batch_of
 from tunestudy.models.components.world import install_world, load_world, world_of
-from tunestudy.models.load import load_result
+from tunestudy.models.results import load_result
 from tunestudy.records.layout import JobDir
 from tunestudy.records.stop import StopRequest
 from tunestudy.train.loss import LossModel, token_losses

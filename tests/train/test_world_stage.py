@@ -11,7 +11,7 @@ from world_lab import world_settings
 from tunestudy.config.errors import StudyError
 from tunestudy.config.job import Job
 from tunestudy.models.components.world import load_world, world_of, world_text
-from tunestudy.models.load import load_result
+from tunestudy.models.results import load_result
 from tunestudy.records.manifest import read_manifest
 from tunestudy.train.loop import BLIND_MARGIN
 from tunestudy.train.trainable import UntrainedError

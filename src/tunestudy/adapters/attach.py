@@ -13,7 +13,7 @@ from tunestudy.config.adapter import AnyAdapter, DoraOptions, LowRankOptions
 from tunestudy.config.errors import StudyError, at
 from tunestudy.config.model import Role
 from tunestudy.config.stage import TrainStage
-from tunestudy.models.load import LoadedModel
+from tunestudy.models.loaded import LoadedModel
 from tunestudy.models.roles import check_roles, hold_trainable_in_float32, modules_of
 
 NAME = "default"

@@ -19,9 +19,10 @@ from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.job import Job
 from tunestudy.models.fold import ROOT, scale_of
 from tunestudy.models.identity import Identity, ends_identity, folder_identity, hub_identity
-from tunestudy.models.load import frozen_identity, load_frozen, load_whole
 from tunestudy.models.origin import Origin, check_model_folder, load_tokenizer, pretrained
 from tunestudy.models.overlay import UnusableError, with_adapter
+from tunestudy.models.own import frozen_identity, load_frozen
+from tunestudy.models.results import load_whole
 from tunestudy.models.stored import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from tunestudy.models.tensorfiles import TensorFiles
 from tunestudy.records.layout import JobDir

@@ -14,9 +14,10 @@ from tunestudy.config.engines import slices_weights
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.job import Job
 from tunestudy.models.decoder import base_model_of
-from tunestudy.models.load import LoadedModel, load_start
+from tunestudy.models.loaded import LoadedModel
 from tunestudy.models.placement import place
 from tunestudy.models.slicing import slice_blocks
+from tunestudy.models.start import load_start
 from tunestudy.models.stored import put_back
 from tunestudy.records.kept import kept_checkpoints
 from tunestudy.records.layout import JobDir

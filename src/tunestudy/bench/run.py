@@ -25,8 +25,9 @@ from tunestudy.config.job import Evaluation, Job
 from tunestudy.data.build import eyes_of
 from tunestudy.data.vision import Eyes
 from tunestudy.models.decoder import base_model_of
-from tunestudy.models.load import LoadedModel, load_result
+from tunestudy.models.loaded import LoadedModel
 from tunestudy.models.placement import place
+from tunestudy.models.results import load_result
 from tunestudy.models.slicing import slice_blocks
 from tunestudy.records.adjusted import read_adjusted
 from tunestudy.records.atomic import read_json, write_json, write_text

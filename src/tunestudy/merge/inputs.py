@@ -184,12 +184,12 @@ def _folded(base: Found, folder: JobDir) -> Found:
     """A base that a stage left as an adapter, as the model which stages after it start from: folded, in the cache."""
     if base.kind != "adapter" or base.owner is None:
         return base
-    kept = folder.study.cache / "models" / f"merged-{base.owner.root.name}"
+    kept = folder.study.model_cache / f"merged-{base.owner.root.name}"
     if problems(kept):
         from transformers import AutoTokenizer
 
-        from tunestudy.models.load import load_merged
         from tunestudy.models.publish import keep_base
+        from tunestudy.models.results import load_merged
 
         keep_base(load_merged(base.owner, "cpu"), AutoTokenizer.from_pretrained(base.folder), folder.study, kept.name)
     return replace(base, folder=kept.resolve(), kind="full")

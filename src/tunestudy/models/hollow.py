@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.job import Job
-from tunestudy.models.load import LoadedModel
+from tunestudy.models.loaded import LoadedModel
 from tunestudy.models.origin import class_of, find_origin, load_tokenizer, random_weights
 from tunestudy.records.layout import JobDir
 

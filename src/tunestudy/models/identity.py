@@ -37,7 +37,8 @@ def ends_identity(files: Sequence[Path]) -> Identity:
 
 
 def random_identity(settings: ModelConfig, seed: int, config: Any) -> Identity:
-    """Of random weights: the class, its whole configuration and the seed."""
+    """Of random weights of a job of that seed: the class, its whole configuration and what they are drawn by."""
+    seed = settings.drawn_by(seed)
     values = json.dumps(config.to_diff_dict(), sort_keys=True, default=str)
     digest = hashlib.sha256(f"{settings.architecture} {settings.dtype} {seed} {values}".encode()).hexdigest()
     return {"kind": "random", "architecture": settings.architecture, "seed": seed, "sha256": digest}

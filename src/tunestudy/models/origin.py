@@ -123,10 +123,13 @@ def pretrained(
 
 
 def random_weights(settings: ModelConfig, tokenizer: Any, *, seed: int, device: torch.device | str) -> Any:
-    """A fresh model of a real class; the same weights for the same seed, whatever ran before."""
+    """A fresh model of a real class; the same weights for the same seed, whatever ran before.
+
+    seed: the job's, which counts unless the settings name one for all jobs.
+    """
     config = architecture_config(settings, tokenizer)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(settings.drawn_by(seed))
         model = _model_class(config).from_config(
             config, dtype=getattr(torch, settings.dtype), attn_implementation=settings.attn_implementation
         )

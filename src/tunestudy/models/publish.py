@@ -126,7 +126,7 @@ def keep_base(model: Any, tokenizer: Any, study: StudyDir, name: str) -> Path:
     Whoever comes first writes it, for all jobs and ranks; a folder that is broken is written again. The model's
     `name_or_path` is set, which PEFT stores as an adapter's base.
     """
-    folder = study.root / "cache" / "models" / name
+    folder = study.model_cache / name
     model.name_or_path = str(folder.resolve())
     if not problems(folder, hashes=False):
         return folder

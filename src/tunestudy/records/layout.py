@@ -80,6 +80,11 @@ class StudyDir:
         return self.cache / "data"
 
     @property
+    def model_cache(self) -> Path:
+        """Bases that exist nowhere else, random or merged weights, one folder each."""
+        return self.cache / "models"
+
+    @property
     def column_cache(self) -> Path:
         """Values of a column that a curriculum goes by: `<data 16>-<column 16>/`, by sample id."""
         return self.cache / "columns"

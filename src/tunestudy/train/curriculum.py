@@ -23,7 +23,7 @@ from tunestudy.data.curriculum import (
 from tunestudy.data.drawn import samples_drawn
 from tunestudy.data.prepare import PreparedData, wanted_data
 from tunestudy.data.sources import Folders
-from tunestudy.models.load import LoadedModel
+from tunestudy.models.loaded import LoadedModel
 from tunestudy.records.atomic import write_json
 from tunestudy.records.lease import Lease
 from tunestudy.records.manifest import problems

@@ -20,10 +20,11 @@ from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.job import Job
 from tunestudy.config.stage import Quantization
 from tunestudy.models.fold import RAW
-from tunestudy.models.load import LoadedModel, load_result, load_whole
+from tunestudy.models.loaded import LoadedModel
 from tunestudy.models.origin import Origin, load_tokenizer, pretrained
 from tunestudy.models.publish import save_result
 from tunestudy.models.quantize import require_bitsandbytes
+from tunestudy.models.results import load_result, load_whole
 from tunestudy.models.stored import COMPONENTS_FILE
 from tunestudy.records.atomic import is_disk_full, read_json, temporary_beside
 from tunestudy.records.layout import JobDir

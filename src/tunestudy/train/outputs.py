@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from tunestudy.config.job import Job
 from tunestudy.data.prepare import prepare
-from tunestudy.models.load import LoadedModel
+from tunestudy.models.loaded import LoadedModel
 from tunestudy.records.layout import JobDir
 from tunestudy.train.world import World
 

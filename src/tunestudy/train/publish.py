@@ -13,10 +13,12 @@ from tunestudy.config.job import Job
 from tunestudy.models.components.world import world_of
 from tunestudy.models.decoder import base_model_of
 from tunestudy.models.fold import START
-from tunestudy.models.load import LoadedModel, load_merged, load_start
+from tunestudy.models.loaded import LoadedModel
 from tunestudy.models.mole import mole_of
 from tunestudy.models.publish import save_result
 from tunestudy.models.quantize import num_values
+from tunestudy.models.results import load_merged
+from tunestudy.models.start import load_start
 from tunestudy.records.atomic import is_disk_full, temporary_beside, write_json
 from tunestudy.records.layout import JobDir
 from tunestudy.records.manifest import problems, seal

@@ -28,8 +28,9 @@ from tunestudy.data.sources import Folders
 from tunestudy.data.vision import Eyes
 from tunestudy.models.components.world_projector import world_of
 from tunestudy.models.decoder import base_model_of
-from tunestudy.models.load import LoadedModel, frozen_identity, load_frozen
+from tunestudy.models.loaded import LoadedModel
 from tunestudy.models.origin import load_tokenizer
+from tunestudy.models.own import frozen_identity, load_frozen
 from tunestudy.train.loss import LossModel
 from tunestudy.train.precision import Precision
 from tunestudy.train.run import Task

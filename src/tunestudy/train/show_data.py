@@ -14,8 +14,9 @@ from tunestudy.config.job import Job
 from tunestudy.data.show import Look, Shower
 from tunestudy.data.sources import Folders
 from tunestudy.data.vision import Vision
-from tunestudy.models.load import load_start, tokenizer_of
 from tunestudy.models.origin import architecture_config, find_origin, load_processor
+from tunestudy.models.own import tokenizer_of
+from tunestudy.models.start import load_start
 from tunestudy.models.vision import vision_of
 from tunestudy.records.atomic import read_json, write_json
 from tunestudy.records.layout import JobDir

@@ -24,9 +24,10 @@ from tunestudy.data.vision import Vision
 from tunestudy.models.attention import segment_attention_obstacle
 from tunestudy.models.components.world import world_of
 from tunestudy.models.decoder import base_model_of, blocks_of
-from tunestudy.models.load import LoadedModel, load_start
+from tunestudy.models.loaded import LoadedModel
 from tunestudy.models.placement import place
 from tunestudy.models.roles import Train, set_trainable, trainable_table
+from tunestudy.models.start import load_start
 from tunestudy.records.adjusted import Adjusted, read_adjusted
 from tunestudy.records.atomic import write_json
 from tunestudy.records.layout import JobDir

@@ -9,8 +9,9 @@ from tunestudy.adapters.attach import attach
 from tunestudy.config.adapter import LoraAdapter
 from tunestudy.config.errors import StudyError
 from tunestudy.models.decoder import base_model_of
-from tunestudy.models.load import load_merged, load_result, load_start
+from tunestudy.models.results import load_merged, load_result
 from tunestudy.models.roles import set_trainable
+from tunestudy.models.start import load_start
 
 LORA = {"type": "lora", "lora_r": 2, "lora_alpha": 4, "target": "language_model"}
 

@@ -13,8 +13,9 @@ from world_lab import CONFIGS, TOKENIZER, WAN, build, pixels, world_settings
 
 from tunestudy.config.errors import StudyError
 from tunestudy.models.components.world import install_world, load_world, save_world, world_images, world_of, world_text
-from tunestudy.models.load import load_result, load_start
+from tunestudy.models.results import load_result
 from tunestudy.models.roles import set_trainable
+from tunestudy.models.start import load_start
 
 MODEL: dict[str, Any] = {
     "architecture": "qwen3",

@@ -16,7 +16,7 @@ from tunestudy.data.batch import IGNORED, Batch, Layout, Row, batch_of
 from tunestudy.data.corpus import Corpus
 from tunestudy.data.vision import Eyes
 from tunestudy.models.attention import segment_attention_obstacle
-from tunestudy.models.load import LoadedModel
+from tunestudy.models.loaded import LoadedModel
 from tunestudy.train.loss import LossModel, token_losses
 
 torch.set_num_threads(1)

@@ -10,8 +10,9 @@ from tunestudy.adapters.attach import attach, go_on
 from tunestudy.config.adapter import LoraAdapter
 from tunestudy.config.errors import StudyError
 from tunestudy.config.merge import MergeStage
-from tunestudy.models.load import load_result, load_start, load_whole
 from tunestudy.models.origin import check_model_folder
+from tunestudy.models.results import load_result, load_whole
+from tunestudy.models.start import load_start
 from tunestudy.records.atomic import write_json
 from tunestudy.records.manifest import MANIFEST
 
