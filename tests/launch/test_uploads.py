@@ -15,10 +15,10 @@ from published import checkpoint, make_published
 
 from tunestudy.config.job import Job
 from tunestudy.launch.uploads import uploading
+from tunestudy.records.atomic import read_object
 from tunestudy.records.layout import JobDir
 from tunestudy.records.pushes import enqueue, read_pushed, waiting
 from tunestudy.records.stop import StopRequest
-from tunestudy.study.state import read_object
 
 TOKEN = "hf_" + "c3D4" * 6
 

@@ -8,14 +8,13 @@ from tunestudy.config.study import Study
 from tunestudy.launch.cost_words import Costs
 from tunestudy.launch.foresee import Card, card_of, in_hub_cache, not_to_time
 from tunestudy.launch.schedule import make_schedule
-from tunestudy.records.atomic import write_json
+from tunestudy.records.atomic import read_object, write_json
 from tunestudy.records.host import host_name
 from tunestudy.records.locked import hub_cache, item_problems, lock_beside, read_lock
 from tunestudy.study.costs import StageCost, remembered, stage_costs
 from tunestudy.study.doubts import doubts, gigabytes, hours
 from tunestudy.study.plan import Plan
 from tunestudy.study.spans import Span, total
-from tunestudy.study.state import read_object
 from tunestudy.study.timing import expected_times
 
 ASK = "size unknown here; `fetch --dry-run` asks"

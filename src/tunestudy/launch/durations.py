@@ -3,7 +3,7 @@
 from collections import defaultdict
 from typing import Any
 
-from tunestudy.launch.outcome import read_object
+from tunestudy.records.atomic import read_object
 from tunestudy.records.layout import StudyDir
 from tunestudy.report.values import number
 
@@ -25,7 +25,7 @@ def attempts_of(events: list[dict[str, Any]], study: StudyDir) -> dict[str, list
         job, started = event["job"], event["t"]
         end = ends.get(_attempt(event))
         if end is None:
-            end = number((read_object(study.job(job).progress_json) or {}).get("t")) or started
+            end = number(read_object(study.job(job).progress_json).get("t")) or started
         spans[job].append((started, max(started, end)))
     return dict(spans)
 

@@ -18,13 +18,14 @@ from tunestudy.launch.ending import clean_logs, outcome_of, write_down
 from tunestudy.launch.hang import PATIENCE, end_if_it_hangs
 from tunestudy.launch.local import Slot
 from tunestudy.launch.orphans import kill_orphan, orphan_of, stop_orphan
-from tunestudy.launch.outcome import Outcome, is_complete, is_trained, log_sizes, memory_kills, read_object
+from tunestudy.launch.outcome import Outcome, is_complete, is_trained, log_sizes, memory_kills
 from tunestudy.launch.place import Place
 from tunestudy.launch.queue import Queue
 from tunestudy.launch.retry import verdict_on
 from tunestudy.launch.task import Attempt, Task
 from tunestudy.launch.torchrun import job_environment
 from tunestudy.records.adjusted import read_adjusted, write_adjusted
+from tunestudy.records.atomic import read_object
 from tunestudy.records.events import Journal, read_events
 from tunestudy.records.host import machine
 from tunestudy.records.layout import StudyDir
@@ -253,7 +254,7 @@ def look_elsewhere(tasks: Sequence[Task], launch: Launch) -> None:
             task.state, task.note = "done", "done by another run"
         elif failure is None:
             task.state, task.note = "waiting", "left unfinished"
-            attempt = (read_object(task.folder.progress_json) or {}).get("attempt")
+            attempt = read_object(task.folder.progress_json).get("attempt")
             reason = "its processes ended without finishing it"
             launch.journal.write("job_retried", job=task.job.id, attempt=attempt, reason=reason)
         else:

@@ -10,8 +10,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from tunestudy.launch.outcome import read_object
 from tunestudy.launch.place import Running
+from tunestudy.records.atomic import read_object
 from tunestudy.records.layout import JobDir
 
 PATIENCE = 1.5
@@ -62,7 +62,7 @@ def end_if_it_hangs(signs: SignsOfLife, running: Running, folder: JobDir, attemp
 
 def stands_still(signs: SignsOfLife, folder: JobDir, *, attempt: int, patience_s: float, now: float) -> str:
     """What stood still for too long, in words; empty while the attempt is not in a phase that tells."""
-    told = read_object(folder.progress_json) or {}
+    told = read_object(folder.progress_json)
     if told.get("attempt") != attempt or told.get("phase") not in TELLING:
         signs.seen.clear()
         return ""

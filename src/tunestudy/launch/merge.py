@@ -18,14 +18,21 @@ from tunestudy.launch.merge_words import Asked
 from tunestudy.launch.run import run_study
 from tunestudy.launch.torchrun import Command
 from tunestudy.launch.written import study_text
-from tunestudy.records.atomic import is_disk_full, publish, read_json, remove_tree, temporary_beside, write_text
+from tunestudy.records.atomic import (
+    is_disk_full,
+    publish,
+    read_json,
+    read_object,
+    remove_tree,
+    temporary_beside,
+    write_text,
+)
 from tunestudy.records.layout import JobDir, StudyDir
 from tunestudy.records.manifest import problems, read_manifest, seal
 from tunestudy.study.found_model import FoundModel, find_model, seen_from
 from tunestudy.study.load import load_study
 from tunestudy.study.plan import make_plan
 from tunestudy.study.problems import CombinedError, raise_all
-from tunestudy.study.state import read_object
 from tunestudy.study.weights import folder_mistake, is_adapter
 
 STAGE = "merged"

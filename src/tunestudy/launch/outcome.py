@@ -10,11 +10,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from tunestudy.config.failures import FailureKind, Sign, sign_in
 from tunestudy.config.job import Job
-from tunestudy.records.atomic import read_json, write_json
+from tunestudy.records.atomic import read_object, write_json
 from tunestudy.records.layout import JobDir
 from tunestudy.records.redact import redact
 from tunestudy.study.state import missing_evaluations
@@ -59,8 +59,7 @@ def failed_words(kind: str, message: str) -> str:
 
 def is_trained(job: Job, folder: JobDir) -> bool:
     """Whether the job's own result is published."""
-    result = read_object(folder.result_json)
-    return result is not None and result.get("fingerprint") == job.fingerprint
+    return bool(read_object(folder.result_json).get("fingerprint") == job.fingerprint)
 
 
 def is_complete(job: Job, folder: JobDir) -> bool:
@@ -79,7 +78,7 @@ def read_outcome(
     """
     if is_complete(job, folder):
         return Outcome(kind="done")
-    progress, failure = read_object(folder.progress_json) or {}, read_object(folder.failure_json) or {}
+    progress, failure = read_object(folder.progress_json), read_object(folder.failure_json)
     if failure.get("attempt") != attempt:
         failure = {}
     logs = Logs(folder, log_start)
@@ -165,8 +164,7 @@ def describe_signal(number: int, out_of_memory: bool) -> str:
 
 def record_failure(folder: JobDir, outcome: Outcome, attempt: int) -> None:
     """Write failure.json for an attempt that could not write it itself, such as a killed one."""
-    told = read_object(folder.failure_json)
-    if told is None or told.get("attempt") != attempt:
+    if read_object(folder.failure_json).get("attempt") != attempt:
         facts = {
             "kind": outcome.kind,
             "message": redact(outcome.message),
@@ -219,12 +217,3 @@ def _tail(log: Path, start: int) -> str:
             return file.read().decode(errors="replace")
     except FileNotFoundError:
         return ""
-
-
-def read_object(path: Path) -> dict[str, Any] | None:
-    """A JSON object, or None when it is missing or unreadable: then it is as if it had not been written."""
-    try:
-        value = read_json(path)
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None

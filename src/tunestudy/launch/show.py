@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tunestudy.launch.durations import duration_text
-from tunestudy.launch.outcome import read_object
 from tunestudy.launch.task import Task
+from tunestudy.records.atomic import read_object
 from tunestudy.records.layout import JobDir
 from tunestudy.records.redact import redact
 
@@ -86,7 +86,7 @@ def row_of(task: Task) -> Row:
 
 def make_row(id_: str, name: str, state: str, note: str, running_in: JobDir | None) -> Row:
     """A row; `running_in` is the folder whose progress.json belongs to it now."""
-    told = (read_object(running_in.progress_json) or {}) if running_in else {}
+    told = read_object(running_in.progress_json) if running_in else {}
     live = {key: told.get(key) for key in ("step", "total_steps", "loss", "tokens_per_s", "eta_s")}
     return Row(id=id_, name=name, state=state, note=redact(note), phase=told.get("phase", ""), **live)
 

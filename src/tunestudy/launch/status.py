@@ -14,8 +14,9 @@ from rich.table import Table
 
 from tunestudy.launch.alerts.feed import alert_words, alerts_in
 from tunestudy.launch.durations import attempts_of, busy_seconds, duration_text
-from tunestudy.launch.outcome import failed_words, read_object
+from tunestudy.launch.outcome import failed_words
 from tunestudy.launch.retry import cure_of
+from tunestudy.records.atomic import read_object
 from tunestudy.records.events import read_events
 from tunestudy.records.layout import StudyDir
 from tunestudy.report.values import number, whole
@@ -44,8 +45,8 @@ def status(loaded: LoadedStudy, results: Path, *, brief: bool = False) -> dict[s
         begun = job["status"] not in ("done", "pending")
         mine = attempts.get(job["id"], [])
         job["slurm"] = None
-        job["progress"] = read_object(study.job(job["id"]).progress_json) if begun else None
-        job["failure"] = read_object(study.job(job["id"]).failure_json) if job["status"] == "failed" else None
+        job["progress"] = (read_object(study.job(job["id"]).progress_json) or None) if begun else None
+        job["failure"] = (read_object(study.job(job["id"]).failure_json) or None) if job["status"] == "failed" else None
         job["attempts"] = len(mine)
         job["duration_s"] = round(sum(end - start for start, end in mine), 3) if mine else None
     spans = [span for mine in attempts.values() for span in mine]

@@ -17,12 +17,12 @@ from tunestudy.launch.estimate import last_line, time_job, wait_for
 from tunestudy.launch.foresee import absent_model, alone, count_memory
 from tunestudy.launch.local import Slot, find_slots
 from tunestudy.launch.lr_find import chosen_job
-from tunestudy.launch.outcome import memory_kills, read_object
+from tunestudy.launch.outcome import memory_kills
 from tunestudy.launch.spread import command_for
 from tunestudy.launch.torchrun import Command, job_environment, start
 from tunestudy.launch.tune_words import Tuning, as_json, open_ends, progress_words, tuning_lines
 from tunestudy.preflight.checks import check
-from tunestudy.records.atomic import remove_tree, write_json
+from tunestudy.records.atomic import read_object, remove_tree, write_json
 from tunestudy.records.host import host_name
 from tunestudy.records.layout import JobDir
 from tunestudy.records.snapshot import usable_threads
@@ -221,7 +221,7 @@ def with_counts(bench: Bench, space: Space, tried: Tried, facts: Mapping[str, An
     found: dict[tuple[int, bool], float] = {}
     for on, job in both.items():
         key = memory_key(job, ranks=ranks, host=host_name(), device=device, per_host=slicing(bench.plan))
-        counted = read_object(bench.plan.folder.foreseen(key)) or {}
+        counted = read_object(bench.plan.folder.foreseen(key))
         for rows in space.ladder if "tokens" in counted else ():
             found[rows, on] = memory_of(counted, probe={"largest": rows * facts["longest_row"]}).peak.low
     own = found.get((tried.candidate.micro_batch, tried.candidate.activation_checkpointing), 0.0)
@@ -241,9 +241,7 @@ def try_out(bench: Bench, candidate: Candidate) -> tuple[Tried, dict[str, Any]]:
         environment = job_environment(bench.plan.study.env, bench.slot.environment, attempt=1)
         code = wait_for(start(bench.command(folder, ranks), environment, folder.launch_log))
         wall_s = round(time.monotonic() - began, 3)
-        found = read_object(folder.root / "try.json")
-        if found is None:
-            found = died(folder, code, by_kernel=memory_kills() > killed)
+        found = read_object(folder.root / "try.json") or died(folder, code, by_kernel=memory_kills() > killed)
         return tried_from({**asdict(candidate), **found, "wall_s": wall_s}), found
     finally:
         remove_tree(folder.root)
@@ -259,7 +257,7 @@ def died(folder: JobDir, code: int, *, by_kernel: bool) -> dict[str, Any]:
 
 def known_on_disk(bench: Bench) -> dict[Candidate, Tried]:
     """What earlier searches measured, as far as it holds for the card that is asked about."""
-    kept = read_object(bench.plan.folder.tuned(bench.key)) or {}
+    kept = read_object(bench.plan.folder.tuned(bench.key))
     tried = [tried_from(entry) for entry in kept.get("tried", ())]
     if kept.get("memory_bytes") != bench.memory_bytes:
         return {}
@@ -288,7 +286,7 @@ def _figures(tried: Tried) -> dict[str, Any]:
 
 def facts_on_disk(bench: Bench) -> dict[str, Any]:
     """The device and its memory, as the last try saw them."""
-    kept = read_object(bench.plan.folder.tuned(bench.key)) or {}
+    kept = read_object(bench.plan.folder.tuned(bench.key))
     return {name: value for name, value in kept.items() if name not in ("tried", "t")}
 
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from tunestudy.config.job import Job
+from tunestudy.records.atomic import read_object
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.stop import StopRequest
 from tunestudy.share.work import items, targets_as_text
 from tunestudy.study.sharing import Target, pushed_by_itself, targets_of
-from tunestudy.study.state import read_object
 
 MODULE = "tunestudy.share.drain"
 POLL_S = 0.1

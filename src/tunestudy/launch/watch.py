@@ -7,11 +7,12 @@ from pathlib import Path
 
 from tunestudy.config.errors import Exit
 from tunestudy.launch.alerts.feed import AlertFeed, alert_words
-from tunestudy.launch.outcome import failed_words, read_object
+from tunestudy.launch.outcome import failed_words
 from tunestudy.launch.presence import launchers
 from tunestudy.launch.show import Display, Row, make_row, open_display, summary
 from tunestudy.launch.slurm.status import InSlurm, in_slurm
 from tunestudy.launch.task import Task
+from tunestudy.records.atomic import read_object
 from tunestudy.records.layout import StudyDir
 from tunestudy.study.load import LoadedStudy
 from tunestudy.study.plan import make_plan
@@ -69,6 +70,6 @@ def look(task: Task) -> Row:
     if status == "done":
         task.state = "done"
     elif status == "failed":
-        failure = read_object(task.folder.failure_json) or {}
+        failure = read_object(task.folder.failure_json)
         note = failed_words(str(failure.get("kind")), str(failure.get("message")))
     return make_row(task.job.id, task.name, status, note, task.folder if status == "running" else None)

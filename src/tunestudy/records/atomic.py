@@ -102,6 +102,15 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise DamagedFileError(Path(path), error) from None
 
 
+def read_object(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The JSON object in a file; empty when there is none."""
+    try:
+        value = read_json(path)
+    except (OSError, ValueError):
+        return {}  # torn or unreadable: what it should prove is not proven
+    return value if isinstance(value, dict) else {}
+
+
 def _content(path: str | os.PathLike[str]) -> bytes:
     """Of a small file, without what `open` builds around it: `status` reads ten thousand."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -145,7 +145,11 @@ def _line(chart: Chart, label: str, colour: int, jobs: list[JobFacts], most: int
     seeds = {seed: thin(points, most) for seed, points in seeds.items() if points}
     if not seeds:
         return None
-    steps, values = common_grid(list(seeds.values()))
+    return line_of(label, colour, seeds, *common_grid(list(seeds.values())))
+
+
+def line_of(label: str, colour: int, seeds: dict[int, Points], steps: np.ndarray, values: np.ndarray) -> Line:
+    """`seeds` as they are drawn; steps (S,) and values (lines, S): what the mean and the band are of."""
     return Line(
         label=label,
         colour=colour,

@@ -1,15 +1,11 @@
 """Spellings of LLaMA-Factory, ms-swift, axolotl and older Hugging Face releases, each accepted with a printed line."""
 
-from collections.abc import Callable
 from typing import Any
 
 from tunestudy.config.errors import StudyError
-from tunestudy.study.merge_aliases import MERGE, MERGE_INPUT, for_each_model
+from tunestudy.study.merge_aliases import MERGE, MERGE_INPUT, Convert, elsewhere, for_each_model, rename
 from tunestudy.study.source import KeyPath, Source, dotted
 from tunestudy.study.surface import KEYS, Level, mappings
-
-Convert = Callable[[Any], dict[str, Any]]
-"""A foreign value → our keys (dotted inside the stage) and values. ValueError says why it has no counterpart."""
 
 
 def translate(source: Source) -> list[str]:
@@ -110,10 +106,6 @@ def _shown(value: Any) -> str:
     return f"[{', '.join(map(_shown, value))}]" if isinstance(value, list) else str(value)
 
 
-def _rename(key: str) -> Convert:
-    return lambda value: {key: value}
-
-
 def _warmup_share(value: Any) -> dict[str, Any]:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
         raise ValueError(f"must be a share of all steps between 0 and 1, got {_shown(value)}")
@@ -198,16 +190,9 @@ def _adapter_start(key: str) -> Convert:
     return convert
 
 
-def _elsewhere(cure: str) -> Convert:
-    def convert(_value: Any) -> dict[str, Any]:
-        raise ValueError(cure)
-
-    return convert
-
-
 def _renames(**keys: str) -> dict[str, Convert]:
     """`ours="theirs theirs"` → one conversion for each of their spellings; `__` in ours stands for a dot."""
-    return {alias: _rename(ours.replace("__", ".")) for ours, aliases in keys.items() for alias in aliases.split()}
+    return {alias: rename(ours.replace("__", ".")) for ours, aliases in keys.items() for alias in aliases.split()}
 
 
 _FREEZE = {
@@ -222,10 +207,10 @@ _FREEZE = {
 _FEW_BITS = ("quantization", "quantization_bit", "quant_bits", "load_in_4bit", "load_in_8bit")
 """Any of them already says that the base is in few bits."""
 
-_HELD_OUT = _elsewhere("is set per data set: `held_out: 0.1` in its entry of `datasets:`")
-_SEED = _elsewhere("is set for the whole study: `seeds: [1, 2, 3]` at the top of the file")
-_HUB_TOKEN = _elsewhere("does not belong in a study file: `hf auth login`, or HF_TOKEN in the environment")
-_OUTPUT = _elsewhere("is not part of a study: results go to `--results DIR`")
+_HELD_OUT = elsewhere("is set per data set: `held_out: 0.1` in its entry of `datasets:`")
+_SEED = elsewhere("is set for the whole study: `seeds: [1, 2, 3]` at the top of the file")
+_HUB_TOKEN = elsewhere("does not belong in a study file: `hf auth login`, or HF_TOKEN in the environment")
+_OUTPUT = elsewhere("is not part of a study: results go to `--results DIR`")
 
 _OPTIMISERS = {"adamw": "adamw_torch_fused", "adamw_bnb_8bit": "adamw_8bit", "paged_adamw": "paged_adamw_32bit"}
 
@@ -277,7 +262,7 @@ _STAGE: dict[str, Convert] = {
     "save_only_model": _flag({"full_save_steps": None}, {}),
     **dict.fromkeys(
         ("modules_to_save", "additional_target", "lora_modules_to_save"),
-        _elsewhere("is `train: [role, …]` beside the adapter: roles that are trained in full"),
+        elsewhere("is `train: [role, …]` beside the adapter: roles that are trained in full"),
     ),
     **dict.fromkeys(("finetuning_type", "tuner_type", "train_type"), _tuner),
     "warmup_ratio": _warmup_share,
@@ -289,10 +274,10 @@ _STAGE: dict[str, Convert] = {
     "seed": _SEED,
     "output_dir": _OUTPUT,
     **dict.fromkeys(("hub_token", "push_to_hub_token"), _HUB_TOKEN),
-    "hub_always_push": _elsewhere(
+    "hub_always_push": elsewhere(
         "is not needed: pushes wait in a queue, and the newest checkpoint takes older ones' place"
     ),
-    "max_samples": _elsewhere("is `limit` in an entry of `datasets:`, or `max_samples` in an item of `data:`"),
+    "max_samples": elsewhere("is `limit` in an entry of `datasets:`, or `max_samples` in an item of `data:`"),
 }
 
 ALIASES: dict[Level, dict[str, Convert]] = {

@@ -13,14 +13,15 @@ from typing import Any
 from tunestudy.config.estimate import Claim, Prior
 from tunestudy.config.job import Job
 from tunestudy.config.stage import TrainStage
+from tunestudy.records.atomic import read_object
 from tunestudy.study.hosts import ranks_per_host
 from tunestudy.study.memory import MEBIBYTE, Memory, Shift, memory_of, shift_of
 from tunestudy.study.plan import Plan, PlannedJob
 from tunestudy.study.show import Group, groups_of
 from tunestudy.study.spans import NOTHING, Span, total
-from tunestudy.study.state import folders_on_disk, read_object
+from tunestudy.study.state import folders_on_disk
 from tunestudy.study.stated import num_evaluations
-from tunestudy.study.timing import speed_key
+from tunestudy.study.timing import benchmark_seconds, speed_key
 
 TIMES = ("training", "evaluation", "checkpoints", "start", "benchmarks")
 """Terms of a job's time, in the order in which they are shown."""
@@ -142,7 +143,7 @@ def stage_costs(plan: Plan, *, host: str, device: str) -> list[StageCost]:
     seen = [_seen(plan, group, host, device, on_disk) for group in groups]
     counted = [(one.counted, one.probe or None, one.peaks_mb) for one in seen if "tokens" in one.counted]
     shift = shift_of(counted)
-    scored = _benchmark_seconds(plan, on_disk)
+    scored = benchmark_seconds(plan.jobs, plan.folder, on_disk)
     return [_cost(plan, group, one, shift, scored) for group, one in zip(groups, seen, strict=True)]
 
 
@@ -249,17 +250,6 @@ def _benchmarks(first: PlannedJob, stated: Prior, scored: Mapping[str, float]) -
     if all(name in scored for name in names):
         return Span.exactly(sum(scored[name] for name in names))
     return None if stated.benchmarks_s is None else Span.between(stated.benchmarks_s)
-
-
-def _benchmark_seconds(plan: Plan, on_disk: set[str]) -> dict[str, float]:
-    """Mean time of each benchmark over the jobs that it has scored."""
-    found: dict[str, list[float]] = {}
-    for planned in plan.jobs:
-        for name in planned.job.evaluations if planned.job.id in on_disk else ():
-            duration = read_object(plan.folder.job(planned.job.id).eval_json(name)).get("duration_s")
-            if isinstance(duration, int | float):
-                found.setdefault(name, []).append(float(duration))
-    return {name: sum(values) / len(values) for name, values in found.items()}
 
 
 def _finished(times: Mapping[str, Span | None], seen: Seen) -> tuple[dict[str, Span | None], str]:

@@ -16,7 +16,7 @@ from tunestudy.config.fonts import candidates
 from tunestudy.config.model import ModelConfig
 from tunestudy.config.stage import TrainStage
 from tunestudy.config.study import Study
-from tunestudy.records.atomic import read_json, write_json
+from tunestudy.records.atomic import read_object, write_json
 from tunestudy.records.fetched import FetchDir, content_of, fetch_key, images_digest
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.manifest import sha256
@@ -37,7 +37,7 @@ class Identities:
     def __init__(self, study: Study, folder: Path, results: StudyDir) -> None:
         self._folder, self._fetch = folder, results.fetch
         self._cache_file = results.hashes
-        self._hashes: dict[str, str] = _remembered(self._cache_file)
+        self._hashes: dict[str, str] = read_object(self._cache_file)
         self._new = False
         self.unpinned: list[str] = []
         """Hub ids without a revision, neither in the study nor in its lock."""
@@ -169,11 +169,3 @@ def _encoders(study: Study, folder: Path) -> set[str]:
     encoders = [stage.world.encoder for stage in stages.values() if stage.world is not None]
     names = {one.model_name_or_path for one in encoders if one.revision is None}
     return {name for name in names if name is not None and not (folder / name).exists()}
-
-
-def _remembered(path: Path) -> dict[str, str]:
-    try:
-        hashes = read_json(path)
-    except (OSError, ValueError):
-        return {}  # a cache: what cannot be read is hashed again
-    return hashes if isinstance(hashes, dict) else {}

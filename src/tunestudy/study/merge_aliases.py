@@ -12,7 +12,7 @@ from tunestudy.config.merge import MergeInput
 from tunestudy.study.source import KeyPath, Source
 
 Convert = Callable[[Any], dict[str, Any]]
-"""As in `study.aliases`."""
+"""A foreign value → our keys (dotted inside the stage) and values. ValueError says why it has no counterpart."""
 
 _DROP_RATES = ("drop_rate", "dare_drop_rate", "drop")
 _FOR_ALL = {"density": "density", "densities": "density", **dict.fromkeys(_DROP_RATES, "density"), "weights": "weight"}
@@ -117,39 +117,42 @@ def _tokens(value: Any) -> dict[str, Any]:
     return {"vocabulary": value}
 
 
-def _elsewhere(cure: str) -> Convert:
+def elsewhere(cure: str) -> Convert:
+    """Of a key that is said another way here."""
+
     def convert(_value: Any) -> dict[str, Any]:
         raise ValueError(cure)
 
     return convert
 
 
-def _rename(key: str) -> Convert:
+def rename(key: str) -> Convert:
+    """Of a key that is only called otherwise."""
     return lambda value: {key: value}
 
 
-_PARAMETERS = _elsewhere("its keys stand by themselves here: weight and density in each model, the others in the stage")
+_PARAMETERS = elsewhere("its keys stand by themselves here: weight and density in each model, the others in the stage")
 
 MERGE: dict[str, Convert] = {
-    "merge_method": _rename("method"),
+    "merge_method": rename("method"),
     "combination_type": _combination,
-    "lambda": _rename("scale"),
-    "out_dtype": _rename("dtype"),
-    "svd_rank": _rename("result_rank"),
+    "lambda": rename("scale"),
+    "out_dtype": rename("dtype"),
+    "svd_rank": rename("result_rank"),
     "tokenizer_source": _tokens,
-    "base_model": _elsewhere("is `base:` here: an earlier stage's name, `model`, or {path: FOLDER}"),
+    "base_model": elsewhere("is `base:` here: an earlier stage's name, `model`, or {path: FOLDER}"),
     "parameters": _PARAMETERS,
-    "slices": _elsewhere("layers of several models one after the other are no merge; this one merges whole models"),
-    "seed": _elsewhere("is set for the whole study: `seeds: [1, 2, 3]` at the top of the file"),
-    "output_dir": _elsewhere("is not part of a study: results go to `--results DIR`"),
+    "slices": elsewhere("layers of several models one after the other are no merge; this one merges whole models"),
+    "seed": elsewhere("is set for the whole study: `seeds: [1, 2, 3]` at the top of the file"),
+    "output_dir": elsewhere("is not part of a study: results go to `--results DIR`"),
 }
 """Of a merging stage."""
 
 MERGE_INPUT: dict[str, Convert] = {
-    **dict.fromkeys(("lambda", "coefficient", "scaling_coefficient"), _rename("weight")),
+    **dict.fromkeys(("lambda", "coefficient", "scaling_coefficient"), rename("weight")),
     **dict.fromkeys(_DROP_RATES, _drop_rate),
-    "model": _rename("path"),
-    "adapter": _rename("path"),
+    "model": rename("path"),
+    "adapter": rename("path"),
     "parameters": _PARAMETERS,
 }
 """Of one of its models."""

@@ -18,6 +18,7 @@ from typing import Any
 from tunestudy.config.job import Job
 from tunestudy.config.stage import TrainStage
 from tunestudy.config.study import Study
+from tunestudy.records.atomic import read_object
 from tunestudy.records.layout import StudyDir
 from tunestudy.study.benchmarks import curve_warnings
 from tunestudy.study.changes import Change, Orphan, explain_changes, find_orphans
@@ -32,7 +33,7 @@ from tunestudy.study.merges import merge_warnings
 from tunestudy.study.sharing import check_sharing
 from tunestudy.study.shrink import Forecast, forecast
 from tunestudy.study.shrink import warnings as shrink_warnings
-from tunestudy.study.state import Status, folders_on_disk, read_object, status_at
+from tunestudy.study.state import Status, folders_on_disk, status_at
 from tunestudy.study.unread import unread_warnings
 
 

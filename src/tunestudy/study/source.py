@@ -6,7 +6,7 @@ brings it (thirty times faster), else from ruamel.yaml, which also has the last 
 
 import gc
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,7 +64,7 @@ def read_source(path: Path) -> Source:
     Raises StudyError for a file that is missing, unreadable, no text, no YAML, no mapping, has a key twice,
     or holds a token.
     """
-    text = _read_text(path)
+    text = read_text(path, "study file", endings=(".yaml", ".yml"))
     _refuse_tokens(path, text)
     composer = Composer(path)
     with _without_gc():
@@ -99,16 +99,17 @@ def parse_value(text: str, where: Place | str) -> Any:
         raise StudyError(where, f"`{text}` is not a YAML value: {error.message}") from error
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path, what: str, *, endings: Collection[str]) -> str:
+    """The text of a file that is to be `what`; StudyError names a near one of these `endings` where there is none."""
     where = at("", file=str(path))
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        siblings = [entry.name for entry in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+        siblings = [entry.name for entry in path.parent.glob("*") if entry.suffix in endings]
         hint = f"; {did_you_mean(path.name, siblings)}" if siblings else ""
         raise StudyError(where, f"there is no such file{hint}") from None
     except IsADirectoryError:
-        raise StudyError(where, "this is a folder; give the study file in it") from None
+        raise StudyError(where, f"this is a folder; give the {what} in it") from None
     except OSError as error:
         raise StudyError(where, f"cannot be read: {error.strerror}") from None
     try:
@@ -116,7 +117,7 @@ def _read_text(path: Path) -> str:
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
-        raise StudyError(where, "this is not a text file in UTF-8, so it is no study file")
+        raise StudyError(where, f"this is not a text file in UTF-8, so it is no {what}")
     return text
 
 

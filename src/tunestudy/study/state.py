@@ -3,10 +3,10 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from tunestudy.config.job import Evaluation, Job
-from tunestudy.records.atomic import read_json
+from tunestudy.records.atomic import read_object
 from tunestudy.records.kept import kept_checkpoints
 from tunestudy.records.layout import CLAIM, EVAL, FAILURE, LEASE, PROGRESS, RESULT, JobDir, StudyDir, score_name
 
@@ -76,12 +76,3 @@ def folders_on_disk(study: StudyDir) -> set[str]:
     if not study.jobs.is_dir():
         return set()
     return {entry.name for entry in study.jobs.iterdir() if not entry.name.startswith(".")}
-
-
-def read_object(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The JSON object in a file; empty when there is none."""
-    try:
-        value = read_json(path)
-    except (OSError, ValueError):
-        return {}  # torn or unreadable: what it should prove is not proven
-    return value if isinstance(value, dict) else {}

@@ -10,11 +10,11 @@ from typing import Any, Literal
 from tunestudy.config.adapter import GateOptions, LowRankOptions
 from tunestudy.config.job import Job
 from tunestudy.config.stage import CheckpointSettings, LoggingSettings, OptimiserSettings
-from tunestudy.records.atomic import write_json
+from tunestudy.records.atomic import read_object, write_json
 from tunestudy.records.layout import StudyDir
 from tunestudy.study.fingerprint import datasets_of, digest
 from tunestudy.study.plan import Plan, PlannedJob
-from tunestudy.study.state import folders_on_disk, read_object
+from tunestudy.study.state import folders_on_disk
 from tunestudy.study.stated import stated_benchmarks, stated_seconds
 
 Evidence = Literal["finished jobs", "timed steps", "what the study states"]
@@ -67,7 +67,7 @@ def expected_times(plan: Plan, *, ranks: int, host: str) -> dict[str, JobTime]:
     training: Training = {key: (seconds, "what the study states") for key, seconds in stated_seconds(plan).items()}
     training |= {key: (probe_seconds(probe), "timed steps") for key, probe in probes.items()}
     training |= {key: (seconds, "finished jobs") for key, seconds in _by_stage(plan.jobs, results).items()}
-    scored = _benchmark_seconds(plan.jobs, plan.folder, on_disk)
+    scored = benchmark_seconds(plan.jobs, plan.folder, on_disk)
     start_s = max((probe["start_s"] for probe in probes.values()), default=0.0)
     said = stated_benchmarks(plan)
     return {one.job.id: _time_of(one.job, training, scored, said.get(one.job.id), start_s) for one in plan.jobs}
@@ -113,7 +113,7 @@ def _by_stage(jobs: Sequence[PlannedJob], results: Mapping[str, dict[str, Any]])
     return {key: sum(values) / len(values) for key, values in found.items()}
 
 
-def _benchmark_seconds(jobs: Sequence[PlannedJob], folder: StudyDir, on_disk: set[str]) -> dict[str, float]:
+def benchmark_seconds(jobs: Sequence[PlannedJob], folder: StudyDir, on_disk: set[str]) -> dict[str, float]:
     """Mean time of each benchmark over the jobs that it has scored."""
     found: dict[str, list[float]] = {}
     for planned in jobs:

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tunestudy.records.atomic import TEMPORARY, TRASH, pointed_to, temporary_beside
+from tunestudy.records.atomic import TEMPORARY, TRASH, pointed_to, read_object, temporary_beside
 from tunestudy.records.fetched import content_of, fetch_key
 from tunestudy.records.kept import find_checkpoints, to_keep
 from tunestudy.records.layout import JobDir
@@ -20,7 +20,7 @@ from tunestudy.records.lease import Lease
 from tunestudy.records.manifest import read_manifest
 from tunestudy.study.load import LoadedStudy
 from tunestudy.study.plan import Plan
-from tunestudy.study.state import is_running, read_object
+from tunestudy.study.state import is_running
 
 LITTER_AGE_S = 3600.0
 """By the file server's clock. A temporary file of that age has no writer any more."""

@@ -3,9 +3,9 @@
 Small files alone are looked at.
 """
 
-import json
 from pathlib import Path
-from typing import Any
+
+from tunestudy.records.atomic import read_object
 
 WHOLE = ("model.safetensors", "model.safetensors.index.json")
 
@@ -40,18 +40,10 @@ def is_adapter(folder: Path) -> bool:
 
 
 def _adapter_mistake(folder: Path, written: str) -> str | None:
-    config = _json(folder / "adapter_config.json")
+    config = read_object(folder / "adapter_config.json")  # of an unreadable one the worker says what is wrong
     kind = str(config.get("peft_type", "LORA")).upper()
     if kind != "LORA":
         return f"`{written}` is an adapter of type {kind}, and a LoRA is needed here"
     if config.get("use_dora"):
         return f"`{written}` is a DoRA, whose magnitudes do not add up; a LoRA is needed here"
     return None
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}  # the worker says what is wrong with it
-    return found if isinstance(found, dict) else {}

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from tunestudy.records.atomic import read_object
 from tunestudy.records.kept import kept_checkpoints
 from tunestudy.records.layout import JobDir, StudyDir
 from tunestudy.records.redact import redact, redactor
 from tunestudy.report.values import mapping, number, texts, whole
-from tunestudy.study.state import folders_on_disk, is_running, read_object
+from tunestudy.study.state import folders_on_disk, is_running
 from tunestudy.web.journal import Journal
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*")

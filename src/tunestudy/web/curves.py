@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tunestudy.records.redact import redact
-from tunestudy.report.curves import CHARTS, ORDER, SPARSITY, Chart, Line, Points, View, as_json, common_grid
+from tunestudy.report.curves import CHARTS, ORDER, SPARSITY, Chart, Line, Points, View, as_json, common_grid, line_of
 from tunestudy.report.format import listing
 from tunestudy.web.board import Board, Seen
 from tunestudy.web.series import Log
@@ -117,17 +117,7 @@ class Curves:
                 means.append(thick)
         if not seeds:
             return None
-        steps, values = common_grid(means)
-        steps, values = _thinned(steps, values, most)
-        return Line(
-            label=variant,
-            colour=place,
-            seeds=seeds,
-            steps=steps.tolist(),
-            mean=values.mean(axis=0).tolist(),
-            low=values.min(axis=0).tolist(),
-            high=values.max(axis=0).tolist(),
-        )
+        return line_of(variant, place, seeds, *_thinned(*common_grid(means), most))
 
     def _joined(self, chart: Chart, jobs: Sequence[Seen], most: int) -> tuple[Points, Points]:
         """(means, the same with every group's lowest and highest) of jobs one after the other."""

@@ -5,13 +5,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from tunestudy.records.atomic import read_object
 from tunestudy.records.follow import last_lines
 from tunestudy.records.layout import JobDir
 from tunestudy.records.redact import redact, redact_tree
 from tunestudy.report.differences import not_default
 from tunestudy.report.format import setting
 from tunestudy.report.values import mapping, texts
-from tunestudy.study.state import read_object
 from tunestudy.web.board import Board, Seen
 
 LOG_BYTES = 64 * 1024

@@ -24,8 +24,8 @@ from tunestudy.launch.alerts.rules import (
     outside_benchmark,
     slow_rank,
 )
-from tunestudy.launch.outcome import read_object
 from tunestudy.launch.task import Task
+from tunestudy.records.atomic import read_object
 from tunestudy.records.events import Journal
 from tunestudy.records.growing import GrowingTable
 from tunestudy.records.layout import StudyDir
@@ -93,7 +93,7 @@ class Watchman:
             folder = task.folder
             known = Watched(task, (GrowingTable(folder.loss_log), GrowingTable(folder.eval_log)))
             self._jobs[task.job.id] = known
-        told = read_object(task.folder.progress_json) or {}
+        told = read_object(task.folder.progress_json)
         for alert in (*self._of_rows(known, told), *self._of_ranks(known), *self._of_failures(known)):
             self._raise(alert, known, now)
         if running:
@@ -164,7 +164,7 @@ class Watchman:
     def _of_scores(self, known: Watched) -> list[Alert]:
         found: list[Alert] = []
         for name in known.task.job.evaluations:
-            told = read_object(known.task.folder.eval_json(name)) or {}
+            told = read_object(known.task.folder.eval_json(name))
             score = (told.get("metrics") or {}).get(told.get("primary"))
             if isinstance(score, int | float):
                 found += outside_benchmark(known.task.job, self._study.expect, name, score)

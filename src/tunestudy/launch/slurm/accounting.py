@@ -6,10 +6,9 @@ import re
 from typing import Any
 
 from tunestudy.config.errors import StudyError
-from tunestudy.launch.outcome import read_object
 from tunestudy.launch.slurm.commands import SlurmError, ask
 from tunestudy.launch.slurm.queue import GONE
-from tunestudy.records.atomic import write_json
+from tunestudy.records.atomic import read_object, write_json
 from tunestudy.records.events import read_events
 from tunestudy.records.layout import StudyDir
 
@@ -20,7 +19,7 @@ _GPUS = re.compile(r"(?:^|,)gres/gpu=(\d+)")
 def keep_accounting(study: StudyDir) -> None:
     """Ask sacct about submissions whose end is not known yet, and write down what it says; nothing without sacct."""
     numbers = {event["slurm_id"] for event in read_events(study.events) if event["event"] == "slurm_submitted"}
-    known: dict[str, Any] = read_object(study.slurm.accounting) or {}
+    known: dict[str, Any] = read_object(study.slurm.accounting)
     final = {number for number, told in known.items() if all(life["state"] in GONE for life in told)}
     asked = sorted(number for number in numbers if not any(one.partition("_")[0] == number for one in final))
     found: dict[str, list[dict[str, Any]]] = {}

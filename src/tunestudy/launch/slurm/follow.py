@@ -16,7 +16,7 @@ from tunestudy.launch.alerts.feed import AlertFeed, alert_words
 from tunestudy.launch.carry_out import stop_on_signals
 from tunestudy.launch.executor import block_children_of_failed, has_weights
 from tunestudy.launch.failures import print_failures
-from tunestudy.launch.outcome import is_complete, is_trained, read_object
+from tunestudy.launch.outcome import is_complete, is_trained
 from tunestudy.launch.presence import present, writer_name
 from tunestudy.launch.show import Display, open_display, row_of, summary
 from tunestudy.launch.slurm.commands import SlurmError, ask
@@ -25,6 +25,7 @@ from tunestudy.launch.slurm.queue import Queued, live_jobs, read_queue
 from tunestudy.launch.slurm.submit import Submitter, refused
 from tunestudy.launch.task import Task
 from tunestudy.launch.uploads import uploading
+from tunestudy.records.atomic import read_object
 from tunestudy.records.events import Journal
 from tunestudy.records.host import host_name
 from tunestudy.records.layout import StudyDir
@@ -167,7 +168,7 @@ class Follower:
 
 def failed_attempt(task: Task) -> int | None:
     """The attempt that failure.json tells of."""
-    attempt = (read_object(task.folder.failure_json) or {}).get("attempt")
+    attempt = read_object(task.folder.failure_json).get("attempt")
     return attempt if isinstance(attempt, int) else None
 
 

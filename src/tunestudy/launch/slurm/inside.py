@@ -25,7 +25,7 @@ from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.job import Job
 from tunestudy.config.study import Study
 from tunestudy.launch.carry_out import carry_out
-from tunestudy.launch.outcome import is_complete, is_trained, read_object
+from tunestudy.launch.outcome import is_complete, is_trained
 from tunestudy.launch.presence import writer_name
 from tunestudy.launch.queue import remembered_works
 from tunestudy.launch.slurm.commands import SlurmError, ask
@@ -33,6 +33,7 @@ from tunestudy.launch.slurm.history import Life, lives_of
 from tunestudy.launch.slurm.place import allocated_nodes, place_for
 from tunestudy.launch.slurm.queue import ALLOCATION, listed_jobs
 from tunestudy.launch.slurm.script import ASKS_FOR_REQUEUE
+from tunestudy.records.atomic import read_object
 from tunestudy.records.events import Journal
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.lease import STALE_S, Lease
@@ -125,7 +126,7 @@ def wanted_jobs(study: StudyDir, key: str) -> list[Job]:
 def job_in(study: StudyDir, name: str) -> Job:
     """A job as its folder tells it."""
     told = read_object(study.job(name).job_json)
-    if told is None:
+    if not told:
         raise StudyError(name, "its folder is gone; the study was changed since: `tunestudy run` submits what it wants")
     return Job.model_validate(told)
 
@@ -206,7 +207,7 @@ def whence(before: Sequence[Life]) -> dict[str, str]:
 
 def step_of(study: StudyDir, job: Job) -> int | None:
     """The last step that the job told of."""
-    step = (read_object(study.job(job.id).progress_json) or {}).get("step")
+    step = read_object(study.job(job.id).progress_json).get("step")
     return step if isinstance(step, int) else None
 
 

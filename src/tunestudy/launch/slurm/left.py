@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tunestudy.config.job import Job
-from tunestudy.launch.outcome import Kind, Outcome, read_object
+from tunestudy.launch.outcome import Kind, Outcome
 from tunestudy.launch.slurm.history import lives_of
 from tunestudy.launch.slurm.queue import Queued, last_state
+from tunestudy.records.atomic import read_object
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.redact import redact
 
@@ -51,7 +52,7 @@ def verdict_on(
     `controller_was_away`: since the submission was last seen; a controller that was killed forgets what came last.
     """
     folder = study.job(job.id)
-    failure = read_object(folder.failure_json) or {}
+    failure = read_object(folder.failure_json)
     if failure and failure.get("attempt") != failed_before:
         told = {
             "kind": failure.get("kind", "error"),

@@ -7,8 +7,7 @@ was moved. A copy of the folder is another one: what the original has in the que
 import hashlib
 import secrets
 
-from tunestudy.launch.outcome import read_object
-from tunestudy.records.atomic import write_json
+from tunestudy.records.atomic import read_object, write_json
 from tunestudy.records.layout import StudyDir
 
 PREFIX = "tunestudy:"
@@ -16,7 +15,7 @@ PREFIX = "tunestudy:"
 
 def mark_of(study: StudyDir) -> str:
     """The folder's comment. Without one of its own, as nothing was submitted yet, one by its path."""
-    told = read_object(study.slurm.mark) or {}
+    told = read_object(study.slurm.mark)
     return str(told["mark"]) if _is_of(told, study) else _by_path(study)
 
 
@@ -25,7 +24,7 @@ def keep_mark(study: StudyDir) -> str:
 
     Submissions from before the folder had a mark carry the one by its path: they stay its own.
     """
-    if _is_of(told := read_object(study.slurm.mark) or {}, study):
+    if _is_of(told := read_object(study.slurm.mark), study):
         return str(told["mark"])
     before = study.slurm.submissions.is_dir() and not told
     mark = _by_path(study) if before else f"{PREFIX}{secrets.token_hex(6)}"

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tunestudy.config.errors import StudyError
-from tunestudy.launch.outcome import read_object
 from tunestudy.launch.show import WILL_NOT_START
 from tunestudy.launch.slurm.commands import SlurmError, ask
 from tunestudy.launch.slurm.mark import PREFIX, mark_of
+from tunestudy.records.atomic import read_object
 from tunestudy.records.layout import StudyDir
 
 ALLOCATION = "allocation"
@@ -141,7 +141,7 @@ def submissions(study: StudyDir) -> dict[str, dict[str, str]]:
     """Key → what was written down as it was submitted."""
     files = study.slurm.submissions.glob("*.json") if study.slurm.submissions.is_dir() else ()
     told = {path.stem: read_object(path) for path in files}
-    return {key: facts for key, facts in told.items() if facts and {"slurm_id", "user"} <= facts.keys()}
+    return {key: facts for key, facts in told.items() if {"slurm_id", "user"} <= facts.keys()}
 
 
 def last_state(queue: list[Queued], slurm_id: str) -> str:

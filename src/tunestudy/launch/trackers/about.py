@@ -7,7 +7,7 @@ from typing import Any
 
 from tunestudy.config.job import Job
 from tunestudy.config.trackers import TrackerSettings
-from tunestudy.launch.outcome import read_object
+from tunestudy.records.atomic import read_object
 from tunestudy.records.layout import JobDir
 from tunestudy.records.redact import redact, redact_tree
 
@@ -62,7 +62,7 @@ def config_of(job: Job, study: str) -> dict[str, Any]:
 
 def run_id(job: Job, folder: JobDir) -> str:
     """`<12 digits of the fingerprint>-<6 of its first start>`."""
-    began = (read_object(folder.progress_json) or {}).get("started_at")
+    began = read_object(folder.progress_json).get("started_at")
     return f"{job.fingerprint[:12]}-{hashlib.sha256(repr(began).encode()).hexdigest()[:6]}"
 
 
@@ -70,14 +70,14 @@ def summary_of(job: Job, folder: JobDir) -> dict[str, Any]:
     """Scores and what came of the job; only what is there, and of a job that is not done why it failed."""
     told: dict[str, Any] = {}
     for name in job.evaluations:
-        metrics = (read_object(folder.eval_json(name)) or {}).get("metrics")
+        metrics = read_object(folder.eval_json(name)).get("metrics")
         for metric, value in metrics.items() if isinstance(metrics, dict) else ():
             if isinstance(value, int | float):
                 told[f"benchmarks/{name}/{metric}"] = value
-    result = read_object(folder.result_json) or {}
+    result = read_object(folder.result_json)
     kept = ("steps", "tokens", "duration_s", "trainable_params")
     told |= {f"result/{name}": result[name] for name in kept if isinstance(result.get(name), int | float)}
     failure = read_object(folder.failure_json)
-    if failure is not None and not result:
+    if failure and not result:
         told["failure"] = redact(f"{failure.get('kind')}: {failure.get('message')}")[:400]
     return told

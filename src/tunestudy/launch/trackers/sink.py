@@ -20,12 +20,12 @@ from typing import cast
 
 from tunestudy.config.job import Job
 from tunestudy.config.trackers import Tracker, TrackerSettings
-from tunestudy.launch.outcome import is_complete, read_object
+from tunestudy.launch.outcome import is_complete
 from tunestudy.launch.presence import writer_name
 from tunestudy.launch.trackers.about import About, about, summary_of
 from tunestudy.launch.trackers.kinds import OpenRun, open_run, project_from_environment
 from tunestudy.launch.trackers.steps import JobSteps
-from tunestudy.records.atomic import write_json
+from tunestudy.records.atomic import read_object, write_json
 from tunestudy.records.events import Journal
 from tunestudy.records.layout import JobDir, StudyDir
 from tunestudy.records.lease import Lease, LeaseHeldError
@@ -82,16 +82,16 @@ class Sink:
         folder = self.left[name]
         if not folder.loss_log.exists():
             return None
-        state = read_object(folder.tracker_state(self.tracker)) or {}
+        state = read_object(folder.tracker_state(self.tracker))
         told = read_object(folder.job_json)
-        if told is None or state.get("finished"):
+        if not told or state.get("finished"):
             del self.left[name]
             return None
         try:
             lease = Lease.acquire(folder.tracker_state(self.tracker).with_suffix(".lease"))
         except LeaseHeldError:
             return None
-        state = read_object(folder.tracker_state(self.tracker)) or {}
+        state = read_object(folder.tracker_state(self.tracker))
         job = Job.model_validate(told)
         described = about(job, folder, self.study.root.name, self.settings, project_from_environment(self.tracker))
         through = state.get("through")

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from tunestudy.config.job import Job
 from tunestudy.config.study import Study
 from tunestudy.config.trackers import TRACKERS, Tracker
-from tunestudy.launch.outcome import read_object
+from tunestudy.records.atomic import read_object
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.stop import StopRequest
 
@@ -71,7 +71,7 @@ class Sinks:
 def _wants(job: Job, tracker: Tracker, folder: StudyDir) -> bool:
     if job.training is None or tracker not in job.training.report_to:
         return False
-    return not (read_object(folder.job(job.id).tracker_state(tracker)) or {}).get("finished")
+    return not read_object(folder.job(job.id).tracker_state(tracker)).get("finished")
 
 
 def _start(

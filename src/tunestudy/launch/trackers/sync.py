@@ -6,9 +6,9 @@ from pathlib import Path
 
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.trackers import TRACKERS
-from tunestudy.launch.outcome import read_object
 from tunestudy.launch.trackers.start import Sinks
 from tunestudy.preflight.trackers import tracker_problems
+from tunestudy.records.atomic import read_object
 from tunestudy.records.layout import StudyDir
 from tunestudy.study.load import LoadedStudy
 from tunestudy.study.plan import make_plan
@@ -29,7 +29,7 @@ def sync_study(loaded: LoadedStudy, results: Path) -> Exit:
     for words in untold:
         print(words, file=sys.stderr)
     for tracker in [tracker for tracker in TRACKERS if tracker in reporting]:
-        states = [read_object(folder.job(job.id).tracker_state(tracker)) or {} for job in jobs if job.training]
+        states = [read_object(folder.job(job.id).tracker_state(tracker)) for job in jobs if job.training]
         begun = sum(bool(state) for state in states)
         print(
             f"{tracker}: {sum(bool(state.get('finished')) for state in states)} of {begun} runs are told to their end"

@@ -11,6 +11,7 @@ from tunestudy.study.importing.rules import (
     Rule,
     View,
     cannot,
+    few_bits,
     idle,
     of_adapter,
     plain,
@@ -43,18 +44,6 @@ def _linear(value: Any, view: View) -> dict[str, Any]:
     if not truth(value) or view.given.get("lora_target_modules"):
         raise NotNeededError("lora_target_modules counts" if truth(value) else "switched off")
     return {"adapter.target_modules": "all-linear"}
-
-
-def _bits(width: int) -> Rule:
-    def rule(value: Any, view: View) -> dict[str, Any]:
-        if not truth(value):
-            raise NotNeededError("switched off")
-        if not view.has_adapter:
-            raise ImpossibleError("weights in few bits cannot be trained in full; add an adapter")
-        compute = {"quantization.bnb_4bit_compute_dtype": _dtype(view)} if width == 4 else {}
-        return {f"quantization.load_in_{width}bit": True, **compute}
-
-    return rule
 
 
 def _dtype(view: View) -> str:
@@ -264,8 +253,8 @@ RULES: dict[str, Rule] = {
     "loraplus_lr_ratio": of_adapter(cannot("A and B learn at one rate here; a rate between the two is learning_rate")),
     "relora": cannot("an adapter is merged and begun anew by a second stage: init: merge_then_new"),
     "peft": cannot("LoftQ is not here; init_lora_weights knows pissa and olora"),
-    "load_in_4bit": _bits(4),
-    "load_in_8bit": _bits(8),
+    "load_in_4bit": few_bits(4, held=_dtype, cure="add an adapter"),
+    "load_in_8bit": few_bits(8, held=_dtype, cure="add an adapter"),
     "gptq": cannot("only bitsandbytes is here; give the model that is not quantised"),
     "datasets": data_sets,
     "test_datasets": evaluation_sets,

@@ -12,8 +12,7 @@ from typing import Any
 from tunestudy.config.errors import StudyError, at
 from tunestudy.records.redact import find_tokens, is_secret_name
 from tunestudy.study.importing.shell import Command, commands_of
-from tunestudy.study.nearest import did_you_mean
-from tunestudy.study.source import Composer, resolve_scalar
+from tunestudy.study.source import Composer, read_text, resolve_scalar
 
 BLOT = "blotted-out-secret"
 """Stands where a token stood."""
@@ -49,25 +48,9 @@ def read_given(path: Path, arguments: list[str]) -> Given:
 
 
 def _text_of(path: Path) -> str:
-    where = at("", file=str(path))
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        beside = [one.name for one in path.parent.glob("*") if one.suffix in (".yaml", ".yml", ".json", ".sh")]
-        hint = f"; {did_you_mean(path.name, beside)}" if path.parent.is_dir() and beside else ""
-        raise StudyError(where, f"there is no such file{hint}") from None
-    except IsADirectoryError:
-        raise StudyError(where, "this is a folder; give the configuration in it") from None
-    except OSError as error:
-        raise StudyError(where, f"cannot be read: {error.strerror}") from None
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = "\0"
-    if "\0" in text:
-        raise StudyError(where, "this is not a text file in UTF-8, so it is no configuration")
+    text = read_text(path, "configuration", endings=(".yaml", ".yml", ".json", ".sh"))
     if not text.strip():
-        raise StudyError(where, "the file is empty")
+        raise StudyError(at("", file=str(path)), "the file is empty")
     return text
 
 

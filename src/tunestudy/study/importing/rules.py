@@ -233,3 +233,17 @@ def when(key: str, rule: Rule) -> Rule:
         return rule(value, view)
 
     return within
+
+
+def few_bits(width: int, *, held: Callable[[View], str], cure: str) -> Rule:
+    """A switch for weights in 4 or 8 bits. held: the type to compute in; cure: how this program gets an adapter."""
+
+    def rule(value: Any, view: View) -> dict[str, Any]:
+        if not truth(value):
+            raise NotNeededError("switched off")
+        if not view.has_adapter:
+            raise ImpossibleError(f"weights in few bits cannot be trained in full; {cure}")
+        compute = {"quantization.bnb_4bit_compute_dtype": held(view)} if width == 4 else {}
+        return {f"quantization.load_in_{width}bit": True, **compute}
+
+    return rule

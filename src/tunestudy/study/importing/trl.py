@@ -14,6 +14,7 @@ from tunestudy.study.importing.rules import (
     Rule,
     View,
     cannot,
+    few_bits,
     idle,
     listed,
     of_adapter,
@@ -44,18 +45,6 @@ def _peft(value: Any, view: View) -> dict[str, Any]:
 def _targets(value: Any, _view: View) -> dict[str, Any]:
     names = listed(value)
     return {"adapter.target_modules": "all-linear" if names == ["all-linear"] else names}
-
-
-def _bits(width: int) -> Rule:
-    def rule(value: Any, view: View) -> dict[str, Any]:
-        if not truth(value):
-            raise NotNeededError("switched off")
-        if not view.has_adapter:
-            raise ImpossibleError("weights in few bits cannot be trained in full; set use_peft")
-        compute = {"quantization.bnb_4bit_compute_dtype": _held(view)} if width == 4 else {}
-        return {f"quantization.load_in_{width}bit": True, **compute}
-
-    return rule
 
 
 def _held(view: View) -> str:
@@ -205,8 +194,8 @@ RULES: dict[str, Rule] = {
     "lora_target_modules": of_adapter(_targets),
     "lora_target_parameters": of_adapter(to("adapter.target_parameters")),
     "lora_modules_to_save": cannot("roles trained in full beside an adapter are `train: [role, …]` of the stage"),
-    "load_in_4bit": _bits(4),
-    "load_in_8bit": _bits(8),
+    "load_in_4bit": few_bits(4, held=_held, cure="set use_peft"),
+    "load_in_8bit": few_bits(8, held=_held, cure="set use_peft"),
     "bnb_4bit_quant_type": _of_bits(to("quantization.bnb_4bit_quant_type")),
     "use_bnb_nested_quant": _of_bits(
         switch(
