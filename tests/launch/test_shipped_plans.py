@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tunestudy.launch.estimate import Outlook, make_outlook
+from tunestudy.launch.estimates.outlook import Outlook, make_outlook
 from tunestudy.study.load import load_study
 from tunestudy.study.plan import make_plan
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tunestudy.config.errors import StudyError
 from tunestudy.config.merge import TASK_VECTORS, MergeStage
-from tunestudy.merge import parts
+from tunestudy.merge import one_stream, parts
 from tunestudy.merge.source import FolderSource, Inputs
 from tunestudy.merge.stream import StreamFacts, merge_into
 from tunestudy.models.tensorfiles import TensorFiles
@@ -249,8 +249,9 @@ def test_compat_gets_whole_tensors_in_the_order_of_their_names(tmp_path: Path, m
         return models["ko"] - base
 
     module = types.ModuleType("tunestudy.merge.compat_mergekit")
-    vars(module).update(begin=calls.append, merge_tensor=merge_tensor)
+    vars(module).update(merge_tensor=merge_tensor)
     monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(one_stream, "begin", calls.append)
     given = inputs(tmp_path, {"en": model(1), "ko": model(2)}, model(0))
     facts = merge(tmp_path / "out", given, stage("ties", compat="mergekit"), threads=5, seed=9)
     assert facts is not None and facts.threads == 1

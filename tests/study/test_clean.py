@@ -173,11 +173,15 @@ def test_leftovers_of_the_killed_are_old_and_nobodys(study, clean):
         old(written(job.root / ".tmp-model-1" / "part").parent),
         old(written(study.root / ".trash-jobs-2" / "x").parent),
         old(written(job.root / "checkpoint-9" / "model.safetensors").parent),
-        old(written(study.cache / "show-77" / "job.json").parent),
+        *(
+            old(written(study.cache / name / "job.json").parent)
+            for name in ("show-77", "probe-1", "foresee-2", "tune-3")
+        ),
         old(written(study.root / "slurm" / "base-0123456789ab.sbatch")),
     ]
     stays = [
         written(job.root / ".tmp-young"),
+        old(written(study.foreseen("77"))),
         old(written(study.root / "slurm" / f"{job.root.name}.sbatch")),
         old(written(study.root / "notes" / "mine.txt")),
     ]

@@ -83,7 +83,7 @@ def plan(
     estimate: Estimate = False,
 ) -> None:
     """Show the jobs of a study: what is shared, what is done, what an edit changed, how long it takes."""
-    from tunestudy.launch.estimate import show_plan
+    from tunestudy.launch.estimates.tell import show_plan
 
     show_plan(load(study, overrides, tiny), results, estimate=estimate, as_json=as_json)
 

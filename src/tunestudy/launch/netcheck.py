@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from tunestudy.config.errors import Exit, StudyError
-from tunestudy.launch.estimate import last_line, wait_for
 from tunestudy.launch.local import find_slots
 from tunestudy.launch.spread import command_for
-from tunestudy.launch.torchrun import job_environment, start
+from tunestudy.launch.torchrun import job_environment, last_line, start, wait_for
 from tunestudy.preflight.checks import check
 from tunestudy.records.atomic import read_json, remove_tree, write_json
 from tunestudy.records.layout import JobDir, StudyDir

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from tunestudy.records.layout import JobDir
+from tunestudy.records.redact import redact
 
 TORCHRUN = "torch.distributed.run"
 
@@ -22,6 +23,8 @@ _OF_RANKS = frozenset(
 _OF_RANKS_BEGIN = ("TORCHELASTIC_", "PET_")
 """Variables with which torchrun tells a process its rank, and its own options. Those of whoever started tunestudy
 (another torchrun, a job script) are about other processes."""
+
+_GRACE_S = 10.0
 
 Command = Callable[[JobDir, int], list[str]]
 """Job folder, ranks → the command that runs the job."""
@@ -117,6 +120,25 @@ def kill(pid: int) -> None:
     for process in [*_itself(pid), *_children(pid, recursive=True)]:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
+
+
+def wait_for(process: subprocess.Popen[bytes]) -> int:
+    """The exit code of a process that answers one question; whatever interrupts the waiting ends it."""
+    try:
+        return process.wait()
+    except BaseException:
+        ask_to_stop(process.pid)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_GRACE_S)
+        kill(process.pid)
+        raise
+
+
+def last_line(log: Path) -> str:
+    """The error that ended a rank, as far as its log tells: torchrun's own lines come after it."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+    told = [line for line in lines if "Error" in line and "ChildFailedError" not in line and "torch/" not in line]
+    return redact((told or lines or ["it left no message"])[-1].strip()[:300])
 
 
 def _is_torchrun(pid: int) -> bool:

@@ -13,13 +13,14 @@ import psutil
 
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.job import Job
-from tunestudy.launch.estimate import last_line, time_job, wait_for
-from tunestudy.launch.foresee import absent_model, alone, count_memory
+from tunestudy.launch.estimates.alone import alone
+from tunestudy.launch.estimates.memory import count_memory
+from tunestudy.launch.estimates.probe import absent_model, time_job
 from tunestudy.launch.local import Slot, find_slots
 from tunestudy.launch.lr_find import chosen_job
 from tunestudy.launch.outcome import memory_kills
 from tunestudy.launch.spread import command_for
-from tunestudy.launch.torchrun import Command, job_environment, start
+from tunestudy.launch.torchrun import Command, job_environment, last_line, start, wait_for
 from tunestudy.launch.tune_words import Tuning, as_json, open_ends, progress_words, tuning_lines
 from tunestudy.preflight.checks import check
 from tunestudy.records.atomic import read_object, remove_tree, write_json

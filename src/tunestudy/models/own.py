@@ -37,6 +37,7 @@ def own_model(job: Job, folder: JobDir, tokenizer: Any, device: torch.device | s
 
 def as_it_comes(job: Job, folder: JobDir, device: torch.device | str) -> LoadedModel:
     """The study's own model with the weights that are laid over it, for a job that trains nothing."""
+    assert not job.parents, "who trains nothing goes on from nothing"
     loaded = own_model(job, folder, tokenizer_of(job, folder), device)
     if job.model.weights is not None:
         loaded = replace(loaded, model=lay_over(loaded.model, folder.root / job.base_dir / job.model.weights))

@@ -28,6 +28,8 @@ _HASH = re.compile(rb"\b[0-9a-f]{64}\b")
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
 _JOB_NAME = re.compile(r"[\w.-]+-[0-9a-f]{12}(?![0-9a-f])")
 HASH_BYTES = 32
+_ALONE = ("show-*", "probe-*", "foresee-*", "tune-*")
+"""Folders in which one question was put to a worker; the answer lies beside them."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ class Unused:
             for path in job.root.glob("checkpoint-*"):
                 if _CHECKPOINT.fullmatch(path.name) and path.is_dir() and read_manifest(path) is None:
                     yield path
-        yield from (path for name in ("show-*", "probe-*") for path in self._study.cache.glob(name) if path.is_dir())
+        yield from (path for name in _ALONE for path in self._study.cache.glob(name) if path.is_dir())
         yield from self._study.fetch.glob("request-*.json")
         yield from self._submissions()
 

@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tunestudy.config.study import Study
-from tunestudy.launch.cost_words import Costs
-from tunestudy.launch.foresee import Card, card_of, in_hub_cache, not_to_time
-from tunestudy.launch.schedule import make_schedule
+from tunestudy.launch.estimates.card import Card, card_of
+from tunestudy.launch.estimates.probe import in_hub_cache, not_to_time
+from tunestudy.launch.estimates.schedule import make_schedule
 from tunestudy.records.atomic import read_object, write_json
 from tunestudy.records.host import host_name
 from tunestudy.records.locked import hub_cache, item_problems, lock_beside, read_lock
@@ -18,6 +20,52 @@ from tunestudy.study.spans import Span, total
 from tunestudy.study.timing import expected_times
 
 ASK = "size unknown here; `fetch --dry-run` asks"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """Of a whole study."""
+
+    stages: Sequence[StageCost]
+    card: Card
+    job_s: Span | None
+    """Of all jobs that are still to do."""
+    left: Span | None
+    """Until all is done, with as many jobs at once as there are slots."""
+    gpu_hours: Span | None
+    disk_bytes: Span | None
+    downloads: Mapping[str, str]
+    """What is named of the hub → whether it is here."""
+    doubts: Sequence[str]
+    notes: Sequence[str]
+    now: float
+
+    def as_json(self) -> dict[str, Any]:
+        def of(span: Span | None) -> dict[str, float] | None:
+            return None if span is None else span.as_json()
+
+        done = None if self.left is None else Span.exactly(self.now) + self.left
+        return {
+            "card": self.card.as_json(),
+            "stages": [
+                {
+                    **stage.as_json(),
+                    "fits": fits_in_words(stage, self.card.bytes),
+                    "job_ids": [p.job.id for p in stage.group.jobs],
+                }
+                for stage in self.stages
+            ],
+            "totals": {
+                "job_s": of(self.job_s),
+                "left_s": of(self.left),
+                "done_at": of(done),
+                "gpu_hours": of(self.gpu_hours),
+                "disk_bytes": of(self.disk_bytes),
+            },
+            "downloads": dict(self.downloads),
+            "doubts": list(self.doubts),
+            "notes": list(self.notes),
+        }
 
 
 def put_together(plan: Plan, base: Path, *, now: float, notes: Sequence[str] = ()) -> Costs:
@@ -126,3 +174,10 @@ def _unknown(plan: Plan, base: Path, stages: Sequence[StageCost], card: Card) ->
         f"{', '.join(list(dict.fromkeys(names))[:4])}{'…' * (len(set(names)) > 4)}: {words}" if names else words
         for words, names in reasons.items()
     ]
+
+
+def fits_in_words(stage: StageCost, card_bytes: float | None) -> str:
+    """Whether a stage fits on a card, `unknown` where nobody counted."""
+    if stage.memory is None or card_bytes is None:
+        return "unknown"
+    return {True: "yes", False: "no", None: "perhaps"}[stage.memory.fits(card_bytes)]

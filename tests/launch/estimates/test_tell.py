@@ -7,13 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from tunestudy.launch import estimate
-from tunestudy.launch.estimate import make_outlook, outlook_lines, probe_missing, show_plan, tell_time
+from tunestudy.launch.estimates import probe, tell
+from tunestudy.launch.estimates.outlook import make_outlook, outlook_lines
+from tunestudy.launch.estimates.probe import probe_missing
+from tunestudy.launch.estimates.tell import show_plan, tell_time
 from tunestudy.launch.torchrun import Command
 from tunestudy.records.atomic import write_json
+from tunestudy.records.host import host_name
 from tunestudy.records.layout import JobDir
 from tunestudy.study.load import LoadedStudy, load_study
 from tunestudy.study.plan import Plan, make_plan
+from tunestudy.study.timing import speed_key
 
 pytestmark = pytest.mark.alone
 
@@ -72,8 +76,8 @@ def probes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         assert module == "tunestudy.train.probe" and base.is_dir()
         return command
 
-    monkeypatch.setattr(estimate, "command_for", command_for)
-    monkeypatch.setattr(estimate, "foresee_missing", lambda *_: None)
+    monkeypatch.setattr(probe, "command_for", command_for)
+    monkeypatch.setattr(tell, "foresee_missing", lambda *_: None)
     return told
 
 
@@ -136,7 +140,7 @@ def test_what_is_not_known_is_counted(loaded: LoadedStudy, tmp_path: Path, probe
     plan = planned(loaded, tmp_path)
     probe_missing(plan, tmp_path)
     job = next(p.job for p in plan.jobs if p.job.stage == "adapt")
-    plan.folder.probe(estimate.speed_key(job, ranks=1, host=estimate.host_name())).unlink()
+    plan.folder.probe(speed_key(job, ranks=1, host=host_name())).unlink()
     told = text_of(outlook_lines(make_outlook(plan), "small.yaml"))
     assert "  lora   ?  (from timed steps; nothing is known of 2 of its 4 jobs)" in told
     assert "together: unknown, 2 jobs have no evidence yet" in told
@@ -147,7 +151,7 @@ def test_a_probe_that_fails_is_told_and_leaves_nothing(
     loaded: LoadedStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = "echo 'ValueError: no such layer'; exit 3"
-    monkeypatch.setattr(estimate, "command_for", lambda *_: lambda *_: ["sh", "-c", script])
+    monkeypatch.setattr(probe, "command_for", lambda *_: lambda *_: ["sh", "-c", script])
     plan = planned(loaded, tmp_path)
     failed = probe_missing(plan, tmp_path)
     told = text_of(outlook_lines(make_outlook(plan), "small.yaml"))

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
-from tunestudy.launch import foresee
-from tunestudy.launch.cost_words import cost_lines
-from tunestudy.launch.costs import put_together, remember_costs
-from tunestudy.launch.foresee import card_of, foresee_missing, not_to_time
+from tunestudy.launch.estimates import card, memory
+from tunestudy.launch.estimates.card import card_of
+from tunestudy.launch.estimates.costs import put_together, remember_costs
+from tunestudy.launch.estimates.memory import foresee_missing
+from tunestudy.launch.estimates.probe import not_to_time
+from tunestudy.launch.estimates.words import cost_lines
 from tunestudy.records.atomic import write_json
 from tunestudy.records.host import host_name
 from tunestudy.records.locked import Item, Lock, LockedFile, write_lock
@@ -128,7 +130,7 @@ def test_what_is_unknown_is_told_once_with_its_reason(plan: Plan, tmp_path: Path
 
 
 def test_a_base_install_says_what_it_lacks(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(foresee.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(memory.importlib.util, "find_spec", lambda _: None)
     assert "pip install 'tunestudy[train]'" in str(foresee_missing(plan, "cuda"))
 
 
@@ -139,10 +141,10 @@ def test_the_card_of_this_machine_is_taken_where_none_is_stated(
     path.write_text(STUDY.replace("gpu_memory_gb: 16, ", ""))
     study = load_study(path).study
     here = [{"index": 1, "uuid": "GPU-x", "name": "A100", "memory_bytes": 40 * 10**9}]
-    monkeypatch.setattr(foresee, "visible_gpus", lambda: ["1"])
-    monkeypatch.setattr(foresee, "gpus", lambda: here)
+    monkeypatch.setattr(card, "visible_gpus", lambda: ["1"])
+    monkeypatch.setattr(card, "gpus", lambda: here)
     assert card_of(study).words == "A100, 40.0 GB"
-    monkeypatch.setattr(foresee, "visible_gpus", list)
+    monkeypatch.setattr(card, "visible_gpus", list)
     assert card_of(study).device == "cpu"
 
 

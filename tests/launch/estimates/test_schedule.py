@@ -8,9 +8,15 @@ from typing import Any
 import pytest
 
 from tunestudy.launch import local
-from tunestudy.launch.estimate import show_plan, tell_time
+from tunestudy.launch.estimates.schedule import (
+    CONTEXT_MB,
+    budget_lines,
+    make_schedule,
+    remember_packing,
+    schedule_lines,
+)
+from tunestudy.launch.estimates.tell import show_plan, tell_time
 from tunestudy.launch.queue import remembered_works
-from tunestudy.launch.schedule import CONTEXT_MB, budget_lines, make_schedule, remember_packing, schedule_lines
 from tunestudy.records.atomic import write_json
 from tunestudy.study.load import load_study
 from tunestudy.study.plan import Plan, make_plan

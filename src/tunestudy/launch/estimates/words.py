@@ -1,11 +1,9 @@
 """Costs as people read them: a table of memory, a table of time, sums, and what contradicts itself."""
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
-from tunestudy.launch.foresee import Card
+from tunestudy.launch.estimates.costs import Costs, fits_in_words
 from tunestudy.study.costs import TIMES, StageCost
 from tunestudy.study.doubts import gigabytes, hours
 from tunestudy.study.spans import Span
@@ -27,52 +25,6 @@ GIGABYTES = 5e9
 """From this peak on memory is told in GB."""
 HEADS = ("train", "eval", "saves", "start", "bench")
 """Heads of TIMES."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Costs:
-    """Of a whole study."""
-
-    stages: Sequence[StageCost]
-    card: Card
-    job_s: Span | None
-    """Of all jobs that are still to do."""
-    left: Span | None
-    """Until all is done, with as many jobs at once as there are slots."""
-    gpu_hours: Span | None
-    disk_bytes: Span | None
-    downloads: Mapping[str, str]
-    """What is named of the hub → whether it is here."""
-    doubts: Sequence[str]
-    notes: Sequence[str]
-    now: float
-
-    def as_json(self) -> dict[str, Any]:
-        def of(span: Span | None) -> dict[str, float] | None:
-            return None if span is None else span.as_json()
-
-        done = None if self.left is None else Span.exactly(self.now) + self.left
-        return {
-            "card": self.card.as_json(),
-            "stages": [
-                {
-                    **stage.as_json(),
-                    "fits": _fits(stage, self.card.bytes),
-                    "job_ids": [p.job.id for p in stage.group.jobs],
-                }
-                for stage in self.stages
-            ],
-            "totals": {
-                "job_s": of(self.job_s),
-                "left_s": of(self.left),
-                "done_at": of(done),
-                "gpu_hours": of(self.gpu_hours),
-                "disk_bytes": of(self.disk_bytes),
-            },
-            "downloads": dict(self.downloads),
-            "doubts": list(self.doubts),
-            "notes": list(self.notes),
-        }
 
 
 def cost_lines(costs: Costs) -> list[str]:
@@ -98,7 +50,7 @@ def _memory(costs: Costs) -> list[str]:
         assert stage.memory is not None
         ends = stage.memory.whole
         cells = [_amount(stage.memory.terms.get(name, 0.0) / size) for name in shown]
-        fits = _fits(stage, costs.card.bytes)
+        fits = fits_in_words(stage, costs.card.bytes)
         rows.append(
             [_name(stage), *cells, *(_amount(end / size) for end in (ends.low, ends.expected, ends.high)), fits]
         )
@@ -161,12 +113,6 @@ def _uploads(stages: Sequence[StageCost]) -> list[str]:
 
 def _left_out(stages: Sequence[StageCost]) -> list[str]:
     return [f"… and {len(stages) - MAX_ROWS} more; --json has all"] if len(stages) > MAX_ROWS else []
-
-
-def _fits(stage: StageCost, card_bytes: float | None) -> str:
-    if stage.memory is None or card_bytes is None:
-        return "unknown"
-    return {True: "yes", False: "no", None: "perhaps"}[stage.memory.fits(card_bytes)]
 
 
 def _name(stage: StageCost) -> str:
