@@ -24,7 +24,7 @@ from statistics import median
 from tunestudy.config.resources import Resources
 from tunestudy.launch.local import find_slots
 from tunestudy.launch.place import Place, ThisMachine
-from tunestudy.launch.ray import RayPlace
+from tunestudy.launch.ray.place import RayPlace
 from tunestudy.launch.torchrun import command_here, job_environment
 from tunestudy.records.layout import JobDir
 

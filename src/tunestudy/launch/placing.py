@@ -2,7 +2,7 @@
 
 from tunestudy.launch.local import find_slots
 from tunestudy.launch.place import Place, ThisMachine
-from tunestudy.launch.ray import RayPlace
+from tunestudy.launch.ray.place import RayPlace
 from tunestudy.launch.spread import command_for
 from tunestudy.launch.torchrun import Command
 from tunestudy.preflight.hosts import files_named

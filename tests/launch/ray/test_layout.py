@@ -4,7 +4,7 @@ import pytest
 
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.resources import Resources
-from tunestudy.launch.ray_layout import jobs_at_once, wish_for
+from tunestudy.launch.ray.layout import jobs_at_once, wish_for
 
 GPUS = [{"CPU": 64.0, "GPU": 8.0}, {"CPU": 64.0, "GPU": 8.0}, {"CPU": 16.0}]
 CPUS = [{"CPU": 4.0}, {"CPU": 2.0}]

@@ -1,7 +1,7 @@
 """Jobs on a Ray cluster that runs already, whose machines see the results under the same path.
 
 Ray finds room for jobs and tells when a machine is lost; what is done is still told by the jobs' files alone. All
-talking with Ray is left to a process of its own (`launch.ray_driver`), with which jobs end.
+talking with Ray is left to a process of its own (`launch.ray.driver`), with which jobs end.
 """
 
 import json
@@ -19,7 +19,7 @@ from typing import Any
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.resources import Resources
 from tunestudy.launch.local import Slot
-from tunestudy.launch.ray_layout import Wish, jobs_at_once, wish_for
+from tunestudy.launch.ray.layout import Wish, jobs_at_once, wish_for
 from tunestudy.launch.spread import UNREACHED, passed_on
 from tunestudy.preflight.facts import facts
 from tunestudy.preflight.hosts import differences
@@ -101,7 +101,7 @@ class Driver:
             raise StudyError(at("resources.executor"), message, exit_code=Exit.PREFLIGHT_REFUSED)
         self.address = address
         self._process = subprocess.Popen(
-            [sys.executable, "-u", "-m", "tunestudy.launch.ray_driver"],
+            [sys.executable, "-u", "-m", "tunestudy.launch.ray.driver"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""What a launcher asks of a Ray cluster and makes of its answers; Ray itself is in test_ray_cluster.py."""
+"""What a launcher asks of a Ray cluster and makes of its answers; Ray itself is in test_cluster.py."""
 
 import json
 import os
@@ -15,11 +15,12 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError
 
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.resources import RaySettings, Resources
-from tunestudy.launch import ray as launcher
-from tunestudy.launch import ray_driver, ray_gang
-from tunestudy.launch.ray import RayPlace, problems_of
-from tunestudy.launch.ray_gang import Gang
-from tunestudy.launch.ray_node import Keeper
+from tunestudy.launch.ray import driver as speaking
+from tunestudy.launch.ray import gang as ganging
+from tunestudy.launch.ray import place as launcher
+from tunestudy.launch.ray.gang import Gang
+from tunestudy.launch.ray.node import Keeper
+from tunestudy.launch.ray.place import RayPlace, problems_of
 from tunestudy.launch.spread import UNREACHED
 from tunestudy.launch.torchrun import job_environment
 from tunestudy.records.layout import JobDir
@@ -148,12 +149,12 @@ def test_addresses_that_would_start_a_cluster_or_name_none_are_refused(address):
     ],
 )
 def test_rays_refusals_are_told_in_words(said, told):
-    assert told in ray_driver.why_not("h1:6379", said)
+    assert told in speaking.why_not("h1:6379", said)
 
 
 def test_an_address_where_nothing_listens_is_told_at_once():
-    assert "connection refused" in (ray_driver.why_silent("127.0.0.1:9") or "")
-    assert ray_driver.why_silent("auto") is None
+    assert "connection refused" in (speaking.why_silent("127.0.0.1:9") or "")
+    assert speaking.why_silent("auto") is None
 
 
 class Answer:
@@ -204,8 +205,8 @@ class FakeRay:
 @pytest.fixture
 def gang(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """A gang on these machines (node per bundle), each with what its keeper tells."""
-    monkeypatch.setattr(ray_gang, "ray", FakeRay)
-    monkeypatch.setattr(ray_gang, "remove_placement_group", lambda _: None)
+    monkeypatch.setattr(ganging, "ray", FakeRay)
+    monkeypatch.setattr(ganging, "remove_placement_group", lambda _: None)
 
     def make(*told: tuple[str, list[Any]]) -> Gang:
         keepers = []
@@ -246,7 +247,7 @@ def test_a_machine_that_is_lost_is_told_as_the_executor_knows_it(gang):
 
 
 def test_the_others_are_ended_when_one_machine_fails(gang, monkeypatch):
-    monkeypatch.setattr(ray_gang, "LAST_WORDS_S", 0.0)
+    monkeypatch.setattr(ganging, "LAST_WORDS_S", 0.0)
     code, log = over(gang(("h1", [(["on"], None)] * 30), ("h2", [([], 128 + 9)])))
     assert code == 137 and "host h2 failed: its torchrun was killed by signal 9" in log
 

@@ -1,4 +1,4 @@
-"""The process that speaks with a Ray cluster for a launcher: `python -m tunestudy.launch.ray_driver`.
+"""The process that speaks with a Ray cluster for a launcher: `python -m tunestudy.launch.ray.driver`.
 
 Ray ends a process whose cluster is gone, takes signals, and starts threads that no fork survives. A launcher must not
 be exposed to any of that, so it talks with this process by lines of JSON: the first one says which cluster; `start`,
@@ -20,7 +20,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from tunestudy.launch.ray_gang import Gang
+from tunestudy.launch.ray.gang import Gang
 from tunestudy.preflight.hosts import MARK
 
 POLL_S = 0.05

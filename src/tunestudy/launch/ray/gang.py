@@ -12,7 +12,7 @@ from ray.exceptions import ActorUnavailableError, RayError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from tunestudy.launch.ray_node import Keeper
+from tunestudy.launch.ray.node import Keeper
 from tunestudy.launch.spread import LAST_WORDS_S, UNREACHED, in_words
 from tunestudy.records.redact import redact
 
