@@ -1,5 +1,6 @@
 """The command line as users meet it: whole processes, exit codes, plain messages."""
 
+import errno
 import json
 import os
 import subprocess
@@ -197,3 +198,29 @@ def test_init_asks(tmp_path: Path) -> None:
 def test_env_knows_this_machine() -> None:
     done = runner.invoke(cli.app, ["env", "--json"])
     assert json.loads(done.output)["python"].startswith("3.")
+
+
+def test_a_disk_that_refuses_is_no_bug(
+    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", "results/demo/cache")
+
+    monkeypatch.setattr("tunestudy.study.load.load_study", refused)
+    assert run_main(monkeypatch, "plan", str(study)) == 3
+    assert capsys.readouterr().err == "results/demo/cache: cannot be written or read: Read-only file system\n"
+
+
+def test_results_that_are_a_file(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes").write_text("")
+    assert run_main(monkeypatch, "plan", str(study), "--results", str(tmp_path / "notes")) == 2
+    assert "is a file" in capsys.readouterr().err
+
+
+def test_cleaning_results_that_are_not_there(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(monkeypatch, "clean", str(study), "--results", str(tmp_path / "nowhere")) == 2
+    assert "there is no such results folder, so nothing to clean" in capsys.readouterr().err

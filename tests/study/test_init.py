@@ -1,5 +1,7 @@
 """`init` writes a study that validates, whatever is answered."""
 
+import errno
+import io
 from pathlib import Path
 
 import pytest
@@ -79,3 +81,51 @@ def test_answers_that_make_no_study_leave_nothing(tmp_path: Path, monkeypatch: p
     with pytest.raises(StudyError, match="must be at least 1"):
         write_new_study(path, ask=True)
     assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "told"),
+    [
+        ("Seeds", "1, 1", "seeds: must be different numbers from 0 on, got `1, 1`"),
+        ("Seeds", "one", "seeds: must be whole numbers"),
+        ("ranks", "8, 0", "ranks: must be at least 1, got `8, 0`"),
+        ("Adapters", "lara", "adapters: there is no adapter `lara`; did you mean `lora`"),
+        ("GPUs", "1, 2", "GPUs: must be one number"),
+    ],
+)
+def test_a_wrong_answer_is_told_before_the_next_question(question: str, answer: str, told: str) -> None:
+    asked = []
+
+    def reply(asking: str, default: str) -> str:
+        asked.append(asking)
+        return answer if question in asking else default
+
+    with pytest.raises(StudyError) as error:
+        ask_all(reply)
+    assert str(error.value).startswith(told)
+    assert question in asked[-1]
+
+
+def test_on_a_terminal_the_question_comes_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    replies = iter(["", "", "", "", "1, 1", "4", ""])
+    assert ask_all(lambda _question, _default: next(replies)).seeds == "4"
+    assert "seeds: must be different numbers" in capsys.readouterr().err
+
+
+def test_answers_that_end_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
+    with pytest.raises(StudyError, match="the answers ended before the questions; --yes takes every default"):
+        write_new_study(tmp_path / "study.yaml", ask=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path, _text: str) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr("tunestudy.study.init.write_text", refused)
+    with pytest.raises(StudyError, match=r"study.yaml: cannot be written: Read-only file system"):
+        write_new_study(tmp_path / "study.yaml", ask=False)

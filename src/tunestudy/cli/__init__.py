@@ -3,6 +3,7 @@
 Commands register with `words.app` as their module is imported, which is the order in which the help lists them.
 """
 
+import errno
 import io
 import sys
 from typing import Annotated
@@ -20,6 +21,10 @@ from tunestudy.cli.words import app
 from tunestudy.config.errors import Exit, StudyError
 
 __all__ = ["app", "data", "machine", "main", "models", "studies", "watching"]
+
+
+_DISK = (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EIO)
+"""What a disk or its rights refuse can meet any command at any file; none of it is a bug."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -54,6 +59,9 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, OSError) and error.errno in _DISK:
+            print(f"{error.filename or 'a file'}: cannot be written or read: {error.strerror}", file=sys.stderr)
+            sys.exit(Exit.PREFLIGHT_REFUSED)
         print(f"a bug in tunestudy: {type(error).__name__}: {error}", file=sys.stderr)
         print("the same command with --debug shows where; please report it", file=sys.stderr)
         sys.exit(1)

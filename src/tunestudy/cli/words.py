@@ -22,7 +22,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Settings to change, e.g. seeds=[1].", show_default=False),
 ]
-Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Where results go.")]
+Results = Annotated[Path, typer.Option("--results", metavar="DIR", file_okay=False, help="Where results go.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Only = Annotated[
     list[str] | None,

@@ -26,6 +26,8 @@ def clean_lines(
     """What can go, by kind, with sizes. `delete` removes orphaned jobs, and of the other kinds those that are asked
     for; never what a process works on or a setting names, nor anything outside of the study's results."""
     plan = make_plan(loaded, results)
+    if not plan.folder.root.is_dir():
+        raise StudyError(str(plan.folder.root), "there is no such results folder, so nothing to clean; see --results")
     unused = Unused(loaded, plan)
     lines = _orphan_lines(list(unused.orphans()), delete=delete)
     kinds = (

@@ -1,6 +1,7 @@
 """`tunestudy init`: a few questions, and a commented study file that validates."""
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -50,7 +51,10 @@ def write_new_study(path: Path, *, ask: bool) -> None:
     if not path.parent.is_dir():
         raise StudyError(at("", file=str(path)), f"there is no folder `{path.parent}`")
     answers = ask_all(_terminal) if ask else Answers()
-    write_text(path, study_text(path.stem, answers))
+    try:
+        write_text(path, study_text(path.stem, answers))
+    except OSError as error:
+        raise StudyError(at("", file=str(path)), f"cannot be written: {error.strerror}") from None
     mistakes = [error for error in _mistakes(path) if error.place.key != "datasets.train.path"]
     if mistakes:
         path.unlink()
@@ -73,9 +77,40 @@ def _mistakes(path: Path) -> Sequence[StudyError]:
 
 
 def ask_all(ask: Ask) -> Answers:
-    """Every question in turn; an empty answer takes the default."""
-    given = {field.name: ask(_QUESTIONS[field.name], str(field.default)).strip() for field in fields(Answers)}
-    return Answers(**{name: answer for name, answer in given.items() if answer})
+    """Every question in turn; an empty answer takes the default.
+
+    An answer that cannot be is told at once: on a terminal the question comes again, else it raises StudyError.
+    """
+    return Answers(**{field.name: _answer(ask, field.name, str(field.default)) for field in fields(Answers)})
+
+
+def _answer(ask: Ask, name: str, default: str) -> str:
+    while True:
+        answer = ask(_QUESTIONS[name], default).strip() or default
+        try:
+            _judge(name, answer)
+        except StudyError as error:
+            if not sys.stdin.isatty():
+                raise
+            print(error, file=sys.stderr)
+        else:
+            return answer
+
+
+def _judge(name: str, answer: str) -> None:
+    """Raises StudyError for what the study file could not say; models and data may come later."""
+    if name == "adapters":
+        _kinds(answer)
+    elif name == "seeds":
+        seeds = _numbers("seeds", answer)
+        if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+            raise StudyError("seeds", f"must be different numbers from 0 on, got `{answer}`")
+    elif name == "gpus" or (name == "ranks" and answer.lower() not in _NONE):
+        numbers = _numbers("GPUs" if name == "gpus" else name, answer)
+        if not numbers or min(numbers) < 1:
+            raise StudyError("GPUs" if name == "gpus" else name, f"must be at least 1, got `{answer}`")
+        if name == "gpus" and len(numbers) > 1:
+            raise StudyError("GPUs", f"must be one number, got `{answer}`")
 
 
 def study_text(name: str, answers: Answers) -> str:
@@ -99,7 +134,13 @@ def study_text(name: str, answers: Answers) -> str:
 def _terminal(question: str, default: str) -> str:
     import typer
 
-    return str(typer.prompt(question, default=default))
+    try:
+        return str(typer.prompt(question, default=default))
+    except typer.Abort:
+        if sys.stdin.isatty():
+            raise
+        print()
+        raise StudyError("init", "the answers ended before the questions; --yes takes every default") from None
 
 
 def _is_path(data: str) -> bool:

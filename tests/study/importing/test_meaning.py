@@ -188,3 +188,8 @@ def test_an_output_head_of_its_own_is_told(importing: Any) -> None:
 def test_no_head_is_told_where_an_adapter_sits(importing: Any) -> None:
     importing.stage(LLAMA + "freeze_vision_tower: false\n")
     assert "add `lm_head`" not in importing.printed
+
+
+def test_the_file_to_write_given_without_its_option(importing: Any) -> None:
+    told = importing.error("model_name_or_path: a/b\n", "config.yaml", "mine.yaml")
+    assert told == "command line: there is no `mine.yaml` to read; the file to write is named with --output mine.yaml"

@@ -42,9 +42,18 @@ def read_given(path: Path, arguments: list[str]) -> Given:
     text = _blotted(_text_of(path))
     given = _script(path, text) if _is_script(path, text) else Given(path, *_mapping(path, text))
     if arguments:
+        _refuse_output(path, arguments[0])
         over = _from_command(path, Command(words=tuple((one, 0) for one in arguments)))
         given = replace(given, values={**given.values, **over.values}, lines={**given.lines, **over.lines})
     return given
+
+
+def _refuse_output(path: Path, first: str) -> None:
+    """Raises StudyError for `import-config theirs.yaml mine.yaml`, which means the second to be written."""
+    bare = first.endswith((".yaml", ".yml")) and not first.startswith("-") and "=" not in first
+    if bare and not Path(first).exists() and not (path.parent / first).exists():
+        told = f"there is no `{first}` to read; the file to write is named with --output {first}"
+        raise StudyError("command line", told)
 
 
 def _text_of(path: Path) -> str:
