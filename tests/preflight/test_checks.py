@@ -56,6 +56,19 @@ def test_everything_wrong_is_told_at_once_with_its_line(tmp_path, monkeypatch):
         assert part in told
 
 
+def test_a_model_that_is_not_here_and_not_to_be_had_is_refused_once(tmp_path, monkeypatch):
+    """In place of one failure for every job, each after its tries."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    own = "{architecture: qwen3, tokenizer: {type: characters, alphabet: \"01\"}}"
+    loaded = load(tmp_path, STUDY.replace(own, "{model_name_or_path: nobody/nothing-7b}"))
+    jobs = [one.job for one in make_plan(loaded, tmp_path / "results").jobs]
+    with pytest.raises(StudyError, match=r"study.yaml:3.*nobody/nothing-7b: not in .*HF_HUB_OFFLINE is set") as caught:
+        check(loaded, jobs, StudyDir(tmp_path / "results" / "tiny"))
+    assert caught.value.exit_code == Exit.PREFLIGHT_REFUSED
+    check(loaded, [], StudyDir(tmp_path / "results" / "tiny"))  # nothing is left to do: nothing is needed
+
+
 def test_a_login_node_without_torch_may_submit_what_an_image_carries_out(tmp_path, monkeypatch):
     loaded = load(tmp_path)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else object())

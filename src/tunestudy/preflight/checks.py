@@ -21,6 +21,7 @@ from tunestudy.config.merge import MergeStage
 from tunestudy.config.resources import Resources
 from tunestudy.config.world import INSTALL_WORLD
 from tunestudy.preflight.hosts import host_problems
+from tunestudy.preflight.inputs import hub_point, is_cached
 from tunestudy.preflight.slurm import slurm_problems
 from tunestudy.preflight.trackers import tracker_problems
 from tunestudy.records.fetched import FetchDir, content_of, fetch_key, what_is_missing
@@ -50,6 +51,7 @@ def check(loaded: LoadedStudy, unfinished: Sequence[Job], study: StudyDir) -> No
         *font_problems(unfinished),
         *tracker_problems(unfinished, loaded.study.env),
         *(locked_problems(loaded) if unfinished else ()),
+        *(model_problems(loaded) if unfinished and loaded.study.resources.executor == "local" else ()),
         *(host_problems(loaded) if loaded.study.resources.executor == "local" else ()),
         *slurm_problems(loaded.study.resources),
         *image_problems(unfinished, loaded.path.parent, study),
@@ -146,6 +148,19 @@ def locked_problems(loaded: LoadedStudy) -> Iterator[StudyError]:
             first = "; ".join(str(one) for one in wrong[:_SHOWN_FILES])
             more = f" and {len(wrong) - _SHOWN_FILES} files more" if len(wrong) > _SHOWN_FILES else ""
             yield StudyError(locking.path.name, f"{first}{more} in {cache}; {fetch} brings just what is wrong")
+
+
+def model_problems(loaded: LoadedStudy) -> Iterator[StudyError]:
+    """A model of the hub that is neither here nor to be had: every job would try, and fail, by itself."""
+    locking = loaded.locking
+    if locking is None or locking.lock is not None:  # what is locked has been looked at
+        return
+    cache = hub_cache({**os.environ, **loaded.study.env})
+    key = "model.model_name_or_path"
+    mine = [one for one in locking.named if (one.kind, one.id) == ("model", loaded.study.model.model_name_or_path)]
+    missing = [one for one in mine if not is_cached(one, None, cache)]
+    if missing and (point := hub_point(missing, cache)).state == "refused":
+        yield StudyError(replace(loaded.locate(key), key=key), f"{point.found}: {point.remedy}")
 
 
 def image_problems(unfinished: Sequence[Job], base: Path, study: StudyDir) -> Iterator[StudyError]:

@@ -168,7 +168,7 @@ def hub_points(loaded: LoadedStudy) -> Iterator[Point]:
         cure = "`tunestudy fetch STUDY` locks it, or give `revision:`"
         yield warning("pinned", f"{some(loose)}: no revision, so what is served may change", cure)
     if missing:
-        yield _hub(missing, cache)
+        yield hub_point(missing, cache)
 
 
 def is_cached(named: Named, lock: Lock | None, cache: Path) -> bool:
@@ -188,7 +188,8 @@ def hub_home() -> Path:
     return Path(os.environ.get("HF_HOME") or default).expanduser()
 
 
-def _hub(missing: Sequence[Named], cache: Path) -> Point:
+def hub_point(missing: Sequence[Named], cache: Path) -> Point:
+    """Whether the hub answers for what is not in its cache; waits for at most `PATIENCE_S` seconds."""
     check, names = "hub", some([one.id for one in missing])
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in _ON:
         cure = "unset HF_HUB_OFFLINE for one `tunestudy fetch STUDY`, on a machine with internet"
