@@ -60,7 +60,7 @@ def test_a_model_that_is_not_here_and_not_to_be_had_is_refused_once(tmp_path, mo
     """In place of one failure for every job, each after its tries."""
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    own = "{architecture: qwen3, tokenizer: {type: characters, alphabet: \"01\"}}"
+    own = '{architecture: qwen3, tokenizer: {type: characters, alphabet: "01"}}'
     loaded = load(tmp_path, STUDY.replace(own, "{model_name_or_path: nobody/nothing-7b}"))
     jobs = [one.job for one in make_plan(loaded, tmp_path / "results").jobs]
     with pytest.raises(StudyError, match=r"study.yaml:3.*nobody/nothing-7b: not in .*HF_HUB_OFFLINE is set") as caught:
