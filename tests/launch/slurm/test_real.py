@@ -75,6 +75,19 @@ def requeued_now(study: Any, until: Callable[..., None]) -> None:
         succeed(["scontrol", "update", f"jobid={entry.id}", "StartTime=now"])
 
 
+def free_nodes(until: Callable[..., None]) -> None:
+    """Wait for both nodes, which a controller that was killed may remember as they were before."""
+
+    def free() -> bool:
+        states = dict(line.split() for line in succeed(["sinfo", "-h", "-N", "-o", "%N %T"]).splitlines())
+        for node, state in states.items():
+            if state.startswith("down"):
+                subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"], check=False)
+        return set(states.values()) == {"idle"}
+
+    until(free, "free nodes")
+
+
 def value_of(steps: int, seed: int = 1) -> str:
     """What the fake worker has in the end when no step was lost or done twice."""
     value = ""
@@ -190,6 +203,7 @@ def test_the_controller_is_killed_and_comes_back_while_jobs_run_and_wait(cluster
 
 
 def test_a_job_of_higher_priority_takes_the_node_and_gives_it_back(on_slurm, until):
+    free_nodes(until)
     study = on_slurm(time="10m", exclude="node2", cpus_per_task=4)
     study.behave(base={"steps": 80, "step_s": 0.1})
     process, lines = following(study)
