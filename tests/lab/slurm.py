@@ -42,6 +42,7 @@ SchedulerParameters=sched_interval=1,bf_interval=1,sched_min_interval=0,requeue_
 ReturnToService=2
 KillWait=5
 MessageTimeout=5
+SlurmdTimeout=60
 AccountingStorageType=accounting_storage/none
 GresTypes=gpu
 NodeName=node[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port={first}-{last} CPUs=4 {memory}{gres}
