@@ -1,5 +1,7 @@
 """The command: where it listens, what it refuses, how it ends."""
 
+import asyncio
+import logging
 import os
 import re
 import signal
@@ -14,7 +16,7 @@ import pytest
 
 from tunestudy.config.errors import StudyError
 from tunestudy.records.layout import StudyDir
-from tunestudy.web.serve import serve
+from tunestudy.web.serve import is_cut_short, serve
 
 
 @pytest.mark.parametrize(
@@ -68,3 +70,14 @@ def test_the_command_serves_until_it_is_asked_to_end(half: StudyDir, number: int
     assert process.returncode == 0
     assert said.splitlines()[-1] == "no longer serving; the study goes on as it was"
     assert "Traceback" not in said and "token=" not in said
+
+
+def test_only_answers_that_its_end_cuts_short_go_untold() -> None:
+    def told(message: str, error: BaseException | None = None) -> logging.LogRecord:
+        found = (type(error), error, None) if error else None
+        return logging.LogRecord("uvicorn.error", logging.ERROR, __file__, 1, message, (), found)
+
+    assert is_cut_short(told("Exception in ASGI application\n", asyncio.CancelledError()))
+    assert is_cut_short(told("ASGI callable returned without completing response."))
+    assert not is_cut_short(told("Exception in ASGI application\n", ValueError("a real one")))
+    assert not is_cut_short(told("Cancel 1 running task(s), timeout graceful shutdown exceeded"))

@@ -1,5 +1,6 @@
 """`serve`: the live page of a study, until Ctrl-C."""
 
+import asyncio
 import contextlib
 import errno
 import ipaddress
@@ -54,6 +55,12 @@ def serve(
     return Exit.DONE
 
 
+def is_cut_short(told: logging.LogRecord) -> bool:
+    """Whether it tells of an answer that the end of `serve` cut short, which is no mistake; anything else is told."""
+    error = told.exc_info[1] if told.exc_info else None
+    return isinstance(error, asyncio.CancelledError) or "without completing response" in told.getMessage()
+
+
 def _run(feed: Feed, rules: Rules, listening: socket.socket) -> None:
     config = uvicorn.Config(
         make_app(feed, rules),
@@ -66,7 +73,7 @@ def _run(feed: Feed, rules: Rules, listening: socket.socket) -> None:
     )
     before = signal.signal(signal.SIGTERM, _as_ctrl_c)
     server = uvicorn.Server(config)
-    logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)  # answers cut short: no mistake
+    logging.getLogger("uvicorn.error").addFilter(lambda told: not (server.should_exit and is_cut_short(told)))
     try:
         with contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[listening])
