@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 
+from tunestudy.config.errors import StudyError
+from tunestudy.study.load import load_study
+
 Edit = Callable[..., str]
 Folder = Any  # the class of conftest.py
 
@@ -256,6 +259,16 @@ def test_missing_file_names_its_neighbour(folder: Folder, tmp_path: Path) -> Non
     folder.write()
     folder.path = tmp_path / "studdy.yaml"
     assert folder.error_of_file() == "studdy.yaml: there is no such file; did you mean `study.yaml`?"
+
+
+def test_a_file_of_that_name_one_folder_below_is_named(tmp_path: Path) -> None:
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "mine.yaml").touch()
+    (tmp_path / ".hidden.yaml").touch()
+    with pytest.raises(StudyError, match=r"there is no such file; did you mean `.*studies/mine\.yaml`\?"):
+        load_study(tmp_path / "mine.yaml")
+    with pytest.raises(StudyError, match=r"there is no such file$"):
+        load_study(tmp_path / "other.yaml")
 
 
 def test_folder_and_unreadable_file(folder: Folder, tmp_path: Path) -> None:

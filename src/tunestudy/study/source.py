@@ -5,6 +5,7 @@ brings it (thirty times faster), else from ruamel.yaml, which also has the last 
 """
 
 import gc
+import glob
 import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -99,15 +100,22 @@ def parse_value(text: str, where: Place | str) -> Any:
         raise StudyError(where, f"`{text}` is not a YAML value: {error.message}") from error
 
 
+def _near(path: Path, endings: Collection[str]) -> str:
+    """Where a file of that name lies one folder below, or which ones lie beside it."""
+    below = sorted(path.parent.glob(f"[!.]*/{glob.escape(path.name)}"))
+    if below:
+        return f"; did you mean `{below[0]}`?"
+    siblings = sorted(entry.name for entry in path.parent.glob("[!.]*") if entry.suffix in endings)
+    return f"; {did_you_mean(path.name, siblings)}" if siblings else ""
+
+
 def read_text(path: Path, what: str, *, endings: Collection[str]) -> str:
     """The text of a file that is to be `what`; StudyError names a near one of these `endings` where there is none."""
     where = at("", file=str(path))
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        siblings = [entry.name for entry in path.parent.glob("*") if entry.suffix in endings]
-        hint = f"; {did_you_mean(path.name, siblings)}" if siblings else ""
-        raise StudyError(where, f"there is no such file{hint}") from None
+        raise StudyError(where, f"there is no such file{_near(path, endings)}") from None
     except IsADirectoryError:
         raise StudyError(where, f"this is a folder; give the {what} in it") from None
     except OSError as error:
