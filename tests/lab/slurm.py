@@ -17,6 +17,7 @@ import socket
 import stat
 import subprocess
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,13 +59,13 @@ class Cluster(dict[str, str]):
     """The environment in which SLURM's commands mean this one."""
 
     daemons: list["subprocess.Popen[bytes]"]
-    log: Path
+    folder: Path
 
     def start(self, *words: str) -> "subprocess.Popen[bytes]":
         """One daemon, which ends with the cluster."""
         found = shutil.which(words[0], path=self["PATH"])
         assert found is not None, words[0]
-        with open(self.log, "ab") as log:
+        with open(self.folder / "log", "ab") as log:
             daemon = subprocess.Popen(
                 [found, *words[1:]],
                 env=self,
@@ -75,6 +76,19 @@ class Cluster(dict[str, str]):
             )
         self.daemons.append(daemon)
         return daemon
+
+    def save_state(self, number: str) -> None:
+        """Wait until the controller has written down the job `number` and all before it, which takes it some seconds.
+
+        Killed earlier it would not know that the job runs, start it again on the same node and drain that node as one
+        with a "Duplicate jobid".
+        """
+        mark = uuid.uuid4().hex
+        subprocess.run(["scontrol", "update", f"jobid={number}", f"comment={mark}"], env=self, check=True)
+        give_up = time.monotonic() + 60
+        while mark.encode() not in (self.folder / "state/job_state").read_bytes():
+            assert time.monotonic() < give_up, "the controller did not save its state"
+            time.sleep(0.2)
 
     @contextlib.contextmanager
     def controller_away(self) -> Iterator[None]:
@@ -114,7 +128,7 @@ def slurm(folder: Path, nodes: int, gpus: int = 0, grace_s: int = 0) -> Iterator
         devices = f"{folder}/nvidia[0-{gpus - 1}]"
         (folder / "gres.conf").write_text(f"NodeName=node[1-{nodes}] Name=gpu File={devices}\n")
     environment = Cluster({**os.environ, "SLURM_CONF": str(config), "PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"})
-    environment.daemons, environment.log = [], folder / "log"
+    environment.daemons, environment.folder = [], folder
     try:
         environment.start("slurmctld", "-D", "-f", str(config))
         for number in range(1, nodes + 1):
