@@ -25,7 +25,7 @@ def fetch(
     ] = None,
 ) -> None:
     """Fetch and lock the models, data sets and images that a study names; again: go on where it stopped."""
-    from tunestudy.launch.fetch_study import Wish, fetch_study
+    from tunestudy.launch.requests.fetch_study import Wish, fetch_study
 
     wish = Wish(
         dataset=dataset,
@@ -54,7 +54,7 @@ def data(
     as_json: AsJson = False,
 ) -> None:
     """Show samples as the model sees them: learnt tokens in colour, masked ones dim, images counted."""
-    from tunestudy.launch.show_data import show_data
+    from tunestudy.launch.requests.show_data import show_data
 
     leave(
         show_data(
@@ -89,7 +89,7 @@ def synth(
     workers: Annotated[int, typer.Option(help="Processes that draw.")] = 1,
 ) -> None:
     """Draw images with questions and exact answers into a folder: charts, documents, tables, shapes."""
-    from tunestudy.launch.synth import make_synth
+    from tunestudy.launch.requests.synth import make_synth
 
     given = [f"seed={seed}", f"language={language}", *(options or ())]
     leave(

@@ -40,7 +40,7 @@ def netcheck(
     study: StudyArgument, overrides: Overrides = None, tiny: Tiny = False, results: Results = DEFAULT_RESULTS
 ) -> None:
     """Measure how fast the ranks of a job talk to each other, and what that means for a step."""
-    from tunestudy.launch.netcheck import check_network
+    from tunestudy.launch.requests.netcheck import check_network
 
     print_lines(check_network(load(study, overrides, tiny), results))
 

@@ -21,10 +21,10 @@ OnlyResults = Annotated[
 )
 def merge(context: typer.Context) -> None:
     """Merge models or adapters: --method dare_ties --base DIR --models en=DIR ko=DIR --density 0.1 --output OUT."""
-    from tunestudy.launch.merge_words import sorted_out
+    from tunestudy.launch.without_study.merge_words import sorted_out
 
     asked = sorted_out(context.args)
-    from tunestudy.launch.merge import merge_models
+    from tunestudy.launch.without_study.merge import merge_models
 
     leave(merge_models(asked))
 
@@ -81,6 +81,6 @@ def export(
     results: Results = DEFAULT_RESULTS,
 ) -> None:
     """Write a result in another form, which stock classes load, and compare its outputs."""
-    from tunestudy.launch.export import export as exported
+    from tunestudy.launch.requests.export import export as exported
 
     leave(exported(where, results, to=to, form=form, only=only, seed=seed, dtype=dtype, bits=bits, tiny=tiny))

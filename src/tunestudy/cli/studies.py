@@ -136,12 +136,12 @@ def evaluate(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only what went wrong.")] = False,
 ) -> None:
     """Score what is trained and not scored yet; or a model by itself: --model PATH --benchmarks A B --output CSV."""
-    from tunestudy.launch import eval_words
+    from tunestudy.launch.without_study import eval_words
 
     options = {"data": data, "batch_size": batch_size, "limit": limit, "compat": compat, "dtype": dtype}
     asked = eval_words.sorted_out(words or (), benchmarks or (), model=model, options=options, num_gpus=num_gpus)
     if asked.study is None:
-        from tunestudy.launch.evaluate_model import evaluate_model
+        from tunestudy.launch.without_study.evaluate_model import evaluate_model
 
         leave(evaluate_model(model, asked.wanted(tiny=tiny), results, output=output, quiet=quiet))
     from tunestudy.launch.evaluate import evaluate_study
@@ -168,7 +168,7 @@ def lr_find(
     steps: Annotated[int, typer.Option(help="Steps of the sweep.")] = 100,
 ) -> None:
     """Sweep the learning rate of one stage and suggest one; nothing of the study is touched."""
-    from tunestudy.launch.lr_find import find_rate
+    from tunestudy.launch.requests.lr_find import find_rate
 
     print_lines(
         find_rate(load(study, overrides, tiny), results, variant=variant, stage=stage, low=low, high=high, steps=steps)
@@ -191,7 +191,7 @@ def tune_batch(
     as_json: AsJson = False,
 ) -> None:
     """Try micro-batches, activation checkpointing and workers at the same effective batch: what fits, how fast."""
-    from tunestudy.launch.tune_batch import tune_batch as tune
+    from tunestudy.launch.requests.tune_batch import tune_batch as tune
 
     loaded = load(study, overrides, tiny)
     tune(

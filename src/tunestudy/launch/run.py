@@ -12,10 +12,10 @@ from tunestudy.launch.carry_out import carry_out
 from tunestudy.launch.detach import detach as go_on_detached
 from tunestudy.launch.estimates.schedule import memory_of
 from tunestudy.launch.estimates.tell import tell_time
-from tunestudy.launch.fetch import fetch_drawn
 from tunestudy.launch.placing import place_for
 from tunestudy.launch.prepare import prepare
 from tunestudy.launch.queue import unknown_works
+from tunestudy.launch.requests.fetch_images import fetch_drawn
 from tunestudy.launch.select import select
 from tunestudy.launch.slurm.run import run_by_slurm
 from tunestudy.launch.torchrun import Command

@@ -15,7 +15,7 @@ from tunestudy.data.synth import write
 from tunestudy.data.synth.columns import MAKERS, TYPES, image_columns
 from tunestudy.data.synth.sample import sample
 from tunestudy.data.synth.write import write_set
-from tunestudy.launch.synth import settings_for
+from tunestudy.launch.requests.synth import settings_for
 
 SHAPES = sorted(OUTPUT_SHAPES)
 

@@ -1,28 +1,20 @@
 """The images that data sets name by URL, brought here ahead of training: the second half of `tunestudy fetch`."""
 
-import contextlib
-import importlib.util
 import os
-import signal
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from tunestudy.config.data import Dataset
 from tunestudy.config.errors import Exit, StudyError
-from tunestudy.records.atomic import write_json
+from tunestudy.launch.requests.by_worker import by_worker, refuse_without
 from tunestudy.records.fetched import FetchDir, fetch_key, what_is_missing
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.locked import OFFLINE
-from tunestudy.records.stop import StopRequest
 from tunestudy.study.load import LoadedStudy
 from tunestudy.study.nearest import did_you_mean
 
 MODULE = "tunestudy.data.fetch.run"
 NEEDED = {"aiohttp": "aiohttp", "PIL": "pillow", "tqdm": "tqdm"}
-POLL_S = 0.1
 
 
 def fetch_images(
@@ -35,10 +27,11 @@ def fetch_images(
     dry_run: bool = False,
 ) -> Exit:
     """Fetch for these data sets; the worker shows how far it is. Raises StudyError."""
-    refuse_without(NEEDED)
+    refuse_without("fetch", NEEDED)
     folder = StudyDir(results / loaded.study.study).fetch
     offline = loaded.locking is not None and loaded.locking.complete and not dry_run
     return by_worker(
+        "fetch",
         MODULE,
         folder,
         {
@@ -64,28 +57,6 @@ def fetch_drawn(loaded: LoadedStudy, results: Path) -> Exit:
     return fetch_images(loaded, results, wanted) if wanted else Exit.DONE
 
 
-def refuse_without(needed: Mapping[str, str]) -> None:
-    """StudyError where a module is not installed; `needed`: its package by the module's name."""
-    missing = [package for module, package in needed.items() if importlib.util.find_spec(module) is None]
-    if missing:
-        told = f"fetching needs {', '.join(missing)}, not installed here; pip install 'tunestudy[train]'"
-        raise StudyError("installation", told, exit_code=Exit.PREFLIGHT_REFUSED)
-
-
-def by_worker(module: str, folder: Path, request: Mapping[str, Any], environment: Mapping[str, str]) -> Exit:
-    """Have a module of the worker plane carry a request out. Raises StudyError."""
-    file = folder / f"request-{module.rpartition('.')[0].rpartition('.')[2]}-{os.getpid()}.json"
-    try:
-        write_json(file, request)
-        return carried_out(module, file, environment)
-    except OSError as error:
-        cause = f"cannot be written: {error.strerror}; choose another folder with --results"
-        raise StudyError(str(folder), cause, exit_code=Exit.PREFLIGHT_REFUSED) from error
-    finally:
-        with contextlib.suppress(OSError):
-            file.unlink(missing_ok=True)
-
-
 def with_fetch(loaded: LoadedStudy, name: str) -> dict[str, Dataset]:
     """The data sets to fetch images for: those with `fetch`, or one of them. Raises StudyError for an unknown name."""
     datasets: dict[str, Dataset] = {**loaded.study.datasets}
@@ -93,23 +64,3 @@ def with_fetch(loaded: LoadedStudy, name: str) -> dict[str, Dataset]:
     if name and name not in datasets:
         raise StudyError("--dataset", f"there is no data set `{name}`; {did_you_mean(name, datasets)}")
     return {key: one for key, one in able.items() if name in ("", key)}
-
-
-def carried_out(module: str, request: Path, environment: Mapping[str, str]) -> Exit:
-    """Run the worker on this terminal to its end, and pass a wish to stop on to it."""
-    stop = StopRequest.on_signals(signal.SIGINT, signal.SIGTERM)
-    command = [sys.executable, "-m", module, str(request)]
-    worker = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0, env=dict(environment))
-    told = False
-    while True:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            code = worker.wait(POLL_S)
-            break
-        if stop and not told:
-            worker.send_signal(signal.SIGINT)
-            told = True
-    try:
-        return Exit(code)
-    except ValueError:
-        cause = f"the worker ended with code {code}; what came is kept, run again to continue"
-        raise StudyError("fetch", cause, exit_code=Exit.JOBS_FAILED) from None

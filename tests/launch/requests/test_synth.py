@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tunestudy.config.errors import Exit, StudyError
-from tunestudy.launch.synth import make_synth, settings_for
+from tunestudy.launch.requests.synth import make_synth, settings_for
 
 
 def synth(*words: object) -> subprocess.CompletedProcess[str]:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tunestudy.config.errors import Exit, StudyError
-from tunestudy.launch.merge import merge_models, put_at
-from tunestudy.launch.merge_words import sorted_out
+from tunestudy.launch.without_study.merge import merge_models, put_at
+from tunestudy.launch.without_study.merge_words import sorted_out
 from tunestudy.records.layout import JobDir
 from tunestudy.records.manifest import problems, seal
 from tunestudy.study.found_model import find_model
@@ -193,7 +193,7 @@ def test_an_adapter_whose_base_is_named_as_from_elsewhere(at: Path) -> None:
 def test_nothing_is_put_half(at: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepared = weights(at / "prepared", "w")
     seal(prepared, at / "model", {"kind": "full"})
-    monkeypatch.setattr("tunestudy.launch.merge.publish", _full)
+    monkeypatch.setattr("tunestudy.launch.without_study.merge.publish", _full)
     with pytest.raises(OSError, match="disk"):
         put_at(at / "model", at / "out")
     assert not (at / "out").exists() and not [path for path in at.iterdir() if path.name.startswith(".")]
@@ -201,7 +201,7 @@ def test_nothing_is_put_half(at: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_full_disk_is_told_with_where_the_result_is(at: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for error in (OSError(28, "No space left"), shutil.Error([("a", "b", "[Errno 28] No space left")])):
-        monkeypatch.setattr("tunestudy.launch.merge.shutil.copytree", _raising(error))
+        monkeypatch.setattr("tunestudy.launch.without_study.merge.shutil.copytree", _raising(error))
         with pytest.raises(StudyError, match=r"the disk is full.* is whole at `results/merge-") as caught:
             merge(MERGE + " --quiet")
         assert caught.value.exit_code == Exit.PREFLIGHT_REFUSED and not (at / "out").exists()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tunestudy.config.errors import StudyError
 
 if TYPE_CHECKING:
-    from tunestudy.launch.evaluate_model import Wanted
+    from tunestudy.launch.without_study.evaluate_model import Wanted
 
 COMMAND_LINE = "command line"
 
@@ -26,7 +26,7 @@ class Asked:
 
     def wanted(self, *, tiny: bool) -> "Wanted":
         """How a model without a study is scored."""
-        from tunestudy.launch.evaluate_model import Wanted
+        from tunestudy.launch.without_study.evaluate_model import Wanted
 
         return Wanted(benchmarks=self.benchmarks, tiny=tiny, num_gpus=self.num_gpus, **self.options)
 

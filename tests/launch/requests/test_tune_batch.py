@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tunestudy.config.errors import Exit, StudyError
-from tunestudy.launch import tune_batch as module
+from tunestudy.launch.requests import tune_batch as module
 from tunestudy.launch.torchrun import Command
 from tunestudy.records.atomic import write_json
 from tunestudy.records.host import host_name
@@ -264,7 +264,7 @@ def with_lab(monkeypatch: pytest.MonkeyPatch, *, rows: int) -> None:
     """Real processes on a card that holds so many rows."""
     import os
 
-    lab = str(Path(__file__).parents[1] / "lab")
+    lab = str(Path(__file__).parents[2] / "lab")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (lab, os.environ.get("PYTHONPATH")))))
     monkeypatch.setenv("MEMORY_ROWS", str(rows))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

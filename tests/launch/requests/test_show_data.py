@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tunestudy.config.errors import Exit, StudyError
-from tunestudy.launch import show_data as showing
-from tunestudy.launch.show_data import as_text, show_data
+from tunestudy.launch.requests import show_data as showing
+from tunestudy.launch.requests.show_data import as_text, show_data
 from tunestudy.report.data_page import render_data
 from tunestudy.study.load import LoadedStudy, load_study
 

@@ -17,11 +17,11 @@ from tunestudy.launch.estimates.alone import alone
 from tunestudy.launch.estimates.memory import count_memory
 from tunestudy.launch.estimates.probe import absent_model, time_job
 from tunestudy.launch.local import Slot, find_slots
-from tunestudy.launch.lr_find import chosen_job
 from tunestudy.launch.outcome import memory_kills
+from tunestudy.launch.requests.lr_find import chosen_job
+from tunestudy.launch.requests.tune_words import Tuning, as_json, open_ends, progress_words, tuning_lines
 from tunestudy.launch.spread import command_for
 from tunestudy.launch.torchrun import Command, job_environment, last_line, start, wait_for
-from tunestudy.launch.tune_words import Tuning, as_json, open_ends, progress_words, tuning_lines
 from tunestudy.preflight.checks import check
 from tunestudy.records.atomic import read_object, remove_tree, write_json
 from tunestudy.records.host import host_name

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.job import Job
-from tunestudy.launch.fetch import by_worker, refuse_without
+from tunestudy.launch.requests.by_worker import by_worker, refuse_without
 from tunestudy.launch.select import select
 from tunestudy.records.atomic import read_json
 from tunestudy.records.layout import JobDir, StudyDir
@@ -49,7 +49,7 @@ def export(
     folder = job_folder(where) or folder_of_study(where, results, only, seed, tiny=tiny)
     require_published(folder)
     require_free(to)
-    refuse_without({**NEEDED, **({"bitsandbytes": "bitsandbytes"} if bits else {})})
+    refuse_without("export", {**NEEDED, **({"bitsandbytes": "bitsandbytes"} if bits else {})})
     request = {
         "job": str(folder.root.resolve()),
         "to": str(to.absolute()),
@@ -58,7 +58,7 @@ def export(
         "bits": bits,
     }
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
-    return by_worker(MODULE, folder.study.cache, request, environment)
+    return by_worker("export", MODULE, folder.study.cache, request, environment)
 
 
 def job_folder(where: Path) -> JobDir | None:

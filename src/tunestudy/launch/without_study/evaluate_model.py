@@ -15,10 +15,10 @@ from tunestudy.config.benchmark import Compat
 from tunestudy.config.definition import definition, names
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.model import DType
-from tunestudy.launch import written
 from tunestudy.launch.run import run_study
 from tunestudy.launch.table import write_table
 from tunestudy.launch.torchrun import Command
+from tunestudy.launch.without_study import written
 from tunestudy.records.atomic import remove_tree, write_text
 from tunestudy.records.layout import StudyDir
 from tunestudy.study.benchmarks import OTHER_NAMES, benchmark_named, public_data, tiny_data

@@ -11,7 +11,8 @@ from typing import Any
 
 from tunestudy.config.data import Dataset
 from tunestudy.config.errors import Exit, StudyError
-from tunestudy.launch.fetch import by_worker, fetch_images, refuse_without, with_fetch
+from tunestudy.launch.requests.by_worker import by_worker, refuse_without
+from tunestudy.launch.requests.fetch_images import fetch_images, with_fetch
 from tunestudy.records.fetched import FetchDir, content_of, fetch_key
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.locked import Lock, Named, hub_cache, problems, read_lock, write_lock
@@ -63,9 +64,10 @@ def fetch_study(loaded: LoadedStudy, results: Path, wish: Wish) -> Exit:
 
 
 def _from_hub(loaded: LoadedStudy, locking: Locking, named: Sequence[Named], results: Path, wish: Wish) -> Exit:
-    refuse_without(NEEDED)
+    refuse_without("fetch", NEEDED)
     folder = StudyDir(results / loaded.study.study)
     code = by_worker(
+        "fetch",
         MODULE,
         folder.fetch,
         {

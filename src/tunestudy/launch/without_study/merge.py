@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from tunestudy.config.errors import Exit, StudyError
-from tunestudy.launch.merge_words import Asked
 from tunestudy.launch.run import run_study
 from tunestudy.launch.torchrun import Command
-from tunestudy.launch.written import study_text
+from tunestudy.launch.without_study.merge_words import Asked
+from tunestudy.launch.without_study.written import study_text
 from tunestudy.records.atomic import (
     is_disk_full,
     publish,

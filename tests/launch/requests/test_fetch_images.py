@@ -14,8 +14,8 @@ from tunestudy.config.data import FileDataset
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.data.fetch.wanted import fetch_dir
 from tunestudy.data.sources import Folders
-from tunestudy.launch.fetch import fetch_drawn, with_fetch
-from tunestudy.launch.fetch_study import Wish, fetch_study
+from tunestudy.launch.requests.fetch_images import fetch_drawn, with_fetch
+from tunestudy.launch.requests.fetch_study import Wish, fetch_study
 from tunestudy.launch.run import run_study
 from tunestudy.preflight.checks import image_problems
 from tunestudy.records.layout import StudyDir

@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 from tunestudy.config.errors import StudyError
-from tunestudy.launch.netcheck import Network, check_network, prediction_lines, seconds_of_step, transport_lines
+from tunestudy.launch.requests.netcheck import (
+    Network,
+    check_network,
+    prediction_lines,
+    seconds_of_step,
+    transport_lines,
+)
 from tunestudy.records.layout import StudyDir
 from tunestudy.study.load import LoadedStudy, load_study
 
