@@ -13,7 +13,7 @@ COLUMNS = ("variant", "benchmark", "metric", "mean", "std", "ci_low", "ci_high",
 
 def write_table(folder: StudyDir, output: Path) -> None:
     """The report's results.csv in the columns of `COLUMNS`, replaced whole. StudyError where it cannot be written."""
-    with open(folder.report / "results.csv", encoding="utf-8", newline="") as file:
+    with open(folder.report_table, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     out = io.StringIO()
     writer = csv.DictWriter(out, COLUMNS, extrasaction="ignore", lineterminator="\n")
@@ -22,6 +22,6 @@ def write_table(folder: StudyDir, output: Path) -> None:
     try:
         write_text(output, out.getvalue())
     except OSError as error:
-        cause = f"cannot be written: {error.strerror}; the table is also at {folder.report / 'results.csv'}"
+        cause = f"cannot be written: {error.strerror}; the table is also at {folder.report_table}"
         raise StudyError(str(output), cause, exit_code=Exit.PREFLIGHT_REFUSED) from error
     print(f"table: {output}")

@@ -17,7 +17,7 @@ from tunestudy.preflight.points import Point, not_needed, ok, refusal, refused, 
 from tunestudy.preflight.slurm import closed_partitions, partitions, slurm_problems, wanted_partition
 from tunestudy.records.atomic import read_json, temporary_beside
 from tunestudy.records.host import host_name
-from tunestudy.records.layout import StudyDir
+from tunestudy.records.layout import NETCHECK, StudyDir
 from tunestudy.records.lease import Lease
 from tunestudy.study.hosts import Host
 from tunestudy.study.load import LoadedStudy
@@ -126,7 +126,7 @@ def network_point(study: StudyDir, resources: Resources) -> Point:
     check = "network"
     if resources.ranks == 1:
         return not_needed(check, "one rank per job")
-    file = study.root / "netcheck" / "netcheck.json"
+    file = study.netcheck.root / NETCHECK
     found = read_json(file)
     if not isinstance(found, dict):
         if not resources.is_spread:

@@ -8,6 +8,12 @@ RESULT, FAILURE, PROGRESS, LEASE, CLAIM = "result.json", "failure.json", "progre
 
 EVAL = "eval"
 
+REQUEST = "request.json"
+"""What a worker is asked, where a command asks it one thing in a folder of its own."""
+PROBED, FORESEEN, TRIED, SHOWN = "probe.json", "foresee.json", "try.json", "shown.json"
+NETCHECK, LR_FIND, LR_TABLE, LR_PICTURE = "netcheck.json", "lr_find.json", "lr_find.csv", "lr_find.svg"
+"""What such a folder holds afterwards: answers, and what is made of them."""
+
 
 def score_name(benchmark: str) -> str:
     """Of a benchmark's score, in `eval/`."""
@@ -118,6 +124,15 @@ class StudyDir:
         return self.cache / f"tune-{key}.json"
 
     @property
+    def netcheck(self) -> "JobDir":
+        """What `netcheck` measured last: its `NETCHECK`, and what the ranks printed."""
+        return JobDir(self.root / "netcheck")
+
+    def lr_find(self, name: str) -> "JobDir":
+        """What `lr-find` swept last of one stage."""
+        return JobDir(self.root / "lr-find" / name)
+
+    @property
     def estimates(self) -> Path:
         """What each job was expected to take before it began."""
         return self.root / "estimates.json"
@@ -156,6 +171,15 @@ class StudyDir:
     @property
     def report(self) -> Path:
         return self.root / "report"
+
+    @property
+    def report_page(self) -> Path:
+        return self.report / "index.html"
+
+    @property
+    def report_table(self) -> Path:
+        """Every figure of the report's table, a row each."""
+        return self.report / "results.csv"
 
     def job(self, job_id: str) -> "JobDir":
         return JobDir(self.jobs / job_id)

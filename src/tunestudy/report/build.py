@@ -54,7 +54,7 @@ def build_report(study_dir: StudyDir, *, quiet: bool = False, settings: ReportSe
 
 
 def _write(study_dir: StudyDir, facts: StudyFacts, headline: Headline) -> None:
-    write_text(study_dir.report / "results.csv", to_csv(headline))
+    write_text(study_dir.report_table, to_csv(headline))
     write_text(study_dir.report / "results_samples.csv", samples_csv(headline))
     write_text(study_dir.report / "results.md", to_markdown(headline))
     write_text(study_dir.report / "results.tex", to_latex(headline))
@@ -63,7 +63,7 @@ def _write(study_dir: StudyDir, facts: StudyFacts, headline: Headline) -> None:
         write_text(study_dir.report / "gallery.html", gallery)
     else:
         (study_dir.report / "gallery.html").unlink(missing_ok=True)
-    write_text(study_dir.report / "index.html", render_page(facts, headline, has_gallery=gallery is not None))
+    write_text(study_dir.report_page, render_page(facts, headline, has_gallery=gallery is not None))
     _write_experiment(study_dir, render_experiment(facts, headline))
 
 
@@ -94,7 +94,7 @@ def _print(study_dir: StudyDir, facts: StudyFacts, headline: Headline, broken: l
     if left:
         console.print(f"{plural(left, 'job')} of {len(facts.jobs)} not done: numbers may still change", style="yellow")
     _print_broken(broken, console)
-    console.print(f"report: {study_dir.report / 'index.html'}", markup=False, soft_wrap=True)
+    console.print(f"report: {study_dir.report_page}", markup=False, soft_wrap=True)
 
 
 def _print_broken(broken: list[str], console: Console) -> None:

@@ -26,7 +26,7 @@ from tunestudy.models.hollow import hollow_start
 from tunestudy.models.quantize import num_values
 from tunestudy.models.roles import role_of
 from tunestudy.records.atomic import read_json, write_json
-from tunestudy.records.layout import JobDir
+from tunestudy.records.layout import FORESEEN, JobDir
 from tunestudy.records.progress import Progress
 from tunestudy.records.stop import StopRequest
 from tunestudy.records.untrained import MEBIBYTE
@@ -39,7 +39,6 @@ from tunestudy.train.run import Task
 from tunestudy.train.stage import make_trainable
 from tunestudy.train.world import World
 
-RESULT = "foresee.json"
 CONTEXT_MB = 500.0
 """Of CUDA on a GPU that nobody asked: what it takes before the first tensor."""
 NCCL_MB = 1000.0
@@ -63,7 +62,7 @@ def main(ranks: int, per_host: int, device: str, *folders: str) -> None:
             found.setdefault("constants_mb", constants)
         except StudyError as error:
             found = {"missing": error.message}
-        write_json(job_dir.root / RESULT, found)
+        write_json(job_dir.root / FORESEEN, found)
 
 
 def foresee(

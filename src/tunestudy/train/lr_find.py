@@ -18,7 +18,7 @@ import numpy as np
 
 from tunestudy.config.job import Job
 from tunestudy.records.atomic import read_json, write_json
-from tunestudy.records.layout import JobDir
+from tunestudy.records.layout import LR_FIND, LR_TABLE, REQUEST, JobDir
 from tunestudy.records.locked import stay_offline
 from tunestudy.records.progress import Progress
 from tunestudy.records.stop import StopRequest
@@ -44,7 +44,7 @@ def main(folder: str) -> None:
     job = Job.model_validate(read_json(job_dir.job_json))
     if job.offline:
         stay_offline()
-    wanted = read_json(job_dir.root / "request.json")
+    wanted = read_json(job_dir.root / REQUEST)
     assert job.training is not None, "only a training stage has a learning rate"
     stop = StopRequest.on_signals(signal.SIGTERM, signal.SIGINT)
     with open_world() as world:
@@ -106,14 +106,14 @@ def suggestion(rows: Sequence[Row]) -> float | None:
 
 def write_results(folder: JobDir, rows: Sequence[Row], *, planned: int) -> None:
     """lr_find.csv, and lr_find.json with what follows from it."""
-    table = TableLog(folder.root / "lr_find.csv", COLUMNS, keep_through_step=-1)
+    table = TableLog(folder.root / LR_TABLE, COLUMNS, keep_through_step=-1)
     for row in rows:
         table.append(row)
     table.close()
     lowest: Any = min(rows, key=lambda row: row["smoothed"], default=None)
     found = suggestion(rows)
     write_json(
-        folder.root / "lr_find.json",
+        folder.root / LR_FIND,
         {
             "suggested": found if found is None else float(f"{found:.2g}"),
             "lowest_loss_at": lowest and lowest["learning_rate"],

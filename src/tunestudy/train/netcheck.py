@@ -21,9 +21,9 @@ from torch import Tensor
 
 from tunestudy.records.atomic import read_json, write_json
 from tunestudy.records.host import host_name
+from tunestudy.records.layout import NETCHECK, REQUEST
 from tunestudy.train.world import World, open_world
 
-RESULT = "netcheck.json"
 WARM_UP = 2
 LATENCY_BYTES = 8
 LONG_S = 1.0
@@ -33,7 +33,7 @@ LONG_S = 1.0
 def main(folder: str) -> None:
     """Measure on this rank; rank 0 writes."""
     root = Path(folder)
-    wanted = read_json(root / "request.json")
+    wanted = read_json(root / REQUEST)
     with open_world() as world:
         if world.size == 1:
             sys.exit("one rank has nobody to talk to")
@@ -46,7 +46,7 @@ def main(folder: str) -> None:
             "pairs": pairs(world, wanted["pair_bytes"], wanted["repeats"]),
         }
         if world.rank == 0:
-            write_json(root / RESULT, found)
+            write_json(root / NETCHECK, found)
 
 
 def collectives(world: World, sizes: Sequence[int], repeats: int) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from tunestudy.data.batch import shares_of
 from tunestudy.data.order import Schedule
 from tunestudy.data.prepare import prepare
 from tunestudy.records.atomic import read_json, remove_tree, write_json
-from tunestudy.records.layout import JobDir
+from tunestudy.records.layout import PROBED, JobDir
 from tunestudy.records.locked import stay_offline
 from tunestudy.records.progress import Progress
 from tunestudy.records.stop import StopRequest
@@ -39,8 +39,6 @@ from tunestudy.train.world import World, open_world
 
 WARM_UP, TIMED = 2, 5
 """Steps: the first ones allocate memory and compile, and are not representative."""
-
-RESULT = "probe.json"
 
 
 def main(folder: str) -> None:
@@ -64,7 +62,7 @@ def main(folder: str) -> None:
         finally:
             progress.close()
         if world.rank == 0:
-            write_json(job_dir.root / RESULT, {**measured, "inside_s": round(time.perf_counter() - began, 3)})
+            write_json(job_dir.root / PROBED, {**measured, "inside_s": round(time.perf_counter() - began, 3)})
 
 
 def open_run(task: Task) -> Run:

@@ -19,14 +19,14 @@ from tunestudy.models.own import tokenizer_of
 from tunestudy.models.start import load_start
 from tunestudy.models.vision import vision_of
 from tunestudy.records.atomic import read_json, write_json
-from tunestudy.records.layout import JobDir
+from tunestudy.records.layout import REQUEST, SHOWN, JobDir
 
 
 def main(root: str) -> int:
     """Exit code of `config.errors.Exit`; a mistake of the user's stands in shown.json."""
     folder = JobDir(Path(root).resolve())
     job = Job.model_validate(read_json(folder.job_json))
-    asked = read_json(folder.root / "request.json")
+    asked = read_json(folder.root / REQUEST)
     look = Look(tuple(asked["sources"]), asked["num_samples"], asked["num_records"])
     assert job.training is not None, "only a stage that trains has data"
     try:
@@ -34,9 +34,9 @@ def main(root: str) -> int:
         shower = Shower(tokenizer, job.training, vision, Folders.of(job, folder))
         shown = shower.shown(look, dict(job.datasets))
     except StudyError as error:
-        write_json(folder.root / "shown.json", {"error": error.message, "key": error.place.key})
+        write_json(folder.root / SHOWN, {"error": error.message, "key": error.place.key})
         return int(error.exit_code)
-    write_json(folder.root / "shown.json", shown)
+    write_json(folder.root / SHOWN, shown)
     return int(Exit.DONE)
 
 

@@ -26,7 +26,7 @@ from tunestudy.config.job import Job
 from tunestudy.data.batch import Row
 from tunestudy.data.loader import AHEAD
 from tunestudy.records.atomic import read_json, write_json
-from tunestudy.records.layout import JobDir
+from tunestudy.records.layout import REQUEST, TRIED, JobDir
 from tunestudy.records.progress import Progress
 from tunestudy.records.redact import redact
 from tunestudy.records.stop import StopRequest
@@ -37,7 +37,6 @@ from tunestudy.train.probe import device_name, open_run, settle
 from tunestudy.train.run import Run, Task
 from tunestudy.train.world import World, open_world
 
-RESULT = "try.json"
 WARM_UP, TIMED, MOST_TIMED = 2, 5, 20
 """Steps. More are timed where threads make images ahead: what they had ready must not hide how slow they are."""
 LONG_BATCHES = 2
@@ -63,7 +62,7 @@ def main(folder: str) -> None:
     """Try on this rank; rank 0 writes, and any rank that runs out of memory."""
     job_dir = JobDir(Path(folder).resolve())
     job = Job.model_validate(read_json(job_dir.job_json))
-    wanted = read_json(job_dir.root / "request.json")
+    wanted = read_json(job_dir.root / REQUEST)
     assert job.training is not None, "only a training stage has steps"
     stop = StopRequest.on_signals(signal.SIGTERM, signal.SIGINT)
     began = time.perf_counter()
@@ -84,7 +83,7 @@ def main(folder: str) -> None:
             progress.close()
         if world.rank == 0:
             facts = {"fits": True, **known, **facts_of(world, limit), **found}
-            write_json(job_dir.root / RESULT, {**facts, "inside_s": round(time.perf_counter() - began, 3)})
+            write_json(job_dir.root / TRIED, {**facts, "inside_s": round(time.perf_counter() - began, 3)})
 
 
 def set_limit(world: World, wanted_bytes: int | None) -> Limit:
@@ -112,7 +111,7 @@ def telling_of_memory(folder: JobDir, world: World, limit: Limit, known: Mapping
             raise
         print(f"rank {world.rank}: {error}", file=sys.stderr, flush=True)
         why = redact((str(error).splitlines() or ["out of memory"])[0])
-        write_json(folder.root / RESULT, {"fits": False, "why": why, **known, **facts_of(world, limit)})
+        write_json(folder.root / TRIED, {"fits": False, "why": why, **known, **facts_of(world, limit)})
         sys.exit(DOES_NOT_FIT)
 
 

@@ -10,7 +10,7 @@ from tunestudy.launch.estimates.alone import alone, stages_of
 from tunestudy.launch.torchrun import job_environment, last_line, start, wait_for
 from tunestudy.records.atomic import read_object, remove_tree, write_json
 from tunestudy.records.host import host_name
-from tunestudy.records.layout import JobDir, StudyDir
+from tunestudy.records.layout import FORESEEN, JobDir, StudyDir
 from tunestudy.report.format import plural
 from tunestudy.study.costs import memory_key, slicing
 from tunestudy.study.plan import Plan
@@ -57,6 +57,6 @@ def _count(study: Study, per_host: int, device: str, folders: dict[str, JobDir],
     environment = {**job_environment(study.env, {"OMP_NUM_THREADS": "1"}, attempt=1), "HF_HUB_OFFLINE": "1"}
     code = wait_for(start([*command, *(str(folder.root) for folder in folders.values())], environment, log))
     for key, folder in folders.items():
-        if found := read_object(folder.root / "foresee.json"):
+        if found := read_object(folder.root / FORESEEN):
             write_json(results.foreseen(key), found)
     return None if code == 0 else f"memory could not be counted: {last_line(log)}"

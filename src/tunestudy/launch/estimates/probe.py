@@ -11,7 +11,7 @@ from tunestudy.launch.spread import command_for
 from tunestudy.launch.torchrun import Command, job_environment, last_line, start, wait_for
 from tunestudy.records.atomic import read_json, remove_tree, write_json
 from tunestudy.records.host import host_name
-from tunestudy.records.layout import JobDir
+from tunestudy.records.layout import PROBED, JobDir
 from tunestudy.study.plan import Plan
 from tunestudy.study.timing import expected_times, speed_key
 
@@ -69,7 +69,7 @@ def time_job(plan: Plan, job: Job, key: str, slot: Slot, command: Command) -> li
             folder.launch_log,
         )
         code = wait_for(process)
-        measured = folder.root / "probe.json"
+        measured = folder.root / PROBED
         if code == 0 and measured.exists():
             told = read_json(measured)
             write_json(result, {**told, "start_s": round(max(0.0, time.monotonic() - began - told["inside_s"]), 3)})

@@ -12,7 +12,7 @@ from tunestudy.launch.spread import command_for
 from tunestudy.launch.torchrun import job_environment, last_line, start, wait_for
 from tunestudy.preflight.checks import check
 from tunestudy.records.atomic import read_json, remove_tree, write_json, write_text
-from tunestudy.records.layout import JobDir
+from tunestudy.records.layout import LR_FIND, LR_PICTURE, LR_TABLE, REQUEST, JobDir
 from tunestudy.records.tables import read_table
 from tunestudy.report.lr_plot import lr_plot
 from tunestudy.study.load import LoadedStudy
@@ -36,10 +36,10 @@ def find_rate(
     planned = chosen_job(plan, variant, stage)
     require_parents(plan, planned.job)
     check(loaded, [], plan.folder)
-    folder = JobDir(plan.folder.root / "lr-find" / f"{planned.job.variants[0]}-{planned.job.id}")
+    folder = plan.folder.lr_find(f"{planned.job.variants[0]}-{planned.job.id}")
     remove_tree(folder.root)
     write_json(folder.job_json, planned.job.model_copy(update={"evaluations": {}}).model_dump(mode="json"))
-    write_json(folder.root / "request.json", {"from": low, "to": high, "steps": steps})
+    write_json(folder.root / REQUEST, {"from": low, "to": high, "steps": steps})
     sweep(plan, loaded.path.parent, folder)
     return result_lines(folder, planned.job, planned.job.training.learning_rate if planned.job.training else 0.0)
 
@@ -84,14 +84,14 @@ def sweep(plan: Plan, base: Path, folder: JobDir) -> None:
         job_environment(plan.study.env, slot.environment, attempt=1),
         folder.launch_log,
     )
-    if wait_for(process) != 0 or not (folder.root / "lr_find.json").exists():
+    if wait_for(process) != 0 or not (folder.root / LR_FIND).exists():
         raise StudyError(f"lr-find/{folder.root.name}", f"the sweep failed: {last_line(folder.launch_log)}")
 
 
 def result_lines(folder: JobDir, job: Job, configured: float) -> list[str]:
     """What the sweep found, and where its files are; draws the picture."""
-    found: dict[str, Any] = read_json(folder.root / "lr_find.json")
-    rows = read_table(folder.root / "lr_find.csv")
+    found: dict[str, Any] = read_json(folder.root / LR_FIND)
+    rows = read_table(folder.root / LR_TABLE)
     pick = found["suggested"]
     lines = [f"{job.variants[0]}, stage {job.stage}: {found['steps']} steps, each at a higher rate"]
     if pick is None:
@@ -104,8 +104,8 @@ def result_lines(folder: JobDir, job: Job, configured: float) -> list[str]:
     if found["diverged_at"] is not None:
         lines.append(f"diverged at {found['diverged_at']:.2g}")
     if rows:
-        write_text(folder.root / "lr_find.svg", lr_plot(*_columns(rows), pick))
-        lines.append(f"picture: {folder.root / 'lr_find.svg'}   numbers: {folder.root / 'lr_find.csv'}")
+        write_text(folder.root / LR_PICTURE, lr_plot(*_columns(rows), pick))
+        lines.append(f"picture: {folder.root / LR_PICTURE}   numbers: {folder.root / LR_TABLE}")
     return lines
 
 

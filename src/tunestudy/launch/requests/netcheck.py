@@ -12,7 +12,7 @@ from tunestudy.launch.spread import command_for
 from tunestudy.launch.torchrun import job_environment, last_line, start, wait_for
 from tunestudy.preflight.checks import check
 from tunestudy.records.atomic import read_json, remove_tree, write_json
-from tunestudy.records.layout import JobDir, StudyDir
+from tunestudy.records.layout import NETCHECK, REQUEST, StudyDir
 from tunestudy.study.load import LoadedStudy
 
 MODULE = "tunestudy.train.netcheck"
@@ -35,9 +35,9 @@ def check_network(loaded: LoadedStudy, results: Path) -> list[str]:
         raise StudyError("resources.ranks", "is 1: one rank has nobody to talk to; set it, or a hostfile")
     study = StudyDir(results / loaded.study.study)
     check(loaded, [], study)
-    folder = JobDir(study.root / "netcheck")
+    folder = study.netcheck
     remove_tree(folder.root)
-    write_json(folder.root / "request.json", {"sizes": SIZES, "pair_bytes": PAIR_BYTES, "repeats": REPEATS})
+    write_json(folder.root / REQUEST, {"sizes": SIZES, "pair_bytes": PAIR_BYTES, "repeats": REPEATS})
     slot = find_slots(resources)[0]
     nccl = {
         "NCCL_DEBUG": "INFO",
@@ -49,12 +49,12 @@ def check_network(loaded: LoadedStudy, results: Path) -> list[str]:
         command_for(resources, loaded.path.parent, MODULE)(folder, slot.ranks), environment, folder.launch_log
     )
     wait_for(process)
-    if not (folder.root / "netcheck.json").exists():  # the last thing that is done; how hosts then end says nothing
+    if not (folder.root / NETCHECK).exists():  # the last thing that is done; how hosts then end says nothing
         raise StudyError("netcheck", f"failed: {last_line(folder.launch_log)}", exit_code=Exit.PREFLIGHT_REFUSED)
-    found: dict[str, Any] = read_json(folder.root / "netcheck.json")
+    found: dict[str, Any] = read_json(folder.root / NETCHECK)
     logs = "".join(path.read_text(errors="replace") for path in sorted(folder.root.glob("nccl-*")))
     told = [*tables(found), *transport_lines(found, logs), *prediction_lines(found, loaded, study)]
-    return [*told, f"numbers: {folder.root / 'netcheck.json'}"]
+    return [*told, f"numbers: {folder.root / NETCHECK}"]
 
 
 def tables(found: Mapping[str, Any]) -> Iterator[str]:

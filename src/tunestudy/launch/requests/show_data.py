@@ -15,7 +15,7 @@ from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.job import Job
 from tunestudy.config.stage import TrainStage
 from tunestudy.records.atomic import read_json, remove_tree, write_json, write_text
-from tunestudy.records.layout import JobDir, StudyDir
+from tunestudy.records.layout import REQUEST, SHOWN, JobDir, StudyDir
 from tunestudy.records.redact import redact, redact_tree
 from tunestudy.report.data_page import render_data
 from tunestudy.report.format import plural
@@ -127,13 +127,13 @@ def asked_for(
     try:
         write_json(folder.job_json, job.model_dump(mode="json"))
         request = {"sources": list(sources), "num_samples": num_samples, "num_records": num_records}
-        write_json(folder.root / "request.json", request)
+        write_json(folder.root / REQUEST, request)
         environment = {**os.environ, **loaded.study.env, "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"}
         command = [sys.executable, "-m", MODULE, str(folder.root)]
         done = subprocess.run(
             command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
         )
-        shown = read_json(folder.root / "shown.json")
+        shown = read_json(folder.root / SHOWN)
     except OSError as error:
         told = f"cannot be written: {error.strerror}; choose another folder with --results"
         raise StudyError(str(folder.root), told, exit_code=Exit.PREFLIGHT_REFUSED) from error

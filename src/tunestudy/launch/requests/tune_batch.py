@@ -25,7 +25,7 @@ from tunestudy.launch.torchrun import Command, job_environment, last_line, start
 from tunestudy.preflight.checks import check
 from tunestudy.records.atomic import read_object, remove_tree, write_json
 from tunestudy.records.host import host_name
-from tunestudy.records.layout import JobDir
+from tunestudy.records.layout import REQUEST, TRIED, JobDir
 from tunestudy.records.snapshot import usable_threads
 from tunestudy.study.costs import memory_key, slicing
 from tunestudy.study.load import LoadedStudy
@@ -237,12 +237,12 @@ def try_out(bench: Bench, candidate: Candidate) -> tuple[Tried, dict[str, Any]]:
     try:
         job = alone(bench.plan, cut_as(bench.job, candidate, ranks))
         write_json(folder.job_json, job.model_dump(mode="json"))
-        write_json(folder.root / "request.json", {"memory_bytes": bench.memory_bytes})
+        write_json(folder.root / REQUEST, {"memory_bytes": bench.memory_bytes})
         began, killed = time.monotonic(), memory_kills()
         environment = job_environment(bench.plan.study.env, bench.slot.environment, attempt=1)
         code = wait_for(start(bench.command(folder, ranks), environment, folder.launch_log))
         wall_s = round(time.monotonic() - began, 3)
-        found = read_object(folder.root / "try.json") or died(folder, code, by_kernel=memory_kills() > killed)
+        found = read_object(folder.root / TRIED) or died(folder, code, by_kernel=memory_kills() > killed)
         return tried_from({**asdict(candidate), **found, "wall_s": wall_s}), found
     finally:
         remove_tree(folder.root)

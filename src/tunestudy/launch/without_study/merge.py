@@ -73,7 +73,7 @@ def merge_models(asked: Asked, *, command: Command | None = None) -> Exit:
         message = f"`{asked.output}` could not be made: {why}; the merged result is whole at `{job.model}`"
         raise StudyError("--output", message, exit_code=Exit.PREFLIGHT_REFUSED) from error
     if not asked.quiet:
-        print("\n".join([*report_lines(read_object(job.root / "merge_report.json")), f"merged: {asked.output}"]))
+        print("\n".join([*report_lines(read_object(job.merge_report)), f"merged: {asked.output}"]))
     return code
 
 
