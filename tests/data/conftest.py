@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made_corpus import corpus_of
 
-from tunestudy.data.corpus import Corpus, corpus_of
+from tunestudy.data.corpus import Corpus
 from tunestudy.data.sources import Folders
 
 torch.set_num_threads(1)

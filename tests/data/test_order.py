@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_corpus import corpus_of
 
 from tunestudy.config.data import DataSettings, MixturePart, samples_per_epoch
-from tunestudy.data.corpus import corpus_of
 from tunestudy.data.order import Schedule, permutation
 
 PART = MixturePart(dataset="a")

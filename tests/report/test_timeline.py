@@ -15,7 +15,7 @@ from tunestudy.report.collect import collect
 from tunestudy.report.compare import make_headline
 from tunestudy.report.page import render_page
 from tunestudy.report.timeline import Bar, Timeline, timeline
-from tunestudy.report.timeline_svg import draw, timeline_svg
+from tunestudy.report.timeline_svg import draw
 
 COLOURS = {"untrained": "c0", "full": "c1", "lora_r4": "c2", "lora_r16": "c3"}
 
@@ -79,7 +79,7 @@ def test_a_plan_that_is_missing_or_broken_leaves_what_happened(study: StudyDir, 
 
 def test_nothing_planned_and_nothing_begun_is_no_picture(study: StudyDir) -> None:
     facts = replace(collect(study), packing={}, events=[])
-    assert timeline(facts) is None and timeline_svg(facts, COLOURS) is None
+    assert timeline(facts) is None
     assert 'id="timeline"' not in render_page(facts, make_headline(facts))
 
 

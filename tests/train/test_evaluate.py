@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made_corpus import corpus_of
 from tinyjob import make_job, rows_of, run, tiny_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, Qwen3Config
@@ -12,7 +13,7 @@ from transformers import AutoModelForCausalLM, Qwen3Config
 from tunestudy.config.model import ModelConfig
 from tunestudy.config.stage import TrainStage
 from tunestudy.data.batch import Layout
-from tunestudy.data.corpus import Corpus, corpus_of
+from tunestudy.data.corpus import Corpus
 from tunestudy.data.loader import Cutter
 from tunestudy.train.engines.single import SingleEngine
 from tunestudy.train.evaluate import Evaluated, EvaluationSet

@@ -12,9 +12,9 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[1] / "lab"))
 
 from cut import micro_batches
+from made_corpus import corpus_of
 
 from tunestudy.data.batch import Batch
-from tunestudy.data.corpus import corpus_of
 from tunestudy.train.noise import EmbeddingNoise, samples_in, seed_of
 
 WIDTH, ALPHA = 8, 5.0

@@ -115,11 +115,6 @@ class Scorer:
             raise StudyError(at("model.dtype"), message, exit_code=Exit.JOBS_FAILED)
         return sums
 
-    def log_probabilities(self, asked: Sequence[tuple[Question, str]]) -> list[tuple[float, int]]:
-        """For every (question, answer): the answer's summed log-probability and its number of tokens."""
-        sums = self.option_log_probabilities([(question, [answer]) for question, answer in asked])
-        return [(value, len(self.ids_of(answer))) for [value], (_, answer) in zip(sums, asked, strict=True)]
-
     def answer_log_probs(self, asked: Sequence[Asked]) -> list[Answered]:
         """For every (question, answer's token ids): the log-probability of each of the answer's tokens."""
         found: dict[int, Answered] = {}

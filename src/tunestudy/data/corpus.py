@@ -176,28 +176,6 @@ def gather_index(corpus: Corpus, indices: NDArray[np.int64]) -> NDArray[np.int64
     return np.repeat(corpus.offsets[indices] - (ends - lengths), lengths) + np.arange(total)
 
 
-def corpus_of(
-    samples: Iterable[tuple[Sequence[int], Sequence[bool]]],
-    *,
-    sources: tuple[str, ...] = ("data",),
-    source: Sequence[int] = (),
-) -> Corpus:
-    """A corpus in memory from (ids, target flags) pairs; a sample's first token is never a target."""
-    pairs = [(np.asarray(ids, np.int32), np.asarray(flags, np.bool_).copy()) for ids, flags in samples]
-    for _, flags in pairs:
-        flags[:1] = False
-    count = len(pairs)
-    return Corpus(
-        ids=np.concatenate([ids for ids, _ in pairs]) if pairs else np.zeros(0, np.int32),
-        is_target=np.concatenate([flags for _, flags in pairs]) if pairs else np.zeros(0, np.bool_),
-        offsets=np.cumsum([0, *(len(ids) for ids, _ in pairs)], dtype=np.int64),
-        source=np.asarray(source or [0] * count, np.int16),
-        content=np.arange(count, dtype=np.uint64),
-        sample_ids=Texts.of(str(i) for i in range(count)),
-        sources=sources,
-    )
-
-
 class CorpusWriter:
     """Writes a corpus to a folder, sample by sample, without holding it in memory."""
 

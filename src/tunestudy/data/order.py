@@ -134,12 +134,6 @@ class Schedule:
             times += np.bincount(rows.samples[: rows.borders[min(taken, len(rows))]], minlength=len(times))
         return times
 
-    def packing_waste(self, epoch: int) -> float:
-        """Share of the positions of an epoch's packs that hold no token."""
-        rows = self._rows_of_epoch(epoch)
-        used = int(self._corpus.lengths[rows.samples].sum())
-        return 1 - used / (len(rows) * self._settings.max_length)
-
     def _learn_next_epoch(self) -> None:
         epoch = len(self._first_step) - 1
         count = len(self._rows_of_epoch(epoch)) if self._settings.packing else sum(self.samples_per_epoch)

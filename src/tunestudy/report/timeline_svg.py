@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from tunestudy.report.facts import StudyFacts
 from tunestudy.report.format import duration
-from tunestudy.report.timeline import Bar, Timeline, timeline
+from tunestudy.report.timeline import Bar, Timeline
 
 WIDTH = 900.0
 _LEFT, _RIGHT, _TOP, _AXIS, _GAP = 118.0, 12.0, 18.0, 24.0, 26.0
@@ -34,14 +33,8 @@ class Block:
     again: bool = False
 
 
-def timeline_svg(facts: StudyFacts, colours: Mapping[str, str]) -> Markup | None:
-    """The picture; `colours`: CSS class by variant. None when nothing was planned with times and nothing has run."""
-    found = timeline(facts)
-    return draw(found, colours) if found else None
-
-
 def draw(of: Timeline, colours: Mapping[str, str]) -> Markup:
-    """`of` as one `<svg>`."""
+    """`of` as one `<svg>`; `colours`: CSS class by variant."""
     groups = [(name, slots, bars) for name, slots, bars in _groups(of) if bars]
     tall = min(_TALLEST_ROW, _ALL_ROWS / max(1, sum(len(slots) for _, slots, _ in groups)))
     whole = max(of.end - of.start, 1e-3)
