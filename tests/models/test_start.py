@@ -236,6 +236,16 @@ def test_a_base_that_is_gone_is_told(lab, parent, disturb):
         load_result(folder, "cpu")
 
 
+def test_an_absolute_base_that_is_gone_is_no_name_of_the_hub(lab, parent, disturb):
+    _, folder, _ = adapter_job(lab, parent, disturb)
+    config = folder.model / "adapter_config.json"
+    facts = {**json.loads(config.read_text()), "base_model_name_or_path": "/nowhere/base"}
+    config.write_text(json.dumps(facts))
+    reseal(folder.model)
+    with pytest.raises(StudyError, match=r"names /nowhere/base as its base, and that folder is gone; delete"):
+        load_result(folder, "cpu")
+
+
 def test_a_folder_that_is_no_model(tmp_path, lab):
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "todo.txt").write_text("x")

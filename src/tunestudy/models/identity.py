@@ -49,6 +49,11 @@ def hub_identity(name: str, model: Any) -> Identity:
     return {"kind": "hub", "name": name, "revision": getattr(model.config, "_commit_hash", None)}
 
 
+def base_identity(name: str, model: Any) -> Identity:
+    """Of a model that was read from an absolute folder, or else by a name of the hub's."""
+    return folder_identity(Path(name)) if Path(name).is_absolute() else hub_identity(name, model)
+
+
 def settings_identity(config: dict[str, Any], kind: str, seed: int) -> Identity:
     """Of random weights that are made by a class of another library."""
     values = json.dumps([kind, seed, config], sort_keys=True, default=str)

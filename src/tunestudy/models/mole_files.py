@@ -21,9 +21,9 @@ from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.model import ModelConfig
 from tunestudy.models.decoder import base_model_of
 from tunestudy.models.fold import ROOT
-from tunestudy.models.identity import folder_identity, hub_identity
+from tunestudy.models.identity import base_identity, folder_identity, hub_identity
 from tunestudy.models.mole import Mole, MoleLinear, mole_of, put_mole
-from tunestudy.models.origin import Origin, pretrained
+from tunestudy.models.origin import Origin, origin_of_base, pretrained
 from tunestudy.models.roles import is_mixture_gate
 from tunestudy.models.stored import ADAPTER_WEIGHTS, MOLE_CONFIG, MOLE_WEIGHTS
 from tunestudy.records.atomic import read_json, write_json
@@ -80,7 +80,7 @@ def mole_config(model: Any, folder: Path) -> dict[str, Any]:
         "settings": mole.settings.model_dump(mode="json"),
         "base_model_name_or_path": os.path.relpath(name, folder.resolve()) if local else str(name),
         "revision": None if local else getattr(base.config, "_commit_hash", None),
-        "base": folder_identity(name) if local else hub_identity(str(name), base),
+        "base": base_identity(str(name), base),
         "dtype": str(base.dtype).removeprefix("torch."),
     }
 
@@ -158,7 +158,7 @@ def load_mole(
     origin = mole_base_origin(raw)
     settings = ModelConfig(model_name_or_path=origin.name, dtype=facts["dtype"], trust_remote_code=trust_remote_code)
     model = pretrained(origin, settings, device)
-    identity = folder_identity(Path(origin.name)) if origin.local else hub_identity(origin.name, model)
+    identity = base_identity(origin.name, model)
     if identity != facts["base"]:
         raise _broken(folder, f"{origin.name} is not the model it was trained on")
     put_saved(model, raw, trainable=False)
@@ -186,13 +186,11 @@ def mole_facts(folder: Path) -> dict[str, Any]:
 def mole_base_origin(folder: Path) -> Origin:
     """Where the base of a mixture lies; StudyError when its folder is gone."""
     facts = mole_facts(folder)
-    name = str(facts["base_model_name_or_path"])
-    base = (folder / name).resolve()
-    if base.is_dir():
-        return Origin(str(base))
-    if name.startswith("."):
-        raise _broken(folder, f"{MOLE_CONFIG} names {name} as its base, and that folder is gone")
-    return Origin(name, facts.get("revision"), local=False)
+    origin = origin_of_base(folder, facts)
+    if origin is None:
+        gone = facts["base_model_name_or_path"]
+        raise _broken(folder, f"{MOLE_CONFIG} names {gone} as its base, and that folder is gone")
+    return origin
 
 
 def sits_on_its_base(model: Any, folder: Path) -> bool:

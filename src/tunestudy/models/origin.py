@@ -1,5 +1,6 @@
 """Weights and tokenizers from where they come: a folder, the hub, or a seeded generator."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,16 @@ def find_origin(settings: ModelConfig, base_dir: Path) -> Origin:
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise _wrong(f"there is no folder {name} (relative paths start at the study file)")
     return Origin(name, settings.revision, local=False)
+
+
+def origin_of_base(folder: Path, facts: Mapping[str, Any]) -> Origin | None:
+    """The base that a published folder names in `facts`: another folder, as seen from it, or a hub id. None where that
+    other folder is gone."""
+    name = str(facts["base_model_name_or_path"])
+    base = (folder / name).resolve()
+    if base.is_dir():
+        return Origin(str(base))
+    return None if name.startswith((".", "/")) else Origin(name, facts.get("revision"), local=False)
 
 
 def load_tokenizer(settings: ModelConfig, base_dir: Path) -> Any:

@@ -9,7 +9,7 @@ import torch
 from tunestudy.config.job import Job
 from tunestudy.config.merge import MergeStage
 from tunestudy.config.model import ModelConfig
-from tunestudy.models.identity import Identity, folder_identity, hub_identity, random_identity
+from tunestudy.models.identity import Identity, base_identity, folder_identity, random_identity
 from tunestudy.models.loaded import LoadedModel, with_processor
 from tunestudy.models.origin import Origin, architecture_config, find_origin, load_tokenizer, pretrained, random_weights
 from tunestudy.models.overlay import lay_over
@@ -31,7 +31,7 @@ def own_model(job: Job, folder: JobDir, tokenizer: Any, device: torch.device | s
         return LoadedModel(model, tokenizer, identity)
     origin = find_origin(job.model, folder.root / job.base_dir)
     model = pretrained(origin, job.model, device, bits)
-    identity = folder_identity(Path(origin.name)) if origin.local else hub_identity(origin.name, model)
+    identity = base_identity(origin.name, model)
     return LoadedModel(model, tokenizer, identity)
 
 

@@ -16,12 +16,13 @@ from tunestudy.config.model import DType, ModelConfig
 from tunestudy.config.stage import Quantization
 from tunestudy.models.components.world import put_world
 from tunestudy.models.components.world_files import base_origin, world_facts
-from tunestudy.models.identity import Identity, folder_identity, hub_identity
+from tunestudy.models.identity import Identity, base_identity, folder_identity
 from tunestudy.models.loaded import LoadedModel, with_processor
 from tunestudy.models.mole_files import mole_base_origin, put_saved, raw_folder
-from tunestudy.models.origin import Origin, pretrained
+from tunestudy.models.origin import Origin, origin_of_base, pretrained
 from tunestudy.models.overlay import UnusableError, with_adapter
 from tunestudy.models.own import as_it_comes, tokenizer_in
+from tunestudy.models.stored import ADAPTER_CONFIG
 from tunestudy.records.atomic import read_json
 from tunestudy.records.layout import JobDir
 from tunestudy.records.manifest import problems, read_manifest
@@ -102,12 +103,11 @@ def base_of(
     bits: Quantization | None = None,
 ) -> tuple[Any, Identity]:
     """The base of a published adapter: a folder relative to the adapter's, or a hub id; it must be the very same."""
-    config = json_object(owner.model / "adapter_config.json")
-    name = config["base_model_name_or_path"]
-    folder = (owner.model / name).resolve()
-    if name.startswith(".") and not folder.is_dir():
-        raise _broken(owner, f"adapter_config.json names {name} as its base, and that folder is gone")
-    origin = Origin(str(folder), local=True) if folder.is_dir() else Origin(name, config.get("revision"), local=False)
+    config = json_object(owner.model / ADAPTER_CONFIG)
+    origin = origin_of_base(owner.model, config)
+    if origin is None:
+        gone = config["base_model_name_or_path"]
+        raise _broken(owner, f"{ADAPTER_CONFIG} names {gone} as its base, and that folder is gone")
     return _base_at(owner, facts, origin, settings, device, bits)
 
 
@@ -121,7 +121,7 @@ def _base_at(
 ) -> tuple[Any, Identity]:
     """The model at `origin`, which a published result names as its base, and what tells it apart."""
     base = pretrained(origin, settings, device, bits)
-    identity = folder_identity(Path(origin.name)) if origin.local else hub_identity(origin.name, base)
+    identity = base_identity(origin.name, base)
     expected = facts.get("base")
     if expected and expected.get("kind") == identity["kind"] and expected != identity:
         raise _broken(owner, f"{origin.name} is named as its base, but that is not the model it was trained on")

@@ -14,8 +14,8 @@ from tunestudy.config.world import WorldSettings
 from tunestudy.models.components.world_install import install_world
 from tunestudy.models.components.world_projector import WorldEmbedding, world_of
 from tunestudy.models.decoder import base_model_of
-from tunestudy.models.identity import folder_identity, hub_identity
-from tunestudy.models.origin import Origin, pretrained
+from tunestudy.models.identity import base_identity
+from tunestudy.models.origin import Origin, origin_of_base, pretrained
 from tunestudy.records.atomic import read_json, write_json
 from tunestudy.records.manifest import MANIFEST, problems
 
@@ -53,7 +53,7 @@ def _facts(base: Any, part: WorldEmbedding, folder: Path) -> dict[str, Any]:
         "seed": part.seed,
         "base_model_name_or_path": os.path.relpath(name, folder) if local else str(name),
         "revision": None if local else getattr(base.config, "_commit_hash", None),
-        "base": folder_identity(name) if local else hub_identity(str(name), base),
+        "base": base_identity(str(name), base),
         "dtype": str(part.weight.dtype).removeprefix("torch."),
     }
 
@@ -75,7 +75,7 @@ def load_world(
     origin = base_origin(folder, facts)
     settings = ModelConfig(model_name_or_path=origin.name, dtype=facts["dtype"], trust_remote_code=trust_remote_code)
     model = pretrained(origin, settings, device)
-    identity = folder_identity(Path(origin.name)) if origin.local else hub_identity(origin.name, model)
+    identity = base_identity(origin.name, model)
     if identity != facts["base"]:
         raise _broken(folder, f"{origin.name} is not the model it was trained on")
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -93,13 +93,11 @@ def world_facts(folder: Path) -> dict[str, Any]:
 
 def base_origin(folder: Path, facts: Mapping[str, Any]) -> Origin:
     """Where the base of a world part lies; StudyError when its folder is gone."""
-    name = str(facts["base_model_name_or_path"])
-    base = (folder / name).resolve()
-    if base.is_dir():
-        return Origin(str(base))
-    if name.startswith("."):
-        raise _broken(folder, f"{FACTS} names {name} as its base, and that folder is gone")
-    return Origin(name, facts.get("revision"), local=False)
+    origin = origin_of_base(folder, facts)
+    if origin is None:
+        gone = facts["base_model_name_or_path"]
+        raise _broken(folder, f"{FACTS} names {gone} as its base, and that folder is gone")
+    return origin
 
 
 def put_world(model: Any, tokenizer: Any, folder: Path, *, device: str | None = None) -> None:
