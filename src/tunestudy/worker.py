@@ -26,7 +26,7 @@ from tunestudy.records.layout import JobDir
 from tunestudy.records.lease import Lease, LeaseHeldError
 from tunestudy.records.locked import stay_offline
 from tunestudy.records.logs import scrub, write_output_to
-from tunestudy.records.progress import known_here, note_here
+from tunestudy.records.progress import Progress, known_here
 from tunestudy.records.redact import redact
 from tunestudy.records.snapshot import snapshot
 from tunestudy.records.stop import StopRequest
@@ -134,10 +134,14 @@ def evaluate(job: Job, folder: JobDir, world: "World", stop: StopRequest) -> boo
     from tunestudy.bench.checkpoints import score_checkpoints
     from tunestudy.bench.run import run_benchmarks
 
-    note_here(phase="benchmark")
-    if world.rank == 0:
-        tell_phase(folder, "benchmark")
-    return run_benchmarks(job, folder, world, stop) and score_checkpoints(job, folder, world, stop)
+    progress = Progress(folder, writes=world.rank == 0, goes_on="benchmark")
+    try:
+        finished = run_benchmarks(job, folder, world, stop, progress)
+        finished = finished and score_checkpoints(job, folder, world, stop, progress)
+        progress.tell(doing=None)
+        return finished
+    finally:
+        progress.close()
 
 
 def carry_out_stage(job: Job, folder: JobDir, world: "World", stop: StopRequest) -> bool:

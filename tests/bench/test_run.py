@@ -12,6 +12,7 @@ from stops import StopAt
 from tinyjob import make_job
 
 from tunestudy.bench import parts as parts_module
+from tunestudy.bench.advance import Advance
 from tunestudy.bench.parts import Parts
 from tunestudy.bench.run import answers, as_lines, run_benchmarks
 from tunestudy.bench.tasks import Row, Scored
@@ -75,7 +76,7 @@ def run_ranks(folder, asked, ranks, *, stop_after=None, sliced=False):
             SimpleNamespace(score=ask),
             None,
             Parts(folder / "b.predictions.jsonl", "f", rank),
-            world,
+            Advance(world),
             sliced=sliced,
             stop=stop,
         )

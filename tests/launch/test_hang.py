@@ -20,13 +20,24 @@ def looked_at(folder: JobDir, *seen: dict[str, Any]) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("phase", ["load", "data", "train", "evaluate", "save"])
+@pytest.mark.parametrize("phase", ["load", "train", "save", "survey 3%", "merge 37%", "benchmark"])
 def test_a_process_that_gives_no_sign(tmp_path: Path, phase: str) -> None:
     *before, last = looked_at(JobDir(tmp_path), *[{"phase": phase, "t": 5, "moved": 5}] * 4)
     assert not any(before) and last.startswith("rank 0 gave no sign of life for 30 s in phase ")
 
 
-@pytest.mark.parametrize(("phase", "hangs"), [("train", True), ("evaluate", True), ("load", False), ("save", False)])
+@pytest.mark.parametrize(
+    ("phase", "hangs"),
+    [
+        ("train", True),
+        ("evaluate", True),
+        ("survey 3%", True),
+        ("merge", True),
+        ("benchmark", True),
+        ("load", False),
+        ("save", False),
+    ],
+)
 def test_a_process_that_lives_without_moving(tmp_path: Path, phase: str, hangs: bool) -> None:
     told = [{"phase": phase, "t": t, "moved": 5} for t in range(4)]
     found = looked_at(JobDir(tmp_path), *told)[-1]
@@ -37,7 +48,9 @@ def test_a_process_that_lives_without_moving(tmp_path: Path, phase: str, hangs: 
     "told",
     [
         [{"phase": "train", "t": t, "moved": t} for t in range(6)],
-        [{"phase": "benchmark", "t": 1, "moved": 1}] * 6,
+        [{"phase": "done", "t": 1, "moved": 1}] * 6,
+        [{"phase": "benchmark", "t": t, "moved": None} for t in range(6)],
+        [{"phase": "merge 40%", "t": t, "moved": t} for t in range(6)],
         [{"phase": "train", "t": 1, "moved": 1, "attempt": 0}] * 6,
         [{"phase": ("train", "save")[t % 2], "t": t, "moved": t} for t in range(6)],
         [{"phase": "train", "t": -3600 + t, "moved": -3600 + t} for t in range(6)],
@@ -45,6 +58,12 @@ def test_a_process_that_lives_without_moving(tmp_path: Path, phase: str, hangs: 
 )
 def test_what_does_not_stand_still(tmp_path: Path, told: list[dict[str, Any]]) -> None:
     assert not any(looked_at(JobDir(tmp_path), *told))
+
+
+def test_a_benchmark_is_named_with_its_rows_and_the_rank_that_is_waited_for(tmp_path: Path) -> None:
+    told = {"phase": "benchmark", "moved": 5, "doing": "said, 4 of 60 rows answered", "waits_for": "rank 1 on h"}
+    found = looked_at(JobDir(tmp_path), *[{**told, "t": t} for t in range(4)])[-1]
+    assert "in phase benchmark (said, 4 of 60 rows answered), where rank 0 waits for rank 1 on h; stacks" in found
 
 
 class Ranks:
@@ -73,6 +92,7 @@ def test_stacks_are_asked_for_before_the_end(tmp_path: Path, monkeypatch: pytest
     write_json(folder.progress_json, {"attempt": 1, "phase": "train", "step": 2, "t": 1, "moved": 1})
     for now, asked in [
         (100, []),
+        (110, []),
         (120, []),
         (126, ["stacks"]),
         (128, ["stacks"]),
@@ -81,3 +101,17 @@ def test_stacks_are_asked_for_before_the_end(tmp_path: Path, monkeypatch: pytest
         monkeypatch.setattr(hang.time, "monotonic", lambda now=now: now)
         end_if_it_hangs(signs, ranks, folder, 1, 25.0)
         assert ranks.asked == asked, now
+
+
+def test_a_launcher_that_was_suspended_with_its_job_does_not_take_that_for_a_hang(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, ranks, signs = JobDir(tmp_path), Ranks(), SignsOfLife()
+    write_json(folder.progress_json, {"attempt": 1, "phase": "train", "step": 2, "t": 1, "moved": 1})
+    for now in (100, 110, 4000, 4010, 4020):
+        monkeypatch.setattr(hang.time, "monotonic", lambda now=now: now)
+        end_if_it_hangs(signs, ranks, folder, 1, 25.0)
+    assert ranks.asked == []
+    monkeypatch.setattr(hang.time, "monotonic", lambda: 4026)
+    end_if_it_hangs(signs, ranks, folder, 1, 25.0)
+    assert ranks.asked == ["stacks"]

@@ -49,6 +49,50 @@ def test_phases_nest_and_other_ranks_write_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_benchmark_goes_on_with_what_was_told_of_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = JobDir(tmp_path)
+    folder.progress_json.write_text(json.dumps({"phase": "save", "step": 7, "loss": 0.5, "attempt": 1, "t": 1.0}))
+    monkeypatch.setenv("TUNESTUDY_ATTEMPT", "2")
+    progress = Progress(folder, writes=True, goes_on="benchmark")
+    progress.tell(doing="said")
+    progress.close()
+    told = json.loads(folder.progress_json.read_text())
+    assert (told["phase"], told["step"], told["loss"], told["attempt"]) == ("benchmark", 7, 0.5, 2)
+    assert told["moved"] is None and told["t"] > 1.0
+
+
+def moved(progress: Progress) -> float | None:
+    """As it would be written."""
+    return progress._moved
+
+
+def test_only_what_is_at_work_is_asked_to_move(tmp_path: Path) -> None:
+    progress = Progress(JobDir(tmp_path), writes=False, goes_on="benchmark")
+    with progress.at_work():
+        first = moved(progress)
+        progress.tell(doing="x")
+        assert first is not None and (moved(progress) or 0) > first
+    progress.tell(doing="y")
+    assert moved(progress) is None
+
+
+@pytest.mark.parametrize(
+    ("counts", "computed_s", "moves"), [(True, 0.5, True), (True, 0.01, False), (False, 1.0, False)]
+)
+def test_a_large_tensor_in_work_is_no_standstill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counts: bool, computed_s: float, moves: bool
+) -> None:
+    clock = SimpleNamespace(time=time.time, monotonic=lambda: 100.0, process_time=lambda: 10.0)
+    monkeypatch.setattr(progress_module, "time", clock)
+    progress = Progress(JobDir(tmp_path), writes=False, computing_counts=counts)
+    before = moved(progress)
+    clock.monotonic, clock.process_time = lambda: 101.0, lambda: 10.0 + computed_s
+    progress._look_at_computing()
+    assert (moved(progress) != before) is moves
+
+
 class NvmlError(Exception):
     """What a device answers that has no such sensor."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tunestudy.adapters.attach import as_trained
 from tunestudy.adapters.experts import experts_of
 from tunestudy.adapters.mole import install_mole
+from tunestudy.bench.advance import Advance
 from tunestudy.bench.run import is_scored, score
 from tunestudy.config.adapter import MoleAdapter
 from tunestudy.config.engines import slices_weights
@@ -22,18 +23,23 @@ from tunestudy.models.stored import put_back
 from tunestudy.records.kept import kept_checkpoints
 from tunestudy.records.layout import JobDir
 from tunestudy.records.manifest import problems
+from tunestudy.records.progress import Progress
 from tunestudy.records.stop import StopRequest
 
 if TYPE_CHECKING:
     from tunestudy.train.world import World
 
 
-def score_checkpoints(job: Job, folder: JobDir, world: "World", stop: StopRequest) -> bool:
+def score_checkpoints(
+    job: Job, folder: JobDir, world: "World", stop: StopRequest, progress: Progress | None = None
+) -> bool:
     """Score what is not scored yet of the checkpoints that benchmarks ask for, into `eval/<checkpoint>/`.
 
-    False when a stop was asked for before all was done. StudyError for a checkpoint that is damaged.
+    False when a stop was asked for before all was done. `progress` hears of it.
+    StudyError for a checkpoint that is damaged.
     """
     built: LoadedModel | None = None
+    advance = Advance(world, progress)
     for checkpoint, names in missing_scores(job, folder).items():
         sliced = is_sliced(job, world)
         built = build(job, folder, world) if built is None or sliced else built  # slices cannot be filled again
@@ -41,8 +47,8 @@ def score_checkpoints(job: Job, folder: JobDir, world: "World", stop: StopReques
         if sliced:
             slice_blocks(built.model, world.size, world.device)
         for name in names:
-            at_checkpoint = folder.at_checkpoint(checkpoint)
-            if world.any(bool(stop)) or not score(name, job, at_checkpoint, world, built, sliced=sliced, stop=stop):
+            there = folder.at_checkpoint(checkpoint)
+            if world.any(bool(stop)) or not score(name, job, there, world, built, sliced=sliced, stop=stop, on=advance):
                 return False
     return True
 

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from tunestudy.adapters.attach import go_on
+from tunestudy.bench.advance import Advance
 from tunestudy.bench.batches import chunks, cut_by
 from tunestudy.bench.gallery import write_thumbnails
 from tunestudy.bench.overlap import check_overlap
@@ -32,20 +33,24 @@ from tunestudy.models.slicing import slice_blocks
 from tunestudy.records.adjusted import read_adjusted
 from tunestudy.records.atomic import read_json, write_json, write_text
 from tunestudy.records.layout import CheckpointScores, JobDir
+from tunestudy.records.progress import Progress
 from tunestudy.records.stop import StopRequest
 
 if TYPE_CHECKING:
     from tunestudy.train.world import World
 
 
-def run_benchmarks(job: Job, folder: JobDir, world: "World", stop: StopRequest) -> bool:
-    """Score what is not scored yet; False when a stop was asked for before all was done."""
+def run_benchmarks(
+    job: Job, folder: JobDir, world: "World", stop: StopRequest, progress: Progress | None = None
+) -> bool:
+    """Score what is not scored yet; False when a stop was asked for before all was done. `progress` hears of it."""
     missing = [name for name, wanted in job.evaluations.items() if not is_scored(folder, name, wanted)]
     if not missing:
         return True
     loaded, sliced = load_to_score(job, folder, world)
+    advance = Advance(world, progress)
     for name in missing:
-        if world.any(bool(stop)) or not score(name, job, folder, world, loaded, sliced=sliced, stop=stop):
+        if world.any(bool(stop)) or not score(name, job, folder, world, loaded, sliced=sliced, stop=stop, on=advance):
             return False
     return True
 
@@ -80,24 +85,27 @@ def score(
     *,
     sliced: bool,
     stop: StopRequest | None = None,
+    on: Advance | None = None,
 ) -> bool:
     """Run one benchmark on all ranks and let rank 0 write predictions first, the score last.
 
     False when a stop was asked for before all was answered: what is answered is kept, and the next call goes on.
+    on: hears how it goes on.
     """
     started = time.time()
+    advance = (Advance(world) if on is None else on).of(name)
     wanted = as_it_fits(job.evaluations[name], folder)
     kind = task(wanted.benchmark.task)
     if hasattr(kind, "evaluate"):
-        evaluate_by_itself(name, wanted, job, folder, world, loaded, sliced=sliced)
+        evaluate_by_itself(name, wanted, job, folder, world, loaded, sliced=sliced, advance=advance)
         return True
     eyes = eyes_of(loaded.vision, job, folder)
     rows = read_rows(name, wanted.benchmark, job, folder, loaded.tokenizer, eyes)
-    scorer = scorer_of(loaded, wanted.benchmark, world, sliced=sliced, eyes=eyes)
+    scorer = scorer_of(loaded, wanted.benchmark, world, sliced=sliced, eyes=eyes, advance=advance)
     parts = Parts(folder.predictions(name), f"{wanted.fingerprint}:{kind.VERSION}", world.rank)
     stop = StopRequest() if stop is None else stop
     with backend(wanted.benchmark, scorer, job, folder, world, loaded, eyes, sliced=sliced) as asked:
-        scored = answers(rows, wanted.benchmark, kind, asked, parts, world, sliced=sliced, stop=stop)
+        scored = answers(rows, wanted.benchmark, kind, asked, parts, advance, sliced=sliced, stop=stop)
     if scored is None:
         return False
     of_result = not isinstance(folder, CheckpointScores)  # what rows are is the same at every checkpoint
@@ -118,7 +126,9 @@ def as_it_fits(wanted: Evaluation, folder: JobDir) -> Evaluation:
     return wanted.model_copy(update={"benchmark": cut_by(wanted.benchmark, divisor)})
 
 
-def scorer_of(loaded: LoadedModel, benchmark: Benchmark, world: "World", *, sliced: bool, eyes: Eyes | None) -> Scorer:
+def scorer_of(
+    loaded: LoadedModel, benchmark: Benchmark, world: "World", *, sliced: bool, eyes: Eyes | None, advance: Advance
+) -> Scorer:
     """The model as a benchmark asks it."""
     return Scorer(
         loaded.model,
@@ -129,6 +139,7 @@ def scorer_of(loaded: LoadedModel, benchmark: Benchmark, world: "World", *, slic
         image_cache_bytes=benchmark.image_cache_bytes,
         sliced=sliced,
         eyes=eyes,
+        advance=advance,
     )
 
 
@@ -138,7 +149,7 @@ def answers(
     kind: ModuleType,
     scorer: Scorer,
     parts: Parts,
-    world: "World",
+    advance: Advance,
     *,
     sliced: bool,
     stop: StopRequest,
@@ -148,12 +159,15 @@ def answers(
     Only what no part holds yet is asked. Ranks take whole chunks in turn, and meet before each of them, so that all
     leave together; those that hold slices of the model ask it the same questions together, and rank 0 writes.
     """
+    world = advance.world
     [done, *_] = world.gather_objects(parts.read(rows) if world.rank == 0 else {})
     parted = chunks([row for row in rows if row.id not in done], benchmark)
     rank, size = (0, 1) if sliced else (world.rank, world.size)
     mine: list[Scored] = []
+    num_done = len(done)
     for start in range(0, len(parted), size):
-        world.meet()
+        advance.count(num_done, len(rows))
+        advance.meet()
         if world.any(bool(stop)):
             return None
         for chunk in parted[start + rank : start + rank + 1]:
@@ -161,7 +175,8 @@ def answers(
             if not sliced or world.rank == 0:
                 parts.append(chunk, scored)
             mine += scored
-    world.meet()
+        num_done += sum(map(len, parted[start : start + size]))
+    advance.meet()
     new = [mine] if sliced else world.gather_objects(mine)
     return sorted([*done.values(), *(row for part in new for row in part)], key=lambda row: row.id)
 
@@ -197,18 +212,26 @@ def backend(
 
 
 def evaluate_by_itself(
-    name: str, wanted: Evaluation, job: Job, folder: JobDir, world: "World", loaded: LoadedModel, *, sliced: bool
+    name: str,
+    wanted: Evaluation,
+    job: Job,
+    folder: JobDir,
+    world: "World",
+    loaded: LoadedModel,
+    *,
+    sliced: bool,
+    advance: Advance,
 ) -> None:
     """A benchmark whose task reads, asks and counts by itself."""
     started = time.time()
     kind = task(wanted.benchmark.task)
-    scorer = scorer_of(loaded, wanted.benchmark, world, sliced=sliced, eyes=None)
+    scorer = scorer_of(loaded, wanted.benchmark, world, sliced=sliced, eyes=None, advance=advance)
 
     def together(run: Callable[[list[Any]], list[Any]], items: list[Any]) -> list[Any]:
         if sliced or world.size == 1:
             return run(items)
         answered = run(items[world.rank :: world.size])
-        world.meet()
+        advance.meet()
         parts = world.gather_objects(answered)
         return [parts[i % world.size][i // world.size] for i in range(len(items))]
 

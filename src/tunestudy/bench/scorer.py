@@ -5,12 +5,14 @@ encoded once (`models/vision/features.py`), beginnings that questions share are 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tunestudy.bench.advance import Advance
 from tunestudy.bench.batches import BATCH_TOKENS, cut
 from tunestudy.bench.likelihood import Answered, Asked, context_of
 from tunestudy.bench.options import Cluster, Ids, Read, clusters, fed
@@ -44,11 +46,14 @@ class Scorer:
         image_cache_bytes: int = IMAGE_CACHE_BYTES,
         sliced: bool = False,
         eyes: Eyes | None = None,
+        advance: Advance | None = None,
     ) -> None:
         """batch_size: at most so many questions at once; batch_tokens: padded ones of a batch.
 
-        sliced: ranks hold slices of the model and make the same calls together. eyes: to see images with.
+        sliced: ranks hold slices of the model and make the same calls together. eyes: to see images with. advance:
+        hears of every batch, and of every token that is generated.
         """
+        self._advance = advance
         self._tokenizer = tokenizer
         self._batch_size = batch_size
         self._batch_tokens = batch_tokens or (CPU_TOKENS if device.type == "cpu" else BATCH_TOKENS)
@@ -72,7 +77,7 @@ class Scorer:
         texts = [""] * len(questions)
         lengths = [len(question.ids) + max_new_tokens for question in questions]
         for indices in self._cut(lengths):
-            with self._quiet():
+            with self._asking():
                 said = self._continued([questions[i] for i in indices], max_new_tokens, stop)
             for i, text in zip(indices, said, strict=True):
                 texts[i] = before_first(text, stop)
@@ -92,11 +97,22 @@ class Scorer:
                 num_beams=1,
                 pad_token_id=self._pad_id,
                 eos_token_id=self._tokenizer.eos_token_id if ends is None else ends,
-                stopping_criteria=[SaysStop(self._tokenizer, stop, length)] if stop else None,
+                stopping_criteria=self._asked_at_each_token(stop, length),
                 synced_gpus=self._sliced,
             )
         texts: list[str] = self._tokenizer.batch_decode(out_BT[:, length:], skip_special_tokens=True)
         return texts
+
+    def _asked_at_each_token(self, stop: Sequence[str], prompt_length: int) -> list[Any] | None:
+        asked: list[Any] = [SaysStop(self._tokenizer, stop, prompt_length)] if stop else []
+        asked += [TellsOfTokens(self._advance)] if self._advance is not None else []
+        return asked or None
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Around a batch: no gradients, and it must come to an end."""
+        with self._quiet(), nullcontext() if self._advance is None else self._advance.asking():
+            yield
 
     def option_log_probabilities(self, asked: Sequence[tuple[Question, Sequence[str]]]) -> list[list[float]]:
         """For every question, the log-probability of each of its options after it, summed over the option's tokens.
@@ -120,7 +136,7 @@ class Scorer:
         found: dict[int, Answered] = {}
         most = max((len(answer) for _, answer in asked), default=1)
         for batch in self._cut([len(question.ids) + len(answer) for question, answer in asked], most):
-            with self._quiet():
+            with self._asking():
                 told = self._passes.read_all([asked[i] for i in batch])
             found.update(zip(batch, told, strict=True))
         return [found[i] for i in range(len(asked))]
@@ -149,10 +165,10 @@ class Scorer:
         reads: list[tuple[Read, float]] = []
         most = max((len(row.ids) - row.first_place for row in alone), default=1)
         for indices in self._cut([len(row.ids) for row in alone], most):
-            with self._quiet():
+            with self._asking():
                 reads += self._passes.plain([alone[i] for i in indices])
         for batch in self._batches_of_clusters([cluster for cluster in found if cluster.prefix > 0]):
-            with self._quiet():
+            with self._asking():
                 reads += self._passes.shared(batch)
         return reads
 
@@ -187,6 +203,18 @@ class Scorer:
     def _pad_id(self) -> int:
         pad = self._tokenizer.pad_token_id
         return int(self._tokenizer.eos_token_id if pad is None else pad)
+
+
+class TellsOfTokens:
+    """Tells of life at each token that `generate` has made, and never ends an answer."""
+
+    def __init__(self, advance: Advance) -> None:
+        self._advance = advance
+
+    def __call__(self, ids_BT: Tensor, scores: Any, **options: Any) -> Tensor:  # noqa: ARG002
+        """(B,) bool."""
+        self._advance.move()
+        return torch.zeros(len(ids_BT), dtype=torch.bool, device=ids_BT.device)
 
 
 class SaysStop:

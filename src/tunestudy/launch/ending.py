@@ -54,12 +54,17 @@ def write_down(task: Task, attempt: Attempt, outcome: Outcome, study: StudyDir, 
         journal.write("job_interrupted", **about, step=outcome.step)
         task.state, task.note = "interrupted", f"interrupted at step {outcome.step or 0}"
     else:
-        record_failure(task.folder, outcome, attempt.number)
-        told = {"kind": outcome.kind, "message": outcome.message, "signal": outcome.signal, "step": outcome.step}
-        log = log_of(task, outcome).relative_to(study.root).as_posix()
-        journal.write("job_failed", **about, **told, exit_code=outcome.exit_code, log=log)
-        task.failures.append(outcome)
-        task.state, task.note = "failed", failed_words(outcome.kind, outcome.message)
+        write_down_failure(task, attempt.number, outcome, study, journal)
+
+
+def write_down_failure(task: Task, attempt: int, outcome: Outcome, study: StudyDir, journal: Journal) -> None:
+    """The same for an attempt that failed, whoever started it."""
+    record_failure(task.folder, outcome, attempt)
+    told = {"kind": outcome.kind, "message": outcome.message, "signal": outcome.signal, "step": outcome.step}
+    log = log_of(task, outcome).relative_to(study.root).as_posix()
+    journal.write("job_failed", job=task.job.id, attempt=attempt, **told, exit_code=outcome.exit_code, log=log)
+    task.failures.append(outcome)
+    task.state, task.note = "failed", failed_words(outcome.kind, outcome.message)
 
 
 def log_of(task: Task, outcome: Outcome) -> Path:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 from tunestudy.config.errors import Exit
 from tunestudy.config.resources import Resources
-from tunestudy.launch.ending import clean_logs, outcome_of, write_down
-from tunestudy.launch.hang import PATIENCE, end_if_it_hangs
+from tunestudy.launch.ending import clean_logs, outcome_of, write_down, write_down_failure
+from tunestudy.launch.hang import PATIENCE, SignsOfLife, end_if_it_hangs
 from tunestudy.launch.local import Slot
-from tunestudy.launch.orphans import kill_orphan, orphan_of, stop_orphan
+from tunestudy.launch.orphans import end_orphan_if_it_hangs, kill_orphan, orphan_of, stop_orphan
 from tunestudy.launch.outcome import Outcome, is_complete, is_trained, log_sizes, memory_kills
 from tunestudy.launch.place import Place
 from tunestudy.launch.queue import Queue
@@ -242,16 +242,22 @@ def leave(task: Task) -> None:
 
 
 def look_elsewhere(tasks: Sequence[Task], launch: Launch) -> None:
-    """See whether jobs that run without being ours have ended, and take over those that were left unfinished."""
+    """See whether jobs that run without being ours have ended, and take over those that were left unfinished.
+
+    Those whose launcher is gone are watched as ours are.
+    """
     for task in tasks:
         if task.state != "elsewhere":
             continue
         if Lease.holder(task.folder.claim) is not None or Lease.holder(task.folder.lease) is not None:
+            end_orphan_if_it_hangs(task.signs, task.folder, PATIENCE * launch.resources.timeout_s)
             continue
         clean_logs(task)
         failure = failure_told_by_others(task, launch)
         if is_complete(task.job, task.folder):
             task.state, task.note = "done", "done by another run"
+        elif task.signs.hang:
+            take_in_hang(task, tasks, launch)
         elif failure is None:
             task.state, task.note = "waiting", "left unfinished"
             attempt = read_object(task.folder.progress_json).get("attempt")
@@ -260,6 +266,22 @@ def look_elsewhere(tasks: Sequence[Task], launch: Launch) -> None:
         else:
             task.failures.append(failure)
             task.state, task.note = "failed", f"failed in another run: {failure.message}"
+
+
+def take_in_hang(task: Task, tasks: Sequence[Task], launch: Launch) -> None:
+    """Write down that a job which another launcher had started stood still and was ended from here, and go on."""
+    told = read_object(task.folder.progress_json)
+    number, step = int(told.get("attempt") or 0), told.get("step")
+    outcome = Outcome(kind="hang", message=task.signs.hang, step=step, phase=str(told.get("phase")), attempt=number)
+    task.signs = SignsOfLife()
+    write_down_failure(task, number, outcome, launch.study, launch.journal)
+    launch.show(tasks)  # it may start again before the next time
+    verdict = verdict_on(task.failures, task.job, task.folder, launch.resources, ranks=launch.place.slots[0].ranks)
+    task.given_up = verdict.words
+    if verdict.again:
+        task.state, task.note = "waiting", "starts again"
+        about = {"job": task.job.id, "attempt": number, "kind": outcome.kind, "step": step}
+        launch.journal.write("job_retried", **about, reason=outcome.message, change="", wait_s=0.0)
 
 
 def failure_told_by_others(task: Task, launch: Launch) -> Outcome | None:

@@ -3,8 +3,11 @@
 import contextlib
 import os
 import signal
+from dataclasses import dataclass
 
-from tunestudy.launch.torchrun import ask_to_stop, kill
+from tunestudy.launch.hang import SignsOfLife, end_if_it_hangs, is_due
+from tunestudy.launch.torchrun import ask_to_stop, kill, show_stacks
+from tunestudy.records.atomic import read_object
 from tunestudy.records.layout import JobDir
 from tunestudy.records.lease import Holder, Lease
 
@@ -30,3 +33,30 @@ def stop_orphan(orphan: Holder) -> None:
 def kill_orphan(orphan: Holder) -> None:
     """SIGKILL to all its processes."""
     kill(orphan.keeper or orphan.pid)
+
+
+def end_orphan_if_it_hangs(signs: SignsOfLife, folder: JobDir, patience_s: float) -> None:
+    """As a launcher does with what it started itself; nothing while the job has a launcher, or none here."""
+    if not is_due(signs, patience_s):
+        return
+    orphan = orphan_of(folder)
+    if orphan is None:
+        return
+    attempt = orphan.attempt
+    if not orphan.keeper:  # the number is that of the worker's lease
+        told = read_object(folder.progress_json)
+        attempt = told["attempt"] if told.get("pid") == orphan.pid and "attempt" in told else 0
+    end_if_it_hangs(signs, _Processes(orphan), folder, attempt, patience_s)
+
+
+@dataclass(frozen=True)
+class _Processes:
+    """An orphan's, to be ended."""
+
+    orphan: Holder
+
+    def show_stacks(self) -> None:
+        show_stacks(self.orphan.keeper or self.orphan.pid)
+
+    def kill(self) -> None:
+        kill_orphan(self.orphan)

@@ -59,6 +59,8 @@ class Task:
     """While it is `paused`: `time.monotonic()` at which it waits for a slot again."""
     seen_claim: int | None = None
     """While it is `elsewhere`: the attempt of the living launcher that has it."""
+    signs: SignsOfLife = field(default_factory=SignsOfLife)
+    """While it is `elsewhere` and its launcher is gone."""
     blocked_by: str = ""
     note: str = ""
     """The latest change of state in words."""

@@ -108,10 +108,15 @@ def ask_to_stop(pid: int) -> None:
 
 
 def show_stacks(pid: int) -> None:
-    """SIGUSR2 to the ranks, which write their stacks to their logs then; what stands for other hosts passes it on."""
+    """SIGUSR2 to the ranks, which write their stacks to their logs then; what stands for other hosts passes it on.
+
+    One that is suspended can write nothing, so it is woken: what it does until it is killed is as good as any work.
+    """
     for process in _children(pid, recursive=False) if _is_torchrun(pid) else _itself(pid):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGUSR2)
+            if process.status() == psutil.STATUS_STOPPED:
+                process.resume()
 
 
 def kill(pid: int) -> None:

@@ -12,7 +12,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -67,11 +67,19 @@ class Merged:
     """None: not cut."""
 
 
-def merge_adapters(prepared: Path, folders: Mapping[str, Path], settings: MergeStage, *, seed: int) -> AdapterFacts:
+def merge_adapters(
+    prepared: Path,
+    folders: Mapping[str, Path],
+    settings: MergeStage,
+    *,
+    seed: int,
+    moves: Callable[[], None] | None = None,
+) -> AdapterFacts:
     """Write adapter_config.json and adapter_model.safetensors of the merged adapter into `prepared`.
 
     folders: each model's published adapter. A module that an adapter leaves out counts as a difference of zero.
-    StudyError for adapters that do not belong together, DoRA, NaN, and settings that adapters cannot have.
+    moves: called after each module. StudyError for adapters that do not belong together, DoRA, NaN, and settings that
+    adapters cannot have.
     """
     require_adapters_can(settings)
     adapters = open_together({name: folders[name] for name in settings.models})
@@ -90,6 +98,8 @@ def merge_adapters(prepared: Path, folders: Mapping[str, Path], settings: MergeS
         ranks[module] = len(merged.down)
         if merged.energy is not None:
             energy[module] = merged.energy
+        if moves is not None:
+            moves()
     first = next(iter(adapters.values()))
     tensors |= {key: first.whole(key) for key in first.saved}
     _write(prepared, tensors, _config_of(adapters, ranks, prepared))

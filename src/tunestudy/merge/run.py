@@ -49,7 +49,7 @@ def run_merge(job: Job, folder: JobDir, stop: StopRequest) -> bool:
     A merge that was killed starts over: nothing of it looks like a model. Raises StudyError for inputs that do not go
     together, and OSError(ENOSPC) when the disk is full, whoever noticed.
     """
-    progress = Progress(folder, writes=True)
+    progress = Progress(folder, writes=True, computing_counts=True)  # some methods take a large tensor as a whole
     prepared = temporary_beside(folder.model)
     try:
         finished = _merge(job, folder, prepared, stop, progress)
@@ -81,9 +81,9 @@ def _merge(job: Job, folder: JobDir, prepared: Path, stop: StopRequest, progress
     report = _report(job, compared, found, lineage)
     write_json(folder.merge_report, report)
     progress.tell(phase="merge")
-    done = _into_adapter(job, compared, prepared, folder) if settings.into == "adapter" else None
+    done = _into_adapter(job, compared, prepared, folder, progress) if settings.into == "adapter" else None
     if done is None:
-        done = _into_model(job, compared, prepared, threads, stop, _share(progress, "merge"))
+        done = _into_model(job, compared, prepared, threads, stop, progress)
     if done is None:
         return False
     progress.tell(phase="save")
@@ -106,11 +106,18 @@ def _share(progress: Progress, phase: str) -> Callable[[float], None]:
 
 
 def _into_model(
-    job: Job, compared: Compared, prepared: Path, threads: int, stop: StopRequest, note: Callable[[float], None]
+    job: Job, compared: Compared, prepared: Path, threads: int, stop: StopRequest, progress: Progress
 ) -> Done | None:
     assert job.merging is not None
     facts = merge_into(
-        prepared, compared.inputs, job.merging, seed=job.seed, threads=threads, stop=lambda: bool(stop), note=note
+        prepared,
+        compared.inputs,
+        job.merging,
+        seed=job.seed,
+        threads=threads,
+        stop=lambda: bool(stop),
+        note=_share(progress, "merge"),
+        moves=progress.move,
     )
     if facts is None:
         return None
@@ -123,13 +130,13 @@ def _into_model(
     )
 
 
-def _into_adapter(job: Job, compared: Compared, prepared: Path, folder: JobDir) -> Done:
+def _into_adapter(job: Job, compared: Compared, prepared: Path, folder: JobDir, progress: Progress) -> Done:
     """Adapters as one; total_params are those of the base and of the adapter on it, as for a trained one."""
     assert job.merging is not None
     inputs = compared.inputs
     folders = {name: inputs.folders[name] for name in inputs.models}
     prepared.mkdir(parents=True)
-    facts = merge_adapters(prepared, folders, job.merging, seed=job.seed)
+    facts = merge_adapters(prepared, folders, job.merging, seed=job.seed, moves=progress.move)
     first = next(iter(folders.values()))
     name_base(prepared, folder.model, first)
     base = sum(info.num_values for info in next(iter(inputs.models.values())).tensors.values())

@@ -56,12 +56,13 @@ def merge_into(
     threads: int | None,
     stop: Callable[[], bool],
     note: Callable[[float], None] | None = None,
+    moves: Callable[[], None] | None = None,
 ) -> StreamFacts | None:
     """Write the merged tensors into the folder `prepared`; None, with nothing written, when asked to stop.
 
     threads: default one per core this process may use; `compat` has one. stop: called from any thread. note: gets the
-    share that is done, now and then. StudyError for inputs that do not fit together or hold NaN, OSError(ENOSPC) for a
-    full disk: none of them leaves a file.
+    share that is done, now and then. moves: called after each part, from any thread. StudyError for inputs that do not
+    fit together or hold NaN, OSError(ENOSPC) for a full disk: none of them leaves a file.
     """
     began = time.monotonic()
     planned = plan_tensors(inputs, settings, seed=seed)
@@ -72,7 +73,7 @@ def merge_into(
     tensors = {one.task.name: (one.task.dtype, one.task.shape) for one in planned}
     with (
         ModelWriter(prepared, tensors, bytes_of(settings.max_shard_size)) as writer,
-        _Workers(threads, stop) as workers,
+        _Workers(threads, stop, moves) as workers,
     ):
         total = sum(one.task.num_values for one in planned) or 1
         done = 0
@@ -159,8 +160,8 @@ def _pieces(one: Planned) -> list[_Piece]:
 class _Workers:
     """Threads that share a list of parts, each with memory of its own. Torch runs on one thread in each of them."""
 
-    def __init__(self, threads: int, stop: Callable[[], bool]) -> None:
-        self._stop = stop
+    def __init__(self, threads: int, stop: Callable[[], bool], moves: Callable[[], None] | None) -> None:
+        self._stop, self._moves = stop, moves
         self._buffers = [Buffers(PART) for _ in range(threads)]
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="merge")
         self._torch_threads = torch.get_num_threads()
@@ -199,6 +200,8 @@ class _Workers:
                     found[turn] = work(pieces[turn], buffers)
                 except BaseException as error:  # noqa: BLE001 - raised by the thread that waits for all
                     failed[turn] = error
+                if self._moves is not None:
+                    self._moves()
 
         for waiting in [self._pool.submit(loop, buffers) for buffers in self._buffers]:
             waiting.result()

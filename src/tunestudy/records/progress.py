@@ -5,7 +5,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from tunestudy.records.atomic import read_json, write_json
@@ -13,6 +14,8 @@ from tunestudy.records.layout import JobDir
 from tunestudy.records.redact import redact
 
 INTERVAL_S = 1.0
+BUSY = 0.1
+"""Share of the time that a process computes, above which it is at work: that which tells of life needs a thousandth."""
 
 FIELDS = (
     "step",
@@ -44,20 +47,26 @@ def known_here() -> dict[str, Any]:
 class Progress:
     """What rank 0 tells about itself. The loop only leaves facts here; the thread writes them out."""
 
-    def __init__(self, folder: JobDir, *, writes: bool) -> None:
+    def __init__(self, folder: JobDir, *, writes: bool, goes_on: str = "", computing_counts: bool = False) -> None:
+        """goes_on: a phase after the job's own work; what was told of that stays, and nothing has to move but what is
+        done `at_work`. computing_counts: also a process that computes moves, as one piece of its work may take long.
+        """
         before = read_json(folder.progress_json) or {}
         self._path = folder.progress_json
-        self._began = self._moved = time.time()
+        self._began = time.time()
+        self._moved = None if goes_on else self._began
+        self._computing_counts, self._looked, self._computed = computing_counts, time.monotonic(), time.process_time()
         self._elapsed_before = float(before.get("elapsed_s") or 0.0)
         self.first_began = float(before.get("started_at") or self._began)
         """When the first attempt started (unix seconds)."""
         self._facts: dict[str, Any] = {
-            "phase": "load",
+            **(before if goes_on else dict.fromkeys(FIELDS)),
+            "phase": goes_on or "load",
+            "doing": None,
             "attempt": int(os.environ.get("TUNESTUDY_ATTEMPT", "1")),
             "pid": os.getpid(),
             "host": redact(socket.gethostname()),
             "started_at": self.first_began,
-            **dict.fromkeys(FIELDS),
         }
         note_here(**self._facts)
         self._told: dict[str, Any] = {}
@@ -76,13 +85,27 @@ class Progress:
         """Leave facts for the next write."""
         self._facts = {**self._facts, **facts}
         note_here(**facts)
-        self.move()
+        if self._moved is not None:
+            self.move()
         if self._bar is not None:
             self._bar(self._facts)
 
     def move(self) -> None:
-        """The work itself goes on, and not only the thread that tells of it: after every micro-batch."""
+        """The work itself goes on, and not only the thread that tells of it: after every micro-batch, part or token."""
         self._moved = time.time()
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Around work that moves again and again; before and after it nothing is asked to."""
+        self.move()
+        try:
+            yield
+        finally:
+            self.rest()
+
+    def rest(self) -> None:
+        """Nothing is asked to move, until something does."""
+        self._moved = None
 
     def during(self, phase: str, work: Callable[[], T]) -> T:
         """Do `work` under another phase."""
@@ -101,13 +124,21 @@ class Progress:
 
     def _write_until_end(self) -> None:
         while True:
+            self._look_at_computing()
             self._write()
             if self._end.wait(INTERVAL_S):
                 return
 
+    def _look_at_computing(self) -> None:
+        now, computed = time.monotonic(), time.process_time()
+        if self._computing_counts and computed - self._computed > BUSY * (now - self._looked):
+            self.move()
+        self._looked, self._computed = now, computed
+
     def _write(self) -> None:
         try:
-            write_json(self._path, {"t": time.time(), "moved": self._moved, **self._facts, "elapsed_s": self.elapsed_s})
+            told = {"t": time.time(), "moved": self._moved, "elapsed_s": self.elapsed_s}
+            write_json(self._path, {**self._facts, **told})
         except OSError as error:
             print(f"progress.json could not be written: {error}", file=sys.stderr)
 

@@ -15,12 +15,17 @@ from datetime import timedelta
 import torch.distributed as dist
 
 from tunestudy.records.host import host_name
+from tunestudy.records.progress import Progress
 
 _NETWORK = re.compile(r"gloo|NCCL|TCPStore|Connection (?:reset|closed)|Broken pipe|[Tt]imed out|timeout")
 
 
 HOWEVER_LONG = timedelta(days=2)
 """While rank 0 writes: torchrun ends the others should it die."""
+TOLD_S = 1.0
+"""How often others hear that a rank moves."""
+SHORTEST_S = 0.002
+"""The first pause between two looks at who is there."""
 GRACE_S = 4
 """How long a rank that lost the others waits for them to notice the same."""
 
@@ -42,6 +47,9 @@ class RollCall:
     """How often `after_rank_0` was called. All ranks call it in the same order."""
     meetings: int = 0
     """How often `meet` was."""
+    moves: int = 0
+    moved_at: float = 0.0
+    """When the others were last told of one: `time.monotonic()`."""
 
     def __post_init__(self) -> None:
         self._store = dist.distributed_c10d._get_default_store()
@@ -66,12 +74,49 @@ class RollCall:
         else:
             self._store.wait([key], HOWEVER_LONG)
 
-    def meet(self) -> None:
-        """Go on when all ranks are here, however unlike their work: no collective waits for the slowest answer."""
+    def works(self) -> None:
+        """This rank moves, in work that does so again and again: told once a second to rank 0, which tells of all."""
+        now = time.monotonic()
+        if self.rank > 0 and now - self.moved_at > TOLD_S:
+            self.moved_at, self.moves = now, self.moves + 1
+            self._store.set(f"tunestudy/work/{self.rank}", str(self.moves))
+
+    def rests(self) -> None:
+        """What this rank does now may take any time."""
+        if self.rank > 0:
+            self.moved_at = 0.0
+            self._store.set(f"tunestudy/work/{self.rank}", "")
+
+    def meet(self, progress: Progress | None = None) -> None:
+        """Go on when all ranks are here, however unlike their work: no collective waits for the slowest answer.
+
+        progress: of rank 0; it moves while those that are missing do, and names them.
+        """
         self.meetings += 1
         here = f"tunestudy/meeting/{self.meetings}"
         self._store.set(f"{here}/{self.rank}", "1")
+        if self.rank == 0 and progress is not None:
+            self._look_on(here, progress)
         self._store.wait([f"{here}/{rank}" for rank in range(self.size)], HOWEVER_LONG)
+
+    def _look_on(self, here: str, progress: Progress) -> None:
+        """Until all ranks are here: whether the missing ones move, where their work is such that they must."""
+        pause, seen, missing = SHORTEST_S, [""], list(range(1, self.size))
+        while missing := [rank for rank in missing if not self._store.check([f"{here}/{rank}"])]:
+            time.sleep(pause)
+            pause = min(2 * pause, TOLD_S / 2)
+            if pause < TOLD_S / 2:
+                continue
+            told = [f"{rank}: {self._text(f'work/{rank}')}" for rank in missing]
+            if not all(self._text(f"work/{rank}") for rank in missing):
+                progress.rest()
+            elif told != seen:
+                progress.move()
+            if told != seen:
+                progress.tell(waits_for=", ".join(f"rank {rank} on {self._text(f'host/{rank}')}" for rank in missing))
+            seen = told
+        progress.rest()
+        progress.tell(waits_for=None)
 
     def leave_together(self) -> None:
         """Wait, through the store, until all ranks have done their last collective.

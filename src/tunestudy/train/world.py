@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tunestudy.records.progress import Progress
 from tunestudy.train.roll_call import RollCall
 
 T = TypeVar("T")
@@ -95,10 +96,13 @@ class World:
         if self.roll_call is not None:
             self.roll_call.after_rank_0()
 
-    def meet(self) -> None:
-        """Wait until every rank is here, without the patience of collectives: before one, after work of unlike size."""
+    def meet(self, progress: Progress | None = None) -> None:
+        """Wait until every rank is here, without the patience of collectives: before one, after work of unlike size.
+
+        progress: moves on rank 0 while those that are missing do.
+        """
         if self.roll_call is not None:
-            self.roll_call.meet()
+            self.roll_call.meet(progress)
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
