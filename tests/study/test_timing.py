@@ -39,7 +39,7 @@ def probe(plan: Plan, stage: str, **facts: Any) -> None:
         "start_s": 4.0,
         **facts,
     }
-    write_json(plan.folder.probe(speed_key(job, ranks=1, host=HOST)), measured)
+    write_json(plan.folder.probe(speed_key(plan, job, ranks=1, host=HOST)), measured)
 
 
 def test_nothing_seen_nothing_said(folder: Folder) -> None:
@@ -95,7 +95,8 @@ def test_timed_steps_count_setup_steps_and_evaluations(folder: Folder) -> None:
 )
 def test_what_names_a_probe(folder: Folder, edited: Any, change: str, same: bool) -> None:
     def key(text: str, host: str = HOST) -> str:
-        return speed_key(folder.plan(text.split("  full:")[0]).jobs[0].job, ranks=1, host=host)
+        plan = folder.plan(text.split("  full:")[0])
+        return speed_key(plan, plan.jobs[0].job, ranks=1, host=host)
 
     changed = edited(("base: {data: upright, max_steps: 300}", f"base: {{data: upright, max_steps: 300, {change}}}"))
     changed = changed.replace("max_steps: 300, max_steps: 301", "max_steps: 301")
@@ -107,7 +108,8 @@ def test_strengths_of_gates_share_a_probe(folder: Folder, edited: Any) -> None:
     keys = set()
     for gates in ("sparse_lambda: 0.1", "sparse_lambda: 0.5", "target_sparsity: 0.5, threshold: official"):
         text = edited(("max_steps: 300}", f"max_steps: 300, adapter: {{type: sora, {gates}}}}}")).split("  full:")[0]
-        keys.add(speed_key(folder.plan(text).jobs[0].job, ranks=1, host=HOST))
+        plan = folder.plan(text)
+        keys.add(speed_key(plan, plan.jobs[0].job, ranks=1, host=HOST))
     assert len(keys) == 1
 
 

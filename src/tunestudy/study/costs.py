@@ -121,10 +121,10 @@ class Seen:
         return [float(result["peak_memory_mb"]) for result in self.results if result.get("peak_memory_mb")]
 
 
-def memory_key(job: Job, *, ranks: int, host: str, device: str, per_host: int | None = None) -> str:
+def memory_key(plan: Plan, job: Job, *, ranks: int, host: str, device: str, per_host: int | None = None) -> str:
     """Names what was counted of a stage's memory: its speed's key, the kind of device, and what `slicing` says."""
     sliced = "" if per_host in (None, ranks) else f"/{per_host}"
-    return speed_key(job, ranks=ranks, host=f"{host}/{device}{sliced}")
+    return speed_key(plan, job, ranks=ranks, host=f"{host}/{device}{sliced}")
 
 
 def slicing(plan: Plan) -> int:
@@ -154,14 +154,14 @@ def trains(job: Job) -> bool:
 
 def _seen(plan: Plan, group: Group, host: str, device: str, on_disk: set[str]) -> Seen:
     job, ranks = group.jobs[0].job, plan.study.resources.ranks
-    key = memory_key(job, ranks=ranks, host=host, device=device, per_host=slicing(plan))
+    key = memory_key(plan, job, ranks=ranks, host=host, device=device, per_host=slicing(plan))
     results = [
         (planned.job, read_object(plan.folder.job(planned.job.id).result_json))
         for planned in group.jobs
         if planned.job.id in on_disk
     ]
     return Seen(
-        probe=read_object(plan.folder.probe(speed_key(job, ranks=ranks, host=host))),
+        probe=read_object(plan.folder.probe(speed_key(plan, job, ranks=ranks, host=host))),
         counted=read_object(plan.folder.foreseen(key)),
         results=[result for one, result in results if result.get("fingerprint") == one.fingerprint],
     )

@@ -12,6 +12,7 @@ Making a plan writes nothing but a cache of file hashes, and never imports torch
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,11 @@ class Plan:
     changes: list[Change] = field(default_factory=list)
     orphans: list[Orphan] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+
+    @cached_property
+    def by_id(self) -> dict[str, Job]:
+        """Every job by its id."""
+        return {planned.job.id: planned.job for planned in self.jobs}
 
     def totals(self) -> dict[str, Any]:
         """Sums over all jobs, and over those that are still to do; a sum with an unknown part is None."""

@@ -7,13 +7,13 @@ from tunestudy.config.study import Study
 from tunestudy.study.plan import Plan, PlannedJob
 
 
-def stated_seconds(plan: Plan) -> dict[int, float]:
-    """Seconds of a stage's steps, evaluations, checkpoints and start, by `id` of its settings."""
+def stated_seconds(plan: Plan) -> dict[str, float]:
+    """Seconds of a job's steps, evaluations, checkpoints and start, by its id."""
     found = {}
     for planned in plan.jobs:
         seconds = _of_job(plan.study, planned)
         if seconds is not None:
-            found[id(planned.job.settings)] = seconds
+            found[planned.job.id] = seconds
     return found
 
 

@@ -4,13 +4,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from tunestudy.config.components import Rope2d, VisionComponents
+from tunestudy.config.merge import MergeStage
 from tunestudy.launch.estimates.alone import alone
 from tunestudy.launch.estimates.probe import time_job
+from tunestudy.launch.estimates.schedule import memory_of
 from tunestudy.launch.local import Slot
-from tunestudy.records.atomic import read_json
+from tunestudy.records.atomic import read_json, write_json
 from tunestudy.records.layout import JobDir
 from tunestudy.study.load import load_study
 from tunestudy.study.plan import Plan, PlannedJob, make_plan
+from tunestudy.study.timing import expected_times, speed_key
 
 STUDY = """\
 study: small
@@ -57,3 +60,40 @@ def test_steps_are_timed_with_them(tmp_path: Path) -> None:
     slot = Slot(name="cpu0", ranks=1, devices=(), threads=1)
     assert time_job(plan, job, "key", slot, command) == ["adapt (lora) could not be timed: it left no message"]
     assert told == [COMPONENTS.model_dump(mode="json")]
+
+
+def test_what_only_its_start_has_names_other_steps(tmp_path: Path) -> None:
+    """Of two jobs of the same settings one has components by its parent: neither takes the other's time or memory."""
+    plan = planned(tmp_path)
+    bare = make_plan(load_study(tmp_path / "small.yaml"), tmp_path / "results")
+    keys = [speed_key(one, one.jobs[1].job, ranks=1, host="here") for one in (plan, bare)]
+    assert keys[0] != keys[1]
+
+
+def test_components_come_through_a_merge(tmp_path: Path) -> None:
+    """A merge has those of the first of its models that has any."""
+    plan = planned(tmp_path)
+    base, adapt = (one.job for one in plan.jobs)
+    merge = base.model_copy(
+        update={
+            "id": "soup-1",
+            "settings": MergeStage(type="merge", method="linear", models={"one": "base"}),
+            "inputs": {"none": "gone", "one": base.id},
+        }
+    )
+    after = adapt.model_copy(update={"parents": (merge.id,)})
+    soup = PlannedJob(merge, plan.jobs[0].status, plan.jobs[0].estimate)
+    plan = replace(plan, jobs=[*plan.jobs, soup])
+    found = alone(plan, after).training
+    assert found is not None and found.components == COMPONENTS
+
+
+def test_what_took_a_bare_model_so_long_tells_nothing_of_one_with_components(tmp_path: Path) -> None:
+    """Both jobs share their stage's settings as one object, and one of them is done."""
+    plan = planned(tmp_path)
+    bare = plan.jobs[1].job.model_copy(update={"id": "adapt-bare", "parents": (), "variants": ("other",)})
+    plan = replace(plan, jobs=[*plan.jobs, PlannedJob(bare, plan.jobs[1].status, plan.jobs[1].estimate)])
+    result = {"fingerprint": bare.fingerprint, "duration_s": 5.0, "peak_memory_mb": 100.0}
+    write_json(plan.folder.job(bare.id).result_json, result)
+    known = {name for name, time in expected_times(plan, ranks=1, host="here").items() if time.train_s is not None}
+    assert known == set(memory_of(plan)) == {bare.id}

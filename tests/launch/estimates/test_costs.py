@@ -52,7 +52,7 @@ def plan(tmp_path: Path) -> Plan:
 
 
 def count(plan: Plan, **facts: Any) -> None:
-    key = memory_key(plan.jobs[0].job, ranks=1, host=host_name(), device="cuda")
+    key = memory_key(plan, plan.jobs[0].job, ranks=1, host=host_name(), device="cuda")
     write_json(plan.folder.foreseen(key), {**COUNTED, **facts})
 
 
@@ -121,7 +121,7 @@ def test_steps_that_are_stated_or_impossible_are_not_timed(plan: Plan, tmp_path:
 
 
 def test_what_is_unknown_is_told_once_with_its_reason(plan: Plan, tmp_path: Path) -> None:
-    key = memory_key(plan.jobs[0].job, ranks=1, host=host_name(), device="cuda")
+    key = memory_key(plan, plan.jobs[0].job, ranks=1, host=host_name(), device="cuda")
     write_json(plan.folder.foreseen(key), {"missing": "someone/model-8b: its configuration is not on this machine"})
     told = "\n".join(cost_lines(put_together(plan, tmp_path, now=0.0, notes=["the probe failed"])))
     assert "Memory per GPU: unknown (see below)" in told

@@ -140,7 +140,7 @@ def test_what_is_not_known_is_counted(loaded: LoadedStudy, tmp_path: Path, probe
     plan = planned(loaded, tmp_path)
     probe_missing(plan, tmp_path)
     job = next(p.job for p in plan.jobs if p.job.stage == "adapt")
-    plan.folder.probe(speed_key(job, ranks=1, host=host_name())).unlink()
+    plan.folder.probe(speed_key(plan, job, ranks=1, host=host_name())).unlink()
     told = text_of(outlook_lines(make_outlook(plan), "small.yaml"))
     assert "  lora   ?  (from timed steps; nothing is known of 2 of its 4 jobs)" in told
     assert "together: unknown, 2 jobs have no evidence yet" in told

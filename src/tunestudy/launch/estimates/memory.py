@@ -33,7 +33,7 @@ def count_memory(plan: Plan, jobs: Sequence[Job], device: str) -> str | None:
     ranks, host, per_host = plan.study.resources.ranks, host_name(), slicing(plan)
     wanted = {}
     for job in jobs:
-        key = memory_key(job, ranks=ranks, host=host, device=device, per_host=per_host)
+        key = memory_key(plan, job, ranks=ranks, host=host, device=device, per_host=per_host)
         known = read_object(plan.folder.foreseen(key))
         if "tokens" not in known:  # what was missing may be there by now
             wanted[key] = job

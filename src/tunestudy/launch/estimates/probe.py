@@ -42,14 +42,14 @@ def _without_evidence(plan: Plan, base: Path) -> dict[str, Job]:
     ranks, host = plan.study.resources.ranks, host_name()
     times = expected_times(plan, ranks=ranks, host=host)
     skipped = not_to_time(plan, base)
-    asked = {speed_key(one.job, ranks=ranks, host=host) for one in plan.jobs if one.job.id in skipped}
+    asked = {speed_key(plan, one.job, ranks=ranks, host=host) for one in plan.jobs if one.job.id in skipped}
     missing: dict[str, Job] = {}
     for planned in plan.jobs:
         job = planned.job
         idle = job.settings is None or job.settings.trains_nothing
         if idle or planned.status in ("done", "evaluate") or times[job.id].train_s is not None:
             continue
-        key = speed_key(job, ranks=ranks, host=host)
+        key = speed_key(plan, job, ranks=ranks, host=host)
         if key not in asked:
             missing.setdefault(key, job)
     return missing

@@ -14,7 +14,7 @@ from tunestudy.study.gantt import gantt_lines
 from tunestudy.study.packing import Packing, pack
 from tunestudy.study.plan import Plan, PlannedJob
 from tunestudy.study.state import folders_on_disk
-from tunestudy.study.timing import JobTime
+from tunestudy.study.timing import Alike, JobTime, alike
 
 CONTEXT_MB = 600.0
 """GPU memory of a process beyond what its tensors take: CUDA's context and libraries."""
@@ -86,19 +86,20 @@ def smallest_mb(works: Sequence[Work]) -> float | None:
 def memory_of(plan: Plan) -> dict[str, float]:
     """GPU memory (MiB) that a process of each job takes, by id: measured at other seeds, else estimated."""
     on_disk = folders_on_disk(plan.folder)
-    peaks: dict[int, float] = {}
+    peaks: dict[Alike, float] = {}
     for planned in plan.jobs:
         job = planned.job
         if job.id in on_disk and job.settings is not None:
             peak = read_object(plan.folder.job(job.id).result_json).get("peak_memory_mb")
             if isinstance(peak, int | float):
-                peaks[id(job.settings)] = max(peaks.get(id(job.settings), 0.0), float(peak))
+                key = alike(plan, job)
+                peaks[key] = max(peaks.get(key, 0.0), float(peak))
     estimates = read_object(plan.folder.estimates)
     found: dict[str, float] = {}
     for planned in plan.jobs:
         entry = estimates.get(planned.job.id)
         estimated = entry.get("memory_mb") if isinstance(entry, dict) else None
-        known = peaks.get(id(planned.job.settings)) if planned.job.settings is not None else None
+        known = peaks.get(alike(plan, planned.job)) if planned.job.settings is not None else None
         known = known if known is not None else estimated
         if isinstance(known, int | float):
             found[planned.job.id] = float(known) + CONTEXT_MB

@@ -90,7 +90,7 @@ def tune_batch(
         job=job,
         slot=find_slots(resources)[0],
         command=command_for(resources, loaded.path.parent, TRY),
-        key=tuning_key(job, resources.ranks),
+        key=tuning_key(plan, job, resources.ranks),
         memory_bytes=None if memory_gb is None else round(memory_gb * GIGABYTE),
     )
     if fresh:
@@ -152,10 +152,10 @@ def require_model(plan: Plan, loaded: LoadedStudy) -> None:
         )
 
 
-def tuning_key(job: Job, ranks: int) -> str:
+def tuning_key(plan: Plan, job: Job, ranks: int) -> str:
     """Names what was measured: all that decides speed and memory but what is searched for."""
     any_cut = Candidate(micro_batch=1, activation_checkpointing=False, workers=0)
-    return speed_key(cut_as(job, any_cut, ranks), ranks=ranks, host=host_name())
+    return speed_key(plan, cut_as(job, any_cut, ranks), ranks=ranks, host=host_name())
 
 
 def cut_as(job: Job, candidate: Candidate, ranks: int) -> Job:
@@ -221,7 +221,7 @@ def with_counts(bench: Bench, space: Space, tried: Tried, facts: Mapping[str, An
         print(wrong, file=sys.stderr)
     found: dict[tuple[int, bool], float] = {}
     for on, job in both.items():
-        key = memory_key(job, ranks=ranks, host=host_name(), device=device, per_host=slicing(bench.plan))
+        key = memory_key(bench.plan, job, ranks=ranks, host=host_name(), device=device, per_host=slicing(bench.plan))
         counted = read_object(bench.plan.folder.foreseen(key))
         for rows in space.ladder if "tokens" in counted else ():
             found[rows, on] = memory_of(counted, probe={"largest": rows * facts["longest_row"]}).peak.low
@@ -295,7 +295,7 @@ def remember_speed(bench: Bench, best: Tried, command: Command) -> None:
     """Time the best one as `plan --estimate` does, evaluation included: that then knows the stage as it will be."""
     ranks = bench.slot.ranks
     job = cut_as(bench.job, best.candidate, ranks)
-    key = speed_key(job, ranks=ranks, host=host_name())
+    key = speed_key(bench.plan, job, ranks=ranks, host=host_name())
     if not bench.plan.folder.probe(key).exists():
         print("timing the best one for `plan --estimate` …", file=sys.stderr, flush=True)
         for line in time_job(bench.plan, job, key, bench.slot, command):
