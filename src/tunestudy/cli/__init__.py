@@ -4,7 +4,6 @@ Commands register with `words.app` as their module is imported, which is the ord
 """
 
 import errno
-import io
 import sys
 from typing import Annotated
 
@@ -19,12 +18,16 @@ from tunestudy.cli import data  # isort: skip
 from tunestudy.cli import machine  # isort: skip
 from tunestudy.cli.words import app
 from tunestudy.config.errors import Exit, StudyError
+from tunestudy.config.streams import go_on_unheard, last_words, may_close
 
 __all__ = ["app", "data", "machine", "main", "models", "studies", "watching"]
 
 
 _DISK = (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EIO)
 """What a disk or its rights refuse can meet any command at any file; none of it is a bug."""
+
+_LOOKS = {"validate", "schema", "plan", "commands", "status", "watch", "logs", "data", "check", "env"}
+"""Commands that only print: they end with their reader (`| head`), and all others carry on what they do."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -35,22 +38,23 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     _version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
-) -> None: ...
+) -> None:
+    if context.invoked_subcommand not in _LOOKS:
+        go_on_unheard()
 
 
 def main() -> None:
     """The console script: StudyErrors are told in words, anything else is a bug and says so."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without × or – shows ? in their place
+    may_close()
     debug = "--debug" in sys.argv[1:]
     if debug:
         sys.argv.remove("--debug")
     try:
-        app()
+        _app_to_its_end()
     except StudyError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
@@ -65,3 +69,10 @@ def main() -> None:
         print(f"a bug in tunestudy: {type(error).__name__}: {error}", file=sys.stderr)
         print("the same command with --debug shows where; please report it", file=sys.stderr)
         sys.exit(1)
+
+
+def _app_to_its_end() -> None:
+    try:
+        app()
+    finally:
+        last_words()

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tunestudy.config.errors import Exit, StudyError
+from tunestudy.config.streams import go_on_unheard, may_close
 from tunestudy.records.atomic import write_json
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.lease import Lease, LeaseHeldError
@@ -191,4 +192,6 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
+    may_close()
+    go_on_unheard()
     sys.exit(main(sys.argv[1], *map(float, sys.argv[2:])))

@@ -25,6 +25,7 @@ from pydantic import TypeAdapter
 
 from tunestudy.config.data import AnyDataset, Dataset
 from tunestudy.config.errors import Exit, StudyError
+from tunestudy.config.streams import go_on_unheard, may_close
 from tunestudy.data.fetch.addresses import Guard, Lookup, system_lookup
 from tunestudy.data.fetch.download import open_downloader
 from tunestudy.data.fetch.engine import Engine
@@ -220,4 +221,6 @@ def _named(dataset: Dataset, folders: Folders) -> Iterator[list[str]]:
 
 
 if __name__ == "__main__":
+    may_close()
+    go_on_unheard()
     sys.exit(main(sys.argv[1]))

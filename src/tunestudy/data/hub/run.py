@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tunestudy.config.errors import Exit, StudyError
+from tunestudy.config.streams import go_on_unheard, may_close
 from tunestudy.data.hub.bring import bring, left_to_bring, quiet_bars
 from tunestudy.data.hub.client import Hub
 from tunestudy.data.hub.resolve import moved, resolved
@@ -170,4 +171,6 @@ def size_of(num_bytes: int) -> str:
 
 
 if __name__ == "__main__":
+    may_close()
+    go_on_unheard()
     sys.exit(main(sys.argv[1]))

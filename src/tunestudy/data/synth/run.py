@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from tunestudy.config.errors import Exit, StudyError
+from tunestudy.config.streams import go_on_unheard, may_close
 from tunestudy.config.synth import SynthSettings
 from tunestudy.data.synth.write import write_set
 
@@ -39,4 +40,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    may_close()
+    go_on_unheard()
     sys.exit(main())
