@@ -1,0 +1,54 @@
+"""What rank 0 tells of the others while it waits for them."""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+
+from tunestudy.records.layout import JobDir
+from tunestudy.records.progress import Progress
+from tunestudy.train import roll_call
+from tunestudy.train.roll_call import RollCall
+
+
+@pytest.fixture
+def two(monkeypatch: pytest.MonkeyPatch) -> list[RollCall]:
+    """Two ranks in this process, in a hurry."""
+    store = dist.HashStore()
+    monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", lambda: store)
+    monkeypatch.setattr(roll_call, "TOLD_S", 0.02)
+    return [RollCall(rank=rank, size=2, patience_s=9.0) for rank in (0, 1)]
+
+
+def until(true: Callable[[], Any]) -> None:
+    give_up = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < give_up
+        time.sleep(0.005)
+
+
+def test_rank_0_moves_while_the_one_it_waits_for_does(tmp_path: Path, two: list[RollCall]) -> None:
+    first, second = two
+    progress = Progress(JobDir(tmp_path), writes=False, goes_on="benchmark")
+    second.works()
+    waiting = threading.Thread(target=first.meet, args=(progress,), daemon=True)
+    waiting.start()
+    until(lambda: progress._facts.get("waits_for"))
+    assert str(progress._facts["waits_for"]).startswith("rank 1 on ")
+    until(lambda: progress._moved is not None)
+    time.sleep(0.1)
+    seen = progress._moved
+    time.sleep(0.1)
+    assert progress._moved == seen, "rank 1 stands still"
+    second.works()
+    until(lambda: progress._moved != seen)
+    second.rests()
+    until(lambda: progress._moved is None)  # a judge is asked, say
+    assert waiting.is_alive()
+    second.meet()
+    waiting.join(20)
+    assert not waiting.is_alive() and progress._facts["waits_for"] is None and progress._moved is None
