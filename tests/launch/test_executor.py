@@ -53,12 +53,28 @@ def test_retry_continues_and_succeeds(study):
     assert not study.folder("adapt").failure_json.exists()
 
 
-def test_crash_loop_stops_although_retries_are_left(study):
+@pytest.mark.parametrize("action", ["raise", "sigkill", "nan", "disk"])
+def test_the_same_step_failing_twice_stops_the_job_although_retries_are_left(study, action):
     study.keep("base")
-    study.behave(base={"action": "raise", "at": 2})
-    code, output = study.run(max_retries=9)
+    study.behave(base={"action": action, "at": 2})
+    code, output = study.run(retries={"error": 9, "killed": 9, "nan": 9, "disk": 9, "wait_s": 0})
     assert code == 4 and study.starts("base") == 2
-    assert "same step before" in output
+    assert "it failed at the same step before, so it was not started again" in output
+
+
+def test_out_of_memory_at_the_same_step_stops_the_job_at_a_micro_batch_of_one(study):
+    stage = {"data": ["d"], "learning_rate": 0.1, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1}
+    study.jobs[0] = study.jobs[0].model_validate({**study.jobs[0].model_dump(), "settings": stage})
+    study.keep("base")
+    study.behave(base={"action": "oom", "at": 2})
+    code, output = study.run(retries={"oom": 9})
+    assert code == 4 and study.starts("base") == 3, output
+    changes = [event["change"].partition(", so ")[2] for event in study.events("job_retried")]
+    assert changes == [
+        f"per_device_train_batch_size is {half} in place of {rows}; same effective batch"
+        for rows, half in ((4, 2), (2, 1))
+    ]
+    assert "its micro-batch is one sample already" in output
 
 
 def test_user_mistake_is_never_retried(study):
@@ -162,13 +178,13 @@ def test_two_launchers_at_once_run_each_job_once(study):
 
 @pytest.mark.slow
 def test_second_launcher_reports_the_firsts_failure_without_repeating_it(study, until):
-    study.behave(base={"steps": 30, "step_s": 0.03, "action": "raise", "at": 30}, other={"steps": 1})
+    study.behave(base={"steps": 100, "step_s": 0.03, "action": "raise", "at": 100}, other={"steps": 1})
     first = study.launch(max_retries=0)
     until(lambda: study.starts("base"), "the first launcher's job")
     second = study.launch(max_retries=0)
     outputs = [process.communicate(timeout=60)[0] for process in (first, second)]
     assert [first.returncode, second.returncode] == [4, 4], outputs
-    assert study.starts("base") == 1 and "raise at 30" in outputs[1]
+    assert study.starts("base") == 1 and "raise at 100" in outputs[1]
 
 
 def test_killed_launcher_leaves_jobs_running_and_the_next_run_waits_for_them(study, until):

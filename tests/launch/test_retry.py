@@ -62,11 +62,25 @@ def test_kinds_are_counted_apart_and_capped_together(tell):
     assert tell(*mixed, failed("hang", 4), resources={"retries": {"hang": 2}}).again
 
 
-def test_the_same_step_twice_for_the_same_cause_is_a_loop_unless_the_cluster_was_it(tell):
-    many = {"retries": {"error": 9, "killed": 9, "node_lost": 9}}
-    assert "same step before" in tell(failed("error"), failed("error"), resources=many).words
-    assert tell(failed("error"), failed("killed"), resources=many).again
-    assert tell(failed("node_lost", None), failed("node_lost", None), resources=many).again
+KINDS = ("oom", "nan", "hang", "killed", "node_lost", "preempted", "disk", "error")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_step_twice_for_the_same_cause_is_a_loop_unless_the_cluster_was_it(tell, kind):
+    many = {"retries": dict.fromkeys(KINDS, 9)}
+    twice = tell(failed(kind), failed(kind), resources=many)
+    assert twice.again is (kind in ("node_lost", "preempted"))
+    assert twice.again or "same step before" in twice.words
+    assert tell(failed(kind, 1), failed(kind, 2), resources=many).again
+    assert tell(failed("error" if kind == "killed" else "killed"), failed(kind), resources=many).again
+
+
+def test_the_same_place_twice_is_a_loop_where_there_are_no_steps(tell):
+    many = {"retries": {"hang": 9, "node_lost": 9}}
+    merging, benchmark = failed("hang", None, phase="merge 40%"), failed("hang", 400, phase="benchmark")
+    assert not tell(merging, merging, resources=many).again
+    assert not tell(benchmark, benchmark, resources=many).again
+    assert tell(*[failed("node_lost", None)] * 2, resources=many).again
 
 
 def test_pauses_double_and_have_an_end(tell):
