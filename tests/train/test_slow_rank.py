@@ -16,6 +16,10 @@ pytestmark = pytest.mark.slow
 CASES: dict[str, dict[str, Any]] = {
     "ddp": {"engine": "ddp"},
     "fsdp2": {"engine": "fsdp2", "activation_checkpointing": True},
+    "ZeRO stage 3": {
+        "engine": "deepspeed",
+        "deepspeed": {"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0}},
+    },
 }
 
 
