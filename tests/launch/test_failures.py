@@ -126,4 +126,6 @@ def test_a_suspended_worker_is_ended_and_the_job_goes_on(tmp_path: Path) -> None
     code, events = carried_out(folder, command_here, {}, place=Suspending, timeout_s=4.0)
     (failed,) = of_kind(events, "job_failed")
     assert failed["kind"] == "hang" and "rank 0 gave no sign of life" in failed["message"]
+    assert f"after step {failed['step']}:" in failed["message"], "not where it came to when it was woken"
+    assert "most recent call first" in folder.rank_log(0).read_text()
     assert code == 0 and json.loads(folder.result_json.read_text())["steps"] == 400

@@ -29,7 +29,8 @@ def outcome_of(task: Task, attempt: Attempt, *, stopping: bool) -> Outcome:
     if stopping and outcome.kind in ("killed", "preempted"):
         return replace(outcome, kind="interrupted", message="ended by the signal of this run")
     if attempt.signs.hang and outcome.kind in ("killed", "error"):  # it was ended from here
-        return replace(outcome, kind="hang", message=attempt.signs.hang, signal=None, exit_code=None)
+        hang = attempt.signs
+        return replace(outcome, kind="hang", message=hang.hang, step=hang.step, signal=None, exit_code=None)
     if not stopping and outcome.kind == "interrupted":
         return replace(
             outcome, kind="killed", signal=signal.SIGTERM, message="asked to stop by someone outside this run"

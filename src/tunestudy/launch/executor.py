@@ -271,7 +271,7 @@ def look_elsewhere(tasks: Sequence[Task], launch: Launch) -> None:
 def take_in_hang(task: Task, tasks: Sequence[Task], launch: Launch) -> None:
     """Write down that a job which another launcher had started stood still and was ended from here, and go on."""
     told = read_object(task.folder.progress_json)
-    number, step = int(told.get("attempt") or 0), told.get("step")
+    number, step = int(told.get("attempt") or 0), task.signs.step
     outcome = Outcome(kind="hang", message=task.signs.hang, step=step, phase=str(told.get("phase")), attempt=number)
     task.signs = SignsOfLife()
     write_down_failure(task, number, outcome, launch.study, launch.journal)

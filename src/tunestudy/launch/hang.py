@@ -44,6 +44,8 @@ class SignsOfLife:
     hang: str = ""
     """What stood still, once that was found."""
     found: float = 0.0
+    step: int | None = None
+    """Where it stood then: one that is woken for its stacks goes on for a moment."""
 
     def silent_s(self, name: str, value: Any, now: float) -> float:
         """For how long `value` has been what it is; 0 for a value that is not told."""
@@ -73,7 +75,7 @@ def end_if_it_hangs(signs: SignsOfLife, running: Ended, folder: JobDir, attempt:
         return
     signs.hang = stands_still(signs, folder, attempt=attempt, patience_s=patience_s, now=now)
     if signs.hang:
-        signs.found = now
+        signs.found, signs.step = now, read_object(folder.progress_json).get("step")
         running.show_stacks()
 
 

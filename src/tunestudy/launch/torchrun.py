@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -25,6 +26,7 @@ _OF_RANKS_BEGIN = ("TORCHELASTIC_", "PET_")
 (another torchrun, a job script) are about other processes."""
 
 _GRACE_S = 10.0
+_WOKEN_S = 0.2
 
 Command = Callable[[JobDir, int], list[str]]
 """Job folder, ranks → the command that runs the job."""
@@ -110,13 +112,19 @@ def ask_to_stop(pid: int) -> None:
 def show_stacks(pid: int) -> None:
     """SIGUSR2 to the ranks, which write their stacks to their logs then; what stands for other hosts passes it on.
 
-    One that is suspended can write nothing, so it is woken: what it does until it is killed is as good as any work.
+    One that is suspended can write nothing, so it is woken for a moment.
     """
+    woken: list[psutil.Process] = []
     for process in _children(pid, recursive=False) if _is_torchrun(pid) else _itself(pid):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGUSR2)
             if process.status() == psutil.STATUS_STOPPED:
                 process.resume()
+                woken.append(process)
+    time.sleep(_WOKEN_S if woken else 0.0)
+    for process in woken:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.suspend()
 
 
 def kill(pid: int) -> None:
