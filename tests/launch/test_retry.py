@@ -37,6 +37,7 @@ def tell(study):
     ("kind", "retries"),
     [
         ("user", 0),
+        ("oom", 3),
         ("killed", 1),
         ("node_lost", 3),
         ("nan", 0),
