@@ -10,7 +10,6 @@ import gc
 import os
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.failures import FailureKind, sign_in
 from tunestudy.config.job import Job
+from tunestudy.records import clock
 from tunestudy.records.atomic import read_json, sweep, write_json
 from tunestudy.records.host import host_name
 from tunestudy.records.layout import JobDir
@@ -172,7 +172,7 @@ def report_failure(folder: JobDir, rank: int, error: BaseException) -> int:
     first, lost_others = told.get("attempt") != attempt, type(error).__name__ == "RanksLostError"
     if first or (told.get("lost_others") and not lost_others):
         facts = {
-            "t": time.time(),
+            "t": clock.now(folder.root),
             "attempt": attempt,
             "kind": kind,
             "message": redact(message_of(error)),
@@ -219,7 +219,7 @@ def innermost_line(error: BaseException) -> str:
 def tell_phase(folder: JobDir, phase: str) -> None:
     """Replace the phase in progress.json and keep the rest of the last sign of life."""
     progress = read_json(folder.progress_json) or {}
-    told = {"t": time.time(), "phase": phase, "pid": os.getpid(), "host": host_name()}
+    told = {"t": clock.now(folder.root), "phase": phase, "pid": os.getpid(), "host": host_name()}
     write_json(folder.progress_json, {**progress, **told})
 
 

@@ -46,17 +46,21 @@ def test_progress_of_a_torn_file_is_unknown_and_notes_are_redacted(tmp_path):
 
 def test_durations_add_attempts_and_use_the_last_sign_of_life_of_killed_ones(tmp_path):
     study = StudyDir(tmp_path)
-    write_json(study.job("a").progress_json, {"t": 130.0})
+    write_json(study.job("a").progress_json, {"t": 130.0, "attempt": 2})
+    write_json(study.job("c").progress_json, {"t": 90000.0, "attempt": 2})
     events = [
         {"event": "job_started", "job": "a", "attempt": 1, "t": 100.0},
         {"event": "job_failed", "job": "a", "attempt": 1, "t": 110.0},
         {"event": "job_started", "job": "a", "attempt": 2, "t": 120.0},
         {"event": "job_started", "job": "b", "attempt": 1, "t": 105.0},
         {"event": "job_finished", "job": "b", "attempt": 1, "t": 115.0},
+        {"event": "job_started", "job": "c", "attempt": 1, "t": 105.0},
+        {"event": "job_started", "job": "c", "attempt": 2, "t": 89995.0, "left": {"attempt": 1, "t": 107.0}},
     ]
     attempts = attempts_of(events, study)
-    assert attempts == {"a": [(100.0, 110.0), (120.0, 130.0)], "b": [(105.0, 115.0)]}
-    assert busy_seconds([span for spans in attempts.values() for span in spans]) == 25.0
+    assert attempts["a"] == [(100.0, 110.0), (120.0, 130.0)] and attempts["b"] == [(105.0, 115.0)]
+    assert attempts["c"] == [(105.0, 107.0), (89995.0, 90000.0)], "the night between the two counts for none"
+    assert busy_seconds([span for spans in attempts.values() for span in spans]) == 30.0
 
 
 def test_durations_in_words():

@@ -228,7 +228,9 @@ def test_a_launcher_on_a_machine_whose_clock_is_off(tmp_path, monkeypatch):
     record = {"attempt": 1, "host": "far", "pid": 1, "machine": "other/1/0", "started": "x"}
     (lease / "000001.json").write_text(json.dumps(record))
     study.events.mkdir()
-    (study.events / "far-1-2.jsonl").write_text(json.dumps({"t": time.time() + 7200, "event": "start"}) + "\n")
+    (study.events / "far-1-2.jsonl").write_text(
+        json.dumps({"t": time.time(), "event": "clock_differs", "ahead_s": 7200.2}) + "\n"
+    )
     point = neighbours.clock_point({}, study)
     assert point.state == "warning" and "far is 2.0 h ahead" in point.found
     assert neighbours.launcher_point(study).state == "warning"

@@ -2,10 +2,10 @@
 
 import hashlib
 import re
-import time
 from pathlib import Path
 
 from tunestudy.config.errors import Exit, StudyError
+from tunestudy.records import clock
 from tunestudy.records.atomic import TEMPORARY, replace_bytes
 
 _HEX_64 = re.compile("[0-9a-f]{64}")
@@ -79,7 +79,7 @@ class ImageStore:
 
     def sweep(self) -> None:
         """Delete what killed writers left. Safe beside living ones, whose files are young."""
-        oldest = time.time() - LITTER_AGE_S
+        oldest = clock.now(self.root) - LITTER_AGE_S
         for litter in self.root.glob(f"*/{TEMPORARY}*"):
             try:
                 if litter.stat().st_mtime < oldest:

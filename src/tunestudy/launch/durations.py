@@ -4,6 +4,7 @@ from collections import defaultdict
 from typing import Any
 
 from tunestudy.records.atomic import read_object
+from tunestudy.records.events import last_signs
 from tunestudy.records.layout import StudyDir
 from tunestudy.report.values import number
 
@@ -16,16 +17,19 @@ _ENDS = {"job_finished", "job_failed", "job_interrupted"}
 def attempts_of(events: list[dict[str, Any]], study: StudyDir) -> dict[str, list[Span]]:
     """Job id → the spans of its attempts in order.
 
-    An attempt without an end (it runs, or its launcher was killed) lasts until the job's latest sign of life.
+    An attempt without an end (it runs, or its launcher was killed) lasts until its own latest sign of life.
     """
     starts = [event for event in events if event["event"] == "job_started" and _names_an_attempt(event)]
     ends = {_attempt(event): event["t"] for event in events if event["event"] in _ENDS and _names_an_attempt(event)}
+    signs = last_signs(events)
     spans = defaultdict(list)
     for event in starts:
         job, started = event["job"], event["t"]
         end = ends.get(_attempt(event))
         if end is None:
-            end = number(read_object(study.job(job).progress_json).get("t")) or started
+            told = read_object(study.job(job).progress_json)
+            own = number(told.get("t")) if told.get("attempt") == event["attempt"] else None
+            end = own or signs.get(_attempt(event)) or started
         spans[job].append((started, max(started, end)))
     return dict(spans)
 

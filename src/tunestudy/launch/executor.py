@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tunestudy.config.errors import Exit
 from tunestudy.config.resources import Resources
@@ -165,6 +166,7 @@ def start_attempt(task: Task, launch: Launch, slot: Slot, slot_lease: Lease, cla
     log_start = log_sizes(task.folder)
     environment = job_environment(launch.env, slot.environment, claim.attempt)
     killed = memory_kills()
+    left = last_sign_of(task)
     task.folder.failure_json.unlink(missing_ok=True)
     running = launch.place.start(task.folder, slot, environment, task.folder.launch_log)
     claim.note(keeper=running.pid, slot=slot.name)
@@ -173,8 +175,14 @@ def start_attempt(task: Task, launch: Launch, slot: Slot, slot_lease: Lease, cla
     task.state, task.note = "running", f"started on {slot.name}" + f", attempt {claim.attempt}" * (claim.attempt > 1)
     if why := read_adjusted(task.folder).why:
         task.note += f"; {why}"
-    facts = {"slot": slot.name, "world_size": slot.ranks, "pid": running.pid}
+    facts = {"slot": slot.name, "world_size": slot.ranks, "pid": running.pid, **left}
     launch.journal.write("job_started", job=task.job.id, attempt=claim.attempt, **facts)
+
+
+def last_sign_of(task: Task) -> dict[str, Any]:
+    """`left`: the attempt before this one and when it was last seen alive, which its processes cannot tell again."""
+    told = read_object(task.folder.progress_json)
+    return {"left": {name: told[name] for name in ("attempt", "t")}} if {"attempt", "t"} <= told.keys() else {}
 
 
 def collect_ended(tasks: Sequence[Task], launch: Launch, *, stopping: bool) -> None:

@@ -6,7 +6,6 @@ torchrun's summary names count more than what the surviving ranks complained abo
 
 import re
 import signal
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Literal
 
 from tunestudy.config.failures import FailureKind, Sign, sign_in
 from tunestudy.config.job import Job
+from tunestudy.records import clock
 from tunestudy.records.atomic import read_object, write_json
 from tunestudy.records.layout import JobDir
 from tunestudy.records.redact import redact
@@ -173,7 +173,7 @@ def record_failure(folder: JobDir, outcome: Outcome, attempt: int) -> None:
             "step": outcome.step,
             "phase": outcome.phase,
         }
-        write_json(folder.failure_json, {"t": round(time.time(), 3), "attempt": attempt, **facts})
+        write_json(folder.failure_json, {"t": round(clock.now(folder.root), 3), "attempt": attempt, **facts})
 
 
 def memory_kills() -> int:

@@ -1,7 +1,6 @@
 """Other machines: hosts of a hostfile, their clocks, who else runs the study, ports, the network, SLURM and Ray."""
 
 import importlib.util
-import json
 import os
 import socket
 import time
@@ -15,7 +14,9 @@ from tunestudy.preflight.folders import nearest_folder
 from tunestudy.preflight.hosts import PATIENCE_S, Difference, Facts, against, answers, files_named
 from tunestudy.preflight.points import Point, not_needed, ok, refusal, refused, warning
 from tunestudy.preflight.slurm import closed_partitions, partitions, slurm_problems, wanted_partition
-from tunestudy.records.atomic import read_json, temporary_beside
+from tunestudy.records import clock
+from tunestudy.records.atomic import read_json
+from tunestudy.records.events import differing_clocks, read_events
 from tunestudy.records.host import host_name
 from tunestudy.records.layout import NETCHECK, StudyDir
 from tunestudy.records.lease import Lease
@@ -25,7 +26,7 @@ from tunestudy.study.load import LoadedStudy
 HOSTS_PATIENCE_S = PATIENCE_S + 10
 MUCH_AHEAD_S = 60.0
 CONNECT_S = 3.0
-NOTHING_RELIES_ON_CLOCKS = "nothing here relies on clocks, but logs and reports will show odd times"
+NOTHING_RELIES_ON_CLOCKS = "nothing here relies on clocks, and results tell the file system's time; other logs will not"
 SLOW_PAIR_BITS_PER_S = 1e9
 
 
@@ -52,7 +53,7 @@ def host_points(loaded: LoadedStudy, study: StudyDir) -> Iterator[Point]:
 def clock_point(hosts: Mapping[str, Facts], study: StudyDir) -> Point:
     """Who is off by more than a minute. The file server's time counts, as for leases; where it is this machine's disk,
     both are one."""
-    here = own_lead(nearest_folder(study.root))
+    here = clock.ahead_s(nearest_folder(study.root))
     ahead = {f"this machine ({host_name()})": here}
     ahead |= {name: float(told["ahead_s"]) + here for name, told in hosts.items()}
     ahead |= leads_of_launchers(study)
@@ -60,38 +61,19 @@ def clock_point(hosts: Mapping[str, Facts], study: StudyDir) -> Point:
     if not off:
         others = f"{len(ahead) - 1} other clocks" if len(ahead) > 1 else "the file system's clock"
         return ok("clock", f"within a minute of {others}")
-    named = [f"{name} is {_hours(abs(lead))} {'ahead' if lead > 0 else 'behind'}" for name, lead in off.items()]
+    named = [f"{name} is {hours_text(abs(lead))} {'ahead' if lead > 0 else 'behind'}" for name, lead in off.items()]
     cure = "let chrony or ntpd set the clock there: `timedatectl set-ntp true`"
     return warning("clock", f"{'; '.join(named)} (by the file system's time); {NOTHING_RELIES_ON_CLOCKS}", cure)
 
 
-def own_lead(folder: Path) -> float:
-    """Seconds by which this machine's clock is ahead of the one that dates files in `folder`; 0 where none can be
-    written."""
-    probe = temporary_beside(folder / "clock")
-    try:
-        probe.write_bytes(b"?")
-        return time.time() - probe.stat().st_mtime
-    except OSError:
-        return 0.0
-    finally:
-        probe.unlink(missing_ok=True)
-
-
 def leads_of_launchers(study: StudyDir) -> dict[str, float]:
-    """Of every launcher on another machine: what it wrote last into its journal, by its clock, against when the file
-    server says that it did."""
+    """By how much the clock of each launcher on another machine is ahead of the file server's, as its journal tells."""
     found = {}
     for folder in sorted(study.launchers.iterdir()) if study.launchers.is_dir() else ():
-        holder, journal = Lease.holder(folder), study.events / f"{folder.name}.jsonl"
-        if holder is None or holder.here or not journal.is_file():
-            continue
-        lines = journal.read_bytes().splitlines()
-        try:
-            told = float(json.loads(lines[-1])["t"])
-        except (IndexError, ValueError, KeyError, TypeError):
-            continue  # being written just now
-        found[holder.host] = told - journal.stat().st_mtime
+        holder = Lease.holder(folder)
+        if holder is not None and not holder.here:
+            told = differing_clocks(read_events(study.events))
+            found[holder.host] = told.get(folder.name, 0.0)
     return found
 
 
@@ -197,5 +179,5 @@ def _ray_on_this_machine() -> str:
     return file.read_text(encoding="utf-8").strip() if file.is_file() else ""
 
 
-def _hours(seconds: float) -> str:
+def hours_text(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"

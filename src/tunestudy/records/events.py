@@ -3,28 +3,38 @@
 import json
 import os
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from tunestudy.records import clock
 from tunestudy.records.redact import redact
+
+CLOCK_DIFFERS = "clock_differs"
 
 
 class Journal:
     """Appends events to `<folder>/<writer>.jsonl`, each durable before `write` returns.
 
-    `writer` must be unique (host, pid, start time); use as a context manager or `close()` it.
+    Times are those of the file server, so that events of several machines can be sorted and subtracted; a machine whose
+    own clock differs says so first (`clock_differs`). `writer` must be unique (host, pid, start time); use as a context
+    manager or `close()` it.
     """
 
     def __init__(self, folder: Path, writer: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.writer = writer
+        self._folder = folder
         self._file = open(folder / f"{writer}.jsonl", "ab")  # noqa: SIM115 - closed by close()
+        self.clock_ahead_s = clock.ahead_s(folder)
+        """By how much this machine's clock is ahead of the file server's; 0 where they agree."""
+        if self.clock_ahead_s:
+            self.write(CLOCK_DIFFERS, ahead_s=round(self.clock_ahead_s, 1))
 
     def write(self, event: str, **facts: Any) -> None:
         """Append `{"t": <unix seconds>, "event": event, …}`; texts are redacted."""
-        line = json.dumps({"t": round(time.time(), 3), "event": event, **facts}, ensure_ascii=False, allow_nan=False)
+        t = round(clock.now(self._folder), 3)
+        line = json.dumps({"t": t, "event": event, **facts}, ensure_ascii=False, allow_nan=False)
         sys.audit("tunestudy.append", self._file.name)
         self._file.write(redact(line).encode() + b"\n")
         self._file.flush()
@@ -38,6 +48,21 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def differing_clocks(events: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Writer → by how many seconds its machine's clock was ahead of the file server's, of those that differed."""
+    found = (event for event in events if event["event"] == CLOCK_DIFFERS)
+    return {
+        event["writer"]: float(event["ahead_s"]) for event in found if isinstance(event.get("ahead_s"), int | float)
+    }
+
+
+def last_signs(events: Iterable[Mapping[str, Any]]) -> dict[tuple[str, int], float]:
+    """When an attempt at a job was last seen alive, by job and attempt, of those that another one followed."""
+    begun = (event for event in events if event["event"] == "job_started" and isinstance(event.get("left"), dict))
+    found = ((str(event.get("job")), event["left"].get("attempt"), event["left"].get("t")) for event in begun)
+    return {(job, attempt): t for job, attempt, t in found if isinstance(attempt, int) and isinstance(t, int | float)}
 
 
 def read_events(folder: Path) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import pwd
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +14,15 @@ from tunestudy.records.redact import redact
 def host_name() -> str:
     """This machine's name, redacted: cluster names are made by people and scripts, and may hold anything."""
     return redact(platform.node())
+
+
+@cache
+def user_name() -> str:
+    """Who runs this process, redacted; the number of a user whom the machine has no name for, as in containers."""
+    try:
+        return redact(pwd.getpwuid(os.getuid()).pw_name)
+    except KeyError:
+        return f"user {os.getuid()}"
 
 
 @cache

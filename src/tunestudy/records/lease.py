@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tunestudy.records.atomic import temporary_beside, write_json
-from tunestudy.records.host import host_name, machine, process_start
+from tunestudy.records.host import host_name, machine, process_start, user_name
 
 HEARTBEAT_S = 10.0
 STALE_S = 100.0
@@ -42,7 +42,8 @@ class Holder:
     machine: str = ""
     started: str = ""
     since: float = 0.0
-    """Unix seconds by the holder's clock: to be shown, never to be compared."""
+    """Unix seconds, by the file server's clock."""
+    user: str = ""
     facts: dict[str, Any]
     """What the holder added with `note`."""
     keeper: int | None = None
@@ -59,7 +60,9 @@ class Holder:
         return self.here and process_start(self.pid) != self.started
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}"
+        began = f"since {time.strftime('%Y-%m-%d %H:%M', time.localtime(self.since))}" if self.since else ""
+        told = ", ".join(filter(None, [self.user, began]))
+        return f"process {self.pid} on {self.host}" + (f" ({told})" if told else "")
 
 
 class LeaseHeldError(Exception):
@@ -191,17 +194,19 @@ def _judge(path: Path, newest: int, stale_s: float) -> Holder | None:
 
 def _take(path: Path, attempt: int) -> tuple[Path, dict[str, Any]] | None:
     """Create the file of number `attempt`; None when another process was faster."""
+    file = _file_of(path, attempt)
+    unique = temporary_beside(file)
+    unique.touch()
     record: dict[str, Any] = {
         "attempt": attempt,
         "host": host_name(),
         "pid": os.getpid(),
         "started": process_start(os.getpid()),
         "machine": machine(),
-        "since": round(time.time(), 3),
+        "since": round(unique.stat().st_mtime, 3),
+        "user": user_name(),
         "facts": {},
     }
-    file = _file_of(path, attempt)
-    unique = temporary_beside(file)
     data = json.dumps(record).encode()
     unique.write_bytes(data)
     try:
@@ -254,7 +259,8 @@ def _parsed(data: bytes, attempt: int) -> dict[str, Any]:
 
 
 def _holder_from(record: dict[str, Any]) -> Holder:
-    known = {name: record[name] for name in ("attempt", "host", "pid", "machine", "started", "since") if name in record}
+    names = ("attempt", "host", "pid", "machine", "started", "since", "user")
+    known = {name: record[name] for name in names if name in record}
     return Holder(**known, facts=record.get("facts", {}), keeper=record.get("keeper", [None])[0])
 
 

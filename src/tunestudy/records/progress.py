@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from tunestudy.records import clock
 from tunestudy.records.atomic import read_json, write_json
 from tunestudy.records.layout import JobDir
 from tunestudy.records.redact import redact
@@ -53,7 +54,7 @@ class Progress:
         """
         before = read_json(folder.progress_json) or {}
         self._path = folder.progress_json
-        self._began = time.time()
+        self._began = self.now()
         self._moved = None if goes_on else self._began
         self._computing_counts, self._looked, self._computed = computing_counts, time.monotonic(), time.process_time()
         self._elapsed_before = float(before.get("elapsed_s") or 0.0)
@@ -79,7 +80,7 @@ class Progress:
     @property
     def elapsed_s(self) -> float:
         """Seconds spent on this job so far, over all attempts."""
-        return self._elapsed_before + time.time() - self._began
+        return self._elapsed_before + self.now() - self._began
 
     def tell(self, **facts: Any) -> None:
         """Leave facts for the next write."""
@@ -92,7 +93,7 @@ class Progress:
 
     def move(self) -> None:
         """The work itself goes on, and not only the thread that tells of it: after every micro-batch, part or token."""
-        self._moved = time.time()
+        self._moved = self.now()
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -122,6 +123,10 @@ class Progress:
             self._thread.join()
             self._write()
 
+    def now(self) -> float:
+        """Unix seconds by the clock that dates the job's files."""
+        return clock.now(self._path.parent)
+
     def _write_until_end(self) -> None:
         while True:
             self._look_at_computing()
@@ -137,7 +142,7 @@ class Progress:
 
     def _write(self) -> None:
         try:
-            told = {"t": time.time(), "moved": self._moved, "elapsed_s": self.elapsed_s}
+            told = {"t": self.now(), "moved": self._moved, "elapsed_s": self.elapsed_s}
             write_json(self._path, {**self._facts, **told})
         except OSError as error:
             print(f"progress.json could not be written: {error}", file=sys.stderr)

@@ -2,7 +2,6 @@
 
 import resource
 import sys
-import time
 from typing import Any
 
 from tunestudy.records.progress import Progress
@@ -22,7 +21,7 @@ def untrained_result(
         "fingerprint": fingerprint,
         "status": "done",
         "started_at": progress.first_began,
-        "finished_at": time.time(),
+        "finished_at": progress.now(),
         "duration_s": round(progress.elapsed_s, 3),
         **dict.fromkeys(_NOTHING),
         **dict.fromkeys((*_TIMES, *_COUNTS), 0),

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tunestudy.records.events import last_signs
 from tunestudy.report.facts import JobFacts, Settings, StudyFacts
 from tunestudy.report.format import duration, plural
 from tunestudy.report.values import mapping, number, texts
@@ -127,12 +128,20 @@ def _happened(facts: StudyFacts, by_id: Mapping[str, JobFacts]) -> Iterable[Bar]
     hosts = _hosts(facts.events)
     several = len(set(hosts.values())) > 1
     ends = {(event.get("job"), event.get("attempt")): event for event in facts.events if event.get("event") in _ENDINGS}
+    signs = last_signs(facts.events)
+    latest = {event.get("job"): event.get("attempt") for event in facts.events if event.get("event") == "job_started"}
     for event in facts.events:
         job, start = by_id.get(str(event.get("job"))), number(event.get("t"))
         if event.get("event") != "job_started" or job is None or start is None:
             continue
         attempt = int(number(event.get("attempt")) or 1)
-        end, ending, why = _end(job, start, ends.get((event.get("job"), event.get("attempt"))), facts.gathered_at)
+        followed = latest[job.id] != event.get("attempt")
+        told, sign = ends.get((job.id, event.get("attempt"))), signs.get((job.id, attempt))
+        ending: Ending
+        if told is None and followed:
+            end, ending, why = max(start, sign or start), "lost", ""
+        else:
+            end, ending, why = _end(job, start, told, facts.gathered_at)
         again = f", attempt {attempt}" if attempt > 1 else ""
         host = f"{hosts.get(str(event.get('writer')), '?')} " if several else ""
         title = f"{_who(job)}{again}: {ending} after {duration(end - start)}{why}"
@@ -140,7 +149,7 @@ def _happened(facts: StudyFacts, by_id: Mapping[str, JobFacts]) -> Iterable[Bar]
 
 
 def _end(job: JobFacts, start: float, told: Settings | None, now: float) -> tuple[float, Ending, str]:
-    """Of an attempt; one without an end in the journal lasts until the job's latest sign of life."""
+    """Of an attempt; the latest, without an end in the journal, lasts until its last sign of life."""
     if told is not None:
         kind = f" ({told.get('kind')})" if told.get("kind") else ""
         return max(start, number(told.get("t")) or start), _ENDINGS[str(told.get("event"))], kind

@@ -2,7 +2,6 @@
 
 import errno
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -129,7 +128,7 @@ def result_of(run: Run, roles: Sequence[Mapping[str, Any]], kind: str) -> dict[s
         "fingerprint": run.task.job.fingerprint,
         "status": "done",
         "started_at": progress.first_began,
-        "finished_at": time.time(),
+        "finished_at": progress.now(),
         "duration_s": round(progress.elapsed_s, 3),
         "train_s": round(state.train_s, 3),
         "eval_s": round(state.eval_s, 3),

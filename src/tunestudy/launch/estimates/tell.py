@@ -14,6 +14,7 @@ from tunestudy.launch.estimates.outlook import make_outlook, outlook_lines
 from tunestudy.launch.estimates.probe import probe_missing
 from tunestudy.launch.estimates.schedule import Schedule, budget_lines, remember_packing, schedule_lines
 from tunestudy.launch.estimates.words import cost_lines
+from tunestudy.records import clock
 from tunestudy.study.load import LoadedStudy
 from tunestudy.study.plan import Plan, make_plan
 from tunestudy.study.show import plan_lines
@@ -61,7 +62,7 @@ def tell_time(
     remember_costs(plan, put_together(plan, loaded.path.parent, now=time.time()))
     outlook = make_outlook(plan, only=only)
     remember_estimates(plan, outlook.times, now=outlook.now)
-    remember_packing(plan, outlook.schedule, now=outlook.now)
+    remember_packing(plan, outlook.schedule, now=clock.now(plan.folder.root))
     budget = budget_lines(outlook.schedule, plan)
     verdict = outlook.schedule.verdict
     if quiet:

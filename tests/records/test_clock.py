@@ -1,0 +1,44 @@
+"""Times that machines with different clocks can compare."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from tunestudy.records import clock
+from tunestudy.records.events import Journal, differing_clocks, last_signs, read_events
+
+
+def test_a_clock_that_is_off_tells_the_file_servers_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = time.time()
+    with Journal(tmp_path, "right") as journal:
+        journal.write("first")
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() - 7200)
+    with Journal(tmp_path, "wrong") as journal:
+        journal.write("second")
+        assert journal.clock_ahead_s == pytest.approx(-7200, abs=30)
+    events = read_events(tmp_path)
+    assert [event["event"] for event in events] == ["first", "clock_differs", "second"]
+    assert events[-1]["t"] == pytest.approx(right, abs=30)
+    assert differing_clocks(events) == {"wrong": pytest.approx(-7200, abs=30)}
+
+
+def test_a_clock_that_is_set_meanwhile_is_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = time.time
+    assert clock.now(tmp_path) == pytest.approx(real(), abs=30)
+    monkeypatch.setattr(time, "time", lambda: real() + 7200)
+    assert clock.now(tmp_path) == pytest.approx(real(), abs=30)
+
+
+def test_where_nothing_can_be_written_the_own_clock_counts(tmp_path: Path) -> None:
+    assert clock.ahead_s(tmp_path / "nowhere") == 0.0
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_last_sign_of_an_attempt_that_another_followed(tmp_path: Path) -> None:
+    lines = [{"left": {"attempt": 1, "t": 5.5}}, {"left": {"attempt": "x", "t": 1}}, {"left": 3}, {}]
+    started = [{"t": 9, "event": "job_started", "job": "a", **line} for line in lines]
+    (tmp_path / "w.jsonl").write_text("".join(json.dumps(line) + "\n" for line in started))
+    assert last_signs(read_events(tmp_path)) == {("a", 1): 5.5}
