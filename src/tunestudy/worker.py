@@ -29,6 +29,7 @@ from tunestudy.records.logs import scrub, write_output_to
 from tunestudy.records.progress import Progress, known_here
 from tunestudy.records.redact import redact
 from tunestudy.records.snapshot import snapshot
+from tunestudy.records.space import NoSpaceError
 from tunestudy.records.stop import StopRequest
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def report_failure(folder: JobDir, rank: int, error: BaseException) -> int:
     A rank that only lost others knows no cause: whoever does overwrites what it wrote.
     """
     kind = kind_of(error)
-    if kind != "user":
+    if kind != "user" and not isinstance(error, NoSpaceError):
         traceback.print_exc()
     print(f"rank {rank} failed: {error}", file=sys.stderr, flush=True)
     progress = {**(read_json(folder.progress_json) or {}), **known_here()}
@@ -207,6 +208,8 @@ def message_of(error: BaseException) -> str:
     """One line for the table of failures."""
     text = error.message if isinstance(error, StudyError) else str(error)
     first = text.strip().splitlines()[0] if text.strip() else ""
+    if isinstance(error, NoSpaceError):
+        return text
     return text if isinstance(error, StudyError) else f"{type(error).__name__}: {first}"
 
 

@@ -22,6 +22,7 @@ from tunestudy.launch.torchrun import Command
 from tunestudy.preflight.checks import check
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.locked import write_lock
+from tunestudy.records.space import free_text
 from tunestudy.study.load import LoadedStudy
 from tunestudy.study.plan import make_plan
 
@@ -76,7 +77,8 @@ def run_study(
         try:
             code = carry_out(loaded.study, chosen, study, place=place, quiet=quiet, works=works)
         except OSError as error:
-            cause = f"cannot be written any more: {error.strerror}; running jobs go on, run again to continue"
+            why = f"{error.strerror}, {free_text(study.root)}"
+            cause = f"cannot be written any more: {why}; running jobs go on, run again to continue"
             raise StudyError(str(study.root), cause, exit_code=Exit.PREFLIGHT_REFUSED) from error
         return finish(code)
 

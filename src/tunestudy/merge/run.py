@@ -1,6 +1,5 @@
 """A job that merges, from its inputs to its published result: find → compare → survey → merge → carry → seal."""
 
-import errno
 import shutil
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from tunestudy.records.atomic import is_disk_full, temporary_beside, write_json
 from tunestudy.records.layout import JobDir
 from tunestudy.records.progress import Progress
 from tunestudy.records.snapshot import usable_threads
+from tunestudy.records.space import NoSpaceError
 from tunestudy.records.stop import StopRequest
 
 NAMED = 8
@@ -57,8 +57,8 @@ def run_merge(job: Job, folder: JobDir, stop: StopRequest) -> bool:
         return finished
     except Exception as error:
         if is_disk_full(error):
-            message = f"no space left to publish the result: {error}"
-            raise OSError(errno.ENOSPC, message, str(folder.model)) from error
+            shutil.rmtree(prepared, ignore_errors=True)
+            raise NoSpaceError("to publish the result", folder.root, None, error) from error
         raise
     finally:
         shutil.rmtree(prepared, ignore_errors=True)

@@ -145,7 +145,7 @@ class Progress:
             told = {"t": self.now(), "moved": self._moved, "elapsed_s": self.elapsed_s}
             write_json(self._path, {**self._facts, **told})
         except OSError as error:
-            print(f"progress.json could not be written: {error}", file=sys.stderr)
+            print(f"{self._path} could not be written: {error.strerror or error}", file=sys.stderr)
 
 
 def _bar() -> Callable[[dict[str, Any]], None]:

@@ -13,6 +13,7 @@ from tunestudy.config.study import ReportSettings
 from tunestudy.records.atomic import write_text
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.redact import redact
+from tunestudy.records.space import free_text
 from tunestudy.report.collect import collect
 from tunestudy.report.compare import Headline, make_headline
 from tunestudy.report.experiment import render_experiment
@@ -43,7 +44,8 @@ def build_report(study_dir: StudyDir, *, quiet: bool = False, settings: ReportSe
     try:
         _write(study_dir, facts, headline)
     except OSError as error:
-        cause = f"the report cannot be written: {error.strerror}"
+        cause = f"the report cannot be written: {error.strerror}, {free_text(study_dir.root)}; "
+        cause += "when that is mended, `tunestudy report` writes it"
         raise StudyError(str(study_dir.report), cause, exit_code=Exit.PREFLIGHT_REFUSED) from error
     broken = broken_requirements(facts, headline)
     if quiet:

@@ -6,9 +6,9 @@ from pathlib import Path
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.records.atomic import remove_tree
 from tunestudy.records.lease import Lease, LeaseHeldError
+from tunestudy.records.space import bytes_text
 from tunestudy.study.load import LoadedStudy
 from tunestudy.study.plan import make_plan
-from tunestudy.study.show import bytes_text
 from tunestudy.study.unused import Item, Unused
 
 MOST_LINES = 50

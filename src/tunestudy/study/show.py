@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from tunestudy.config.merge import MergeInput, MergeStage, Weights
 from tunestudy.config.stage import AnyStage
+from tunestudy.records.space import bytes_text
 from tunestudy.study.estimate import Amount
 from tunestudy.study.load import LoadedStudy, load_study
 from tunestudy.study.plan import Plan, PlannedJob
@@ -46,16 +47,6 @@ def plan_lines(plan: Plan) -> list[str]:
     left = [f"{orphan.id} ({bytes_text(orphan.size_bytes)})" for orphan in plan.orphans]
     lines += _section("No longer in the study (`tunestudy clean` removes them)", left)
     return lines + _section("Warnings", plan.warnings)
-
-
-def bytes_text(size: int) -> str:
-    """`512 B`, `1.2 MB`."""
-    amount = float(size)
-    for unit in ("B", "kB", "MB", "GB"):
-        if amount < 1000:
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1000
-    return f"{amount:.1f} TB"
 
 
 def _row(group: Group) -> list[str]:

@@ -151,6 +151,11 @@ def write_checkpoint(snapshot: Snapshot, final: Path) -> None:
         raise
 
 
+def size_of(snapshot: Snapshot) -> int:
+    """Bytes of its tensors, which are nearly all of it."""
+    return sum(tensor.nbytes for tensors in snapshot.tensors.values() for tensor in tensors.values())
+
+
 def _require_finite(snapshot: Snapshot) -> None:
     weights = [tensors for file, tensors in snapshot.tensors.items() if file != OPTIMIZER]
     broken = [

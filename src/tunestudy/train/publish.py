@@ -1,8 +1,9 @@
 """Publishing a stage's result: the best or last weights as stock libraries load them, then result.json."""
 
-import errno
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,10 +19,11 @@ from tunestudy.models.publish import save_result
 from tunestudy.models.quantize import num_values
 from tunestudy.models.results import load_merged
 from tunestudy.models.start import load_start
-from tunestudy.records.atomic import is_disk_full, temporary_beside, write_json
+from tunestudy.records.atomic import temporary_beside, write_json
 from tunestudy.records.layout import JobDir
 from tunestudy.records.manifest import problems, seal
 from tunestudy.records.progress import Progress
+from tunestudy.records.space import space
 from tunestudy.records.untrained import MEBIBYTE, peak_of_process_mb, untrained_result
 from tunestudy.train.flops import flops_per_token
 from tunestudy.train.loop import epoch_of
@@ -90,7 +92,7 @@ def seal_model(
     """The same without a run. OSError(ENOSPC) when the disk is full, whoever noticed."""
     final = folder.model
     prepared = temporary_beside(final)
-    try:
+    with space("to publish the result", folder.root, bytes_of_result(model)), removed_in_the_end(prepared):
         facts = save_result(model, loaded.tokenizer, prepared, state, loaded.processor)
         bits = job.training.quantization if job.training else None
         origin = {
@@ -100,24 +102,32 @@ def seal_model(
             "versions": versions(),
         }
         seal(prepared, final, {**facts, **origin, "step": step})
-    except Exception as error:
-        if is_disk_full(error):
-            raise OSError(errno.ENOSPC, f"no space left to publish the result: {error}", str(final)) from error
-        raise
+    return str(facts["kind"])
+
+
+def bytes_of_result(model: Any) -> int:
+    """About as many as a result takes: of an adapter what was trained, else the whole model."""
+    of_adapter = hasattr(model, "peft_config") or mole_of(model) is not None
+    return sum(one.nbytes for one in model.parameters() if one.requires_grad or not of_adapter)
+
+
+@contextmanager
+def removed_in_the_end(prepared: Path) -> Iterator[None]:
+    """What is left of a folder that was not published goes."""
+    try:
+        yield
     finally:
         shutil.rmtree(prepared, ignore_errors=True)
-    return str(facts["kind"])
 
 
 def publish_merged(run: Run, loaded: LoadedModel) -> None:
     """Seal `merged/`: the published adapter folded into its base, in full precision, as a plain model."""
     final = run.task.folder.merged
     prepared = temporary_beside(final)
-    try:
+    needed = sum(tensor.nbytes for tensor in base_model_of(run.learner.model).parameters())
+    with space("to publish the merged model", run.task.folder.root, needed), removed_in_the_end(prepared):
         save_result(load_merged(run.task.folder, run.world.device), loaded.tokenizer, prepared, None, loaded.processor)
         seal(prepared, final, {"kind": "full", "fingerprint": run.task.job.fingerprint, "versions": versions()})
-    finally:
-        shutil.rmtree(prepared, ignore_errors=True)
 
 
 def result_of(run: Run, roles: Sequence[Mapping[str, Any]], kind: str) -> dict[str, Any]:

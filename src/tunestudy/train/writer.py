@@ -9,8 +9,9 @@ from tunestudy.records.atomic import is_disk_full
 from tunestudy.records.layout import JobDir
 from tunestudy.records.manifest import problems
 from tunestudy.records.pushes import enqueue
+from tunestudy.records.space import NoSpaceError
 from tunestudy.records.tables import TableLog
-from tunestudy.train.checkpoint import Snapshot, write_checkpoint
+from tunestudy.train.checkpoint import Snapshot, size_of, write_checkpoint
 from tunestudy.train.retention import prune
 
 
@@ -104,6 +105,5 @@ class CheckpointWriter:
             if not is_disk_full(error):
                 raise
             self.given_up.append(snapshot.step)
-            print(
-                f"no space left for checkpoint-{snapshot.step}; training goes on: {error}", file=sys.stderr, flush=True
-            )
+            full = NoSpaceError(f"for checkpoint-{snapshot.step}", self._folder.root, size_of(snapshot), error)
+            print(f"{full}; training goes on without it", file=sys.stderr, flush=True)

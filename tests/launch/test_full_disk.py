@@ -1,0 +1,103 @@
+"""A disk that is really full, under a real worker: what is told, what stays, and what comes of it with room again."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from shell import succeed
+
+from tunestudy.config.errors import Exit
+from tunestudy.records.manifest import problems, sha256
+
+STUDY = """\
+study: full
+seeds: [1]
+resources: {retries: {disk: 0}}
+model:
+  architecture: qwen3
+  config: {hidden_size: 64, intermediate_size: 192, num_hidden_layers: 3, num_attention_heads: 4,
+           num_key_value_heads: 4, head_dim: 16, max_position_embeddings: 128, tie_word_embeddings: true}
+  tokenizer: {type: characters, alphabet: "0123456789abcdefg\\n="}
+datasets: {digits: {type: digits, trim: true, limit: 200}}
+defaults: {data: digits, learning_rate: 1e-3, effective_batch_size: 8, max_steps: 40, max_length: 80, logging_steps: 1,
+           full_save_steps: 5, save_total_limit: 20}
+stages: {train: }
+variants: {only: {stages: [train]}}
+"""
+
+
+class Disk:
+    """A file system of its own, whose size can be set while it is in use."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        succeed(["mount", "-t", "tmpfs", "-o", "size=2g", "tmpfs", folder])
+
+    def leave_free(self, num_bytes: int) -> None:
+        facts = os.statvfs(self.folder)
+        self._resize((facts.f_blocks - facts.f_bfree) * facts.f_bsize + num_bytes)
+
+    def make_room(self) -> None:
+        self._resize(2**31)
+
+    def _resize(self, num_bytes: int) -> None:
+        succeed(["mount", "-o", f"remount,size={num_bytes}", self.folder])
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    yield (made := Disk(tmp_path / "disk"))
+    succeed(["umount", "-l", made.folder])
+
+
+def begun(folder: Path, *words: str) -> "subprocess.Popen[str]":
+    folder.mkdir(exist_ok=True)
+    (folder / "study.yaml").write_text(STUDY)
+    command = [sys.executable, "-m", "tunestudy.cli", *words, "study.yaml"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
+    return subprocess.Popen(command, cwd=folder, text=True, **pipes)  # type: ignore[call-overload, no-any-return]
+
+
+def left(folder: Path) -> tuple[str, list[list[str]]]:
+    """The result's digest, and its log without what depends on the clock."""
+    (job,) = folder.glob("results/full/jobs/*")
+    rows = csv.DictReader((job / "loss_log.csv").read_text().splitlines())
+    return sha256(job / "model" / "model.safetensors"), [
+        [value for name, value in row.items() if name != "tokens_per_s"] for row in rows
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.lab
+def test_a_full_disk_costs_time_and_nothing_else(disk: Disk, tmp_path: Path, until: Callable[..., None]) -> None:
+    undisturbed = begun(tmp_path / "quiet", "run")
+    run = begun(disk.folder, "run")
+    until(lambda: list(disk.folder.glob("results/full/jobs/*/checkpoint-5")) or run.poll() is not None, "a checkpoint")
+    disk.leave_free(300_000)  # a checkpoint has 1.9 MB, weights and two moments of each; the result a third of that
+    told = run.communicate(timeout=100)[0]
+    assert run.returncode == Exit.JOBS_FAILED, told
+    (job,) = disk.folder.glob("results/full/jobs/*")
+    assert f"failed (disk): no space left to publish the result in {job}: about 647.0 kB needed, " in told
+    assert "kB free" in told and "next: make room (`tunestudy clean`" in told
+    log = (job / "logs" / "rank-0.log").read_text()
+    assert f"no space left for checkpoint-10 in {job}: about 1.9 MB needed, " in log and "Traceback" not in log
+    whole = list(job.glob("checkpoint-*"))
+    assert whole and not any(problems(one) for one in whole) and not list(job.glob(".tmp-*"))
+    disk.leave_free(0)
+    report = begun(disk.folder.parent, "report", "--results", str(disk.folder / "results"))
+    told = report.communicate(timeout=100)[0]
+    assert report.returncode == Exit.PREFLIGHT_REFUSED, told
+    assert "report: the report cannot be written: No space left on device, 0 B free" in told
+    disk.make_room()
+    again = begun(disk.folder, "run")
+    told = again.communicate(timeout=100)[0]
+    assert again.returncode == Exit.DONE, told
+    assert json.loads((job / "result.json").read_text())["resumed_from"] == [5]
+    assert undisturbed.wait(timeout=100) == Exit.DONE
+    assert left(disk.folder) == left(tmp_path / "quiet")
