@@ -44,7 +44,7 @@ ReturnToService=2
 KillWait=5
 MessageTimeout=5
 SlurmdTimeout=60
-AccountingStorageType=accounting_storage/none
+{accounting}
 GresTypes=gpu
 NodeName=node[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port={first}-{last} CPUs=4 {memory}{gres}
 PreemptType=preempt/partition_prio
@@ -53,6 +53,8 @@ PartitionName=lab Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1
 PartitionName=short Nodes=ALL MaxTime=30 State=UP PriorityTier=1
 PartitionName=urgent Nodes=ALL MaxTime=30 State=UP PriorityTier=10 PreemptMode=OFF
 """
+
+NO_ACCOUNTING = "AccountingStorageType=accounting_storage/none"
 
 
 class Cluster(dict[str, str]):
@@ -103,8 +105,13 @@ class Cluster(dict[str, str]):
 
 
 @contextlib.contextmanager
-def slurm(folder: Path, nodes: int, gpus: int = 0, grace_s: int = 0) -> Iterator[Cluster]:
-    """`folder` must not exist. Jobs of the partition `urgent` take the nodes of others, after `grace_s`."""
+def slurm(
+    folder: Path, nodes: int, gpus: int = 0, grace_s: int = 0, accounting: str = NO_ACCOUNTING
+) -> Iterator[Cluster]:
+    """`folder` must not exist. Jobs of the partition `urgent` take the nodes of others, after `grace_s`.
+
+    `accounting`: lines of slurm.conf (see slurm_accounting.py).
+    """
     folder.mkdir()
     (folder / "state").mkdir()
     config = folder / "slurm.conf"
@@ -120,6 +127,7 @@ def slurm(folder: Path, nodes: int, gpus: int = 0, grace_s: int = 0) -> Iterator
             memory="RealMemory=4000",
             gres=f" Gres=gpu:{gpus}" if gpus else "",
             grace=grace_s,
+            accounting=accounting,
         )
     )
     for number in range(gpus):
