@@ -15,13 +15,12 @@ from tunestudy.launch.executor import Launch, execute
 from tunestudy.launch.failures import print_failures
 from tunestudy.launch.outcome import is_complete, is_trained
 from tunestudy.launch.place import Place
-from tunestudy.launch.presence import launchers, present, writer_name
+from tunestudy.launch.presence import present, writer_name
 from tunestudy.launch.queue import Queue, unknown_works
 from tunestudy.launch.show import open_display, row_of, summary
 from tunestudy.launch.task import Task
 from tunestudy.launch.trackers.start import Sinks
 from tunestudy.launch.uploads import uploading
-from tunestudy.preflight.neighbours import MUCH_AHEAD_S, hours_text
 from tunestudy.records.events import Journal
 from tunestudy.records.host import host_name
 from tunestudy.records.layout import StudyDir
@@ -59,8 +58,6 @@ def carry_out(
             left = sum(task.state != "done" for task in tasks)
             slots = f", {len(place.slots)} at a time on {host_name()}" if left else ""
             print(f"{left} of {len(tasks)} jobs to do{slots}", flush=True)
-        if not quiet:
-            tell_of_others(folder, journal)
         journal.write("run_started", pid=os.getpid(), host=host_name())
         watchman = Watchman(study, folder, journal, display.alert)
 
@@ -89,16 +86,6 @@ def carry_out(
     for words in untold:
         print(words, file=sys.stderr)
     return code
-
-
-def tell_of_others(folder: StudyDir, journal: Journal) -> None:
-    """Who else carries the study out, and that this machine's clock is wrong."""
-    for other in launchers(folder):
-        if not (other.here and other.pid == os.getpid()):
-            print(f"also run as {other}: jobs that it has begun are left to it, and taken over only when it is gone")
-    if abs(ahead := journal.clock_ahead_s) > MUCH_AHEAD_S:
-        off = f"{hours_text(abs(ahead))} {'ahead of' if ahead > 0 else 'behind'}"
-        print(f"this machine's clock is {off} the one that dates the results; they tell the latter's time", flush=True)
 
 
 def _tasks_of(jobs: Sequence[Job], folder: StudyDir) -> list[Task]:

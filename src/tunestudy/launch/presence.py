@@ -1,10 +1,12 @@
-"""Which launchers are carrying out a study right now."""
+"""Which launchers are carrying out a study right now, and what a further one should know of them."""
 
 import contextlib
 import os
 import shutil
 from collections.abc import Iterator
 
+from tunestudy.preflight.neighbours import MUCH_AHEAD_S, hours_text
+from tunestudy.records import clock
 from tunestudy.records.host import host_name, process_start
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.lease import Holder, Lease
@@ -34,3 +36,13 @@ def launchers(study: StudyDir) -> list[Holder]:
     """Every living launcher of the study, on whatever machine."""
     folders = sorted(one for one in study.launchers.iterdir() if one.is_dir()) if study.launchers.is_dir() else []
     return [holder for folder in folders if (holder := Lease.holder(folder))]
+
+
+def neighbours_in_words(study: StudyDir) -> Iterator[str]:
+    """Before a launcher begins: who else carries the study out, and that this machine's clock is wrong."""
+    for other in launchers(study):
+        yield f"also run as {other}: jobs that it has begun are left to it, and taken over only when it is gone"
+    ahead = clock.ahead_s(study.root)
+    if abs(ahead) > MUCH_AHEAD_S:
+        off = f"{hours_text(abs(ahead))} {'ahead of' if ahead > 0 else 'behind'}"
+        yield f"this machine's clock is {off} the one that dates the results; they tell the latter's time"

@@ -14,6 +14,7 @@ from tunestudy.launch.estimates.schedule import memory_of
 from tunestudy.launch.estimates.tell import tell_time
 from tunestudy.launch.placing import place_for
 from tunestudy.launch.prepare import prepare
+from tunestudy.launch.presence import neighbours_in_words
 from tunestudy.launch.queue import unknown_works
 from tunestudy.launch.requests.fetch_images import fetch_drawn
 from tunestudy.launch.select import select
@@ -63,7 +64,6 @@ def run_study(
         assert place.slots, "a place has a slot, or says why not"
     source = loaded.path.read_bytes()
     prepare(loaded.study, source, [planned.job for planned in plan.jobs], plan.as_json(), study)
-
     if loaded.locking is not None and loaded.locking.lock is not None:
         write_lock(study.lock, loaded.locking.lock)
     whole = len(chosen) == len(plan.jobs)
@@ -74,6 +74,8 @@ def run_study(
     works = {**unknown_works(chosen), **schedule.works}
 
     def work() -> Exit:
+        for line in () if quiet else neighbours_in_words(study):
+            print(line, flush=True)
         try:
             code = carry_out(loaded.study, chosen, study, place=place, quiet=quiet, works=works)
         except OSError as error:
