@@ -1,9 +1,9 @@
 """Reads a run directory into `StudyFacts`. Missing files are normal, broken ones are named, secrets are cut out."""
 
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 
-from tunestudy.records import clock
 from tunestudy.records.events import read_events
 from tunestudy.records.layout import JobDir, StudyDir
 from tunestudy.records.redact import redact
@@ -47,7 +47,7 @@ def collect(study_dir: StudyDir) -> StudyFacts:
         events=reader.guarded(study_dir.events, read_events, []),
         packing=reader.json(study_dir.packing),
         unreadable=reader.unreadable,
-        gathered_at=clock.now(study_dir.root),
+        gathered_at=time.time(),
         accounting=reader.json(study_dir.slurm.accounting),
     )
 
