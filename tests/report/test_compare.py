@@ -10,6 +10,8 @@ from studies import Recipe, make_study
 from tunestudy.records.layout import StudyDir
 from tunestudy.report.collect import collect
 from tunestudy.report.compare import Cell, Headline, make_headline
+from tunestudy.report.page import render_page
+from tunestudy.report.tables import to_latex
 
 
 def headline_of(study_dir: StudyDir) -> Headline:
@@ -115,3 +117,12 @@ def test_lower_is_better_for_losses(tmp_path: Path) -> None:
         score = json.loads(path.read_text())
         path.write_text(json.dumps({**score, "primary": "loss", "metrics": {"loss": score["metrics"]["accuracy"]}}))
     assert cell_of(headline_of(study_dir), "untrained").best
+
+
+def test_where_all_are_equal_none_is_best(tmp_path: Path) -> None:
+    study_dir = make_study(tmp_path, Recipe(accuracy=dict.fromkeys(("full", "lora_r4", "lora_r16"), -1.0)))
+    headline = headline_of(study_dir)
+    assert len({cell.summary.mean for cell in headline.cells if cell.primary}) == 1
+    assert not any(cell.best for cell in headline.cells)
+    page = render_page(collect(study_dir), headline).partition("<main>")[2]
+    assert "mathbf" not in to_latex(headline) and ' best"' not in page

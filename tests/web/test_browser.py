@@ -75,6 +75,8 @@ def opened(browser: Browser, live: tuple[StudyDir, str]) -> Iterator[Callable[..
 def test_everyone_can_read_it(opened: Callable[..., Page], width: int, scheme: str) -> None:
     page = opened(width=width, scheme=scheme)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page scrolls sideways"
+    menu = page.locator(".contents ul").evaluate("(list) => [list.scrollWidth, list.clientWidth]")
+    assert width == 390 or menu[0] <= menu[1], "the menu's last words are cut off"
     assert serious(page) == []
     page.locator("#grid button.is-failed").first.click()
     page.wait_for_selector("#log-text")

@@ -254,13 +254,17 @@ def _verdict(test: Comparison, p: float, smallest: float, alpha: float) -> str:
 
 
 def _mark_best(cells: list[Cell]) -> list[Cell]:
-    """Marks the best mean of every benchmark's primary metric, all of them when several are equal."""
-    best: dict[str, float] = {}
+    """Marks the best means of every benchmark's primary metric, where any variant has a worse one."""
+    means: dict[str, list[float]] = {}
     for cell in cells:
         if cell.primary and cell.summary.mean is not None:
-            pick = min if cell.lower_is_better else max
-            best[cell.benchmark] = pick(best.get(cell.benchmark, cell.summary.mean), cell.summary.mean)
-    return [
-        replace(cell, best=cell.primary and cell.summary.mean is not None and cell.summary.mean == best[cell.benchmark])
-        for cell in cells
-    ]
+            means.setdefault(cell.benchmark, []).append(cell.summary.mean)
+
+    def is_best(cell: Cell) -> bool:
+        if not cell.primary or cell.summary.mean is None:
+            return False
+        of = means[cell.benchmark]
+        pick = min if cell.lower_is_better else max
+        return cell.summary.mean == pick(of) and min(of) < max(of)
+
+    return [replace(cell, best=is_best(cell)) for cell in cells]

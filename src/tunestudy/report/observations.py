@@ -29,14 +29,14 @@ def _best(facts: StudyFacts, headline: Headline) -> Iterator[str]:
     alike = []
     for benchmark in facts.benchmarks:
         scored = [cell for cell in headline.rows(benchmark) if cell.summary.n]
-        best = [cell for cell in scored if cell.best]
-        if not best:
+        if not scored:
             yield f"No result on {benchmark} yet."
             continue
-        cell = best[0]
-        if len(best) == len(scored) > 1:
-            alike.append(f"{benchmark} ({cell.metric} {sig(cell.summary.mean)})")
+        best = scored if len(scored) == 1 else [cell for cell in scored if cell.best]
+        if not best:
+            alike.append(f"{benchmark} ({scored[0].metric} {sig(scored[0].summary.mean)})")
             continue
+        cell = best[0]
         names = listing([cell.variant for cell in best])
         reach = "lowest" if cell.lower_is_better else "highest"
         have = "has" if len(best) == 1 else "have"

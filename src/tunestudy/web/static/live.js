@@ -162,7 +162,7 @@
       const item = document.createElement("li"), link = document.createElement("a");
       item.dataset.made = "";
       link.href = `#${heading.parentElement.id}`;
-      link.textContent = heading.textContent.trim().split(" from ")[0];
+      link.textContent = heading.dataset.short || heading.textContent.trim();
       item.append(link);
       list.append(item);
     }
