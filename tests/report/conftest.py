@@ -1,9 +1,7 @@
 """Puts this folder on the path, so that tests can import `studies`; makes results folders once for all readers."""
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -86,17 +84,3 @@ def merging(tmp_path_factory: pytest.TempPathFactory) -> StudyDir:
     study_dir = make_merging(tmp_path_factory.mktemp("merging"))
     build_report(study_dir)
     return study_dir
-
-
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Chromium, as playwright drives it."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
-        yield browser
-        browser.close()

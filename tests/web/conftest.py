@@ -48,17 +48,3 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
         return TestClient(app, base_url="http://localhost:8765", follow_redirects=False)
 
     yield client
-
-
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Chromium, as playwright drives it."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
-        yield browser
-        browser.close()

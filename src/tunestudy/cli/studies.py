@@ -11,10 +11,13 @@ from tunestudy.cli.words import (
     Estimate,
     Only,
     Overrides,
+    Quiet,
     Results,
     Seeds,
     StudyArgument,
     Tiny,
+    TrainedStage,
+    TrainedVariant,
     app,
     leave,
     load,
@@ -97,7 +100,7 @@ def run(
     only: Only = None,
     seeds: Seeds = None,
     detach: Annotated[bool, typer.Option("--detach", help="Go on in the background; `watch` shows it.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print only what went wrong.")] = False,
+    quiet: Quiet = False,
     estimate: Estimate = False,
 ) -> None:
     """Do what is missing and nothing twice: the first start and every resume."""
@@ -133,7 +136,7 @@ def evaluate(
     results: Results = DEFAULT_RESULTS,
     only: Only = None,
     seeds: Seeds = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print only what went wrong.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Score what is trained and not scored yet; or a model by itself: --model PATH --benchmarks A B --output CSV."""
     from tunestudy.launch.without_study import eval_words
@@ -161,8 +164,8 @@ def lr_find(
     overrides: Overrides = None,
     tiny: Tiny = False,
     results: Results = DEFAULT_RESULTS,
-    variant: Annotated[str, typer.Option(help="Default: the first that trains.")] = "",
-    stage: Annotated[str, typer.Option(help="Default: the variant's last.")] = "",
+    variant: TrainedVariant = "",
+    stage: TrainedStage = "",
     low: Annotated[float, typer.Option("--from", help="First learning rate.")] = 1e-7,
     high: Annotated[float, typer.Option("--to", help="Last learning rate.")] = 1.0,
     steps: Annotated[int, typer.Option(help="Steps of the sweep.")] = 100,
@@ -181,8 +184,8 @@ def tune_batch(
     overrides: Overrides = None,
     tiny: Tiny = False,
     results: Results = DEFAULT_RESULTS,
-    variant: Annotated[str, typer.Option(help="Default: the first that trains.")] = "",
-    stage: Annotated[str, typer.Option(help="Default: the variant's last.")] = "",
+    variant: TrainedVariant = "",
+    stage: TrainedStage = "",
     minutes: Annotated[float, typer.Option(help="No new try once this time would be over.")] = 5.0,
     memory_gb: Annotated[
         float | None, typer.Option("--memory-gb", help="As if the card (or a CPU rank) had this much memory.")

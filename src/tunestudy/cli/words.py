@@ -33,6 +33,9 @@ Seeds = Annotated[str | None, typer.Option("--seeds", metavar="1,2", help="Only 
 Estimate = Annotated[
     bool, typer.Option("--estimate", help="First time a few real steps of every stage that has no evidence yet.")
 ]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print only what went wrong.")]
+TrainedVariant = Annotated[str, typer.Option("--variant", help="Default: the first that trains.")]
+TrainedStage = Annotated[str, typer.Option("--stage", help="Default: the variant's last.")]
 _INDENTED_JOBS = 1000
 """JSON of more jobs comes in one line: indenting it would take longer than finding it out."""
 DEFAULT_RESULTS = Path("results")

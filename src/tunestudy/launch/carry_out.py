@@ -55,9 +55,7 @@ def carry_out(
         open_display(quiet=quiet) as display,
     ):
         if not quiet:
-            left = sum(task.state != "done" for task in tasks)
-            slots = f", {len(place.slots)} at a time on {host_name()}" if left else ""
-            print(f"{left} of {len(tasks)} jobs to do{slots}", flush=True)
+            _print_what_is_left(tasks, place)
         journal.write("run_started", pid=os.getpid(), host=host_name())
         watchman = Watchman(study, folder, journal, display.alert)
 
@@ -86,6 +84,12 @@ def carry_out(
     for words in untold:
         print(words, file=sys.stderr)
     return code
+
+
+def _print_what_is_left(tasks: Sequence[Task], place: Place) -> None:
+    left = sum(task.state != "done" for task in tasks)
+    slots = f", {len(place.slots)} at a time on {host_name()}" if left else ""
+    print(f"{left} of {len(tasks)} jobs to do{slots}", flush=True)
 
 
 def _tasks_of(jobs: Sequence[Job], folder: StudyDir) -> list[Task]:

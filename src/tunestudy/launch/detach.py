@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.records.logs import scrub, write_output_to
+from tunestudy.study.load import LoadedStudy
 
 
 def detach(work: Callable[[], Exit], log: Path) -> int:
@@ -29,6 +30,11 @@ def detach(work: Callable[[], Exit], log: Path) -> int:
     os.waitpid(child, 0)
     with os.fdopen(reader, "rb") as answer:
         return int(answer.read())
+
+
+def typed_again(loaded: LoadedStudy, results: Path) -> str:
+    """The study and where its results go, as they are typed after a command that looks at it later."""
+    return loaded.typed + (f" --results {results}" if results != Path("results") else "")
 
 
 def _become(work: Callable[[], Exit], log: Path, writer: int) -> NoReturn:

@@ -8,10 +8,13 @@ from functools import partial
 from pathlib import Path
 
 from tunestudy.config.errors import Exit, StudyError
+from tunestudy.config.job import Job
 from tunestudy.launch.carry_out import carry_out
 from tunestudy.launch.detach import detach as go_on_detached
+from tunestudy.launch.detach import typed_again
 from tunestudy.launch.estimates.schedule import memory_of
 from tunestudy.launch.estimates.tell import tell_time
+from tunestudy.launch.place import Place
 from tunestudy.launch.placing import place_for
 from tunestudy.launch.prepare import prepare
 from tunestudy.launch.presence import neighbours_in_words
@@ -25,7 +28,7 @@ from tunestudy.records.layout import StudyDir
 from tunestudy.records.locked import write_lock
 from tunestudy.records.space import free_text
 from tunestudy.study.load import LoadedStudy
-from tunestudy.study.plan import make_plan
+from tunestudy.study.plan import Plan, make_plan
 
 
 def run_study(
@@ -51,48 +54,58 @@ def run_study(
     if code != Exit.DONE:
         return code
     plan = make_plan(loaded, results)
-    study = StudyDir(results / loaded.study.study)
     chosen = select([planned.job for planned in plan.jobs], only, seeds)
-    by_slurm = loaded.study.resources.executor == "slurm"
-    memory = memory_of(plan)
-    smallest = min((memory[job.id] for job in chosen if job.id in memory), default=None)
-    place = None if by_slurm else place_for(loaded, command, smallest_mb=smallest)
-    mine = {job.id for job in chosen}
-    unfinished = [planned.job for planned in plan.jobs if planned.status != "done" and planned.job.id in mine]
-    check(loaded, unfinished, study)
-    if unfinished and place is not None:
-        assert place.slots, "a place has a slot, or says why not"
-    source = loaded.path.read_bytes()
-    prepare(loaded.study, source, [planned.job for planned in plan.jobs], plan.as_json(), study)
-    if loaded.locking is not None and loaded.locking.lock is not None:
-        write_lock(study.lock, loaded.locking.lock)
+    place = _place_of(chosen, plan, loaded, command)
+    _check_and_write(chosen, plan, loaded, place)
     whole = len(chosen) == len(plan.jobs)
-    finish = partial(_reported, study=study, report=report, quiet=quiet, whole=whole)
+    finish = partial(_reported, study=plan.folder, report=report, quiet=quiet, whole=whole)
     schedule = tell_time(plan, loaded, estimate=estimate, quiet=quiet, only={job.id for job in chosen})
     if place is None:
         return run_by_slurm(loaded, results, chosen, detach=detach, quiet=quiet, finish=finish)
     works = {**unknown_works(chosen), **schedule.works}
 
     def work() -> Exit:
-        for line in () if quiet else neighbours_in_words(study):
+        for line in () if quiet else neighbours_in_words(plan.folder):
             print(line, flush=True)
         try:
-            code = carry_out(loaded.study, chosen, study, place=place, quiet=quiet, works=works)
+            code = carry_out(loaded.study, chosen, plan.folder, place=place, quiet=quiet, works=works)
         except OSError as error:
-            why = f"{error.strerror}, {free_text(study.root)}"
+            why = f"{error.strerror}, {free_text(plan.folder.root)}"
             cause = f"cannot be written any more: {why}; running jobs go on, run again to continue"
-            raise StudyError(str(study.root), cause, exit_code=Exit.PREFLIGHT_REFUSED) from error
+            raise StudyError(str(plan.folder.root), cause, exit_code=Exit.PREFLIGHT_REFUSED) from error
         return finish(code)
 
     if not detach:
         return work()
-    tell_detached(go_on_detached(work, study.run_log), loaded, results, study)
+    tell_detached(go_on_detached(work, plan.folder.run_log), loaded, results, plan.folder)
     return Exit.DONE
+
+
+def _place_of(jobs: Sequence[Job], plan: Plan, loaded: LoadedStudy, command: Command | None) -> Place | None:
+    """Where the loop starts `jobs`; None where SLURM places them. Raises StudyError where not even one of them fits."""
+    if loaded.study.resources.executor == "slurm":
+        return None
+    memory = memory_of(plan)
+    smallest = min((memory[job.id] for job in jobs if job.id in memory), default=None)
+    return place_for(loaded, command, smallest_mb=smallest)
+
+
+def _check_and_write(chosen: Sequence[Job], plan: Plan, loaded: LoadedStudy, place: Place | None) -> None:
+    """Refuse what cannot run, and put the plan on disk with the lock that its data came by. Raises StudyError."""
+    mine = {job.id for job in chosen}
+    unfinished = [planned.job for planned in plan.jobs if planned.status != "done" and planned.job.id in mine]
+    check(loaded, unfinished, plan.folder)
+    if unfinished and place is not None:
+        assert place.slots, "a place has a slot, or says why not"  # a cluster is asked only now
+    source = loaded.path.read_bytes()
+    prepare(loaded.study, source, [planned.job for planned in plan.jobs], plan.as_json(), plan.folder)
+    if loaded.locking is not None and loaded.locking.lock is not None:
+        write_lock(plan.folder.lock, loaded.locking.lock)
 
 
 def tell_detached(pid: int, loaded: LoadedStudy, results: Path, study: StudyDir) -> None:
     """How to look at a run that goes on by itself, and how to end it."""
-    name = loaded.typed + (f" --results {results}" if results != Path("results") else "")
+    name = typed_again(loaded, results)
     print(f"running as process {pid}; output goes to {study.run_log}")
     print(
         f"tunestudy watch {name}   shows it, and can be ended at any time\ntunestudy stop {name}   ends it gracefully"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from tunestudy.report.curves import thin_rows
+from tunestudy.report.curves import thin
 from tunestudy.report.facts import GateLog
 from tunestudy.report.reader import Reader
 
@@ -30,7 +30,7 @@ def read_gate_log(path: Path, reader: Reader) -> dict[str, GateLog]:
     names = list(by_module)
     experts = [str(name) for name in reader.redact(header[len(_FIXED) :])]
     clean = dict(zip(names, reader.redact(names), strict=True))
-    return {str(clean[name]): _log(thin_rows(list(of.items()), MOST_STEPS), experts) for name, of in by_module.items()}
+    return {str(clean[name]): _log(thin(list(of.items()), MOST_STEPS), experts) for name, of in by_module.items()}
 
 
 def _rows(path: Path) -> tuple[list[str], list[Row]]:

@@ -171,13 +171,8 @@ def common_grid(lines: list[Points]) -> tuple[np.ndarray, np.ndarray]:
     return within, np.array([np.interp(within, [x for x, _ in points], [y for _, y in points]) for points in lines])
 
 
-def thin(points: Points, most: int = MOST_POINTS) -> Points:
+def thin(rows: list[_T], most: int = MOST_POINTS) -> list[_T]:
     """At most `most` of them, evenly spaced, the ends kept."""
-    return thin_rows(points, most)
-
-
-def thin_rows(rows: list[_T], most: int) -> list[_T]:
-    """The same of anything."""
     if len(rows) <= most:
         return rows
     return [rows[round(place)] for place in np.linspace(0, len(rows) - 1, most)]

@@ -209,7 +209,7 @@ class _Means:
                 balance=tables.get("balance", {}).get(step),
                 usage={name: tables.get(_USAGE + name, {}).get(step) for name in experts},
             )
-            for step, _ in thin([(step, 0.0) for step in steps], ROWS)
+            for step in thin(steps, ROWS)
         ]
 
 

@@ -11,19 +11,9 @@ from tunestudy.report.compare import Cell, Headline
 from tunestudy.report.format import MISSING, count, p_value, plural, sig, signed, to_ten_digits
 from tunestudy.report.markdown import escape
 
-COLUMNS = (
-    "variant",
-    "benchmark",
-    "metric",
-    "mean",
-    "std",
-    "ci_low",
-    "ci_high",
-    "n_seeds",
-    "delta",
-    "p_value",
-    "effective_params",
-)
+_CELL = ("variant", "benchmark", "metric")
+COLUMNS = (*_CELL, "mean", "std", "ci_low", "ci_high", "n_seeds", "delta", "p_value", "effective_params")
+SAMPLE_COLUMNS = (*_CELL, "n", "mean", "ci_low", "ci_high", "delta", "delta_ci_low", "delta_ci_high", "p_value")
 
 
 def to_csv(headline: Headline) -> str:
@@ -42,21 +32,6 @@ def to_csv(headline: Headline) -> str:
             [cell.variant, cell.benchmark, cell.metric, *map(_digits, values), summary.n, *map(_digits, last)]
         )
     return out.getvalue()
-
-
-SAMPLE_COLUMNS = (
-    "variant",
-    "benchmark",
-    "metric",
-    "n",
-    "mean",
-    "ci_low",
-    "ci_high",
-    "delta",
-    "delta_ci_low",
-    "delta_ci_high",
-    "p_value",
-)
 
 
 def samples_csv(headline: Headline) -> str:

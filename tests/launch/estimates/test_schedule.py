@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from two_stages import TWO_STAGES
 
 from tunestudy.launch import local
 from tunestudy.launch.estimates.schedule import (
@@ -22,25 +23,16 @@ from tunestudy.study.load import load_study
 from tunestudy.study.plan import Plan, make_plan
 from tunestudy.study.timing import JobTime
 
-STUDY = """\
-study: small
-seeds: [1, 2]
-model:
-  architecture: qwen3
-  config: {hidden_size: 16, intermediate_size: 32, num_hidden_layers: 1, num_attention_heads: 2, num_key_value_heads: 2}
-  tokenizer: {type: characters, alphabet: "0123456789abcdefg="}
-datasets:
-  d: {type: digits, trim: true, held_out: 0.2}
-defaults: {data: d, effective_batch_size: 4, eval_subset_size: 8, learning_rate: 1e-3}
-stages:
-  base: {max_steps: 30}
-  adapt: {max_steps: 20, adapter: {lora_r: 2}}
+STUDY = (
+    TWO_STAGES
+    + """\
 variants:
   start: {stages: [base]}
   main: {stages: [base, adapt], priority: 1}
   more: {stages: [base, adapt], overrides: {adapt.adapter.lora_r: 4}}
 resources: {slots: 2}
 """
+)
 BASE_S, ADAPT_S = 600.0, 1200.0
 
 

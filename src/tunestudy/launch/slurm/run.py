@@ -6,6 +6,7 @@ from pathlib import Path
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.job import Job
 from tunestudy.launch.detach import detach as go_on_detached
+from tunestudy.launch.detach import typed_again
 from tunestudy.launch.slurm.accounting import keep_accounting
 from tunestudy.launch.slurm.follow import follow, settle, submit_once
 from tunestudy.preflight.slurm import partitions, wanted_partition
@@ -45,7 +46,7 @@ def run_by_slurm(
     if not detach:
         return work()
     tasks, full = submit_once(study, jobs, resources, has_gpus=has_gpus)
-    name = loaded.typed + (f" --results {results}" if results != Path("results") else "")
+    name = typed_again(loaded, results)
     queued = [task for task in tasks if task.state in ("queued", "running")]
     if full:
         pid = go_on_detached(work, study.run_log)
