@@ -65,11 +65,13 @@ def command_of(meeting: dict[str, Any]) -> list[str]:
 
 
 def devices_dealt(environment: dict[str, str]) -> dict[str, str]:
-    """With TUNESTUDY_DEVICES, places among the GPUs that this host shows: only those are shown to the job."""
+    """With TUNESTUDY_DEVICES, places among the GPUs that this host shows: only those are shown to the job. A host that
+    says nothing of its GPUs shows all."""
     dealt = [int(place) for place in environment.pop("TUNESTUDY_DEVICES", "").split(",") if place]
-    shown = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    if dealt and shown:
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(shown[place] for place in dealt)
+    said = environment.get("CUDA_VISIBLE_DEVICES")
+    shown = [name for name in (said or "").split(",") if name]
+    if dealt and (shown or said is None):
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(shown[place] if shown else str(place) for place in dealt)
     return environment
 
 
