@@ -52,7 +52,7 @@ def test_everything_wrong_is_told_at_once_with_its_line(tmp_path, monkeypatch):
         check(loaded, [], StudyDir(tmp_path / "results"))
     assert caught.value.exit_code == Exit.PREFLIGHT_REFUSED
     told = str(caught.value)
-    for part in ("study.yaml:6", "study.yaml:7", "WORLD_SIZE", "tunestudy[train]", "0.0 GB are free"):
+    for part in ("study.yaml:6", "study.yaml:7", "WORLD_SIZE", "tunestudy[train]", "1.0 kB are free"):
         assert part in told
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tunestudy.bench.tasks import UNJUDGED, Row, Scored
+from tunestudy.records.layout import part_name
 
 
 class Parts:
@@ -23,11 +24,11 @@ class Parts:
         """predictions: where all answers will lie in the end; fingerprint: of the evaluation and its task."""
         self._stem = predictions.name.removesuffix(".predictions.jsonl")
         self._folder, self._fingerprint = predictions.parent, fingerprint
-        self._own = self._folder / f"{self._stem}.part-{rank}.jsonl"
+        self._own = self._folder / part_name(self._stem, rank)
 
     def files(self) -> list[Path]:
         """Of all ranks that ever wrote one."""
-        return sorted(self._folder.glob(f"{escape(self._stem)}.part-*.jsonl"))
+        return sorted(self._folder.glob(part_name(escape(self._stem), "*")))
 
     def read(self, rows: Sequence[Row]) -> dict[str, Scored]:
         """Answers to those of `rows` that have one, by id."""

@@ -44,7 +44,7 @@ def carry_out(
     `works`: what is known of their times and memory, by job id; None: nothing. `uploads`: push to the hub beside them
     what is to be pushed. `hurry`: a second signal, while jobs save and leave, kills them.
     """
-    tasks = _tasks_of(jobs, folder)
+    tasks = tasks_of(folder, jobs)
     with (
         stop_on_signals() as stop,
         present(folder),
@@ -92,9 +92,9 @@ def _print_what_is_left(tasks: Sequence[Task], place: Place) -> None:
     print(f"{left} of {len(tasks)} jobs to do{slots}", flush=True)
 
 
-def _tasks_of(jobs: Sequence[Job], folder: StudyDir) -> list[Task]:
+def tasks_of(study: StudyDir, jobs: Sequence[Job]) -> list[Task]:
     """The jobs with what their files say."""
-    tasks = [Task(job, folder.job(job.id)) for job in jobs]
+    tasks = [Task(job, study.job(job.id)) for job in jobs]
     for task in tasks:
         task.trained = is_trained(task.job, task.folder)
         if is_complete(task.job, task.folder):

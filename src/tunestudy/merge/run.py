@@ -140,14 +140,12 @@ def _into_adapter(job: Job, compared: Compared, prepared: Path, folder: JobDir, 
     first = next(iter(folders.values()))
     name_base(prepared, folder.model, first)
     base = sum(info.num_values for info in next(iter(inputs.models.values())).tensors.values())
-    size = sum(path.stat().st_size for one in folders.values() for path in one.glob("adapter_model.safetensors"))
-    written = sum(path.stat().st_size for path in prepared.glob("*.safetensors"))
     energy = {"rank": facts.rank, "exact": facts.exact, "energy": facts.energy, "worst": facts.worst}
     return Done(
         parameters=base + facts.parameters,
         threads=1,
-        read_bytes=size,
-        written_bytes=written,
+        read_bytes=facts.read_bytes,
+        written_bytes=facts.written_bytes,
         details={"adapter": energy},
         warnings=facts.warnings,
     )

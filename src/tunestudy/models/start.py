@@ -22,6 +22,7 @@ from tunestudy.models.own import own_model, tokenizer_of
 from tunestudy.models.publish import keep_base
 from tunestudy.models.results import attached, base_of, checked_facts, json_object, on_mole, on_world
 from tunestudy.models.roles import hold_trainable_in_float32
+from tunestudy.models.stored import ADAPTER_CONFIG
 from tunestudy.records.atomic import read_json
 from tunestudy.records.layout import JobDir
 
@@ -131,7 +132,7 @@ def _on_adapter(
             f"the stage before ({parent.root.name}) is an adapter; say how to start from it: continue (with the same "
             "adapter), merge_then_new, stack, or base",
         )
-    if init == "stack" and json_object(parent.model / "adapter_config.json").get("modules_to_save"):
+    if init == "stack" and json_object(parent.model / ADAPTER_CONFIG).get("modules_to_save"):
         raise StudyError(
             at(f"stages.{job.stage}.init"),
             f"stack cannot freeze the roles that {parent.root.name} trained beside its adapter; use merge_then_new",

@@ -30,6 +30,7 @@ from tunestudy.records.locked import hub_cache, problems
 from tunestudy.records.redact import is_secret_name
 from tunestudy.study.load import LoadedStudy
 from tunestudy.study.problems import raise_all
+from tunestudy.study.show import bytes_text
 
 _NEEDED = ("torch", "transformers", "peft", "safetensors", "accelerate", "datasets")
 _SET_BY_TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TUNESTUDY_ATTEMPT")
@@ -196,7 +197,7 @@ def folder_problems(root: Path, needed: int) -> Iterator[StudyError]:
         return
     free = psutil.disk_usage(str(present)).free
     if free < needed:
-        told = f"about {size_text(needed)} are needed, {size_text(free)} are free"
+        told = f"about {bytes_text(needed)} are needed, {bytes_text(free)} are free"
         message = f"{told}; make room (`tunestudy clean`) or use --results"
         yield StudyError(str(root), message)
 
@@ -249,8 +250,3 @@ def _refusal(loaded: LoadedStudy, error: StudyError) -> StudyError:
     key = error.place.key
     place = loaded.locate(key) if key.startswith(("env.", "resources.")) else error.place
     return StudyError(replace(place, key=key), error.message, exit_code=Exit.PREFLIGHT_REFUSED)
-
-
-def size_text(count: float) -> str:
-    """`1.5 GB`."""
-    return f"{count / 1e9:.1f} GB"

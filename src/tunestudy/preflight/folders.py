@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tunestudy.config.resources import Resources
-from tunestudy.preflight.checks import folder_problems, size_text
+from tunestudy.preflight.checks import folder_problems
 from tunestudy.preflight.points import Point, answer_of, not_needed, ok, refusal, refused, warning
 from tunestudy.records.atomic import TEMPORARY
+from tunestudy.study.show import bytes_text
 
 FEW_FILES = 20_000
 """Images, checkpoints, predictions and logs of a study of some dozen jobs."""
@@ -34,7 +35,7 @@ def folder_points(root: Path, needed: int) -> Iterator[Point]:
     present = nearest_folder(root)
     if not problems:
         free = shutil.disk_usage(present).free
-        yield ok("results folder", f"{root}: {size_text(free)} free, about {size_text(needed)} needed at least")
+        yield ok("results folder", f"{root}: {bytes_text(free)} free, about {bytes_text(needed)} needed at least")
     yield files_point(present)
     yield quota_point(present, needed)
     if not problems:
@@ -79,14 +80,14 @@ def quota_point(folder: Path, needed: int) -> Point:
 def _within_quota(used: int, soft: int, hard: int, needed: int) -> Point:
     check, limit = "quota", hard or soft
     if not limit:
-        return ok(check, f"none on this file system; {size_text(used)} used")
-    told = f"{size_text(used)} of {size_text(limit)} used"
+        return ok(check, f"none on this file system; {bytes_text(used)} used")
+    told = f"{bytes_text(used)} of {bytes_text(limit)} used"
     cure = "make room (`tunestudy clean`), ask for more, or use --results"
     if used + needed > limit:
-        return refused(check, f"{told}, about {size_text(needed)} are needed", cure)
+        return refused(check, f"{told}, about {bytes_text(needed)} are needed", cure)
     if soft and used > soft:
         return warning(
-            check, f"{told}, over the soft limit of {size_text(soft)}: writing stops after a grace time", cure
+            check, f"{told}, over the soft limit of {bytes_text(soft)}: writing stops after a grace time", cure
         )
     return ok(check, told)
 
@@ -122,7 +123,7 @@ def speed_point(folder: Path) -> Point:
             flush = time.perf_counter() - began
     except OSError as error:
         cure = "make room, mend the file system, or use --results"
-        return refused(check, f"writing {size_text(WRITTEN_BYTES)} fails: {error.strerror}", cure)
+        return refused(check, f"writing {bytes_text(WRITTEN_BYTES)} fails: {error.strerror}", cure)
     finally:
         with contextlib.suppress(OSError):
             probe.unlink(missing_ok=True)
@@ -154,7 +155,7 @@ def shared_memory_point(folder: Path, *, several: bool) -> Point:
     if not folder.is_dir():
         return not_needed(check, "this system has no /dev/shm")
     usage = shutil.disk_usage(folder)
-    told = f"{size_text(usage.free)} of {size_text(usage.total)} free in {folder}"
+    told = f"{bytes_text(usage.free)} of {bytes_text(usage.total)} free in {folder}"
     if not several:
         return not_needed(check, f"one rank per job ({told})")
     if usage.free < SMALL_SHARED_MEMORY:
@@ -170,4 +171,4 @@ def _locked_memory(*, several: bool) -> Point:
     if soft == resource.RLIM_INFINITY:
         return ok(check, "unlimited")
     cure = "ulimit -l unlimited (limits.conf; in a container --ulimit memlock=-1), or NCCL falls back to sockets"
-    return warning(check, f"{size_text(soft)} per process", cure)
+    return warning(check, f"{bytes_text(soft)} per process", cure)

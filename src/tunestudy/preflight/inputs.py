@@ -184,6 +184,7 @@ def is_cached(named: Named, lock: Lock | None, cache: Path) -> bool:
 
 
 def hub_home() -> Path:
+    """Where the hub's client keeps its token, unless it is told of another place."""
     default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "huggingface"
     return Path(os.environ.get("HF_HOME") or default).expanduser()
 

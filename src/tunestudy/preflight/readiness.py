@@ -16,6 +16,7 @@ from tunestudy.preflight.checks import (
     image_problems,
     installation_problems,
     more_environment_problems,
+    needs_bitsandbytes,
 )
 from tunestudy.preflight.folders import folder_points, limit_points
 from tunestudy.preflight.points import Point, Probe, ask_all, not_needed, ok, refusal
@@ -62,7 +63,7 @@ def _parts(unfinished: Sequence[Job]) -> Iterator[Point]:
     if not found:
         settings = [job.training for job in unfinished if job.training is not None]
         asked = {
-            "bitsandbytes": any(one.quantization or "8bit" in one.optim or "paged" in one.optim for one in settings),
+            "bitsandbytes": any(map(needs_bitsandbytes, unfinished)),
             "deepspeed": any(one.engine == "deepspeed" for one in settings),
             "diffusers": any(one.world is not None for one in settings),
             "a C++ compiler": any(one.torch_compile for one in settings),

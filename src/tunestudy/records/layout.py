@@ -20,6 +20,11 @@ def score_name(benchmark: str) -> str:
     return f"{benchmark}.json"
 
 
+def part_name(benchmark: str, rank: int | str) -> str:
+    """Of what a rank has answered of it so far, in `eval/`."""
+    return f"{benchmark}.part-{rank}.jsonl"
+
+
 @dataclass(frozen=True)
 class StudyDir:
     """`results/<study>/`."""

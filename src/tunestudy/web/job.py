@@ -7,7 +7,7 @@ from typing import Any
 
 from tunestudy.records.atomic import read_object
 from tunestudy.records.follow import last_lines
-from tunestudy.records.layout import JobDir
+from tunestudy.records.layout import JobDir, part_name
 from tunestudy.records.redact import redact, redact_tree
 from tunestudy.report.differences import not_default
 from tunestudy.report.format import setting
@@ -112,15 +112,11 @@ def _scores(folder: JobDir, job: dict[str, Any]) -> dict[str, str]:
 
 def _predictions(folder: JobDir, benchmark: str) -> list[dict[str, str]]:
     """The first answers, or those that have come so far."""
-    for path in (folder.predictions(benchmark), *_parts(folder, benchmark)):
+    for path in (folder.predictions(benchmark), folder.eval / part_name(benchmark, 0)):
         rows = list(islice(_rows(path, folder), MOST_ROWS))
         if rows:
             return rows
     return []
-
-
-def _parts(folder: JobDir, benchmark: str) -> list[Path]:
-    return [folder.eval / f"{benchmark}.part-0.jsonl"]
 
 
 def _rows(path: Path, folder: JobDir) -> Any:

@@ -1,8 +1,10 @@
 """Costs as people read them: a table of memory, a table of time, sums, and what contradicts itself."""
 
+import textwrap
 import time
 from collections.abc import Sequence
 
+from tunestudy.launch.columns import columns
 from tunestudy.launch.estimates.costs import Costs, fits_in_words
 from tunestudy.study.costs import TIMES, StageCost
 from tunestudy.study.doubts import gigabytes, hours
@@ -147,23 +149,11 @@ def _ends(span: Span) -> tuple[float, float, float]:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns padded to their widest cell; all but the first and the last stand to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    last = len(widths) - 1
-    lines = [
-        "  "
-        + "  ".join(
-            cell.ljust(width) if column in (0, last) else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    return [lines[0], "  " + "─" * max(len(line) - 2 for line in lines), *lines[1:]]
+    """Indented; all but the first column and the last stand to the right."""
+    return [f"  {line}" for line in columns(rows, left=(0, len(rows[0]) - 1))]
 
 
 def _wrapped(sentences: Sequence[str]) -> list[str]:
-    import textwrap
-
     return [
         line
         for sentence in sentences

@@ -1,10 +1,11 @@
 """What `tune-batch` prints: a table of what was tried, what to put into the study, and what was left out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from tunestudy.config.job import Job
+from tunestudy.launch.columns import columns
 from tunestudy.study.load import LoadedStudy
 from tunestudy.study.tuning import (
     AMPLE,
@@ -61,7 +62,7 @@ def tuning_lines(tuning: Tuning, loaded: LoadedStudy) -> list[str]:
     lines = [
         f"{job.variants[0]}, stage {job.stage}: effective batch {effective}, on {_card(tuning)}",
         "",
-        *_table([HEADER, *(_row(tuning, tried) for tried in in_order(tuning.known))]),
+        *columns([HEADER, *(_row(tuning, tried) for tried in in_order(tuning.known))], left=(1, len(HEADER) - 1)),
         "",
         *_recommendation(tuning, loaded),
         *_losses(tuning),
@@ -123,19 +124,6 @@ def _spread(tried: Tried) -> str:
 
 def _percent(share: float) -> str:
     return f"{share * 100:.1f} %"
-
-
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Numbers to the right, the verdict to the left."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
-    text = [
-        "  ".join(
-            cell.ljust(width) if column in (1, len(HEADER) - 1) else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    return [text[0], "─" * max(map(len, text)), *text[1:]]
 
 
 def _recommendation(tuning: Tuning, loaded: LoadedStudy) -> list[str]:

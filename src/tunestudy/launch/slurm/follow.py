@@ -13,10 +13,10 @@ from tunestudy.config.errors import Exit
 from tunestudy.config.job import Job
 from tunestudy.config.resources import Resources
 from tunestudy.launch.alerts.feed import AlertFeed, alert_words
-from tunestudy.launch.carry_out import stop_on_signals
+from tunestudy.launch.carry_out import stop_on_signals, tasks_of
 from tunestudy.launch.executor import block_children_of_failed, has_weights
 from tunestudy.launch.failures import print_failures
-from tunestudy.launch.outcome import is_complete, is_trained
+from tunestudy.launch.outcome import is_complete
 from tunestudy.launch.presence import present, writer_name
 from tunestudy.launch.show import Display, open_display, row_of, summary
 from tunestudy.launch.slurm.commands import SlurmError, ask
@@ -220,15 +220,6 @@ def settle(study: StudyDir) -> None:
         except SlurmError:
             return  # it is no matter of waiting for, then
         time.sleep(_LOOK_S)
-
-
-def tasks_of(study: StudyDir, jobs: Sequence[Job]) -> list[Task]:
-    """The jobs with what their files say."""
-    tasks = [Task(job, study.job(job.id)) for job in jobs]
-    for task in tasks:
-        task.trained = is_trained(task.job, task.folder)
-        task.state = "done" if is_complete(task.job, task.folder) else "waiting"
-    return tasks
 
 
 def _until_done(follower: Follower, stop: StopRequest, display: Display) -> Exit:
