@@ -117,6 +117,9 @@ COUNTS = {
     "unjudged": "answers that the judge did not judge",
 }
 """Rows that count as wrong, and why."""
+_SHORT = {"unparsed": "not understood", "undecodable": "not decoded", "unjudged": "not judged"}
+SHORT_COUNTS = {COUNTS[kind]: words for kind, words in _SHORT.items()}
+"""The same in short, by the words above."""
 
 
 def counted(facts: StudyFacts, variant: str, benchmark: str) -> dict[str, tuple[int, int]]:

@@ -78,7 +78,7 @@ class Changes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shelf:
+class Gallery:
     """One benchmark."""
 
     benchmark: str
@@ -102,14 +102,14 @@ class _Source:
     answers: Answers
 
 
-def galleries(facts: StudyFacts, headline: Headline) -> list[Shelf]:
+def galleries(facts: StudyFacts, headline: Headline) -> list[Gallery]:
     """One per benchmark with predictions. Every text is redacted."""
     sources = {name: _sources(facts, headline, name) for name in facts.benchmarks}
     held = [name for name, of in sources.items() if of]
     most = min(MOST_CARDS, MOST_CARDS_IN_ALL // max(1, len(held)))
     budget = IMAGE_BYTES // max(1, len(held))
     clean = redactor()
-    return [_shelf(facts, number, sources[name], most, budget, clean) for number, name in enumerate(held)]
+    return [_gallery(facts, number, sources[name], most, budget, clean) for number, name in enumerate(held)]
 
 
 def _sources(facts: StudyFacts, headline: Headline, benchmark: str) -> list[_Source]:
@@ -126,9 +126,9 @@ def _sources(facts: StudyFacts, headline: Headline, benchmark: str) -> list[_Sou
     return found
 
 
-def _shelf(
+def _gallery(
     facts: StudyFacts, number: int, sources: list[_Source], most: int, budget: int, clean: Callable[[Any], Any]
-) -> Shelf:
+) -> Gallery:
     benchmark = sources[0].score.benchmark
     base = sources[0] if sources[0].variant == facts.baseline else None
     scores = [of.answers.rows.tolist() for of in sources]
@@ -139,7 +139,7 @@ def _shelf(
         _card(f"s{number}-{k}", rows[k], list(zip(sources, told, strict=True)), base, album, clean)
         for k, told in enumerate(zip(*read, strict=True))
     ]
-    return Shelf(
+    return Gallery(
         benchmark=benchmark,
         cards=cards,
         changes=[_changes(of, base) for of in sources if base is not None and of is not base],

@@ -28,7 +28,7 @@ from tunestudy.report.curves import (
 )
 from tunestudy.report.differences import differences
 from tunestudy.report.facts import StudyFacts
-from tunestudy.report.findings import counted, problems, warnings_of
+from tunestudy.report.findings import SHORT_COUNTS, counted, problems, warnings_of
 from tunestudy.report.foreseen import foreseen
 from tunestudy.report.gpu_hours import gpu_hours
 from tunestudy.report.lineage import kind_of_job, origins
@@ -171,6 +171,7 @@ def environment() -> Environment:
     environment.filters.update(setting=words.setting, listing=_listing, mean_and_std=mean_and_std)
     environment.globals.update(says=words, plural=words.plural, strip_width=WIDTH, strip_height=HEIGHT)
     environment.globals.update(frame=plots, bars_frame=breakdown, small=SMALL, first_pruned=FIRST, last_pruned=LAST)
+    environment.globals.update(short_counts=SHORT_COUNTS)
     return environment
 
 
