@@ -28,9 +28,9 @@ from tunestudy.records.fetched import FetchDir, content_of, fetch_key, what_is_m
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.locked import hub_cache, problems
 from tunestudy.records.redact import is_secret_name
+from tunestudy.records.space import bytes_text
 from tunestudy.study.load import LoadedStudy
 from tunestudy.study.problems import raise_all
-from tunestudy.study.show import bytes_text
 
 _NEEDED = ("torch", "transformers", "peft", "safetensors", "accelerate", "datasets")
 _SET_BY_TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TUNESTUDY_ATTEMPT")

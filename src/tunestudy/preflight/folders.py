@@ -12,7 +12,7 @@ from tunestudy.config.resources import Resources
 from tunestudy.preflight.checks import folder_problems
 from tunestudy.preflight.points import Point, answer_of, not_needed, ok, refusal, refused, warning
 from tunestudy.records.atomic import TEMPORARY
-from tunestudy.study.show import bytes_text
+from tunestudy.records.space import bytes_text
 
 FEW_FILES = 20_000
 """Images, checkpoints, predictions and logs of a study of some dozen jobs."""

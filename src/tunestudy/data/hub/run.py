@@ -26,6 +26,7 @@ from tunestudy.data.hub.client import Hub
 from tunestudy.data.hub.resolve import moved, resolved
 from tunestudy.records.atomic import is_disk_full, read_json
 from tunestudy.records.locked import Item, Lock, Named, Problem, hub_cache, item_problems, read_lock, write_lock
+from tunestudy.records.space import bytes_text
 from tunestudy.records.stop import StopRequest
 
 AT_ONCE = 4
@@ -108,13 +109,11 @@ def table(items: Sequence[Item], wrong: Sequence[Problem], cache: Path) -> list[
         mine = [one for one in wrong if one.item is item]
         left = left_to_bring(mine, cache)
         left_of_all += left
-        here = f"{size_of(left)} to fetch" if mine else "here"
-        lines.append(
-            f"{item.kind:8}{item!s:40} {item.commit[:12]}  {len(item.files):4} files {size_of(item.size):>10}  {here}"
-        )
+        size, here = bytes_text(item.size), f"{bytes_text(left)} to fetch" if mine else "here"
+        lines.append(f"{item.kind:8}{item!s:40} {item.commit[:12]}  {len(item.files):4} files {size:>10}  {here}")
     total = sum(item.size for item in items)
     free = shutil.disk_usage(existing(cache)).free
-    lines.append(f"in all {size_of(total)}, {size_of(left_of_all)} to fetch; {size_of(free)} free in {cache}")
+    lines.append(f"in all {bytes_text(total)}, {bytes_text(left_of_all)} to fetch; {bytes_text(free)} free in {cache}")
     return lines
 
 
@@ -125,8 +124,8 @@ def refuse_a_small_disk(wrong: Sequence[Problem], cache: Path, again: str, *, on
         return
     told = StudyError(
         str(cache),
-        f"{size_of(needed)} to fetch and {size_of(free)} free, of which {size_of(RESERVE_BYTES)} stay free; make room, "
-        f"or set HF_HOME to a larger disk, then `{again}`",
+        f"{bytes_text(needed)} to fetch and {bytes_text(free)} free, of which {bytes_text(RESERVE_BYTES)} stay free; "
+        f"make room, or set HF_HOME to a larger disk, then `{again}`",
         exit_code=Exit.PREFLIGHT_REFUSED,
     )
     if not only_tell:
@@ -148,7 +147,7 @@ def bring_all(wrong: Sequence[Problem], cache: Path, hub: Hub, stop: StopRequest
             for future in done:
                 problem = under_way.pop(future)
                 future.result()
-                size = size_of(problem.item.files[problem.file].size)
+                size = bytes_text(problem.item.files[problem.file].size)
                 print(f"  {problem.item.id}: {problem.file} ({size})", file=sys.stderr, flush=True)
     finally:
         pool.shutdown(wait=not stop, cancel_futures=True)
@@ -158,16 +157,6 @@ def bring_all(wrong: Sequence[Problem], cache: Path, hub: Hub, stop: StopRequest
 def existing(folder: Path) -> Path:
     """The nearest folder above that is there."""
     return next(one for one in (folder, *folder.absolute().parents) if one.is_dir())
-
-
-def size_of(num_bytes: int) -> str:
-    """`1.5 GB`, in powers of ten as the hub shows them."""
-    size = float(num_bytes)
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
 
 
 if __name__ == "__main__":
