@@ -94,7 +94,6 @@ def test_mixture_without_weights_is_everything_once() -> None:
 def test_error_prints_place_and_message() -> None:
     error = StudyError(at("stages.a.data"), "is wrong")
     assert str(error) == "stages.a.data: is wrong"
-    assert str(error.located(file="s.yaml", line=3)) == "s.yaml:3: stages.a.data: is wrong"
     assert error.exit_code == Exit.STUDY_WRONG
 
 

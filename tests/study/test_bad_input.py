@@ -189,6 +189,40 @@ def test_told_at_its_line_with_the_cure(folder: Folder, edited: Edit, case: str)
     assert not any(word in told for word in ("pydantic", "Traceback", "validation error", "Input should", "type="))
 
 
+SYNTH = "rotated: {type: synth, kind: document, count: 9, shape: docvqa, held_out: 0.2}"
+ROTATED = "rotated: {type: digits, rotate: 90, held_out: 0.2}"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (ROTATED, SYNTH.replace("document", "{a: b}")),
+        (ROTATED, SYNTH.replace("docvqa", "{a: b}")),
+        (ROTATED, SYNTH.replace("shape:", "tasks: true, shape:")),
+        (ROTATED, "rotated: {type: [digits], num_samples: 9, held_out: 0.2}"),
+        ("architecture: qwen3", "architecture: qwen3\n  flash_attn: [fa2]"),
+        ("learning_rate: 1e-3", "learning_rate: 1e-3\n  report_to: [{wandb: true}]"),
+        ("learning_rate: 1e-3", "learning_rate: 1e-3\n  num_train_epochs: .inf"),
+        ("learning_rate: 1e-3", "learning_rate: 1e-3\n  warmup_steps: .inf"),
+    ],
+)
+def test_values_of_another_kind_are_told_and_no_traceback(folder: Folder, edited: Edit, old: str, new: str) -> None:
+    assert folder.error(edited((old, new))).startswith("study.yaml:")
+
+
+@pytest.mark.parametrize("section", ["datasets", "stages", "variants"])
+@pytest.mark.parametrize("value", ["1.5", "[null]"])
+def test_small_form_of_a_section_that_is_no_mapping(folder: Folder, section: str, value: str) -> None:
+    folder.write(f"study: s\nseeds: [1]\n{section}: {value}\ntiny: {{{section}: {{a: {{}}}}}}\n")
+    assert "must be a mapping of keys" in folder.error_of_file()
+
+
+def test_a_size_of_the_model_that_is_no_number_is_left_to_its_class(folder: Folder, edited: Edit) -> None:
+    sizes = "config: {hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, head_dim: wide}"
+    adapter = ("adapt: {data: rotated, max_steps: 200}", "adapt: {data: rotated, adapter: {lora_r: 4}}")
+    assert folder.load(edited(("config: {hidden_size: 32, num_hidden_layers: 2}", sizes), adapter)).study
+
+
 def test_duplicate_key_names_both_lines(folder: Folder, edited: Edit) -> None:
     text = edited(("defaults:\n", "defaults:\n  max_length: 1\n  weight_decay: 0\n  max_length: 2\n"))
     told = folder.error(text)

@@ -291,6 +291,11 @@ class TestEstimates:
         )
         assert folder.plan(text).jobs[0].checkpoints == len({100, 200, 300, 150})
 
+    def test_checkpoints_of_more_steps_than_can_be_listed(self, folder: Folder, edited: Edit) -> None:
+        cadence = "defaults:\n  save_steps: 4\n  full_save_steps: 6\n  save_on_epoch_end: false\n"
+        text = edited(("defaults:\n", cadence), ("max_steps: 300", "max_steps: 12000000000000"))
+        assert folder.plan(text).jobs[0].checkpoints == 4 * 10**12
+
 
 def test_json_is_the_contract(folder: Folder) -> None:
     told = json.loads(json.dumps(folder.plan().as_json()))

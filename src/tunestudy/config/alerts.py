@@ -1,5 +1,6 @@
 """When a running study calls for attention, and what its user expects of it. None of it changes a result."""
 
+import math
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -75,8 +76,8 @@ class Band(Config):
         return any(step is not None for step in (self.at_step, self.from_step, self.until_step))
 
     def holds(self, value: float) -> bool:
-        """What is not finite lies in no band."""
-        if value != value:
+        """What is no number lies in no band."""
+        if math.isnan(value):
             return False
         return (self.above is None or value > self.above) and (self.below is None or value < self.below)
 

@@ -16,6 +16,7 @@ class Config(BaseModel):
         extra="forbid",
         frozen=True,
         protected_namespaces=(),
+        allow_inf_nan=False,  # no setting of ours means anything by them
         defer_build=True,  # validators are built on first use: most classes here are only parts of others
     )
 

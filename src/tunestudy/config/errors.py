@@ -1,6 +1,6 @@
 """The one error a user sees: what is wrong, where, and what to do."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
 
 
@@ -44,10 +44,6 @@ class StudyError(Exception):
         self.message = message
         self.exit_code = exit_code
         super().__init__(message)
-
-    def located(self, *, file: str, line: int) -> "StudyError":
-        """The same error with file and line filled in."""
-        return StudyError(replace(self.place, file=file, line=line), self.message, exit_code=self.exit_code)
 
     def __str__(self) -> str:
         where = str(self.place)

@@ -13,7 +13,7 @@ stages:
 import re
 from typing import Literal, Self
 
-from pydantic import Field, FiniteFloat, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tunestudy.config.base import Config, neutral
 from tunestudy.config.model import DType, Role
@@ -49,9 +49,9 @@ class Weights(Config):
 class MergeInput(Weights):
     """One of the models that are merged."""
 
-    weight: float = Field(1.0, allow_inf_nan=False)
+    weight: float = 1.0
     """What it counts in the sum."""
-    weights: dict[Role, FiniteFloat] = {}
+    weights: dict[Role, float] = {}
     """By role; roles that are not named have `weight`."""
     density: float | None = Field(None, gt=0, le=1)
     """Share of its difference to the base that is kept: the largest (TIES), or chosen at random (DARE, whose papers'
@@ -79,7 +79,7 @@ class MergeStage(SharingSettings):
     """What differences are taken to. `linear` and `slerp` need none."""
     compat: Literal["paper", "mergekit", "peft"] = "paper"
     """Whose definition where they differ: the methods' papers, mergekit 0.1.5, or PEFT's merge functions."""
-    scale: float = Field(1.0, allow_inf_nan=False)
+    scale: float = 1.0
     """What the merged difference is multiplied with (mergekit's `lambda`)."""
     normalize: bool | None = None
     """Divide by the sum of the weights that took part; default: what the method's definition does."""

@@ -206,20 +206,20 @@ OUTPUT_SHAPES = {
 def fitted(values: dict[str, Any]) -> dict[str, Any]:
     """Options of a data set with `shape`, with what the shape decides filled in. Raises ValueError for what it cannot
     hold; whatever else is wrong with them is found later."""
-    shape = OUTPUT_SHAPES.get(values.get("shape", "plain"))
-    kind = values.get("kind")
-    if shape is None or kind not in TASKS:
-        return values
+    name, kind, tasks = values.get("shape", "plain"), values.get("kind"), values.get("tasks", ())
+    if name not in tuple(OUTPUT_SHAPES) or kind not in tuple(TASKS) or not isinstance(tasks, tuple):
+        return values  # tuples, since a mapping cannot be looked up in a dict
+    shape = OUTPUT_SHAPES[name]
     if kind not in shape.kinds:
-        raise ValueError(f"kind: {values['shape']} is made of {', '.join(shape.kinds)}, not {kind}")
+        raise ValueError(f"kind: {name} is made of {', '.join(shape.kinds)}, not {kind}")
     fixed: dict[str, Any] = {"answer_form": shape.answer_form, "num_choices": shape.num_choices}
     needed = {key: value for key, value in fixed.items() if value is not None}
     for key, value in needed.items():
         if values.get(key, value) != value:
-            raise ValueError(f"{key}: {values['shape']} needs {value}")
+            raise ValueError(f"{key}: {name} needs {value}")
     size = values.get("image_size", SynthSettings.model_fields["image_size"].default)
-    if shape.tasks and not values.get("tasks") and isinstance(size, int):
+    if shape.tasks and not tasks and isinstance(size, int):
         needed["tasks"] = tuple(task for task in shape.tasks if TASKS[kind][task] <= size) or shape.tasks
-    if shape.tasks and (wrong := [task for task in values.get("tasks", ()) if task not in shape.tasks]):
-        raise ValueError(f"tasks: {values['shape']} has no place for {wrong[0]}; it has {', '.join(shape.tasks)}")
+    if shape.tasks and (wrong := [task for task in tasks if task not in shape.tasks]):
+        raise ValueError(f"tasks: {name} has no place for {wrong[0]}; it has {', '.join(shape.tasks)}")
     return {**values, **needed}

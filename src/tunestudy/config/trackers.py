@@ -3,7 +3,7 @@
 import string
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import field_validator
 
 from tunestudy.config.base import Config, neutral
 
@@ -16,9 +16,9 @@ NAME_FIELDS = ("study", "variant", "seed", "stage", "job")
 def tracker_names(value: object) -> object:
     """`all`, `none` and single names, as Hugging Face spells `report_to`, as a list without repetitions."""
     names = [value] if isinstance(value, str) else value
-    if not isinstance(names, list | tuple):
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         return value
-    if names and all(name in ("all", "none") for name in names) and len(names) == 1:
+    if list(names) in (["all"], ["none"]):
         return TRACKERS if names[0] == "all" else ()
     return tuple(dict.fromkeys(names))
 
@@ -37,7 +37,7 @@ class TrackerSettings(Config):
     """Beside the variants, the stage and the seed."""
     notes: str = neutral("")
     """A text of every run, for trackers that show one."""
-    patience_s: float = Field(60.0, ge=0, json_schema_extra={"fingerprint": False})
+    patience_s: float = neutral(60.0, ge=0)
     """After the last job: how long a run waits for trackers to take what is left; `tunestudy sync` sends the rest."""
 
     @field_validator("run_name")

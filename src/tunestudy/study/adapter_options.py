@@ -140,7 +140,8 @@ def _smaller_sides(sizes: dict[str, Any]) -> dict[str, int]:
         return {}
     sides: dict[str, int] = {}
     if isinstance(heads, int) and heads:
-        head = sizes.get("head_dim") or hidden // heads
+        given = sizes.get("head_dim")
+        head = given if isinstance(given, int) and given else hidden // heads
         sides |= dict.fromkeys(("q_proj", "o_proj"), min(hidden, heads * head))
         kv_heads = sizes.get("num_key_value_heads")
         if isinstance(kv_heads, int):

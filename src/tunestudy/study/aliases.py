@@ -20,7 +20,7 @@ def translate(source: Source) -> list[str]:
         if level == "merge":
             printed += for_each_model(source, path, mapping)
         known = [key for key in mapping if key in ALIASES.get(level, {})]
-        foreign = [key for key in known if (level, mapping.get("type"), key) not in OWN]
+        foreign = [key for key in known if (level, str(mapping.get("type")), key) not in OWN]
         printed += [_translate(source, level, path, mapping, alias) for alias in foreign]
         if level == "stage":
             printed += _freezing(source, path, mapping)
@@ -156,7 +156,7 @@ def _tuner(value: Any) -> dict[str, Any]:
 def _attention(value: Any) -> dict[str, Any]:
     names = {"fa2": "flash_attention_2", "flash_attn": "flash_attention_2", True: "flash_attention_2", False: "sdpa"}
     names |= {"auto": "sdpa", "disabled": "eager", "flex": "flex_attention"}
-    return {"attn_implementation": names.get(value, value)}
+    return {"attn_implementation": names.get(value, value) if isinstance(value, str | bool) else value}
 
 
 def _bits(value: Any) -> dict[str, Any]:
@@ -311,7 +311,7 @@ ALIASES: dict[Level, dict[str, Convert]] = {
     },
 }
 
-OWN: set[tuple[Level, object, str]] = {("dataset", "datacomp", "num_samples")}
+OWN: set[tuple[Level, str, str]] = {("dataset", "datacomp", "num_samples")}
 """Keys of one type that are foreign spellings in every other."""
 
 for _level, _table in ALIASES.items():

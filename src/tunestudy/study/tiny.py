@@ -16,6 +16,7 @@ from typing import Any
 
 from tunestudy.config.errors import StudyError
 from tunestudy.study.nearest import did_you_mean
+from tunestudy.study.plain import shown
 from tunestudy.study.source import KeyPath, Source
 
 REPLACED = ("model", "datasets", "benchmarks")
@@ -65,9 +66,11 @@ def _check(source: Source, small: Any) -> None:
             raise StudyError(source.place(here), f"the small study cannot have its own `{section}`; {hint}")
         if not isinstance(content, dict):
             raise StudyError(source.place(here), "must be a mapping of keys")
+        known = source.values.get(section) or {}
+        if not isinstance(known, dict):
+            raise StudyError(source.place((section,)), f"must be a mapping of keys, got {shown(known)}")
         if section in ("model", "defaults", "resources", "alerts", "env"):
             continue
-        known = source.values.get(section) or {}
         for name, entry in content.items():
             if name not in known:
                 raise StudyError(
