@@ -23,6 +23,7 @@ import numpy as np
 import torch
 import torch.multiprocessing as mp
 from cut import micro_batches
+from made_corpus import corpus_of
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, Qwen3Config
@@ -30,7 +31,7 @@ from transformers import AutoModelForCausalLM, Qwen3Config
 from tunestudy.adapters.attach import attach
 from tunestudy.config.adapter import LoraAdapter
 from tunestudy.data.batch import Batch, Layout, Row
-from tunestudy.data.corpus import Corpus, corpus_of
+from tunestudy.data.corpus import Corpus
 from tunestudy.models.attention import segment_attention_obstacle
 from tunestudy.train.engines import Engine, open_engine
 from tunestudy.train.loss import LossModel

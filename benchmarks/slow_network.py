@@ -62,11 +62,11 @@ def theirs(folder: Path) -> dict[str, Any]:
 def ours(folder: Path) -> dict[str, Any]:
     from dataclasses import replace
 
+    from made_corpus import corpus_of
     from transformers import AutoModelForCausalLM
 
     from tunestudy.config.model import ModelConfig
     from tunestudy.config.stage import TrainStage
-    from tunestudy.data.corpus import corpus_of
     from tunestudy.train.engines.single import SingleEngine
     from tunestudy.train.evaluate import EvaluationSet
     from tunestudy.train.loss import LossModel

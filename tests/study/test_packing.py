@@ -41,24 +41,24 @@ def with_priorities(works: list[Work], priorities: list[int]) -> list[Work]:
 def assert_possible(works: list[Work], packing: Packing, slots: int) -> None:
     """Each job once, whole, after its parents' weights, alone on its slot; and no slot idle beside a ready job."""
     by_id = {work.id: work for work in works}
-    assert set(packing.spans) == set(by_id) and set(packing.order) == set(by_id)
+    assert set(packing.placements) == set(by_id) and set(packing.order) == set(by_id)
     ready_at = {}
     for work in works:
-        span = packing.spans[work.id]
-        assert span.end == pytest.approx(span.start + work.seconds)
-        ready_at[work.id] = max([0.0, *(packing.spans[need].start + by_id[need].weights_s for need in work.needs)])
-        assert span.start >= ready_at[work.id] - ROUNDING
+        placement = packing.placements[work.id]
+        assert placement.end == pytest.approx(placement.start + work.seconds)
+        ready_at[work.id] = max([0.0, *(packing.placements[need].start + by_id[need].weights_s for need in work.needs)])
+        assert placement.start >= ready_at[work.id] - ROUNDING
     by_slot: dict[str, list[tuple[float, float]]] = {}
-    for span in packing.spans.values():
-        by_slot.setdefault(span.slot, []).append((span.start, span.end))
+    for placement in packing.placements.values():
+        by_slot.setdefault(placement.slot, []).append((placement.start, placement.end))
     assert len(by_slot) <= slots
     for spans in by_slot.values():
         ordered = sorted(spans)
         assert all(a[1] <= b[0] + ROUNDING for a, b in pairwise(ordered))
-    for name, span in packing.spans.items():
-        for at in {ready_at[name], *(other.end for other in packing.spans.values())}:
-            if ready_at[name] - ROUNDING <= at < span.start - ROUNDING:
-                busy = sum(o.start <= at + ROUNDING < o.end for o in packing.spans.values())
+    for name, placement in packing.placements.items():
+        for at in {ready_at[name], *(other.end for other in packing.placements.values())}:
+            if ready_at[name] - ROUNDING <= at < placement.start - ROUNDING:
+                busy = sum(o.start <= at + ROUNDING < o.end for o in packing.placements.values())
                 assert busy == slots, f"{name} waits at {at} beside a free slot"
 
 
@@ -98,10 +98,10 @@ def test_larger_ones_with_priorities(works, slots, priorities):
     assert_possible(works, packing, slots)
     priority = dict(zip((work.id for work in works), Instance(works=works, seats=seats(slots)).priority, strict=True))
     by_id = {work.id: work for work in works}
-    ready_at = {w.id: max([0.0, *(packing.spans[n].start + by_id[n].weights_s for n in w.needs)]) for w in works}
-    for name, span in packing.spans.items():
-        for other, late in packing.spans.items():
-            waits = ready_at[other] <= span.start - ROUNDING and span.start < late.start - ROUNDING
+    ready_at = {w.id: max([0.0, *(packing.placements[n].start + by_id[n].weights_s for n in w.needs)]) for w in works}
+    for name, placement in packing.placements.items():
+        for other, late in packing.placements.items():
+            waits = ready_at[other] <= placement.start - ROUNDING and placement.start < late.start - ROUNDING
             assert not (waits and priority[other] > priority[name]), f"{name} began before {other}, which counts more"
 
 
@@ -123,7 +123,7 @@ def test_what_runs_stays_where_it_is():
         Work(id="late", seconds=10.0, needs=("far",)),
     ]
     packing = pack(works, seats(2))
-    assert {name: (span.slot, span.start) for name, span in packing.spans.items()} == {
+    assert {name: (placement.slot, placement.start) for name, placement in packing.placements.items()} == {
         "old": ("gpu1", 0.0),
         "far": ("elsewhere", 0.0),
         "child": ("gpu0", 0.0),
@@ -137,8 +137,8 @@ def test_memory_of_a_shared_gpu_is_never_exceeded():
     sizes = {"a": 60.0, "b": 60.0, "c": 40.0, "unknown": None, "huge": 900.0}
     packing = pack([Work(id=name, seconds=10.0, memory_mb=size) for name, size in sizes.items()], two)
     together = {
-        frozenset(o for o, b in packing.spans.items() if b.start < a.end and a.start < b.end)
-        for a in packing.spans.values()
+        frozenset(o for o, b in packing.placements.items() if b.start < a.end and a.start < b.end)
+        for a in packing.placements.values()
     }
     assert packing.makespan == 40
     assert {"unknown"} in together and {"huge"} in together

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from tunestudy.config.stage import TrainStage
 from tunestudy.records.atomic import pointed_to
+from tunestudy.records.kept import Found, to_keep
 from tunestudy.records.layout import JobDir
-from tunestudy.train.retention import Found, prune, to_keep
+from tunestudy.train.retention import prune
 
 CHECKPOINTS = st.lists(
     st.tuples(st.sampled_from(["lite", "full"]), st.none() | st.floats(0, 10)), min_size=1, max_size=12

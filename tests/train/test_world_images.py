@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from losses import token_losses
 from PIL import Image
 from safetensors.torch import load_file
 from stops import Crash, CrashAt, StopAt
@@ -23,7 +24,7 @@ from tunestudy.models.components.world import install_world, load_world, world_o
 from tunestudy.models.results import load_result
 from tunestudy.records.layout import JobDir
 from tunestudy.records.stop import StopRequest
-from tunestudy.train.loss import LossModel, token_losses
+from tunestudy.train.loss import LossModel
 from tunestudy.train.world import World
 
 WORLD = world_settings(num_world_steps=1).model_dump(mode="json")

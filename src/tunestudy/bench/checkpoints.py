@@ -20,7 +20,7 @@ from tunestudy.models.placement import place
 from tunestudy.models.slicing import slice_blocks
 from tunestudy.models.start import load_start
 from tunestudy.models.stored import put_back
-from tunestudy.records.kept import kept_checkpoints
+from tunestudy.records.kept import find_checkpoints
 from tunestudy.records.layout import JobDir
 from tunestudy.records.manifest import problems
 from tunestudy.records.progress import Progress
@@ -58,12 +58,13 @@ def missing_scores(job: Job, folder: JobDir) -> dict[str, list[str]]:
     if job.training is None or not any(wanted.benchmark.checkpoints for wanted in job.evaluations.values()):
         return {}
     found = {
-        checkpoint: [
+        checkpoint.name: [
             name
             for name, wanted in job.evaluations.items()
-            if wanted.benchmark.wants_checkpoint(step) and not is_scored(folder.at_checkpoint(checkpoint), name, wanted)
+            if wanted.benchmark.wants_checkpoint(checkpoint.step)
+            and not is_scored(folder.at_checkpoint(checkpoint.name), name, wanted)
         ]
-        for checkpoint, step in kept_checkpoints(folder)
+        for checkpoint in find_checkpoints(folder.root)
     }
     return {checkpoint: names for checkpoint, names in found.items() if names}
 

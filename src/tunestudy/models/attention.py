@@ -30,13 +30,11 @@ from tunestudy.models.decoder import (
 )
 
 
-def use_segment_attention(model: nn.Module) -> bool:
-    """Switch the model to segment attention if it can keep samples apart exactly; otherwise leave it as it was."""
-    return segment_attention_obstacle(model) is None
-
-
 def segment_attention_obstacle(model: nn.Module) -> str | None:
-    """Like `use_segment_attention`, but says what stands in the way; None when the switch was made."""
+    """Switch the model to segment attention if it keeps samples apart exactly; otherwise leave it as it was.
+
+    None when the switch was made, else what stands in the way.
+    """
     base = base_model_of(model)
     before = base.config._attn_implementation
     obstacle = switch_untried(model)

@@ -1,7 +1,6 @@
 """Signs of life: progress.json, replaced once a second by a thread, and a bar where someone watches."""
 
 import os
-import socket
 import sys
 import threading
 import time
@@ -11,8 +10,8 @@ from typing import Any, TypeVar
 
 from tunestudy.records import clock
 from tunestudy.records.atomic import read_json, write_json
+from tunestudy.records.host import host_name
 from tunestudy.records.layout import JobDir
-from tunestudy.records.redact import redact
 
 INTERVAL_S = 1.0
 BUSY = 0.1
@@ -66,7 +65,7 @@ class Progress:
             "doing": None,
             "attempt": int(os.environ.get("TUNESTUDY_ATTEMPT", "1")),
             "pid": os.getpid(),
-            "host": redact(socket.gethostname()),
+            "host": host_name(),
             "started_at": self.first_began,
         }
         note_here(**self._facts)

@@ -7,7 +7,7 @@ that waited for a job that is late would be lost.
 import bisect
 import heapq
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 
@@ -43,7 +43,7 @@ class Seat:
 
 
 @dataclass(frozen=True)
-class Span:
+class Placement:
     """When and where a work runs. Seconds from now."""
 
     slot: str
@@ -170,9 +170,9 @@ def _claim(memory_mb: float | None, limit_mb: float | None) -> float:
 
 @dataclass
 class Dispatch:
-    """A schedule: spans by index, the order of starting, and its length."""
+    """A schedule: placements by index, the order of starting, and its length."""
 
-    spans: dict[int, Span]
+    placements: dict[int, Placement]
     order: list[int]
     makespan: float
 
@@ -199,7 +199,7 @@ class _Run:
         """(time, 0 weights or 1 end, work, seat or −1)."""
         self.ready: list[tuple[float, float, int]] = []
         self.smallest_mb = min((work.memory_mb for work in instance.works if work.memory_mb is not None), default=None)
-        self.spans: dict[int, Span] = {}
+        self.placements: dict[int, Placement] = {}
         self.order: list[int] = []
 
     def all(self) -> Dispatch:
@@ -219,7 +219,7 @@ class _Run:
             while self.events and self.events[0][0] == now:
                 self._happen(*heapq.heappop(self.events)[1:])
             self._fill(now)
-        return Dispatch(self.spans, self.order, now)
+        return Dispatch(self.placements, self.order, now)
 
     def _add(self, index: int) -> None:
         heapq.heappush(self.ready, self.key[index])
@@ -259,13 +259,8 @@ class _Run:
     def _begin(self, index: int, seat: int, now: float) -> None:
         work = self.of.works[index]
         name = self.of.seats[seat].name if seat >= 0 else work.on or ""
-        self.spans[index] = Span(name, now, now + work.seconds)
+        self.placements[index] = Placement(name, now, now + work.seconds)
         if work.on is None:
             self.order.append(index)
         heapq.heappush(self.events, (now + self.of.weights_s(index), 0, index, seat))
         heapq.heappush(self.events, (now + work.seconds, 1, index, seat))
-
-
-def as_spans(instance: Instance, result: Dispatch) -> Mapping[str, Span]:
-    """By the works' ids."""
-    return {instance.works[index].id: span for index, span in result.spans.items()}

@@ -73,7 +73,7 @@ class _Epoch:
     tokens_per_sample: float | None = None
 
 
-NOTHING = Estimate(Amount(0, exact=True), Amount(0, exact=True), 0)
+NO_STEPS = Estimate(Amount(0, exact=True), Amount(0, exact=True), 0)
 UNKNOWN = Estimate(None, None, None)
 
 
@@ -88,7 +88,7 @@ class Estimator:
     def of(self, stage: TrainStage, measured: Measured) -> Estimate:
         """Steps, tokens and checkpoints of one job; `measured`: `sources` of data.json of a job on the same data."""
         if stage.trains_nothing:
-            return NOTHING
+            return NO_STEPS
         sources = [self._source(part, measured) for part in stage.data]
         epoch = _epoch(stage, [source for source in sources if source is not None]) if None not in sources else _Epoch()
         steps = _steps(stage, epoch)
@@ -204,4 +204,4 @@ def _checkpoints(stage: TrainStage, steps: Amount | None, epoch: _Epoch) -> int 
     if stage.save_on_epoch_end and epoch.rows is not None:
         cadences.append(-(-epoch.rows.value // (stage.effective_batch_size or 1)))
     together = (some for size in range(1, len(cadences) + 1) for some in itertools.combinations(cadences, size))
-    return sum((-1) ** (len(some) + 1) * (steps.value // math.lcm(*some)) for some in together)
+    return sum((steps.value // math.lcm(*some)) * (1 if len(some) % 2 else -1) for some in together)

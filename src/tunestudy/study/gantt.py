@@ -4,7 +4,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from string import ascii_lowercase
 
 from tunestudy.config.job import Job
-from tunestudy.study.dispatch import Span
+from tunestudy.study.dispatch import Placement
 from tunestudy.study.packing import Packing
 
 MAX_WIDTH = 100
@@ -19,15 +19,15 @@ def gantt_lines(packing: Packing, jobs: Iterable[Job], *, length: str) -> list[s
     """
     if packing.makespan <= 0:
         return []
-    by_job, words = _letters(jobs, packing.spans)
+    by_job, words = _letters(jobs, packing.placements)
     shown = packing.slots[:MAX_SLOTS]
     names = [name if len(name) <= _NAME_WIDTH else name[: _NAME_WIDTH - 1] + "…" for name in shown]
     wide = max(map(len, names))
     columns = MAX_WIDTH - wide - 5
-    of_slot: dict[str, list[tuple[Span, str]]] = {name: [] for name in packing.slots}
-    for job, span in packing.spans.items():
-        if span.slot in of_slot:
-            of_slot[span.slot].append((span, by_job[job]))
+    of_slot: dict[str, list[tuple[Placement, str]]] = {name: [] for name in packing.slots}
+    for job, placement in packing.placements.items():
+        if placement.slot in of_slot:
+            of_slot[placement.slot].append((placement, by_job[job]))
     lines = [
         f"  {name.ljust(wide)} |{_row(of_slot[slot], columns, packing.makespan)}|"
         for name, slot in zip(names, shown, strict=True)
@@ -57,15 +57,15 @@ def _words(job: Job) -> str:
     return f"{job.stage} ({first}{f' +{len(more)}' if more else ''})"
 
 
-def _row(spans: Sequence[tuple[Span, str]], columns: int, whole: float) -> str:
+def _row(placements: Sequence[tuple[Placement, str]], columns: int, whole: float) -> str:
     cells = [_IDLE] * columns
     scale = columns / whole
-    for span, letter in sorted(spans, key=lambda entry: entry[0].end - entry[0].start):
-        begin = min(int(span.start * scale + 0.5), columns - 1)
-        end = max(begin + 1, int(span.end * scale + 0.5))
+    for placement, letter in sorted(placements, key=lambda entry: entry[0].end - entry[0].start):
+        begin = min(int(placement.start * scale + 0.5), columns - 1)
+        end = max(begin + 1, int(placement.end * scale + 0.5))
         cells[begin:end] = [letter] * (end - begin)
-    for span, letter in spans:
-        begin = min(int(span.start * scale + 0.5), columns - 1)
+    for placement, letter in placements:
+        begin = min(int(placement.start * scale + 0.5), columns - 1)
         if cells[begin] == letter:
             cells[begin] = letter.upper()
     return "".join(cells)

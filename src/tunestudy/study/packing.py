@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunestudy.study.branch_and_bound import GOOD_ENOUGH, search
-from tunestudy.study.dispatch import Dispatch, Instance, Seat, Span, Work, as_spans, dispatch
+from tunestudy.study.dispatch import Dispatch, Instance, Placement, Seat, Work, dispatch
 
 FEW = 12
 """So many jobs that have not begun are searched through."""
@@ -30,7 +30,7 @@ _MOST_TRIALS = 400
 class Packing:
     """Who runs when and where. Times are seconds from now."""
 
-    spans: Mapping[str, Span]
+    placements: Mapping[str, Placement]
     """By job id."""
     order: Sequence[str]
     """Ids in the order in which they start; without those that run already."""
@@ -56,12 +56,12 @@ class Packing:
             "jobs": [
                 {
                     "id": name,
-                    "slot": span.slot,
-                    "start_s": round(span.start, 3),
-                    "end_s": round(span.end, 3),
+                    "slot": placement.slot,
+                    "start_s": round(placement.start, 3),
+                    "end_s": round(placement.end, 3),
                     "known": name not in self.guessed,
                 }
-                for name, span in self.spans.items()
+                for name, placement in self.placements.items()
             ],
         }
 
@@ -76,7 +76,7 @@ def pack(works: Sequence[Work], seats: Sequence[Seat], *, thorough: bool = True)
     instance = Instance(works=works, seats=seats)
     best, proven = _best(instance, thorough=thorough)
     return Packing(
-        spans=as_spans(instance, best),
+        placements={instance.works[index].id: placed for index, placed in best.placements.items()},
         order=[works[index].id for index in best.order],
         makespan=best.makespan,
         critical_path_s=instance.critical_path_s,

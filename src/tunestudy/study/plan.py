@@ -23,7 +23,7 @@ from tunestudy.records.atomic import read_object
 from tunestudy.records.layout import StudyDir
 from tunestudy.study.benchmarks import curve_warnings
 from tunestudy.study.changes import Change, Orphan, explain_changes, find_orphans
-from tunestudy.study.estimate import NOTHING, UNKNOWN, Estimate, Estimator, Measured
+from tunestudy.study.estimate import NO_STEPS, UNKNOWN, Estimate, Estimator, Measured
 from tunestudy.study.fingerprint import canonical
 from tunestudy.study.footing import footing_warnings, parts_warnings, seen_rows_warnings
 from tunestudy.study.graph import Graph
@@ -217,7 +217,7 @@ def _with_estimates(
             estimates[known] = estimator.of(job.training, measured.get(_data_key(job.training), {}))
         if known not in loose:
             loose[known] = identities.not_final(study, job.training)
-        estimate = estimates[known] if job.training else NOTHING
+        estimate = estimates[known] if job.training else NO_STEPS
         planned.append(PlannedJob(job, states[job.id], estimate, loose[known]))
     return planned
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from tunestudy.config.job import Evaluation, Job
 from tunestudy.records.atomic import read_object
-from tunestudy.records.kept import kept_checkpoints
+from tunestudy.records.kept import find_checkpoints
 from tunestudy.records.layout import CLAIM, EVAL, FAILURE, LEASE, PROGRESS, RESULT, JobDir, StudyDir, score_name
 
 Status = Literal["done", "evaluate", "running", "failed", "interrupted", "pending"]
@@ -60,11 +60,11 @@ def _missing(root: str, job: Job) -> Iterator[str]:
             yield name
     if any(evaluation.benchmark.checkpoints for evaluation in job.evaluations.values()):
         folder = JobDir(Path(root))
-        for checkpoint, step in kept_checkpoints(folder):
-            scores = str(folder.at_checkpoint(checkpoint).eval)
+        for checkpoint in find_checkpoints(folder.root):
+            scores = str(folder.at_checkpoint(checkpoint.name).eval)
             for name, evaluation in job.evaluations.items():
-                if evaluation.benchmark.wants_checkpoint(step) and not _is_scored(scores, name, evaluation):
-                    yield f"{name} of {checkpoint}"
+                if evaluation.benchmark.wants_checkpoint(checkpoint.step) and not _is_scored(scores, name, evaluation):
+                    yield f"{name} of {checkpoint.name}"
 
 
 def _is_scored(scores: str, name: str, evaluation: Evaluation) -> bool:

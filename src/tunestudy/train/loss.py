@@ -107,16 +107,6 @@ class LossModel(nn.Module):
         return losses_N.sum(), losses_N.detach()
 
 
-def token_losses(model: nn.Module, batch: Batch, *, label_smoothing: float = 0.0, num_sources: int = 1) -> LossSums:
-    """Losses of a micro-batch.
-
-    model: a LossModel, an engine's wrapper around one, or (slower: its head is checked again) a causal model.
-    """
-    wrapped = model if isinstance(getattr(model, "module", model), LossModel) else LossModel(model)
-    sums: LossSums = wrapped(batch, label_smoothing=label_smoothing, num_sources=num_sources)
-    return sums
-
-
 def _positions_of_targets(batch: Batch) -> Tensor:
     """(N,) flat indices of positions that have a target; their number is known, so a GPU is not waited for."""
     wanted = batch.targets.flatten() != IGNORED

@@ -8,8 +8,6 @@ from tunestudy.records.atomic import point_to, remove_tree
 from tunestudy.records.kept import Found, find_checkpoints, ranked, to_keep
 from tunestudy.records.layout import JobDir
 
-__all__ = ["Found", "find_checkpoints", "name_by_epoch", "prune", "ranked", "to_keep"]
-
 
 def prune(folder: JobDir, settings: CheckpointSettings, pinned: Collection[str], *, finished: bool = False) -> None:
     """Point `last` and `best` at what they name, then delete what need not stay."""

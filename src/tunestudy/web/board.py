@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tunestudy.records.atomic import read_object
-from tunestudy.records.kept import kept_checkpoints
+from tunestudy.records.kept import find_checkpoints
 from tunestudy.records.layout import JobDir, StudyDir
 from tunestudy.records.redact import redact, redactor
 from tunestudy.report.values import mapping, number, texts, whole
@@ -201,10 +201,10 @@ def _is_scored(folder: JobDir) -> bool:
         return False
     curves = {name: steps for name, of in wanted.items() if (steps := mapping(of.get("benchmark")).get("checkpoints"))}
     return not curves or all(
-        _has_score(folder.at_checkpoint(checkpoint), name, wanted[name])
-        for checkpoint, step in kept_checkpoints(folder)
+        _has_score(folder.at_checkpoint(checkpoint.name), name, wanted[name])
+        for checkpoint in find_checkpoints(folder.root)
         for name, steps in curves.items()
-        if steps is True or (isinstance(steps, list) and step in steps)
+        if steps is True or (isinstance(steps, list) and checkpoint.step in steps)
     )
 
 

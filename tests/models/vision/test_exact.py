@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "lab"))
 
+from losses import token_losses
 from tinyeyes import CONFIGS, corpus_of_examples, example, eyes_of, stock_arguments, tiny
 
 from tunestudy.data.batch import IGNORED, Batch, Layout, Row, batch_of
@@ -17,7 +18,7 @@ from tunestudy.data.corpus import Corpus
 from tunestudy.data.vision import Eyes
 from tunestudy.models.attention import segment_attention_obstacle
 from tunestudy.models.loaded import LoadedModel
-from tunestudy.train.loss import LossModel, token_losses
+from tunestudy.train.loss import LossModel
 
 torch.set_num_threads(1)
 

@@ -234,12 +234,12 @@ def remember_packing(plan: Plan, schedule: Schedule, *, now: float) -> None:
     old = {name: entry for name, entry in (known.get("jobs") or {}).items() if name in begun}
     new = {
         name: {
-            "slot": span.slot,
-            "start": round(now + span.start, 3),
-            "end": round(now + span.end, 3),
+            "slot": placement.slot,
+            "start": round(now + placement.start, 3),
+            "end": round(now + placement.end, 3),
             "known": name not in schedule.packing.guessed,
         }
-        for name, span in schedule.packing.spans.items()
+        for name, placement in schedule.packing.placements.items()
         if name not in old
     }
     until = known.get("until") if old else None

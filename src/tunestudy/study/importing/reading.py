@@ -17,8 +17,6 @@ from tunestudy.study.source import Composer, read_text, resolve_scalar
 BLOT = "blotted-out-secret"
 """Stands where a token stood."""
 
-MANY = frozenset({"env", "command"})
-
 
 @dataclass(frozen=True)
 class Given:
