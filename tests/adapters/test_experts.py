@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from tunestudy.adapters.attach import attach
+from tunestudy.adapters.expert_weights import adapted_weight
 from tunestudy.adapters.experts import experts_of, linear_modules
 from tunestudy.adapters.low_rank import cut, inner_product
 from tunestudy.config.adapter import AnyAdapter, DoraAdapter, LoraAdapter, MoleAdapter, SoraAdapter
@@ -374,3 +376,12 @@ def test_every_row_of_a_cut_can_learn() -> None:
 def test_inner_product_is_that_of_the_products() -> None:
     one, other = ((torch.randn(r, 7), torch.randn(5, r)) for r in (2, 3))
     assert inner_product(one, other) == pytest.approx(float((product(one) * product(other)).sum()), rel=1e-4)
+
+
+def test_a_row_of_zeros_under_a_dora_stays_one() -> None:
+    model = get_peft_model(nn.Sequential(nn.Linear(4, 3)), LoraConfig(r=2, target_modules=["0"], use_dora=True))
+    layer = model.base_model.model[0]
+    with torch.no_grad():
+        layer.get_base_layer().weight[1] = 0
+    found = adapted_weight(layer)
+    assert bool(torch.isfinite(found).all()) and not found[1].any() and bool(found[0].any())

@@ -43,7 +43,7 @@ def settled(**options: Any) -> MoleAdapter:
 def test_at_first_every_expert_has_an_equal_share() -> None:
     adapter, model, plain = settled(), tiny(), tiny()
     factors = factors_of(adapter)
-    install_mole(model, adapter, factors, seed=0)
+    install_mole(model, adapter, factors)
     with torch.no_grad():
         for name in mole_targets(plain, adapter):
             for of_expert in factors.values():
@@ -56,7 +56,7 @@ def test_at_first_every_expert_has_an_equal_share() -> None:
 @pytest.mark.parametrize("options", [{}, {"train_experts": False}, {"gate": "layer", "learn_temperature": True}])
 def test_what_learns_is_what_the_formula_counts(options: dict[str, Any]) -> None:
     adapter, model = settled(lora_r=2, **options), tiny()
-    install_mole(model, adapter, factors_of(adapter), seed=0)
+    install_mole(model, adapter, factors_of(adapter))
     learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
     of_experts = sum(2 * num_parameters(adapter, inputs, outputs) for inputs, outputs in LAYERS.values())
     of_gate = len(adapter.experts) * (1 if adapter.gate == "layer" else 32) + int(adapter.learn_temperature)
@@ -84,7 +84,7 @@ def test_an_expert_may_leave_layers_out_and_a_layer_without_any_stays_plain() ->
     adapter, model = settled(target_modules=["q_proj", "down_proj", "up_proj"]), tiny()
     factors = factors_of(adapter)
     del factors["ko"]["model.layers.0.mlp.down_proj"]
-    install_mole(model, adapter, factors, seed=0)
+    install_mole(model, adapter, factors)
     mole = mole_of(model)
     assert mole is not None and mole.ranks["model.layers.0.mlp.down_proj"] == (2, 0, 0)
     assert "model.layers.0.mlp.up_proj" not in mole.layers and len(mole.layers) == 4
@@ -128,13 +128,13 @@ def wrong_factors(case: str, adapter: MoleAdapter) -> Factors:
 def test_experts_that_do_not_fit_are_named(case: str, said: str) -> None:
     adapter = settled()
     with pytest.raises(StudyError, match=said) as error:
-        install_mole(tiny(), adapter, wrong_factors(case, adapter), seed=0)
+        install_mole(tiny(), adapter, wrong_factors(case, adapter))
     assert error.value.place.key == "adapter.experts.en"
 
 
 def test_names_and_modules_that_cannot_be() -> None:
     adapter = MoleAdapter(experts={"step": "x", "b": None}, target_modules=("q_proj",))
     with pytest.raises(StudyError, match="is the name of another column"):
-        install_mole(tiny(), adapter, {"step": {}}, seed=0)
+        install_mole(tiny(), adapter, {"step": {}})
     with pytest.raises(StudyError, match="no module is named"):
-        install_mole(tiny(), settled(target_modules=["q_project"]), {}, seed=0)
+        install_mole(tiny(), settled(target_modules=["q_project"]), {})

@@ -55,7 +55,7 @@ def with_mixture(model: Any, *, seed: int = 0, **options: Any) -> Any:
             layer = model.get_submodule(name)
             down = torch.randn(rank, layer.in_features, generator=generator) / layer.in_features**0.5
             factors[expert][name] = down, torch.randn(layer.out_features, rank, generator=generator) / 4
-    install_mole(model, adapter, factors, seed=seed)
+    install_mole(model, adapter, factors)
     move_gates(model, seed=seed)
     return model
 

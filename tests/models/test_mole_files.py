@@ -39,7 +39,7 @@ def with_mixture(model: Any, adapter: MoleAdapter, seed: int = 0) -> Any:
                 down = torch.randn(rank, module.in_features, generator=generator) * 0.3
                 up = torch.randn(module.out_features, rank, generator=generator) * 0.3
                 factors.setdefault(expert, {})[name] = (down, up)
-    install_mole(model, adapter, factors, seed=seed)
+    install_mole(model, adapter, factors)
     mole = mole_of(model)
     assert mole is not None
     with torch.no_grad():

@@ -103,8 +103,8 @@ def test_gates_have_a_rate_of_their_own_and_no_decay() -> None:
 
 
 def test_schedule_of_strengths_takes_equal_parts() -> None:
-    *_, drive = driven({"sparse_lambda_schedule": [1.0, 2.0, 4.0]})
-    strengths = [drive._strength(step) for step in range(STEPS)]
+    options = SoraAdapter(sparse_lambda_schedule=(1.0, 2.0, 4.0))
+    strengths = [options.strength_at(step, STEPS) for step in range(STEPS)]
     assert strengths == sorted(strengths)
     assert [strengths.count(value) for value in (1.0, 2.0, 4.0)] == [14, 13, 13]
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tunestudy.config.stage import TrainStage
 from tunestudy.records.atomic import pointed_to
-from tunestudy.records.kept import Found, to_keep
+from tunestudy.records.kept import StoredCheckpoint, to_keep
 from tunestudy.records.layout import JobDir
 from tunestudy.train.retention import prune
 
@@ -21,9 +21,9 @@ def stage(**values: object) -> TrainStage:
     return TrainStage.model_validate({"data": ["d"], "learning_rate": 0.1, **values})
 
 
-def found_in(history: list[tuple[str, float | None]]) -> list[Found]:
+def found_in(history: list[tuple[str, float | None]]) -> list[StoredCheckpoint]:
     return [
-        Found(name=f"checkpoint-{i}", step=i, kind=kind, metrics={} if loss is None else {"eval_loss": loss})
+        StoredCheckpoint(name=f"checkpoint-{i}", step=i, kind=kind, metrics={} if loss is None else {"eval_loss": loss})
         for i, (kind, loss) in enumerate(history, 1)
     ]
 
@@ -49,7 +49,7 @@ def test_pruning_as_one_goes_keeps_what_pruning_at_the_end_would(
 ) -> None:
     """So a run that was killed between publishing and pruning ends up with the same checkpoints."""
     rules = stage(save_total_limit=last, save_best_k=best)
-    alive: list[Found] = []
+    alive: list[StoredCheckpoint] = []
     for checkpoint in found_in(history):
         alive.append(checkpoint)
         alive = [c for c in alive if c.name in to_keep(alive, rules, ())]

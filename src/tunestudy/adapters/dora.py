@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from tunestudy.adapters import lora
 from tunestudy.adapters.direction import Direction, directed, row_norms
 from tunestudy.adapters.direction_cache import DirectionCache
+from tunestudy.adapters.gates import delta
 from tunestudy.config.adapter import DoraAdapter, DoraOptions
 from tunestudy.config.errors import StudyError, at
 
@@ -183,7 +184,7 @@ class DirectionVariant(DoraLinearVariant):  # type: ignore[misc]
         lost = factor.flatten() == 0
         kept = (weight.T if module.fan_in_fan_out else weight)[lost].clone()
         module._cache_store(f"{active_adapter}-merged", (factor, lost, kept))
-        return (factor * (weight + _delta(module, active_adapter))).to(orig_weight.dtype)
+        return (factor * (weight + delta(module, active_adapter))).to(orig_weight.dtype)
 
     @staticmethod
     def merge_unsafe(module: Any, active_adapter: str, orig_weight: Tensor) -> None:
@@ -194,7 +195,7 @@ class DirectionVariant(DoraLinearVariant):  # type: ignore[misc]
         """Divide by the factor and take ΔW out; rows that the factor made zero were kept."""
         factor: Tensor
         factor, lost, kept = module._cache_pop(f"{active_adapter}-merged")
-        weight = orig_weight.detach() / factor - _delta(module, active_adapter)
+        weight = orig_weight.detach() / factor - delta(module, active_adapter)
         rows = weight.T if module.fan_in_fan_out else weight
         rows[lost] = kept.to(rows.dtype)
         return weight.to(orig_weight.dtype)
@@ -235,14 +236,6 @@ def _directed(
         weight_OI=weight,
         overwrite=overwrite,
     )
-
-
-def _delta(layer: Any, adapter_name: str) -> Tensor:
-    """s·B diag(g) A in fp32, laid out as the base weight."""
-    up, gate = layer.lora_B[adapter_name].weight.detach().float(), gate_of(layer, adapter_name)
-    gated = up if gate is None else up * gate.detach().float()
-    delta: Tensor = gated @ layer.lora_A[adapter_name].weight.detach().float() * layer.scaling[adapter_name]
-    return delta.T if layer.fan_in_fan_out else delta
 
 
 def _merge_factor(layer: Any, adapter_name: str, base_weight: Tensor) -> Tensor:

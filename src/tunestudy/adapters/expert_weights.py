@@ -30,7 +30,7 @@ from tunestudy.records.manifest import MANIFEST, problems, read_manifest
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundExpert:
     """An expert's weights: of a job, in a folder, or the study's own model."""
 
     name: str
@@ -50,7 +50,7 @@ class Found:
         return StudyError(at(self.place), message, exit_code=Exit.PREFLIGHT_REFUSED)
 
 
-def find_expert(job: Job, folder: JobDir, name: str, expert: MoleExpert) -> Found:
+def find_expert(job: Job, folder: JobDir, name: str, expert: MoleExpert) -> FoundExpert:
     """Where an expert lies; StudyError for what is not there, is damaged, or cannot be an expert."""
     place = f"stages.{job.stage}.adapter.experts.{name}"
     if name in job.inputs:
@@ -59,17 +59,17 @@ def find_expert(job: Job, folder: JobDir, name: str, expert: MoleExpert) -> Foun
     if expert.path is None:
         tokenizer = load_tokenizer(job.model, folder.root / job.base_dir)
         identity = frozen_identity(job, job.model, folder, tokenizer)
-        return Found(name, str(expert.stage), place, identity, "full")
+        return FoundExpert(name, str(expert.stage), place, identity, "full")
     path = (folder.root / job.base_dir / Path(expert.path).expanduser()).resolve()
     if not path.is_dir():
         raise StudyError(at(f"{place}.path"), f"there is no folder {expert.path}", exit_code=Exit.PREFLIGHT_REFUSED)
     return _in_folder(name, expert.path, place, path, None)
 
 
-def _in_folder(name: str, label: str, place: str, path: Path, owner: JobDir | None) -> Found:
+def _in_folder(name: str, label: str, place: str, path: Path, owner: JobDir | None) -> FoundExpert:
     wrong = problems(path) if owner is not None or (path / MANIFEST).is_file() else []
     kind = (read_manifest(path) or {}).get("kind")
-    found = Found(name, label, place, {}, str(kind), path, owner)
+    found = FoundExpert(name, label, place, {}, str(kind), path, owner)
     if wrong:
         raise found.wrong(f"{label}: {'; '.join(wrong[:3])}; delete that folder and result.json, and run again")
     if kind in ("mole", "world"):
@@ -77,9 +77,9 @@ def _in_folder(name: str, label: str, place: str, path: Path, owner: JobDir | No
         raise found.wrong(f"{label} is {what}: it is no difference of weights; give a whole model or an adapter")
     if (path / ADAPTER_CONFIG).is_file():
         identity = ends_identity([path / ADAPTER_CONFIG, path / ADAPTER_WEIGHTS])
-        return Found(name, label, place, identity, "adapter", path, owner)
+        return FoundExpert(name, label, place, identity, "adapter", path, owner)
     check_model_folder(path)
-    return Found(name, label, place, folder_identity(path), "full", path, owner)
+    return FoundExpert(name, label, place, folder_identity(path), "full", path, owner)
 
 
 def start_identity(job: Job, model: Any) -> Identity:
@@ -90,7 +90,7 @@ def start_identity(job: Job, model: Any) -> Identity:
     return folder_identity(name) if name.is_dir() else hub_identity(str(name), model)
 
 
-def sits_on(found: Found, model: Any, start: Identity) -> bool:
+def sits_on(found: FoundExpert, model: Any, start: Identity) -> bool:
     """Whether an adapter's base is, for certain, what the stage starts from."""
     if found.kind != "adapter" or start["kind"] == "job":
         return False
@@ -107,7 +107,7 @@ def _hub(origin: Origin) -> Identity:
     return {"kind": "hub", "name": origin.name, "revision": origin.revision}
 
 
-def _base_origin(found: Found) -> Origin:
+def _base_origin(found: FoundExpert) -> Origin:
     """The base that an adapter names: a folder relative to its own, or a hub id."""
     assert found.folder is not None
     config = peft_config(found)
@@ -120,7 +120,7 @@ def _base_origin(found: Found) -> Origin:
     return Origin(name, config.revision, local=False)
 
 
-def peft_config(found: Found) -> Any:
+def peft_config(found: FoundExpert) -> Any:
     """PEFT's options of an adapter."""
     from peft import PeftConfig
 
@@ -130,7 +130,7 @@ def peft_config(found: Found) -> Any:
         raise found.wrong(f"{found.label}: its {ADAPTER_CONFIG} cannot be read: {error}") from error
 
 
-def own_factors(found: Found) -> dict[str, Pair]:
+def own_factors(found: FoundExpert) -> dict[str, Pair]:
     """Module → an adapter's own A and s·B in fp32. StudyError where it is more than plain factors of linear layers."""
     assert found.folder is not None
     config = peft_config(found)
@@ -150,7 +150,7 @@ def own_factors(found: Found) -> dict[str, Pair]:
     return factors
 
 
-class Weights(Protocol):
+class ExpertWeights(Protocol):
     """All that an expert is, by the names of the model that the stage starts from."""
 
     def weight(self, module: str) -> Tensor | None:
@@ -160,7 +160,7 @@ class Weights(Protocol):
         """Every parameter but the weights of `modules`."""
 
 
-def open_weights(found: Found, job: Job, folder: JobDir, modules: list[str]) -> Weights:
+def open_weights(found: FoundExpert, job: Job, folder: JobDir, modules: list[str]) -> ExpertWeights:
     """An expert's weights; what does not fit in the files of a whole model is loaded into a model in float32."""
     if found.kind == "full" and found.folder is not None:
         files = TensorFiles(found.folder)
@@ -169,7 +169,7 @@ def open_weights(found: Found, job: Job, folder: JobDir, modules: list[str]) -> 
     return ModelWeights(_loaded(found, job, folder))
 
 
-def _loaded(found: Found, job: Job, folder: JobDir) -> Any:
+def _loaded(found: FoundExpert, job: Job, folder: JobDir) -> Any:
     """A second model on the CPU, in float32."""
     settings = job.model.model_copy(update={"dtype": "float32"})
     if found.owner is not None:
@@ -243,5 +243,6 @@ def adapted_weight(layer: Any, adapter_name: str = "default") -> Tensor:
     if adapter_name not in magnitudes:
         return weight
     magnitude: Tensor = magnitudes[adapter_name].weight.float()
-    directed: Tensor = weight * (magnitude / weight.norm(dim=1))[:, None]
+    norms = weight.norm(dim=1)
+    directed: Tensor = weight * (magnitude / norms).masked_fill_(norms == 0, 0)[:, None]  # a row of zeros stays one
     return directed

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from tunestudy.adapters.expert_weights import (
-    Found,
-    Weights,
+    ExpertWeights,
+    FoundExpert,
     find_expert,
     open_weights,
     own_factors,
@@ -91,7 +91,7 @@ def linear_modules(model: Any, adapter: MoleAdapter, stage: str) -> dict[str, nn
     return linear
 
 
-def _key(adapter: MoleAdapter, found: Mapping[str, Found], start: Any, modules: Mapping[str, nn.Linear]) -> str:
+def _key(adapter: MoleAdapter, found: Mapping[str, FoundExpert], start: Any, modules: Mapping[str, nn.Linear]) -> str:
     """Of all that decides a byte of the factors; neither the order nor the names of the experts do, nor who trains."""
     experts = {name: [one.kind, one.identity, given(adapter)[name].use] for name, one in found.items()}
     dtype = str(next(iter(modules.values())).weight.dtype)
@@ -108,7 +108,7 @@ class _Making:
         self.job, self.folder, self.adapter = job, folder, adapter
         self.model, self.modules, self.start = model, modules, start
 
-    def expert(self, found: Found) -> tuple[dict[str, Pair], dict[str, Any]]:
+    def expert(self, found: FoundExpert) -> tuple[dict[str, Pair], dict[str, Any]]:
         """One expert's factors and what is reported of it."""
         use = given(self.adapter)[found.name].use
         facts: dict[str, Any] = {
@@ -129,7 +129,7 @@ class _Making:
             return exact, {**facts, "energy": ones, "overall": 1.0, "outside": 0.0, "rank": _rank(exact)}
         return self._cuts(found, facts)
 
-    def _exact(self, found: Found) -> dict[str, Pair] | None:
+    def _exact(self, found: FoundExpert) -> dict[str, Pair] | None:
         """The own factors of an adapter on the very start; None where it changes more than they and the stage adapt."""
         try:
             factors = own_factors(found)
@@ -137,7 +137,7 @@ class _Making:
             return None  # DoRA, or whole modules beside: its difference is read from the weights
         return self._checked(found, factors) if factors.keys() <= self.modules.keys() else None
 
-    def _checked(self, found: Found, factors: dict[str, Pair]) -> dict[str, Pair]:
+    def _checked(self, found: FoundExpert, factors: dict[str, Pair]) -> dict[str, Pair]:
         for module, (down, up) in factors.items():
             layer = self.modules.get(module)
             if layer is None:
@@ -150,7 +150,7 @@ class _Making:
                 raise found.wrong(f"{found.label}: its factors of {module} hold values that are not finite")
         return factors
 
-    def _cuts(self, found: Found, facts: dict[str, Any]) -> tuple[dict[str, Pair], dict[str, Any]]:
+    def _cuts(self, found: FoundExpert, facts: dict[str, Any]) -> tuple[dict[str, Pair], dict[str, Any]]:
         """The best factors of its difference, module by module."""
         weights = open_weights(found, self.job, self.folder, list(self.modules))
         cuts: dict[str, Cut] = {}
@@ -178,7 +178,7 @@ class _Making:
             "ranks_for": {module: changed[module].spectrum for module in worst if changed[module].spectrum},
         }
 
-    def _difference(self, found: Found, weights: Weights, module: str, layer: nn.Linear) -> Tensor:
+    def _difference(self, found: FoundExpert, weights: ExpertWeights, module: str, layer: nn.Linear) -> Tensor:
         """(outputs, inputs) fp32, on the layer's device."""
         theirs = weights.weight(module)
         if theirs is None:
@@ -191,7 +191,7 @@ class _Making:
             raise found.wrong(f"{found.label}: {module}.weight holds values that are not finite")
         return difference
 
-    def _outside(self, weights: Weights) -> float:
+    def _outside(self, weights: ExpertWeights) -> float:
         """Squared norm of the difference in tensors that no factor stands for, as embeddings and norms."""
         own = {name: parameter.detach() for name, parameter in self.model.named_parameters()}
         total = 0.0
@@ -206,7 +206,7 @@ def _rank(factors: Mapping[str, Pair]) -> int:
     return max((down.shape[0] for down, _ in factors.values()), default=0)
 
 
-def _make(kept: Path, making: _Making, found: Mapping[str, Found]) -> None:
+def _make(kept: Path, making: _Making, found: Mapping[str, FoundExpert]) -> None:
     """Seal all experts' factors and what is reported of them, one expert after the other."""
     from safetensors.torch import save_file
 
@@ -276,7 +276,7 @@ def _told(adapter: MoleAdapter, report: Mapping[str, Any]) -> dict[str, Any]:
     return {"experts": experts, "min_energy": adapter.min_energy}
 
 
-def _check_energy(adapter: MoleAdapter, found: Mapping[str, Found], report: Mapping[str, Any]) -> None:
+def _check_energy(adapter: MoleAdapter, found: Mapping[str, FoundExpert], report: Mapping[str, Any]) -> None:
     for name, facts in report["experts"].items():
         share = facts["overall"]
         if share is None or share >= adapter.min_energy:

@@ -28,11 +28,11 @@ def mole_targets(model: Any, adapter: MoleAdapter) -> list[str]:
     return target_names(model, adapter.target_modules, only=wished)
 
 
-def install_mole(model: Any, adapter: MoleAdapter, factors: Factors, *, seed: int) -> Any:  # noqa: ARG001 - see below
+def install_mole(model: Any, adapter: MoleAdapter, factors: Factors) -> Any:
     """The model with the experts on it, all shares equal; the gates learn, the experts if they may, nothing else.
 
     An expert without factors for a layer adds nothing there; a layer for which none has any is left as it is. Nothing
-    is drawn: `seed` is part of what every adapter takes. Raises StudyError for experts that do not fit the model.
+    is drawn. Raises StudyError for experts that do not fit the model.
     """
     names = mole_targets(model, adapter)
     _check_experts(adapter, factors, names)

@@ -84,7 +84,7 @@ def build(job: Job, folder: JobDir, world: "World") -> LoadedModel:
         place(base_model_of(loaded.model), settings.device_map)
     if isinstance(settings.adapter, MoleAdapter) and not loaded.continues_adapter:
         factors = experts_of(job, folder, settings.adapter, loaded.model, is_writer=world.rank == 0)
-        model = install_mole(loaded.model, settings.adapter, factors, seed=job.seed)
+        model = install_mole(loaded.model, settings.adapter, factors)
     else:
         model = as_trained(loaded, settings, seed=job.seed)
     return LoadedModel(model, loaded.tokenizer, loaded.identity, processor=loaded.processor)

@@ -101,6 +101,13 @@ class GateOptions(LowRankOptions):
             raise ValueError("sparse_lambda_schedule: strengths must not be negative")
         return self
 
+    def strength_at(self, step: int, total_steps: int) -> float:
+        """`sparse_lambda` of a step; a schedule's strengths share the run in equal parts."""
+        schedule = self.sparse_lambda_schedule
+        if schedule:
+            return schedule[min(len(schedule) - 1, step * len(schedule) // total_steps)]
+        return self.sparse_lambda or 0.0
+
 
 class SoraAdapter(GateOptions):
     """Sparse low-rank adaptation: LoRA with gates. Source: Ding et al., EMNLP 2023."""

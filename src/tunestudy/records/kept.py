@@ -9,7 +9,7 @@ from tunestudy.records.manifest import read_manifest
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class StoredCheckpoint:
     """A checkpoint on the disk, as its manifest describes it."""
 
     name: str
@@ -20,26 +20,31 @@ class Found:
     """Its name by epoch."""
 
 
-def find_checkpoints(root: Path) -> list[Found]:
+def find_checkpoints(root: Path) -> list[StoredCheckpoint]:
     """All checkpoints with a readable manifest, by step. Whether their content holds is another question."""
     found = []
     for path in root.glob("checkpoint-*"):
         manifest = None if path.is_symlink() else read_manifest(path)
         if manifest is not None and isinstance(manifest.get("step"), int):
-            metrics = manifest.get("metrics") or {}
-            kind, label = str(manifest.get("kind")), str(manifest.get("label") or "")
-            found.append(Found(name=path.name, step=manifest["step"], kind=kind, metrics=metrics, label=label))
+            one = StoredCheckpoint(
+                name=path.name,
+                step=manifest["step"],
+                kind=str(manifest.get("kind")),
+                metrics=manifest.get("metrics") or {},
+                label=str(manifest.get("label") or ""),
+            )
+            found.append(one)
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 
 
-def ranked(found: Sequence[Found], metric: str) -> list[Found]:
+def ranked(found: Sequence[StoredCheckpoint], metric: str) -> list[StoredCheckpoint]:
     """Checkpoints that were measured, the lowest value first; of equals the earlier."""
     measured = [checkpoint for checkpoint in found if metric in checkpoint.metrics]
     return sorted(measured, key=lambda checkpoint: (checkpoint.metrics[metric], checkpoint.step))
 
 
 def to_keep(
-    found: Sequence[Found], settings: CheckpointSettings, pinned: Collection[str], *, finished: bool = False
+    found: Sequence[StoredCheckpoint], settings: CheckpointSettings, pinned: Collection[str], *, finished: bool = False
 ) -> set[str]:
     """Names that stay: pinned ones, the best k, and the last N of all and of the full ones (to resume from).
 

@@ -100,17 +100,9 @@ def _thresholds(stage: TrainStage, adapter: GateOptions, steps: int) -> Iterator
     rate = adapter.gate_learning_rate or stage.learning_rate
     stride = max(1, math.ceil(steps / _MOST_POINTS))
     for step in range(0, steps, stride):
-        strength = strength_at(adapter, step, steps)
+        strength = adapter.strength_at(step, steps)
         scale = rate * multiplier(step) if adapter.prox == "lr_scaled" else 1.0
         yield step, strength * scale, min(stride, steps - step)
-
-
-def strength_at(adapter: GateOptions, step: int, steps: int) -> float:
-    """`sparse_lambda` of a step; a schedule's strengths share the run in equal parts."""
-    schedule = adapter.sparse_lambda_schedule
-    if schedule:
-        return schedule[min(len(schedule) - 1, step * len(schedule) // steps)]
-    return adapter.sparse_lambda or 0.0
 
 
 def _share_below(adapter: GateOptions, reach: float) -> float:

@@ -76,7 +76,7 @@ class GateDrive:
         rule = official_threshold if self._options.threshold == "official" else soft_threshold
         for group, gates in self._groups():
             rate = float(group["lr"]) if self._options.prox == "lr_scaled" else 1.0
-            rule(gates, self._strength(step) * rate)
+            rule(gates, self._options.strength_at(step, self._total_steps) * rate)
 
     def sparsity(self) -> float:
         """Share of gates that are shut; 0 without gates."""
@@ -101,13 +101,6 @@ class GateDrive:
 
     def _shut(self, gated: Gated) -> int:
         return num_shut(gated, self._options.gate_zero_tol)
-
-    def _strength(self, step: int) -> float:
-        strengths = self._options.sparse_lambda_schedule
-        if strengths:
-            return strengths[min(step * len(strengths) // self._total_steps, len(strengths) - 1)]
-        assert self._options.sparse_lambda is not None
-        return self._options.sparse_lambda
 
     def _hold_target(self, step: int) -> None:
         """Shut as many gates as `step` should see shut: those nearest to zero. Open ones keep their value.

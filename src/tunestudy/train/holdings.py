@@ -3,6 +3,7 @@
 Bytes of one rank, from the shapes of a model that need not be there.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 from torch import Tensor, nn
@@ -151,5 +152,5 @@ def _outside_blocks(model: nn.Module) -> int:
     return _bytes_of(p for p in model.parameters() if id(p) not in inside)
 
 
-def _bytes_of(parameters: object) -> int:
-    return sum(p.numel() * p.element_size() for p in parameters)  # type: ignore[attr-defined]
+def _bytes_of(parameters: Iterable[Tensor]) -> int:
+    return sum(p.numel() * p.element_size() for p in parameters)

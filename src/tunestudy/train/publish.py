@@ -71,13 +71,12 @@ def whole_state(run: Run) -> dict[str, Tensor] | None:
     group, model = run.learner.engine.gather_group, run.learner.model
     if group is None:
         return None
-    if world_of(model) is not None:
-        return whole_on_rank_0({t.name: t.parameter for t in run.learner.trainables}, group)
-    if mole_of(model) is not None:
-        return whole_on_rank_0({t.name: t.parameter for t in run.learner.trainables}, group)
+    learnt = {trainable.name: trainable.parameter for trainable in run.learner.trainables}
+    if world_of(model) is not None or mole_of(model) is not None:
+        return whole_on_rank_0(learnt, group)
     if hasattr(model, "peft_config"):
         twin = {name: tensor for name, tensor in model.named_parameters() if f".{START}." in name}
-        return whole_on_rank_0({**{t.name: t.parameter for t in run.learner.trainables}, **twin}, group)
+        return whole_on_rank_0({**learnt, **twin}, group)
     return whole_on_rank_0(model.state_dict(keep_vars=True), group)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tunestudy.config.stage import CheckpointSettings
 from tunestudy.records.atomic import point_to, remove_tree
-from tunestudy.records.kept import Found, find_checkpoints, ranked, to_keep
+from tunestudy.records.kept import StoredCheckpoint, find_checkpoints, ranked, to_keep
 from tunestudy.records.layout import JobDir
 
 
@@ -24,7 +24,7 @@ def prune(folder: JobDir, settings: CheckpointSettings, pinned: Collection[str],
             remove_tree(folder.root / checkpoint.name)
 
 
-def name_by_epoch(root: Path, kept: Sequence[Found]) -> None:
+def name_by_epoch(root: Path, kept: Sequence[StoredCheckpoint]) -> None:
     """Links `checkpoint-epoch1-step500` to the checkpoints that stay; those to others go first, so none dangles."""
     wanted = {f"checkpoint-{checkpoint.label}": checkpoint.name for checkpoint in kept if checkpoint.label}
     for link in root.glob("checkpoint-epoch*"):

@@ -159,7 +159,7 @@ def with_mixture(loaded: LoadedModel, task: Task, adapter: MoleAdapter) -> Any:
     if loaded.continues_adapter:
         return let_learn(loaded.model, adapter)
     factors = experts_of(task.job, task.folder, adapter, loaded.model, is_writer=task.world.rank == 0)
-    return install_mole(loaded.model, adapter, factors, seed=task.job.seed)
+    return install_mole(loaded.model, adapter, factors)
 
 
 def checkpoint_activations(model: Any) -> None:
