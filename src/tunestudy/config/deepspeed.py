@@ -5,7 +5,7 @@ study stays the one place that says how training goes: where a DeepSpeed key mea
 must agree. `auto`, as Hugging Face's integration writes it, always does.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from types import UnionType
@@ -55,7 +55,7 @@ def mistakes(section: Mapping[str, Any], stage: TrainStage) -> Iterator[str]:
             near = get_close_matches(name, KEYS, n=1)
             yield f"{name}: DeepSpeed has no such key" + (f"; did you mean {near[0]}?" if near else "")
         elif key.kind == "refused":
-            if not _is_off(value):
+            if not is_off(value):
                 yield f"{name}: {key.words}"
         elif value != AUTO and (wrong := key.wrong(value)):
             yield f"{name}: {wrong}"
@@ -79,16 +79,22 @@ def flattened(section: Mapping[str, Any], above: str = "") -> Iterator[tuple[str
 
 def passed_on(section: Mapping[str, Any]) -> Section:
     """The part of a section that DeepSpeed itself reads."""
-    kept: Section = {}
-    for name, value in flattened(section):
-        if value != AUTO and name in KEYS and KEYS[name].kind == "passed on":
-            *outer, last = name.split(".")
-            place = kept
-            for part in outer:
-                place = place.setdefault(part, {})
-            place[last] = value
+    of_deepspeed = {name for name, key in KEYS.items() if key.kind == "passed on"}
+    kept = nested((name, value) for name, value in flattened(section) if value != AUTO and name in of_deepspeed)
     kept.setdefault("zero_optimization", {})["stage"] = zero_stage(section)
     return kept
+
+
+def nested(flat: Iterable[tuple[str, Any]]) -> Section:
+    """Sections again, of keys joined by dots."""
+    made: Section = {}
+    for name, value in flat:
+        *outer, last = name.split(".")
+        place = made
+        for part in outer:
+            place = place.setdefault(part, {})
+        place[last] = value
+    return made
 
 
 def zero_stage(section: Mapping[str, Any]) -> int:
@@ -98,7 +104,7 @@ def zero_stage(section: Mapping[str, Any]) -> int:
     return stage if stage in (1, 2, 3) else DEFAULT_STAGE
 
 
-def _is_off(value: object) -> bool:
+def is_off(value: object) -> bool:
     """Whether a section or switch asks for nothing."""
     return value in (False, None, {}) or (isinstance(value, Mapping) and value.get("enabled") is False)
 

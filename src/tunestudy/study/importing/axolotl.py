@@ -5,6 +5,7 @@ from typing import Any
 from tunestudy.study.importing import hugging_face
 from tunestudy.study.importing.axolotl_data import data_sets, evaluation_sets, pretraining_sets
 from tunestudy.study.importing.rules import (
+    ADAPTER_TO_MERGE,
     ImpossibleError,
     NotNeededError,
     Program,
@@ -106,15 +107,8 @@ def _per_epoch(key: str, path: str) -> Rule:
 
 
 def _saving(value: Any, view: View) -> dict[str, Any]:
-    return (
-        {"stage.save_steps": hugging_face.counted(value), "stage.full_save_steps": None}
-        if view.on("save_only_model")
-        else {"stage.save_steps": hugging_face.counted(value), "stage.full_save_steps": hugging_face.counted(value)}
-    )
-
-
-def _evaluation_steps(value: Any, _view: View) -> dict[str, Any]:
-    return {"stage.eval_steps": hugging_face.counted(value), "stage.eval_on_epoch_end": False}
+    steps = hugging_face.counted(value)
+    return {"stage.save_steps": steps, "stage.full_save_steps": None if view.on("save_only_model") else steps}
 
 
 def _evaluations(value: Any, view: View) -> dict[str, Any]:
@@ -123,20 +117,8 @@ def _evaluations(value: Any, view: View) -> dict[str, Any]:
     return hugging_face.evaluations(value, view)
 
 
-def _inputs(value: Any, _view: View) -> dict[str, Any]:
-    return {"stage.loss_on": "all" if truth(value) else "assistant"}
-
-
 def _batch(value: Any, view: View) -> dict[str, Any]:
     return {"stage.effective_batch_size": int(plain(value)) * view.gpus}
-
-
-def _template(_value: Any, _view: View) -> dict[str, Any]:
-    raise NotNeededError("the model's own chat template is used; `tunestudy data` shows its text")
-
-
-def _jinja(value: Any, _view: View) -> dict[str, Any]:
-    return {"model.chat_template": str(value)}
 
 
 def _tracker(name: str) -> Rule:
@@ -146,10 +128,6 @@ def _tracker(name: str) -> Rule:
         return hugging_face.trackers([name], view)
 
     return rule
-
-
-def _merged(_value: Any, _view: View) -> dict[str, Any]:
-    raise ImpossibleError("a stage begins from a whole model: merge this adapter into it first (`tunestudy merge`)")
 
 
 def _accumulation(view: View) -> int:
@@ -229,7 +207,7 @@ RULES: dict[str, Rule] = {
     "fp16": _half_float,
     "float16": _half_float,
     "adapter": _adapter,
-    "lora_model_dir": _merged,
+    "lora_model_dir": cannot(ADAPTER_TO_MERGE),
     "lora_r": of_adapter(to("adapter.lora_r")),
     "lora_alpha": of_adapter(to("adapter.lora_alpha")),
     "lora_dropout": of_adapter(to("adapter.lora_dropout")),
@@ -270,9 +248,9 @@ RULES: dict[str, Rule] = {
     "min_sample_len": cannot("short samples count"),
     "excess_length_strategy": words("stage.overlong", {"drop": "reject", "truncate": "truncate"}),
     "sample_packing": switch({"stage.packing": True}, {"stage.packing": False}),
-    "train_on_inputs": _inputs,
-    "chat_template": _template,
-    "chat_template_jinja": _jinja,
+    "train_on_inputs": switch({"stage.loss_on": "all"}, {"stage.loss_on": "assistant"}),
+    "chat_template": idle("the model's own chat template is used; `tunestudy data` shows its text"),
+    "chat_template_jinja": to("model.chat_template"),
     "default_system_message": to("dataset.system"),
     "eot_tokens": idle("an answer is learnt with its end, as the chat template writes it"),
     "micro_batch_size": hugging_face.micro_batch,
@@ -290,7 +268,10 @@ RULES: dict[str, Rule] = {
     "gradient_checkpointing": _checkpointing,
     "evals_per_epoch": _per_epoch("evals", "stage.eval_on_epoch_end"),
     "saves_per_epoch": _per_epoch("saves", "stage.save_on_epoch_end"),
-    "eval_steps": _evaluation_steps,
+    "eval_steps": lambda value, _view: {
+        "stage.eval_steps": hugging_face.counted(value),
+        "stage.eval_on_epoch_end": False,
+    },
     "eval_strategy": _evaluations,
     "save_steps": _saving,
     "early_stopping_patience": hugging_face.patience,

@@ -11,34 +11,13 @@ from tunestudy.study.importing.sets import ENDINGS, only_named, place, slug
 Declared = dict[str, Any]
 LOADERS = ("json", "csv", "parquet", "arrow", "text")
 
-_READ = {
-    *(
-        [
-            "path",
-            "type",
-            "split",
-            "name",
-            "revision",
-            "data_files",
-            "ds_type",
-            "field_messages",
-            "message_property_mappings",
-            "field",
-        ]
-    ),
-    *(
-        [
-            "message_field_role",
-            "message_field_content",
-            "roles_to_train",
-            "train_on_eos",
-            "train_on_eot",
-            "chat_template",
-        ]
-    ),
-    *(["roles", "trust_remote_code", "field_thinking", "conversation", "text_column", "preprocess_shards"]),
-    *(["field_human", "field_model", "drop_system_message"]),
-}
+_READ_KEYS = (
+    "path type split name revision data_files ds_type field_messages message_property_mappings field "
+    "message_field_role message_field_content roles_to_train train_on_eos train_on_eot chat_template roles "
+    "trust_remote_code field_thinking conversation text_column preprocess_shards field_human field_model "
+    "drop_system_message"
+)
+_READ = frozenset(_READ_KEYS.split())
 _LEFT = {
     "shards": "a part is taken by limit",
     "shards_idx": "a part is taken by limit",

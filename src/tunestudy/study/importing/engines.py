@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tunestudy.config.deepspeed import KEYS, flattened
+from tunestudy.config.deepspeed import AUTO, KEYS, flattened, is_off, nested
 from tunestudy.study.importing.rules import ImpossibleError, NotNeededError, View, listed
 
 _STAGES = re.compile(r"(?i)(?:ds_)?z(?:ero)?_?-?([0-3])(.*)")
@@ -87,17 +87,12 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _passed(section: dict[str, Any]) -> dict[str, Any]:
     """The part of a section that DeepSpeed itself reads. Raises ImpossibleError for what tunestudy refuses."""
-    kept: dict[str, Any] = {}
+    kept = []
     for name, value in flattened(section):
         key = KEYS.get(name)
-        off = value in (False, None, {}, "auto") or (isinstance(value, dict) and value.get("enabled") is False)
-        if key is not None and key.kind == "refused" and not off:
+        if key is not None and key.kind == "refused" and value != AUTO and not is_off(value):
             raise ImpossibleError(f"{name}: {key.words}; take it out of the file, or set engine: deepspeed by hand")
-        if key is None or key.kind != "passed on" or value == "auto" or key.wrong(value):
+        if key is None or key.kind != "passed on" or value == AUTO or key.wrong(value):
             continue  # without effect, or a second voice for a key of the study
-        *outer, last = name.split(".")
-        place = kept
-        for part in outer:
-            place = place.setdefault(part, {})
-        place[last] = value
-    return kept
+        kept.append((name, value))
+    return nested(kept)

@@ -3,7 +3,6 @@
 Source: transformers 5, training_args.py; older names as of transformers 4.
 """
 
-import math
 from typing import Any, get_args
 
 from tunestudy.config.stage import TrainStage
@@ -189,23 +188,8 @@ def if_known(key: str, cure: str) -> Rule:
     return rule
 
 
-def best_by(value: Any, _view: View) -> dict[str, Any]:
-    return words("stage.metric_for_best_model", {"loss": "eval_loss", "eval_loss": "eval_loss"}, _BENCHMARK)(
-        value, _view
-    )
-
-
-def sampling(value: Any, _view: View) -> dict[str, Any]:
-    order = {"random": "shuffle", "sequential": "sequential", "group_by_length": "length_grouped"}
-    return words("stage.order", order)(value, _view)
-
-
 def patience(value: Any, _view: View) -> dict[str, Any]:
     return {"stage.early_stopping_patience": _whole(value)}
-
-
-def rounded_up(number: float) -> int:
-    return max(1, math.ceil(number))
 
 
 _BENCHMARK = "what is generated and scored is a benchmark: an entry of `benchmarks:`"
@@ -289,14 +273,18 @@ RULES: dict[str, Rule] = {
     "save_only_model": weights_only,
     "logging_steps": lambda value, _view: {"stage.logging_steps": counted(value)},
     "logging_strategy": cannot("what is logged is counted in steps: logging_steps", unless=("steps",)),
-    "metric_for_best_model": best_by,
+    "metric_for_best_model": words(
+        "stage.metric_for_best_model", dict.fromkeys(("loss", "eval_loss"), "eval_loss"), _BENCHMARK
+    ),
     "report_to": trackers,
     "seed": lambda value, _view: {"study.seeds": [plain(value)]},
     "gradient_checkpointing": switch(
         {"stage.activation_checkpointing": True}, {"stage.activation_checkpointing": False}
     ),
     "group_by_length": switch({"stage.order": "length_grouped"}),
-    "train_sampling_strategy": sampling,
+    "train_sampling_strategy": words(
+        "stage.order", {"random": "shuffle", "sequential": "sequential", "group_by_length": "length_grouped"}
+    ),
     "resume_from_checkpoint": resumption,
     "do_predict": cannot(_BENCHMARK),
     "predict_with_generate": cannot(_BENCHMARK),

@@ -3,8 +3,9 @@
 from typing import Any
 
 from tunestudy.study.importing import hugging_face
-from tunestudy.study.importing.llamafactory_data import data_sets, evaluation_sets, share_held_out
+from tunestudy.study.importing.llamafactory_data import data_sets, evaluation_sets
 from tunestudy.study.importing.rules import (
+    ADAPTER_TO_MERGE,
     ImpossibleError,
     NotNeededError,
     Program,
@@ -17,8 +18,8 @@ from tunestudy.study.importing.rules import (
     plain,
     switch,
     to,
-    truth,
 )
+from tunestudy.study.importing.sets import held_out
 
 _PREFERENCES = {"rm": "a reward model", "ppo": "PPO", "dpo": "DPO", "kto": "KTO"}
 _OPTIMISER = "this optimiser is not here; the study trains with AdamW, which takes more memory"
@@ -74,12 +75,6 @@ def _frozen(_value: Any, view: View) -> dict[str, Any]:
     return {"stage.train": [role for role, moved in moves.items() if moved]}
 
 
-def _pissa(value: Any, _view: View) -> dict[str, Any]:
-    if not truth(value):
-        raise NotNeededError("switched off")
-    return {"adapter.init_lora_weights": "pissa"}
-
-
 def _bits(value: Any, view: View) -> dict[str, Any]:
     if view["quantization_method"] not in ("bnb", "bitsandbytes") or plain(value) not in (4, 8):
         raise ImpossibleError("only bitsandbytes in 4 or 8 bits is here; the base stays whole")
@@ -96,45 +91,12 @@ def _half(view: View) -> bool:
     return view.on("bf16") or view.on("pure_bf16")
 
 
-def _precision(value: Any, _view: View) -> dict[str, Any]:
-    """Frozen weights are held in the type that is computed in."""
-    if not truth(value):
-        return {"stage.bf16": False}
-    return {"stage.bf16": True, "model.dtype": "bfloat16"}
-
-
-def _half_float(value: Any, _view: View) -> dict[str, Any]:
-    return {"stage.fp16": True, "model.dtype": "float16"} if truth(value) else {"stage.fp16": False}
-
-
-def _wholly_half(value: Any, _view: View) -> dict[str, Any]:
-    if not truth(value):
-        raise NotNeededError("switched off")
-    return {"stage.bf16": True, "model.dtype": "bfloat16"}
-
-
-def _checkpointing(value: Any, _view: View) -> dict[str, Any]:
-    return {"stage.activation_checkpointing": not truth(value)}
-
-
-def _targets_of_loss(value: Any, _view: View) -> dict[str, Any]:
-    return {"stage.loss_on": "all" if truth(value) else "assistant"}
-
-
-def _packing(value: Any, _view: View) -> dict[str, Any]:
-    return {"stage.packing": bool(truth(value))}
-
-
 def _template(value: Any, _view: View) -> dict[str, Any]:
     if value in ("default", "empty"):
         raise ImpossibleError(
             "the model's own chat template is used; another is `chat_template:` of the model, in jinja"
         )
     raise NotNeededError("the model's own chat template is used; `tunestudy data` shows its text")
-
-
-def _adapter_start(_value: Any, _view: View) -> dict[str, Any]:
-    raise ImpossibleError("a stage begins from a whole model: merge this adapter into it first (`tunestudy merge`)")
 
 
 _IDLE = {
@@ -169,31 +131,33 @@ RULES: dict[str, Rule] = {
     "lora_alpha": of_adapter(to("adapter.lora_alpha")),
     "lora_dropout": of_adapter(to("adapter.lora_dropout")),
     "lora_target": of_adapter(_targets),
-    "pissa_init": of_adapter(_pissa),
+    "pissa_init": of_adapter(switch({"adapter.init_lora_weights": "pissa"})),
     "loraplus_lr_ratio": of_adapter(cannot("A and B learn at one rate here; a rate between the two is learning_rate")),
     "additional_target": cannot("roles trained in full beside an adapter are `train: [role, …]` of the stage"),
-    "adapter_name_or_path": _adapter_start,
+    "adapter_name_or_path": cannot(ADAPTER_TO_MERGE),
     "freeze_vision_tower": _frozen,
     "freeze_multi_modal_projector": _frozen,
     "freeze_language_model": _frozen,
     "dataset": data_sets,
     "eval_dataset": evaluation_sets,
-    "val_size": share_held_out,
+    "val_size": held_out,
     "max_samples": to("dataset.limit"),
     "default_system": to("dataset.system"),
     "cutoff_len": to("stage.max_length"),
-    "train_on_prompt": _targets_of_loss,
+    "train_on_prompt": switch({"stage.loss_on": "all"}, {"stage.loss_on": "assistant"}),
     "mask_history": switch({"stage.loss_on": "completion"}),
-    "packing": _packing,
+    "packing": switch({"stage.packing": True}, {"stage.packing": False}),
     "neat_packing": switch({"stage.packing": True}),
     "preprocessing_num_workers": to("stage.preprocessing_num_workers"),
     "template": _template,
     "disable_shuffling": switch({"stage.order": "sequential"}),
     "early_stopping_steps": hugging_face.patience,
-    "bf16": _precision,
-    "fp16": _half_float,
-    "pure_bf16": _wholly_half,
-    "disable_gradient_checkpointing": _checkpointing,
+    "bf16": switch({"stage.bf16": True, "model.dtype": "bfloat16"}, {"stage.bf16": False}),
+    "fp16": switch({"stage.fp16": True, "model.dtype": "float16"}, {"stage.fp16": False}),
+    "pure_bf16": switch({"stage.bf16": True, "model.dtype": "bfloat16"}),
+    "disable_gradient_checkpointing": switch(
+        {"stage.activation_checkpointing": False}, {"stage.activation_checkpointing": True}
+    ),
     "quantization_bit": _bits,
     "quantization_method": idle("told with quantization_bit"),
     "quantization_type": of_adapter(to("quantization.bnb_4bit_quant_type")),

@@ -6,8 +6,8 @@ Source: hiyouga/LLaMA-Factory, src/llamafactory/data/parser.py and data/README.m
 import json
 from typing import Any
 
-from tunestudy.study.importing.rules import Entry, ImpossibleError, NotNeededError, View, listed, plain
-from tunestudy.study.importing.sets import place, share, slug
+from tunestudy.study.importing.rules import Entry, ImpossibleError, View, listed, plain
+from tunestudy.study.importing.sets import place, slug
 from tunestudy.study.nearest import did_you_mean
 
 Info = dict[str, Any]
@@ -38,12 +38,6 @@ def evaluation_sets(value: Any, view: View) -> dict[str, Any]:
     for name in trained:
         slug(name, taken)
     return {"eval_data": _entries(names, [None] * len(names), view, taken=taken)}
-
-
-def share_held_out(value: Any, _view: View) -> dict[str, Any]:
-    if not plain(value):
-        raise NotNeededError("nothing is held out")
-    return share(value)
 
 
 def _shares(view: View, count: int) -> list[float | None]:

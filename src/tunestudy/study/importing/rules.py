@@ -24,6 +24,9 @@ class ImpossibleError(Exception):
     """The key has no counterpart; the text says why, and what to do."""
 
 
+ADAPTER_TO_MERGE = "a stage begins from a whole model: merge the adapter into it first (`tunestudy merge`)"
+"""Of an adapter that a configuration begins at."""
+
 Rule = Callable[[Any, "View"], dict[str, Any]]
 """(value, view) → path: value. Raises NotNeededError or ImpossibleError."""
 

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tunestudy.study.importing.rules import ImpossibleError, View, plain
+from tunestudy.study.importing.rules import ImpossibleError, NotNeededError, View, plain
 
 ENDINGS = (".json", ".jsonl", ".csv", ".parquet", ".arrow", ".tar")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
@@ -41,6 +41,13 @@ def is_path(written: str) -> bool:
 
 def seen_from(folder: Path, path: Path) -> str:
     return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
+
+
+def held_out(value: Any, _view: View) -> dict[str, Any]:
+    """The rule of a key that says which share is held out; 0 for none."""
+    if not plain(value):
+        raise NotNeededError("nothing is held out")
+    return share(value)
 
 
 def share(value: Any) -> dict[str, Any]:

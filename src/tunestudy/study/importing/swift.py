@@ -1,9 +1,11 @@
 """ms-swift's keys. Source: modelscope/ms-swift, swift/arguments and swift/trainers/arguments.py (4.6)."""
 
+import math
 from typing import Any
 
 from tunestudy.study.importing import hugging_face
 from tunestudy.study.importing.rules import (
+    ADAPTER_TO_MERGE,
     ImpossibleError,
     NotNeededError,
     Program,
@@ -18,10 +20,12 @@ from tunestudy.study.importing.rules import (
     to,
     words,
 )
-from tunestudy.study.importing.sets import share
+from tunestudy.study.importing.sets import held_out
 from tunestudy.study.importing.swift_data import data_sets, evaluation_sets
 
 _TUNERS = {"lora": "lora", "lora_llm": "lora"}
+_STARTS: dict[Any, str] = {"true": "default", True: "default"}
+_STARTS |= {name: name for name in ("gaussian", "pissa", "olora", "orthogonal")}
 _COMMANDS = {
     "swift rlhf": "swift rlhf trains on preferences or rewards, which is not what tunestudy does",
     "megatron": "megatron's keys are others: import the `swift sft` form of it",
@@ -89,12 +93,6 @@ def _dtype(value: Any, view: View) -> dict[str, Any]:
     return {"model.dtype": value, **told}
 
 
-def _held_out(value: Any, _view: View) -> dict[str, Any]:
-    if not plain(value):
-        raise NotNeededError("nothing is held out")
-    return share(value)
-
-
 def _evaluates(view: View) -> bool:
     return bool(plain(view["split_dataset_ratio"]) or view["val_dataset"])
 
@@ -121,21 +119,6 @@ def _loss(value: Any, _view: View) -> dict[str, Any]:
     return {"stage.loss_on": known[base]}
 
 
-def _overlong(value: Any, view: View) -> dict[str, Any]:
-    return words("stage.overlong", {"delete": "reject", "right": "truncate"}, "delete and right are")(value, view)
-
-
-def _start(value: Any, view: View) -> dict[str, Any]:
-    known: dict[Any, str] = {
-        "true": "default",
-        True: "default",
-        "gaussian": "gaussian",
-        "pissa": "pissa",
-        "olora": "olora",
-    }
-    return words("adapter.init_lora_weights", {**known, "orthogonal": "orthogonal"})(value, view)
-
-
 def _few_bits(value: Any, view: View) -> dict[str, Any]:
     if view["quant_method"] not in ("bnb", None) or plain(value) not in (4, 8):
         raise ImpossibleError("only bitsandbytes in 4 or 8 bits is here; the base stays whole")
@@ -157,11 +140,7 @@ def _rate(role: str) -> Rule:
 
 
 def _accumulation(view: View) -> int:
-    return hugging_face.rounded_up(16 / int(plain(view["per_device_train_batch_size"])) / view.gpus)
-
-
-def _adapters(_value: Any, _view: View) -> dict[str, Any]:
-    raise ImpossibleError("a stage begins from a whole model: merge these adapters into it first (`tunestudy merge`)")
+    return max(1, math.ceil(16 / int(plain(view["per_device_train_batch_size"])) / view.gpus))
 
 
 _IDLE = {
@@ -199,10 +178,10 @@ RULES: dict[str, Rule] = {
     "sft_type": _tuner,
     "dataset": data_sets,
     "val_dataset": evaluation_sets,
-    "split_dataset_ratio": _held_out,
+    "split_dataset_ratio": held_out,
     "system": to("dataset.system"),
     "max_length": to("stage.max_length"),
-    "truncation_strategy": _overlong,
+    "truncation_strategy": words("stage.overlong", {"delete": "reject", "right": "truncate"}, "delete and right are"),
     "packing": switch({"stage.packing": True}, {"stage.packing": False}),
     "packing_length": to("stage.max_length"),
     "loss_scale": _loss,
@@ -215,11 +194,11 @@ RULES: dict[str, Rule] = {
     "target_modules": of_adapter(_targets),
     "target_regex": of_adapter(to("adapter.target_modules")),
     "target_parameters": of_adapter(to("adapter.target_parameters")),
-    "init_weights": of_adapter(_start),
+    "init_weights": of_adapter(words("adapter.init_lora_weights", _STARTS)),
     "lora_bias": cannot("biases do not learn beside an adapter"),
     "lorap_lr_ratio": of_adapter(cannot("A and B learn at one rate here; a rate between the two is learning_rate")),
     "modules_to_save": cannot("roles trained in full beside an adapter are `train: [role, …]` of the stage"),
-    "adapters": _adapters,
+    "adapters": cannot(ADAPTER_TO_MERGE),
     "freeze_vit": _frozen,
     "freeze_aligner": _frozen,
     "freeze_llm": _frozen,

@@ -21,6 +21,7 @@ from tunestudy.study.importing.rules import (
     switch,
     to,
     truth,
+    when,
     words,
 )
 from tunestudy.study.importing.sets import place, slug
@@ -56,15 +57,6 @@ def _dtype(value: Any, _view: View) -> dict[str, Any]:
     if str(value) == "auto":
         return {"model.dtype": "bfloat16"}
     return {"model.dtype": str(value).removeprefix("torch.")}
-
-
-def _of_bits(rule: Rule) -> Rule:
-    def within(value: Any, view: View) -> dict[str, Any]:
-        if not view.on("load_in_4bit"):
-            raise NotNeededError("load_in_4bit is off")
-        return rule(value, view)
-
-    return within
 
 
 def _evaluates(view: View) -> bool:
@@ -141,10 +133,6 @@ def _answers_only(value: Any, view: View) -> dict[str, Any]:
     return {"stage.loss_on": "all"}
 
 
-def _packing(value: Any, _view: View) -> dict[str, Any]:
-    return {"stage.packing": bool(truth(value))}
-
-
 def _strategy(value: Any, view: View) -> dict[str, Any]:
     if value in ("wrapped", "bfd_split", "bfd-requeue") and view.on("packing"):
         raise ImpossibleError("samples are never cut to fill a row; longer ones are as overlong says")
@@ -196,14 +184,15 @@ RULES: dict[str, Rule] = {
     "lora_modules_to_save": cannot("roles trained in full beside an adapter are `train: [role, …]` of the stage"),
     "load_in_4bit": few_bits(4, held=_held, cure="set use_peft"),
     "load_in_8bit": few_bits(8, held=_held, cure="set use_peft"),
-    "bnb_4bit_quant_type": _of_bits(to("quantization.bnb_4bit_quant_type")),
-    "use_bnb_nested_quant": _of_bits(
+    "bnb_4bit_quant_type": when("load_in_4bit", to("quantization.bnb_4bit_quant_type")),
+    "use_bnb_nested_quant": when(
+        "load_in_4bit",
         switch(
             {"quantization.bnb_4bit_use_double_quant": True},
             {"quantization.bnb_4bit_use_double_quant": False},
-        )
+        ),
     ),
-    "bnb_4bit_quant_storage": _of_bits(to("quantization.bnb_4bit_quant_storage")),
+    "bnb_4bit_quant_storage": when("load_in_4bit", to("quantization.bnb_4bit_quant_storage")),
     "dataset_name": _data_set,
     "datasets": _mixture,
     "dataset_mixture": _mixture,
@@ -213,7 +202,7 @@ RULES: dict[str, Rule] = {
     "max_length": to("stage.max_length"),
     "max_seq_length": to("stage.max_length"),
     "truncation_mode": words("stage.overlong", {"keep_start": "truncate"}, "samples are cut at their end"),
-    "packing": _packing,
+    "packing": switch({"stage.packing": True}, {"stage.packing": False}),
     "packing_strategy": _strategy,
     "assistant_only_loss": _answers_only,
     "completion_only_loss": _answers_only,
