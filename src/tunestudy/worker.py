@@ -22,9 +22,9 @@ from tunestudy.config.job import Job
 from tunestudy.records import clock
 from tunestudy.records.atomic import read_json, sweep, write_json
 from tunestudy.records.host import host_name
+from tunestudy.records.hub_cache import stay_offline
 from tunestudy.records.layout import JobDir
 from tunestudy.records.lease import Lease, LeaseHeldError
-from tunestudy.records.locked import stay_offline
 from tunestudy.records.logs import scrub, write_output_to
 from tunestudy.records.progress import Progress, known_here
 from tunestudy.records.redact import redact

@@ -190,7 +190,7 @@ def test_a_flipped_bit_in_a_parent_is_told(lab, parent):
 
 def reseal(folder):
     """A manifest that believes whatever the files hold now."""
-    from tunestudy.records.manifest import sha256
+    from tunestudy.records.hashes import sha256
 
     manifest = json.loads((folder / MANIFEST).read_text())
     for name in manifest["files"]:

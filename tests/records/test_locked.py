@@ -7,7 +7,9 @@ import pytest
 from locks import content, locked, put_into
 
 from tunestudy.config.errors import StudyError
-from tunestudy.records.locked import Lock, LockedFile, Named, git_sha1, hub_cache, problems, read_lock, write_lock
+from tunestudy.records.hashes import git_sha1
+from tunestudy.records.hub_cache import hub_cache
+from tunestudy.records.locked import Lock, LockedFile, Named, problems, read_lock, write_lock
 
 MODEL, DATA = locked("model", "org/model", "tokenizer", "weights"), locked("dataset", "org/data", "default")
 

@@ -15,8 +15,9 @@ from tunestudy.merge.source import FolderSource, Inputs, Source
 from tunestudy.models.fold import GATED_CONFIG
 from tunestudy.models.identity import Identity, folder_identity
 from tunestudy.models.stored import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from tunestudy.records.hashes import sha256
 from tunestudy.records.layout import JobDir
-from tunestudy.records.manifest import MANIFEST, problems, read_manifest, sha256
+from tunestudy.records.manifest import MANIFEST, problems, read_manifest
 
 PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.py"]
 """Files of a hub repository that a merge reads or carries over."""

@@ -15,7 +15,7 @@ from tunestudy.models.quantize import check_quantised, keep_layout, loading_opti
 from tunestudy.models.tokenizer import character_tokenizer
 from tunestudy.models.vision import image_processor, module_of
 from tunestudy.records.atomic import read_json
-from tunestudy.records.locked import FETCH_FIRST
+from tunestudy.records.hub_cache import FETCH_FIRST
 
 NAMED = 3
 """Tensors named in an error; the rest is counted."""

@@ -24,9 +24,11 @@ from tunestudy.preflight.hosts import host_problems
 from tunestudy.preflight.inputs import hub_point, is_cached
 from tunestudy.preflight.slurm import slurm_problems
 from tunestudy.preflight.trackers import tracker_problems
-from tunestudy.records.fetched import FetchDir, content_of, fetch_key, what_is_missing
+from tunestudy.records.fetched import FetchDir, fetch_key, what_is_missing
+from tunestudy.records.hashes import content_of
+from tunestudy.records.hub_cache import hub_cache
 from tunestudy.records.layout import StudyDir
-from tunestudy.records.locked import hub_cache, problems
+from tunestudy.records.locked import problems
 from tunestudy.records.redact import is_secret_name
 from tunestudy.records.space import bytes_text
 from tunestudy.study.load import LoadedStudy

@@ -16,7 +16,8 @@ from tunestudy.config.order import ScoreOrder
 from tunestudy.config.study import Study
 from tunestudy.preflight.points import Point, not_needed, ok, refused, some, warning
 from tunestudy.preflight.trackers import wandb_mode, wandb_token_source
-from tunestudy.records.locked import Lock, Named, hub_cache, item_problems, snapshot_folder
+from tunestudy.records.hub_cache import hub_cache, snapshot_folder
+from tunestudy.records.locked import Lock, Named, item_problems
 from tunestudy.study.load import LoadedStudy
 from tunestudy.study.nearest import did_you_mean
 

@@ -10,15 +10,12 @@ The key covers the records and the settings that decide which images are taken, 
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from tunestudy.config.data import Dataset
 from tunestudy.records.atomic import read_json
-from tunestudy.records.manifest import sha256
 
 KEY_DIGITS = 16
 IMAGE_COLUMNS = ("image", "images")
@@ -102,24 +99,3 @@ def what_is_missing(dataset: Dataset, folder: FetchDir) -> str:
             f"or `fetch: {{shards: {there}}}` trains on those"
         )
     return ""
-
-
-def content_of(path: Path, hash_of: Callable[[Path], str] | None = None) -> Any:
-    """A hash of a file, or of every file below a folder by its relative name (hidden ones left out)."""
-    hash_of = hash_of or hash_once
-    if path.is_file():
-        return hash_of(path)
-    files = sorted(entry for entry in path.rglob("*") if entry.is_file())
-    visible = [entry for entry in files if not any(part.startswith(".") for part in entry.relative_to(path).parts)]
-    return {entry.relative_to(path).as_posix(): hash_of(entry) for entry in visible}
-
-
-def hash_once(path: Path) -> str:
-    """SHA-256 of a file, computed again only when its size or time changes."""
-    stat = path.stat()
-    return _hash(path, stat.st_size, stat.st_mtime_ns)
-
-
-@lru_cache(maxsize=4096)
-def _hash(path: Path, size: int, mtime_ns: int) -> str:  # noqa: ARG001 - what the cache remembers it by
-    return sha256(path)

@@ -12,10 +12,7 @@
 alone. Large files have their SHA-256, small ones the hash that git knows them by: what the hub tells of them.
 """
 
-import hashlib
 import json
-import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,14 +20,11 @@ from typing import Any
 
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.records.atomic import write_text
-from tunestudy.records.manifest import sha256
+from tunestudy.records.hashes import git_sha1, sha256
+from tunestudy.records.hub_cache import FOLDERS, snapshot_folder
 
 VERSION = 1
 SUFFIX = ".lock"
-OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
-"""What `huggingface_hub`, `datasets` and `transformers` look at when they are imported."""
-FETCH_FIRST = "`tunestudy fetch STUDY`, where there is a network, brings and locks all that a study reads of the hub"
-_FOLDERS = {"model": "models", "dataset": "datasets"}
 
 
 @dataclass(frozen=True)
@@ -175,32 +169,6 @@ def lock_text(lock: Lock) -> str:
     )
 
 
-def hub_cache(environment: Mapping[str, str] | None = None) -> Path:
-    """Where `huggingface_hub` keeps what it downloads, by the same variables."""
-    found = os.environ if environment is None else environment
-    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
-        if found.get(name):
-            return Path(found[name]).expanduser()
-    if found.get("HF_HOME"):
-        return Path(found["HF_HOME"]).expanduser() / "hub"
-    cache = Path(found.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    return cache / "huggingface" / "hub"
-
-
-def snapshot_folder(cache: Path, kind: str, repo: str, commit: str) -> Path:
-    """Where `huggingface_hub` keeps the files of one commit of a repository."""
-    return cache / "--".join((_FOLDERS[kind], *repo.split("/"))) / "snapshots" / commit
-
-
-def stay_offline() -> None:
-    """Make the hub's libraries take what is in their cache alone; whoever has set it keeps it."""
-    for name in OFFLINE:
-        os.environ.setdefault(name, "1")
-    read_already = sys.modules.get("huggingface_hub.constants")
-    if read_already is not None and os.environ["HF_HUB_OFFLINE"] == "1":
-        read_already.HF_HUB_OFFLINE = True  # type: ignore[attr-defined]  # of a worker that had to import it first
-
-
 def problems(lock: Lock, cache: Path, named: Sequence[Named] | None = None, *, hashes: bool = False) -> list[Problem]:
     """Every locked file that is not in the hub's cache as it should be; by size, or with `hashes` by content as well.
 
@@ -227,17 +195,11 @@ def item_problems(item: Item, cache: Path, *, hashes: bool = False) -> Iterator[
             yield Problem(item, name, "has another content than the hub told")
 
 
-def git_sha1(path: Path) -> str:
-    """What git names a file's content by: SHA-1 over `blob <size>\\0` and the bytes."""
-    data = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
-
-
 def _item(found: Mapping[str, Any]) -> Item:
     files = {str(name): LockedFile(**file) for name, file in found["files"].items()}
     parts = tuple(str(part) for part in found["parts"])
     kind, commit = str(found["kind"]), str(found["commit"])
-    if kind not in _FOLDERS or not files or ".." in commit or any(".." in Path(name).parts for name in files):
+    if kind not in FOLDERS or not files or ".." in commit or any(".." in Path(name).parts for name in files):
         raise ValueError(f"{kind} {found['id']}")
     return Item(kind, str(found["id"]), found["revision"], parts, commit, str(found["locked"]), files)
 

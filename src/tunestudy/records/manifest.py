@@ -3,7 +3,6 @@
 No format of this field notices a flipped bit by itself, so the manifest holds sizes and SHA-256 of every file.
 """
 
-import hashlib
 import json
 import sys
 from collections.abc import Iterator
@@ -11,14 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tunestudy.records.atomic import fsync_file, publish, read_json
+from tunestudy.records.hashes import sha256
 
 MANIFEST = "MANIFEST.json"
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def seal(prepared: Path, final: Path, facts: dict[str, Any]) -> None:

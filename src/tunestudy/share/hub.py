@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tunestudy.config.errors import Exit, StudyError
-from tunestudy.records.manifest import sha256
+from tunestudy.records.hashes import sha256
 from tunestudy.records.redact import redact
 from tunestudy.share.content import Files
 

@@ -10,8 +10,9 @@ from typing import cast
 from tunestudy.config.job import Job
 from tunestudy.config.sharing import Strategy
 from tunestudy.records.atomic import read_json
+from tunestudy.records.hashes import sha256
 from tunestudy.records.layout import JobDir, StudyDir
-from tunestudy.records.manifest import MANIFEST, problems, sha256
+from tunestudy.records.manifest import MANIFEST, problems
 from tunestudy.records.pushes import MODEL, forget, note_pushed, read_pushed, take, taken, waiting
 from tunestudy.share.content import CARD, Files, no_longer, of_checkpoint, of_model
 from tunestudy.share.hub import DOWNLOADED_BYTES, Hub, Place, Pushed, RefusedError

@@ -17,9 +17,9 @@ from tunestudy.config.model import ModelConfig
 from tunestudy.config.stage import TrainStage
 from tunestudy.config.study import Study
 from tunestudy.records.atomic import read_object, write_json
-from tunestudy.records.fetched import FetchDir, content_of, fetch_key, images_digest
+from tunestudy.records.fetched import FetchDir, fetch_key, images_digest
+from tunestudy.records.hashes import content_of, sha256
 from tunestudy.records.layout import StudyDir
-from tunestudy.records.manifest import sha256
 from tunestudy.study.fingerprint import datasets_of, digest, significant
 
 DIGITS_VERSION = 1

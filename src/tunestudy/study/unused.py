@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tunestudy.records.atomic import TEMPORARY, TRASH, pointed_to, read_object, temporary_beside
-from tunestudy.records.fetched import content_of, fetch_key
+from tunestudy.records.fetched import fetch_key
+from tunestudy.records.hashes import content_of
 from tunestudy.records.kept import find_checkpoints, to_keep
 from tunestudy.records.layout import JobDir
 from tunestudy.records.lease import Lease

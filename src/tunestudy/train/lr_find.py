@@ -18,8 +18,8 @@ import numpy as np
 
 from tunestudy.config.job import Job
 from tunestudy.records.atomic import read_json, write_json
+from tunestudy.records.hub_cache import stay_offline
 from tunestudy.records.layout import LR_FIND, LR_TABLE, REQUEST, JobDir
-from tunestudy.records.locked import stay_offline
 from tunestudy.records.progress import Progress
 from tunestudy.records.stop import StopRequest
 from tunestudy.records.tables import TableLog

@@ -23,8 +23,8 @@ from tunestudy.data.batch import shares_of
 from tunestudy.data.order import Schedule
 from tunestudy.data.prepare import prepare
 from tunestudy.records.atomic import read_json, remove_tree, write_json
+from tunestudy.records.hub_cache import stay_offline
 from tunestudy.records.layout import PROBED, JobDir
-from tunestudy.records.locked import stay_offline
 from tunestudy.records.progress import Progress
 from tunestudy.records.stop import StopRequest
 from tunestudy.train.checkpoint import Kind

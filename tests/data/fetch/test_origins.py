@@ -12,7 +12,7 @@ from tunestudy.data.drawn_pool import fate
 from tunestudy.data.fetch.manifest import read_manifest
 from tunestudy.data.fetch.wanted import fetch_dir
 from tunestudy.data.sources import datacomp
-from tunestudy.records.locked import snapshot_folder
+from tunestudy.records.hub_cache import snapshot_folder
 
 REASONS = {"alive": "", "host gone": "host not found", "not found": "http 404", "replaced": "another sha256"}
 COMMIT = "a" * 40

@@ -14,15 +14,8 @@ from tunestudy.config.fetch import FetchSettings
 from tunestudy.data.fetch.manifest import Line, Outcome, Redacted, read_manifest
 from tunestudy.data.sources import Folders, Raw
 from tunestudy.records.atomic import read_json
-from tunestudy.records.fetched import (
-    IMAGE_COLUMNS,
-    FetchDir,
-    content_of,
-    fetch_key,
-    images_digest,
-    shards_wanted,
-    what_is_missing,
-)
+from tunestudy.records.fetched import IMAGE_COLUMNS, FetchDir, fetch_key, images_digest, shards_wanted, what_is_missing
+from tunestudy.records.hashes import content_of
 
 KEPT = ("sha256", "url", "width", "height")
 """What training is told of an image."""

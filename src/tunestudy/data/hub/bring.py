@@ -17,8 +17,8 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.data.hub.client import Hub
+from tunestudy.records.hashes import sha256
 from tunestudy.records.locked import Item, LockedFile, Problem
-from tunestudy.records.manifest import sha256
 
 LARGE_BYTES = 16 * 2**20
 PART = ".tunestudy-part"

@@ -25,7 +25,8 @@ from tunestudy.data.hub.bring import bring, left_to_bring, quiet_bars
 from tunestudy.data.hub.client import Hub
 from tunestudy.data.hub.resolve import moved, resolved
 from tunestudy.records.atomic import is_disk_full, read_json
-from tunestudy.records.locked import Item, Lock, Named, Problem, hub_cache, item_problems, read_lock, write_lock
+from tunestudy.records.hub_cache import hub_cache
+from tunestudy.records.locked import Item, Lock, Named, Problem, item_problems, read_lock, write_lock
 from tunestudy.records.space import bytes_text
 from tunestudy.records.stop import StopRequest
 

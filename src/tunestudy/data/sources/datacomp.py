@@ -16,7 +16,7 @@ from tunestudy.data import drawn_pool
 from tunestudy.data.fetch.wanted import images_identity, with_images
 from tunestudy.data.select import smallest
 from tunestudy.data.sources import Folders, Raw, file
-from tunestudy.records.locked import FETCH_FIRST, hub_cache, snapshot_folder
+from tunestudy.records.hub_cache import FETCH_FIRST, hub_cache, snapshot_folder
 
 NEEDED = ("uid", "url", "text")
 SALT = "datacomp"

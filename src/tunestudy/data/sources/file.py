@@ -16,7 +16,7 @@ from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.data.fetch.wanted import images_identity, with_images
 from tunestudy.data.sources import Folders, Raw
 from tunestudy.data.sources.tar import read_tar
-from tunestudy.records.manifest import sha256
+from tunestudy.records.hashes import sha256
 
 SIGNATURES = {
     b"PAR1": "parquet",

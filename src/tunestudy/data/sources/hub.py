@@ -12,7 +12,7 @@ from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.data.fetch.wanted import images_identity, with_images
 from tunestudy.data.hub.view import folder_of
 from tunestudy.data.sources import Folders, Raw
-from tunestudy.records.locked import FETCH_FIRST, hub_cache, snapshot_folder
+from tunestudy.records.hub_cache import FETCH_FIRST, hub_cache, snapshot_folder
 
 
 def read(dataset: HubDataset, folders: Folders) -> Iterator[Raw]:

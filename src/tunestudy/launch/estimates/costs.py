@@ -12,7 +12,8 @@ from tunestudy.launch.estimates.probe import in_hub_cache, not_to_time
 from tunestudy.launch.estimates.schedule import make_schedule
 from tunestudy.records.atomic import read_object, write_json
 from tunestudy.records.host import host_name
-from tunestudy.records.locked import hub_cache, item_problems, lock_beside, read_lock
+from tunestudy.records.hub_cache import hub_cache
+from tunestudy.records.locked import item_problems, lock_beside, read_lock
 from tunestudy.study.costs import StageCost, remembered, stage_costs
 from tunestudy.study.doubts import doubts, gigabytes, hours
 from tunestudy.study.plan import Plan

@@ -8,8 +8,8 @@ from tunestudy.config.data import Dataset
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.launch.requests.by_worker import by_worker, refuse_without
 from tunestudy.records.fetched import FetchDir, fetch_key, what_is_missing
+from tunestudy.records.hub_cache import OFFLINE
 from tunestudy.records.layout import StudyDir
-from tunestudy.records.locked import OFFLINE
 from tunestudy.study.load import LoadedStudy
 from tunestudy.study.nearest import did_you_mean
 

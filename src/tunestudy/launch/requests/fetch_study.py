@@ -13,9 +13,11 @@ from tunestudy.config.data import Dataset
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.launch.requests.by_worker import by_worker, refuse_without
 from tunestudy.launch.requests.fetch_images import fetch_images, with_fetch
-from tunestudy.records.fetched import FetchDir, content_of, fetch_key
+from tunestudy.records.fetched import FetchDir, fetch_key
+from tunestudy.records.hashes import content_of
+from tunestudy.records.hub_cache import hub_cache
 from tunestudy.records.layout import StudyDir
-from tunestudy.records.locked import Lock, Named, hub_cache, problems, read_lock, write_lock
+from tunestudy.records.locked import Lock, Named, problems, read_lock, write_lock
 from tunestudy.study.load import LoadedStudy, at_locked_commits
 from tunestudy.study.locked import Locking
 from tunestudy.study.nearest import did_you_mean
