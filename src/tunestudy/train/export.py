@@ -26,10 +26,11 @@ from tunestudy.models.publish import save_result
 from tunestudy.models.quantize import require_bitsandbytes
 from tunestudy.models.results import load_result, load_whole
 from tunestudy.models.stored import COMPONENTS_FILE
-from tunestudy.records.atomic import is_disk_full, read_json, temporary_beside
+from tunestudy.records.atomic import is_disk_full, temporary_beside
 from tunestudy.records.layout import JobDir
 from tunestudy.records.manifest import problems, read_manifest, seal
 from tunestudy.train.outputs import Rows, apart, logits_of, perplexity, probe_ids, rows_of
+from tunestudy.train.question import job_in
 from tunestudy.train.start import versions
 
 LARGEST_SHARE = 1e-4
@@ -53,7 +54,7 @@ class Request:
 
     @property
     def job(self) -> Job:
-        return Job.model_validate(read_json(self.folder.job_json))
+        return job_in(self.folder)
 
 
 def main(path: str) -> int:

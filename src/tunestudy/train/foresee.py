@@ -25,7 +25,7 @@ from tunestudy.models.decoder import base_model_of
 from tunestudy.models.hollow import hollow_start
 from tunestudy.models.quantize import num_values
 from tunestudy.models.roles import role_of
-from tunestudy.records.atomic import read_json, write_json
+from tunestudy.records.atomic import write_json
 from tunestudy.records.layout import FORESEEN, JobDir
 from tunestudy.records.progress import Progress
 from tunestudy.records.stop import StopRequest
@@ -35,6 +35,7 @@ from tunestudy.train.holdings import few_bit_weights, holdings_of
 from tunestudy.train.linear_ce import chunk_rows
 from tunestudy.train.precision import Precision
 from tunestudy.train.pretend import Passed, peak_of_tower, peaks_of_decoder
+from tunestudy.train.question import job_in
 from tunestudy.train.run import Task
 from tunestudy.train.stage import make_trainable
 from tunestudy.train.world import World
@@ -56,7 +57,7 @@ def main(ranks: int, per_host: int, device: str, *folders: str) -> None:
     constants = constants_mb(ranks) if device == "cuda" else {}
     for folder in folders:
         job_dir = JobDir(Path(folder).resolve())
-        job = Job.model_validate(read_json(job_dir.job_json))
+        job = job_in(job_dir)
         try:
             found = foresee(job, job_dir, ranks=ranks, per_host=per_host, device=torch.device(device))
             found.setdefault("constants_mb", constants)

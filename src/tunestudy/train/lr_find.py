@@ -8,7 +8,6 @@ smoothed loss falls fastest per factor of the rate. Weights are thrown away. Sou
 """
 
 import math
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,18 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from tunestudy.config.job import Job
 from tunestudy.records.atomic import read_json, write_json
-from tunestudy.records.hub_cache import stay_offline
 from tunestudy.records.layout import LR_FIND, LR_TABLE, REQUEST, JobDir
-from tunestudy.records.progress import Progress
-from tunestudy.records.stop import StopRequest
 from tunestudy.records.tables import TableLog
 from tunestudy.train.finite import LossNotFiniteError
 from tunestudy.train.loop import take_step
 from tunestudy.train.probe import open_run
-from tunestudy.train.run import Run, Task
-from tunestudy.train.world import open_world
+from tunestudy.train.question import opened_task
+from tunestudy.train.run import Run
 
 SMOOTHING = 0.9
 DIVERGED = 3.0
@@ -41,24 +36,14 @@ Row = dict[str, float]
 def main(folder: str) -> None:
     """Sweep on this rank; rank 0 writes lr_find.csv and, last, lr_find.json."""
     job_dir = JobDir(Path(folder).resolve())
-    job = Job.model_validate(read_json(job_dir.job_json))
-    if job.offline:
-        stay_offline()
     wanted = read_json(job_dir.root / REQUEST)
-    assert job.training is not None, "only a training stage has a learning rate"
-    stop = StopRequest.on_signals(signal.SIGTERM, signal.SIGINT)
-    with open_world() as world:
-        progress = Progress(job_dir, writes=world.rank == 0)
+    with opened_task(job_dir, tells=True) as task:
+        run = open_run(task)
         try:
-            task = Task(job=job, settings=job.training, folder=job_dir, world=world, stop=stop, progress=progress)
-            run = open_run(task)
-            try:
-                rows = sweep(run, float(wanted["from"]), float(wanted["to"]), int(wanted["steps"]))
-            finally:
-                run.close()
+            rows = sweep(run, float(wanted["from"]), float(wanted["to"]), int(wanted["steps"]))
         finally:
-            progress.close()
-        if world.rank == 0:
+            run.close()
+        if task.world.rank == 0:
             write_results(job_dir, rows, planned=int(wanted["steps"]))
 
 

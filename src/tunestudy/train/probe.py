@@ -7,7 +7,6 @@ matter for time, and nothing has to be trained first. Data are prepared as for t
 """
 
 import os
-import signal
 import statistics
 import sys
 import time
@@ -17,25 +16,22 @@ from typing import Any
 
 import torch
 
-from tunestudy.config.job import Job
 from tunestudy.config.stage import TrainStage
 from tunestudy.data.batch import shares_of
 from tunestudy.data.order import Schedule
 from tunestudy.data.prepare import prepare
-from tunestudy.records.atomic import read_json, remove_tree, write_json
-from tunestudy.records.hub_cache import stay_offline
+from tunestudy.records.atomic import remove_tree, write_json
 from tunestudy.records.layout import PROBED, JobDir
-from tunestudy.records.progress import Progress
-from tunestudy.records.stop import StopRequest
 from tunestudy.train.checkpoint import Kind
 from tunestudy.train.curriculum import stand_in_places
 from tunestudy.train.loop import take_step, tokens_of
 from tunestudy.train.optim import set_learning_rates
 from tunestudy.train.publish import peak_memory_mb
+from tunestudy.train.question import opened_task
 from tunestudy.train.run import Run, Task
 from tunestudy.train.stage import lay_out, load_placed, make_learner, make_trainable
 from tunestudy.train.start import start_run
-from tunestudy.train.world import World, open_world
+from tunestudy.train.world import World
 
 WARM_UP, TIMED = 2, 5
 """Steps: the first ones allocate memory and compile, and are not representative."""
@@ -44,24 +40,14 @@ WARM_UP, TIMED = 2, 5
 def main(folder: str) -> None:
     """Measure on this rank; rank 0 writes."""
     job_dir = JobDir(Path(folder).resolve())
-    job = Job.model_validate(read_json(job_dir.job_json))
-    if job.offline:
-        stay_offline()
-    assert job.training is not None, "only a training stage has steps"
-    stop = StopRequest.on_signals(signal.SIGTERM, signal.SIGINT)
     began = time.perf_counter()
-    with open_world() as world:
-        progress = Progress(job_dir, writes=False)
+    with opened_task(job_dir, tells=False) as task:
+        run = open_run(task)
         try:
-            task = Task(job=job, settings=job.training, folder=job_dir, world=world, stop=stop, progress=progress)
-            run = open_run(task)
-            try:
-                measured = measure(run, setup_s=time.perf_counter() - began)
-            finally:
-                run.close()
+            measured = measure(run, setup_s=time.perf_counter() - began)
         finally:
-            progress.close()
-        if world.rank == 0:
+            run.close()
+        if task.world.rank == 0:
             write_json(job_dir.root / PROBED, {**measured, "inside_s": round(time.perf_counter() - began, 3)})
 
 

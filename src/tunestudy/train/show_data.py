@@ -20,12 +20,13 @@ from tunestudy.models.start import load_start
 from tunestudy.models.vision import vision_of
 from tunestudy.records.atomic import read_json, write_json
 from tunestudy.records.layout import REQUEST, SHOWN, JobDir
+from tunestudy.train.question import job_in
 
 
 def main(root: str) -> int:
     """Exit code of `config.errors.Exit`; a mistake of the user's stands in shown.json."""
     folder = JobDir(Path(root).resolve())
-    job = Job.model_validate(read_json(folder.job_json))
+    job = job_in(folder)
     asked = read_json(folder.root / REQUEST)
     look = Look(tuple(asked["sources"]), asked["num_samples"], asked["num_records"])
     assert job.training is not None, "only a stage that trains has data"

@@ -7,7 +7,6 @@ of the longest samples that the stage can draw says what it takes of memory, the
 as they come are timed. The stage starts from the study's own model, as in a probe (`probe.py`).
 """
 
-import signal
 import statistics
 import sys
 import time
@@ -22,20 +21,18 @@ import psutil
 import torch
 from torch import nn
 
-from tunestudy.config.job import Job
 from tunestudy.data.batch import Row
 from tunestudy.data.loader import AHEAD
 from tunestudy.records.atomic import read_json, write_json
 from tunestudy.records.layout import REQUEST, TRIED, JobDir
-from tunestudy.records.progress import Progress
 from tunestudy.records.redact import redact
-from tunestudy.records.stop import StopRequest
 from tunestudy.records.untrained import MEBIBYTE, peak_of_process_mb
 from tunestudy.train.loop import TakenStep, accumulate_gradients, move_weights, take_step, tokens_of
 from tunestudy.train.optim import set_learning_rates
 from tunestudy.train.probe import device_name, open_run, settle
-from tunestudy.train.run import Run, Task
-from tunestudy.train.world import World, open_world
+from tunestudy.train.question import opened_task
+from tunestudy.train.run import Run
+from tunestudy.train.world import World
 
 WARM_UP, TIMED, MOST_TIMED = 2, 5, 20
 """Steps. More are timed where threads make images ahead: what they had ready must not hide how slow they are."""
@@ -61,28 +58,20 @@ class Limit:
 def main(folder: str) -> None:
     """Try on this rank; rank 0 writes, and any rank that runs out of memory."""
     job_dir = JobDir(Path(folder).resolve())
-    job = Job.model_validate(read_json(job_dir.job_json))
     wanted = read_json(job_dir.root / REQUEST)
-    assert job.training is not None, "only a training stage has steps"
-    stop = StopRequest.on_signals(signal.SIGTERM, signal.SIGINT)
     began = time.perf_counter()
-    with open_world() as world:
-        limit = set_limit(world, wanted["memory_bytes"])
-        progress = Progress(job_dir, writes=False)
-        task = Task(job=job, settings=job.training, folder=job_dir, world=world, stop=stop, progress=progress)
-        try:
-            known: dict[str, Any] = {}
-            with telling_of_memory(job_dir, world, limit, known):
-                run = open_run(task)
-                try:
-                    known["longest_row"] = tokens_in(run, longest_rows(run)[:1])
-                    found = attempt(run, limit)
-                finally:
-                    run.close()
-        finally:
-            progress.close()
-        if world.rank == 0:
-            facts = {"fits": True, **known, **facts_of(world, limit), **found}
+    with opened_task(job_dir, tells=False) as task:
+        limit = set_limit(task.world, wanted["memory_bytes"])
+        known: dict[str, Any] = {}
+        with telling_of_memory(job_dir, task.world, limit, known):
+            run = open_run(task)
+            try:
+                known["longest_row"] = tokens_in(run, longest_rows(run)[:1])
+                found = attempt(run, limit)
+            finally:
+                run.close()
+        if task.world.rank == 0:
+            facts = {"fits": True, **known, **facts_of(task.world, limit), **found}
             write_json(job_dir.root / TRIED, {**facts, "inside_s": round(time.perf_counter() - began, 3)})
 
 
