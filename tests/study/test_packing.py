@@ -8,7 +8,7 @@ from best_packing import best_makespan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunestudy.study.budget import Serves, judge
+from tunestudy.launch.estimates.budget import Serves, judge
 from tunestudy.study.dispatch import Instance, Seat, Work, dispatch
 from tunestudy.study.packing import Packing, pack
 

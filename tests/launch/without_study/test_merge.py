@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from tunestudy.config.errors import Exit, StudyError
+from tunestudy.launch.without_study.found_model import find_model
 from tunestudy.launch.without_study.merge import merge_models, put_at
 from tunestudy.launch.without_study.merge_words import sorted_out
 from tunestudy.records.layout import JobDir
 from tunestudy.records.manifest import problems, seal
-from tunestudy.study.found_model import find_model
 
 FAKE = Path(__file__).with_name("fake_merger.py")
 

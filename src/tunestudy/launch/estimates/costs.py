@@ -8,6 +8,7 @@ from typing import Any
 
 from tunestudy.config.study import Study
 from tunestudy.launch.estimates.card import Card, card_of
+from tunestudy.launch.estimates.doubts import doubts, gigabytes, hours
 from tunestudy.launch.estimates.probe import in_hub_cache, not_to_time
 from tunestudy.launch.estimates.schedule import make_schedule
 from tunestudy.records.atomic import read_object, write_json
@@ -15,7 +16,6 @@ from tunestudy.records.host import host_name
 from tunestudy.records.hub_cache import hub_cache
 from tunestudy.records.locked import item_problems, lock_beside, read_lock
 from tunestudy.study.costs import StageCost, remembered, stage_costs
-from tunestudy.study.doubts import doubts, gigabytes, hours
 from tunestudy.study.plan import Plan
 from tunestudy.study.spans import Span, total
 from tunestudy.study.timing import expected_times

@@ -4,13 +4,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from tunestudy.launch.estimates.budget import Serves, Verdict, judge
+from tunestudy.launch.estimates.gantt import gantt_lines
 from tunestudy.launch.local import Slot, planned_slots
 from tunestudy.launch.queue import seats_of, with_guesses
 from tunestudy.records.atomic import read_object, write_json
 from tunestudy.report.format import duration, listing, plural
-from tunestudy.study.budget import Serves, Verdict, judge
 from tunestudy.study.dispatch import Work
-from tunestudy.study.gantt import gantt_lines
 from tunestudy.study.packing import Packing, pack
 from tunestudy.study.plan import Plan, PlannedJob
 from tunestudy.study.state import folders_on_disk

@@ -20,6 +20,7 @@ from tunestudy.launch.local import Slot, find_slots
 from tunestudy.launch.outcome import memory_kills
 from tunestudy.launch.requests.lr_find import chosen_job
 from tunestudy.launch.requests.tune_words import Tuning, as_json, open_ends, progress_words, tuning_lines
+from tunestudy.launch.requests.tuning import Candidate, Space, Tried, best_of, next_candidate, tried_from
 from tunestudy.launch.spread import command_for
 from tunestudy.launch.torchrun import Command, job_environment, last_line, start, wait_for
 from tunestudy.preflight.checks import check
@@ -32,7 +33,6 @@ from tunestudy.study.load import LoadedStudy
 from tunestudy.study.memory import memory_of
 from tunestudy.study.plan import Plan, make_plan
 from tunestudy.study.timing import speed_key
-from tunestudy.study.tuning import Candidate, Space, Tried, best_of, next_candidate, tried_from
 
 TRY = "tunestudy.train.try_batch"
 PROBE = "tunestudy.train.probe"

@@ -6,8 +6,7 @@ from typing import Any
 
 from tunestudy.config.job import Job
 from tunestudy.launch.columns import columns
-from tunestudy.study.load import LoadedStudy
-from tunestudy.study.tuning import (
+from tunestudy.launch.requests.tuning import (
     AMPLE,
     Candidate,
     Space,
@@ -17,6 +16,7 @@ from tunestudy.study.tuning import (
     few_divisors,
     not_needed,
 )
+from tunestudy.study.load import LoadedStudy
 
 HEADER = ("micro-batch", "checkpointing", "workers", "accumulation", "peak", "tokens/s", "±", "samples/s", "wait", "")
 GIGABYTE = 1e9

@@ -19,10 +19,10 @@ from tunestudy.launch.run import run_study
 from tunestudy.launch.table import write_table
 from tunestudy.launch.torchrun import Command
 from tunestudy.launch.without_study import written
+from tunestudy.launch.without_study.found_model import FoundModel, find_model, seen_from
 from tunestudy.records.atomic import remove_tree, write_text
 from tunestudy.records.layout import StudyDir
 from tunestudy.study.benchmarks import OTHER_NAMES, benchmark_named, public_data, tiny_data
-from tunestudy.study.found_model import FoundModel, find_model, seen_from
 from tunestudy.study.load import load_study
 from tunestudy.study.nearest import did_you_mean, nearest
 from tunestudy.study.problems import raise_all

@@ -16,6 +16,7 @@ from typing import Any
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.launch.run import run_study
 from tunestudy.launch.torchrun import Command
+from tunestudy.launch.without_study.found_model import FoundModel, find_model, seen_from
 from tunestudy.launch.without_study.merge_words import Asked
 from tunestudy.launch.without_study.written import study_text
 from tunestudy.records.atomic import (
@@ -29,7 +30,6 @@ from tunestudy.records.atomic import (
 )
 from tunestudy.records.layout import JobDir, StudyDir
 from tunestudy.records.manifest import problems, read_manifest, seal
-from tunestudy.study.found_model import FoundModel, find_model, seen_from
 from tunestudy.study.load import load_study
 from tunestudy.study.plan import make_plan
 from tunestudy.study.problems import CombinedError, raise_all

@@ -12,9 +12,9 @@ from tinymole import mole_job
 from tunestudy.config.errors import StudyError
 from tunestudy.config.job import Job
 from tunestudy.config.model import ModelConfig
+from tunestudy.launch.without_study.found_model import FoundModel, find_model
 from tunestudy.models.results import load_result
 from tunestudy.records.layout import JobDir, StudyDir
-from tunestudy.study.found_model import FoundModel, find_model
 
 IDS = torch.tensor([[3, 4, 5, 6, 7]])
 KEPT = {"save_total_limit": 9, "drop_intermediate": False, "save_on_epoch_end": False, "learning_rate": 0.02}

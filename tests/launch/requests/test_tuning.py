@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from tunestudy.study.tuning import (
+from tunestudy.launch.requests.tuning import (
     Candidate,
     Known,
     Space,
