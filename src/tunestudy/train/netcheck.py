@@ -101,10 +101,10 @@ def timed(world: World, operation: Callable[[], Any], repeats: int) -> float:
     seconds = []
     for repeat in range(WARM_UP + repeats):
         world.barrier()
-        _wait_for_device(world)
+        world.wait_for_device()
         began = time.perf_counter()
         operation()
-        _wait_for_device(world)
+        world.wait_for_device()
         took = torch.tensor(time.perf_counter() - began, dtype=torch.float64, device=world.device)
         dist.all_reduce(took, op=dist.ReduceOp.MAX)
         if repeat >= WARM_UP:
@@ -116,11 +116,6 @@ def interconnects() -> list[str]:
     """InfiniBand and RoCE devices that this host shows."""
     folder = Path("/sys/class/infiniband")
     return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-
-
-def _wait_for_device(world: World) -> None:
-    if world.device.type == "cuda":
-        torch.cuda.synchronize(world.device)
 
 
 if __name__ == "__main__":

@@ -95,12 +95,12 @@ def measure(run: Run, *, setup_s: float) -> dict[str, Any]:
 
 def timed_step(run: Run) -> float:
     """One optimiser step of the recipe in `loop.train`, without logs, evaluation and checkpoints."""
-    settle(run.world)
+    run.world.wait_for_device()
     began = time.perf_counter()
     set_learning_rates(run.learner.optimizer, run.learner.learning_rate, run.state.step)
     if take_step(run) is None:
         sys.exit("the probe was asked to stop")
-    settle(run.world)
+    run.world.wait_for_device()
     return time.perf_counter() - began
 
 
@@ -158,12 +158,6 @@ def time_of_saving(run: Run) -> dict[str, Any]:
     if run.world.rank == 0:
         remove_tree(path)
     return {"save_s": round(waited, 4), "saved_s": round(written, 4), "saved_bytes": size, "saved_kind": kind}
-
-
-def settle(world: World) -> None:
-    """Wait for the GPU: it works behind the caller's back."""
-    if world.device.type == "cuda":
-        torch.cuda.synchronize(world.device)
 
 
 def num_evaluations(settings: TrainStage, schedule: Schedule, total_steps: int) -> int:

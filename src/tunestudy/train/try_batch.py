@@ -29,7 +29,7 @@ from tunestudy.records.redact import redact
 from tunestudy.records.untrained import MEBIBYTE, peak_of_process_mb
 from tunestudy.train.loop import TakenStep, accumulate_gradients, move_weights, take_step, tokens_of
 from tunestudy.train.optim import set_learning_rates
-from tunestudy.train.probe import device_name, open_run, settle
+from tunestudy.train.probe import device_name, open_run
 from tunestudy.train.question import opened_task
 from tunestudy.train.run import Run
 from tunestudy.train.world import World
@@ -186,7 +186,7 @@ def longest_step(run: Run, limit: Limit) -> int:
     targets, _ = run.world.sum_of(sum(share.num_targets for share in shares), 0)
     accumulate_gradients(run, shares, int(targets), tokens_of(run, rows))
     move_weights(run, int(targets))
-    settle(run.world)
+    run.world.wait_for_device()
     require_room(run.world, limit)
     return tokens_in(run, rows[: run.material.batches.micro_batch])
 
@@ -220,10 +220,10 @@ def timed_steps(run: Run, limit: Limit) -> dict[str, Any]:
     seconds, waits, tokens, samples = [], [], [], []
     for _ in range(1 + steps):
         before, waited = (state.tokens, state.samples), loader.waited_s
-        settle(run.world)
+        run.world.wait_for_device()
         began = time.perf_counter()
         next_step(run, limit)
-        settle(run.world)
+        run.world.wait_for_device()
         seconds.append(time.perf_counter() - began)
         waits.append(loader.waited_s - waited)
         tokens.append(state.tokens - before[0])

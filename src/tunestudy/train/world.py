@@ -104,6 +104,11 @@ class World:
         if self.roll_call is not None:
             self.roll_call.meet(progress)
 
+    def wait_for_device(self) -> None:
+        """Until the GPU has done what it was given: it works behind the caller's back."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
     def barrier(self) -> None:
         """Wait until every rank is here."""
         if self.size > 1:
