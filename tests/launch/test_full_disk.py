@@ -12,7 +12,8 @@ import pytest
 from shell import succeed
 
 from tunestudy.config.errors import Exit
-from tunestudy.records.manifest import problems, sha256
+from tunestudy.records.hashes import sha256
+from tunestudy.records.manifest import problems
 
 STUDY = """\
 study: full
