@@ -17,7 +17,7 @@ from tunestudy.models.origin import load_tokenizer, random_weights
 from tunestudy.records.atomic import read_json
 from tunestudy.train.foresee import foresee, main
 from tunestudy.train.holdings import holdings_of, moment_bytes, packed_bytes
-from tunestudy.train.pretend import peak_of, peaks_of_decoder
+from tunestudy.train.pretend import drop_as_gpus_do, peak_of, peaks_of_decoder
 
 CPU = torch.device("cpu")
 
@@ -56,6 +56,30 @@ def test_activation_checkpointing_keeps_less(tmp_path: Path) -> None:
     spared = counted(tmp_path, model=model, adapter=ADAPTER, activation_checkpointing=True)
     assert spared["activations"][0] < 0.5 * plain["activations"][0]
     assert plain["activations"][1] == pytest.approx(plain["activations"][0] / 2, rel=0.1), "linear in tokens"
+
+
+@pytest.mark.slow
+def test_compiled_blocks_keep_less_and_do_not_stay_compiled(tmp_path: Path) -> None:
+    """The next stage is counted in the same process."""
+    folder = make_job(tmp_path, model=tiny_model(num_hidden_layers=2))
+    job = Job.model_validate(read_json(folder.job_json))
+    adapter = LoraAdapter(lora_r=4, target_modules=["q_proj", "v_proj"])
+    model = attach(hollow_start(job, folder).model, adapter, seed=1).train()
+    size: Any = {"rows": 4, "lengths": [64], "dtype": torch.float32, "inputs_learn": False}
+    [plain], [compiled], [again] = (peaks_of_decoder(model, **size, compiled=asked) for asked in (False, True, False))
+    assert compiled < 0.95 * plain
+    assert again == plain
+
+
+def test_dropout_keeps_a_byte_for_each_number_on_a_gpu() -> None:
+    model, kept = torch.nn.Sequential(torch.nn.Dropout(0.5)).train(), []
+    for _ in range(2):
+        with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda saved: saved):
+            dropped = model(torch.ones(4000, requires_grad=True))
+        assert dropped.unique().tolist() == [0.0, 2.0]
+        assert dropped.mean().item() == pytest.approx(1.0, abs=0.1)
+        drop_as_gpus_do(model)
+    assert [tensor.nbytes for tensor in kept] == [16000, 4000]
 
 
 def test_a_model_that_looks_into_its_tensors_gets_a_rule_of_thumb_and_says_so(tmp_path: Path) -> None:

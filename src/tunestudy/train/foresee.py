@@ -34,7 +34,7 @@ from tunestudy.train.batching import plan_batches
 from tunestudy.train.holdings import few_bit_weights, holdings_of
 from tunestudy.train.linear_ce import chunk_rows
 from tunestudy.train.precision import Precision
-from tunestudy.train.pretend import Passed, peak_of_tower, peaks_of_decoder
+from tunestudy.train.pretend import Passed, drop_as_gpus_do, peak_of_tower, peaks_of_decoder
 from tunestudy.train.question import job_in
 from tunestudy.train.run import Task
 from tunestudy.train.stage import make_trainable
@@ -87,6 +87,8 @@ def foresee(
         raise StudyError(where, "a mixture of LoRA experts is made of what earlier stages learn")
     model = make_trainable(loaded, task)
     process = {} if device.type == "cuda" else {"constants_mb": {"process": resident_mb()}}
+    if device.type == "cuda":
+        drop_as_gpus_do(model)
     if settings.padding != "right" and job.model.attn_implementation == "sdpa":
         switch_untried(model)
     holdings = holdings_of(model, settings, ranks, per_host)
@@ -140,7 +142,8 @@ def _activations(
     inputs_learn = bool(learning & {"vision_tower", "projector", "world_projector"})
     text_config = base_model_of(model).config.get_text_config()
     try:
-        text = peaks_of_decoder(model, rows=rows, lengths=lengths, dtype=dtype, inputs_learn=inputs_learn)
+        size = {"rows": rows, "lengths": lengths, "dtype": dtype, "inputs_learn": inputs_learn}
+        text = _of_text(model, job, notes, size)
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         reason = f"{type(error).__name__}: {str(error).splitlines()[0][:60]}"
         notes.append(f"activations are a rule of thumb ({reason})")
@@ -149,6 +152,17 @@ def _activations(
         return text
     towers = _of_images(model, job, rows, lengths, dtype, "vision_tower" in learning, notes)
     return [max(passed.peak, of_text + passed.kept) for of_text, passed in zip(text, towers, strict=True)]
+
+
+def _of_text(model: nn.Module, job: Job, notes: list[str], size: dict[str, Any]) -> list[int]:
+    """Of compiled blocks where the stage has them. With checkpoints, one block's tensors at a time hardly matter."""
+    settings = job.training
+    if settings is not None and settings.torch_compile and not settings.activation_checkpointing:
+        try:
+            return peaks_of_decoder(model, compiled=True, **size)
+        except (RuntimeError, TypeError, ValueError, AttributeError, AssertionError) as error:
+            notes.append(f"counted as if not compiled, which keeps more ({type(error).__name__})")
+    return peaks_of_decoder(model, **size)
 
 
 def _of_images(

@@ -6,10 +6,11 @@ activation checkpointing forms again, and temporaries.
 """
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ from tunestudy.models.hollow import fill_with_nothing
 
 FEW = 2
 """Blocks of the smaller of two runs; the larger has twice as many. Models with fewer blocks than that run whole."""
+CUTS_LIKE_INDUCTOR = "aot_eager_decomp_partition"
+"""torch's back-end that decides as inductor does what a compiled block keeps and what it forms again. No compiler."""
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -34,6 +37,11 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self._held: dict[int, weakref.ref[Any]] = {}
         self._known = {tensor.untyped_storage()._cdata for tensor in known}
+
+    @classmethod
+    def is_infra_mode(cls) -> bool:
+        """True: it only watches, so that blocks stay compiled beneath it."""
+        return True
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
@@ -58,21 +66,29 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def peaks_of_decoder(
-    model: nn.Module, *, rows: int, lengths: Sequence[int], dtype: torch.dtype, inputs_learn: bool
+    model: nn.Module,
+    *,
+    rows: int,
+    lengths: Sequence[int],
+    dtype: torch.dtype,
+    inputs_learn: bool,
+    compiled: bool = False,
 ) -> list[int]:
     """Bytes at the peak of micro-batches of (rows, length) tokens through the text model, up to its last hidden states.
 
     model: on `meta`; its tensors are replaced by pretended ones. dtype: of autocast; float32 is none. inputs_learn:
-    gradients are wanted of what comes before the blocks, such as a projector. Raises RuntimeError for a model that
-    looks into its tensors, as mixtures of experts do to deal out their tokens.
+    gradients are wanted of what comes before the blocks, such as a projector. compiled: by blocks that torch compiles,
+    which keep fewer tensors. Raises RuntimeError for a model that looks into its tensors, as mixtures of experts do to
+    deal out their tokens.
     """
 
     def count() -> list[int]:
         mode = FakeTensorMode()
         fill_with_nothing(model, mode)
-        with mode:
+        blocks = base_model_of(model).get_decoder().layers
+        with mode, _compiled(blocks) if compiled else nullcontext():
             return [
-                _of_decoder(model, rows=rows, length=length, dtype=dtype, inputs_learn=inputs_learn)
+                _of_decoder(model, rows=rows, length=length, dtype=dtype, inputs_learn=inputs_learn, compiled=compiled)
                 for length in lengths
             ]
 
@@ -81,14 +97,19 @@ def peaks_of_decoder(
         return pool.submit(count).result()
 
 
-def _of_decoder(model: nn.Module, *, rows: int, length: int, dtype: torch.dtype, inputs_learn: bool) -> int:
+def _of_decoder(
+    model: nn.Module, *, rows: int, length: int, dtype: torch.dtype, inputs_learn: bool, compiled: bool
+) -> int:
     text = base_model_of(model).get_decoder()
     blocks = list(text.layers)
 
     def of_first(count: int) -> int:
         text.layers = nn.ModuleList(blocks[:count])
+        size: dict[str, Any] = {"rows": rows, "length": length, "dtype": dtype, "inputs_learn": inputs_learn}
         try:
-            return peak_of(model, rows=rows, length=length, dtype=dtype, inputs_learn=inputs_learn)
+            if compiled:  # first without a count, which would hold what tracing makes
+                pass_once(model, nullcontext(), **size)
+            return peak_of(model, **size)
         finally:
             text.layers = nn.ModuleList(blocks)
 
@@ -101,15 +122,31 @@ def _of_decoder(model: nn.Module, *, rows: int, length: int, dtype: torch.dtype,
 def peak_of(model: nn.Module, *, rows: int, length: int, dtype: torch.dtype, inputs_learn: bool) -> int:
     """The same of one size, of all blocks that the model has now, beside weights and gradients; real tensors count,
     too."""
-    base = base_model_of(model)
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in learning:
         parameter.grad = torch.zeros_like(parameter)
     gradients = [parameter.grad for parameter in learning if parameter.grad is not None]
     live = LiveBytes([*model.parameters(), *model.buffers(), *gradients])
+    pass_once(model, live, rows=rows, length=length, dtype=dtype, inputs_learn=inputs_learn)
+    for parameter in learning:
+        parameter.grad = None
+    return live.peak
+
+
+def pass_once(
+    model: nn.Module,
+    watched: AbstractContextManager[Any],
+    *,
+    rows: int,
+    length: int,
+    dtype: torch.dtype,
+    inputs_learn: bool,
+) -> None:
+    """There and back through the text model, watched on both ways."""
+    base = base_model_of(model)
     laid_end_to_end = base.config.get_text_config()._attn_implementation == SEGMENT_ATTENTION
     shape = (1, rows * length) if laid_end_to_end else (rows, length)
-    with live, _autocast(dtype):
+    with watched, _autocast(dtype):
         embedded = base.get_input_embeddings()(torch.zeros(shape, dtype=torch.long))
         if inputs_learn and not embedded.requires_grad:
             embedded.requires_grad_()
@@ -118,11 +155,32 @@ def peak_of(model: nn.Module, *, rows: int, length: int, dtype: torch.dtype, inp
             arguments |= {"segments": Segments.even(rows, length), "attention_mask": torch.empty(1, 1, 0, 0)}
         hidden = base.get_decoder()(**arguments).last_hidden_state
     if hidden.requires_grad:
-        with live:
+        with watched:
             hidden.backward(torch.ones_like(hidden))
-    for parameter in learning:
-        parameter.grad = None
-    return live.peak
+
+
+@contextmanager
+def _compiled(blocks: nn.ModuleList) -> Iterator[None]:
+    """Blocks compiled, for as long as this is open, but for speed."""
+    try:
+        for block in blocks:
+            block.compile(backend=CUTS_LIKE_INDUCTOR, dynamic=True)
+        yield
+    finally:
+        for block in blocks:
+            block._compiled_call_impl = None
+        torch.compiler.reset()
+
+
+def drop_as_gpus_do(model: nn.Module) -> None:
+    """Let dropout keep a byte for each number, as its kernels for GPUs do; a CPU keeps factors in the input's type."""
+    for module in model.modules():
+        if type(module) is nn.Dropout and module.p > 0:
+            module.forward = partial(_drop, module.p)  # type: ignore[method-assign]
+
+
+def _drop(share: float, values: Tensor) -> Tensor:
+    return torch.native_dropout(values, share, True)[0]
 
 
 @dataclass(frozen=True)
