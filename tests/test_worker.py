@@ -3,6 +3,8 @@
 import errno
 import gc
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,3 +71,11 @@ def test_garbage_is_not_looked_for_while_packages_come_in() -> None:
     assert gc.isenabled()
     assert gc.get_freeze_count() > 0
     gc.unfreeze()
+
+
+def test_what_packages_say_of_each_other_is_no_part_of_a_log() -> None:
+    """PEFT brings bitsandbytes in, which misses kernels that no job uses, whether it is quantised or not."""
+    code = "import tunestudy.worker as door; door.leave_out_of_logs(); import logging\n"
+    told = "logging.getLogger('bitsandbytes.backends.cpu.ops').warning('Failed to load CPU gemm_4bit_forward')"
+    done = subprocess.run([sys.executable, "-c", code + told], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stderr == ""

@@ -7,10 +7,12 @@ how it went: progress.json while it lives, result.json and eval/ when it is done
 import errno
 import faulthandler
 import gc
+import logging
 import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,11 +85,22 @@ def import_what_it_needs(job: Job) -> None:
     """
     if job.merging is not None and not job.evaluations:
         return
+    leave_out_of_logs()
     with no_collections():
         import tunestudy.train.stage  # noqa: F401
 
         if job.training is not None and job.training.adapter is not None:
             import peft  # noqa: F401
+
+
+def leave_out_of_logs() -> None:
+    """What packages say of each other whatever a job does, and what nobody can do anything about.
+
+    PEFT imports bitsandbytes wherever it is installed, which then misses kernels for processors that we do not let it
+    use (`models.quantize.keep_layout`); and it asks transformers by a name that is to go.
+    """
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,7 +10,7 @@ from tunestudy.config.data import FileDataset
 from tunestudy.config.model import CharacterTokenizer
 from tunestudy.config.stage import TrainStage
 from tunestudy.data.select import is_held_out
-from tunestudy.data.show import Look, Shower
+from tunestudy.data.show import Look, Shower, unknown_token
 from tunestudy.data.sources import Folders
 from tunestudy.models.tokenizer import character_tokenizer
 
@@ -56,6 +57,13 @@ def test_truncated_samples_are_counted_and_one_that_fits_exactly_is_not(shown):
     (source,) = shown(max_length=7, overlong="truncate")["sources"]
     lengths = [3 + i + 2 for i in range(6)]
     assert source["truncated"] == sum(length > 7 for length in lengths) == 3
+
+
+def test_what_the_tokenizer_cannot_write_is_counted_and_an_end_is_not(shown):
+    (source,) = shown([{"id": "x", "prompt": "a\nzb", "completion": "c"}])["sources"]
+    assert source["unknown"] == 2
+    ends = SimpleNamespace(eos_token_id=7, bos_token_id=7, pad_token_id=None, unk_token_id=7)
+    assert unknown_token(ends) == -1 == unknown_token(SimpleNamespace(**{**vars(ends), "unk_token_id": None}))
 
 
 def test_packs_are_whole_samples_within_the_limit(shown):

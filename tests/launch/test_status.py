@@ -9,7 +9,7 @@ from tunestudy.config.errors import Exit, StudyError
 from tunestudy.launch.durations import attempts_of
 from tunestudy.launch.logs import show
 from tunestudy.launch.prepare import prepare
-from tunestudy.launch.status import print_status, status
+from tunestudy.launch.status import code_of, print_status, status
 from tunestudy.records.events import read_events
 from tunestudy.records.layout import JobDir, StudyDir
 from tunestudy.report.collect import collect
@@ -130,3 +130,16 @@ def test_files_where_folders_belong(planned: Planned, capsys) -> None:
     planned.study.plan_json.mkdir()
     with pytest.raises(StudyError, match="a folder has its name"):
         status(planned.loaded, planned.results)
+
+
+@pytest.mark.parametrize(
+    ("states", "code"),
+    [
+        (("done", "done"), Exit.DONE),
+        (("done", "running"), Exit.INTERRUPTED),
+        (("done", "evaluate"), Exit.INTERRUPTED),
+        (("failed", "pending"), Exit.JOBS_FAILED),
+    ],
+)
+def test_what_a_script_is_told(states: tuple[str, ...], code: Exit) -> None:
+    assert code_of({"jobs": [{"status": state} for state in states]}) == code

@@ -36,6 +36,9 @@ def status(
     tiny: Tiny = False,
     results: Results = DEFAULT_RESULTS,
     as_json: AsJson = False,
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help="End with 4 if jobs failed, else with 75 if any is not done.")
+    ] = False,
 ) -> None:
     """Show how far every job is."""
     import gc
@@ -46,6 +49,8 @@ def status(
     state = telling.status(load(study, overrides, tiny), results, brief=not as_json)
     print_json(state) if as_json else telling.print_status(state)
     gc.freeze()  # nor does the interpreter look through it once more as it leaves
+    if exit_code:
+        leave(telling.code_of(state))
 
 
 @app.command()

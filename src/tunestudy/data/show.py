@@ -44,6 +44,7 @@ class Shower:
 
     def __init__(self, tokenizer: Any, settings: TrainStage, vision: Vision | None, folders: Folders) -> None:
         self._tokenizer, self._settings, self._vision, self._folders = tokenizer, settings, vision, folders
+        self._unknown = unknown_token(tokenizer)
         self._special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
 
     def shown(self, look: Look, datasets: dict[str, AnyDataset]) -> dict[str, Any]:
@@ -91,6 +92,7 @@ class Shower:
             "samples": len(kept),
             "tokens": sum(len(sample.ids) for _, sample in kept),
             "learnt": sum(int(sample.is_target.sum()) for _, sample in kept),
+            "unknown": sum(int((sample.ids == self._unknown).sum()) for _, sample in kept),
             "images": sum(len(sample.images) for _, sample in kept),
             "truncated": truncated,
             "unreadable": {**found.tally.rejected, **found.tally.lost},
@@ -152,6 +154,12 @@ class Shower:
         if self._vision is not None and token == self._vision.image_token:
             return "image"
         return "special" if token in self._special else "text"
+
+
+def unknown_token(tokenizer: Any) -> int:
+    """The token for what a tokenizer cannot write; -1 where it has none, or shares it with the end as GPT-2 does."""
+    others = {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id}
+    return -1 if tokenizer.unk_token_id is None or tokenizer.unk_token_id in others else int(tokenizer.unk_token_id)
 
 
 def _tokenised(tokenize: Tokenize, records: Iterator[Record]) -> Iterator[tuple[Record, Sample | Rejected]]:

@@ -5,13 +5,14 @@ With ten thousand jobs a second goes by quickly: what only some studies need is 
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from tunestudy.config.errors import Exit
 from tunestudy.launch.alerts.feed import alert_words, alerts_in
 from tunestudy.launch.durations import attempts_of, busy_seconds, duration_text
 from tunestudy.launch.outcome import failed_words
@@ -75,6 +76,12 @@ def _launchers(study: StudyDir) -> list[dict[str, Any]]:
     from tunestudy.launch.presence import launchers
 
     return [{"host": holder.host, "pid": holder.pid, "since": holder.since} for holder in launchers(study)]
+
+
+def code_of(told: Mapping[str, Any]) -> Exit:
+    """What `run` would have ended with here: failed jobs first, as running again may not help."""
+    found = {job["status"] for job in told["jobs"]}
+    return Exit.JOBS_FAILED if "failed" in found else Exit.DONE if found <= {"done"} else Exit.INTERRUPTED
 
 
 def print_status(told: dict[str, Any]) -> None:

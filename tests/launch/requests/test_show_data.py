@@ -41,6 +41,7 @@ SOURCE = {
     "samples": 4,
     "tokens": 40,
     "learnt": 10,
+    "unknown": 3,
     "images": 1,
     "truncated": 2,
     "unreadable": {"not JSON": 1},
@@ -114,6 +115,7 @@ def test_without_colours_learnt_spans_stand_in_brackets_and_escapes_are_seen():
     assert "[image 8×8: 16 tokens]␛[31m<script>alert(1)</script>⟦yes<eos>⟧" in told and "\x1b" not in told
     assert "the first 5 of 9 records: 4 samples, 40 tokens; 25.0% learnt; 1 image; 2 truncated" in told
     assert "left out: file:3: too long" in told
+    assert "3 of 40 tokens (7.5%) are not in the tokenizer's vocabulary" in told
     coloured = list(as_text(FACTS, None))[-1]
     assert "⟦" not in coloured.plain and any("green" in str(span.style) for span in coloured.spans)
 

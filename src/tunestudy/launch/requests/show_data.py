@@ -17,7 +17,7 @@ from tunestudy.config.stage import TrainStage
 from tunestudy.records.atomic import read_json, remove_tree, write_json, write_text
 from tunestudy.records.layout import REQUEST, SHOWN, JobDir, StudyDir
 from tunestudy.records.redact import redact, redact_tree
-from tunestudy.report.data_page import render_data
+from tunestudy.report.data_page import render_data, unknown_in
 from tunestudy.report.format import plural
 from tunestudy.study.load import LoadedStudy
 from tunestudy.study.nearest import did_you_mean
@@ -176,6 +176,8 @@ def as_text(facts: Mapping[str, Any], brackets: tuple[str, str] | None) -> Itera
     for source in facts["sources"]:
         yield Text()
         yield Text(f"{source['source']}: {counts_of(source)}", style="bold")
+        if source["unknown"]:
+            yield Text(f"  {unknown_in(source)}", style="yellow")
         for example in source["examples"]:
             yield Text(f"  left out: {_plain(example['place'])}: {_plain(example['reason'])}", style="yellow")
         if facts["packs"] is None:
