@@ -107,7 +107,7 @@ def ours(parts: tuple[Any, Any], folder: Path, ranks: int = 1, **settings: Any) 
         shares = [run(items[rank::ranks]) for rank in range(ranks)]
         return [shares[i % ranks][i // ranks] for i in range(len(items))]
 
-    return lm_eval.evaluate(Asking("b", LmEval(**settings), folder, scorer, together))
+    return lm_eval.evaluate(Asking("b", LmEval(**settings), folder, folder / "cache", scorer, together))
 
 
 def theirs(parts: tuple[Any, Any], folder: Path, name: str, num_fewshot: int, limit: int | None) -> dict[str, float]:

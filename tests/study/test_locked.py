@@ -9,7 +9,7 @@ from locks import locked, put_into
 from tunestudy.config.errors import StudyError
 from tunestudy.preflight.checks import locked_problems
 from tunestudy.records.layout import StudyDir
-from tunestudy.records.locked import Lock, write_lock
+from tunestudy.records.locked import Lock, read_lock, write_lock
 from tunestudy.study.load import load_study
 from tunestudy.study.plan import make_plan
 
@@ -136,8 +136,55 @@ def test_the_small_form_has_a_lock_of_its_own(folder: Folder) -> None:
 def test_harness_tasks_keep_jobs_online(folder: Folder) -> None:
     lock(folder)
     text = STUDY + "benchmarks: {arc: {type: lm_eval, tasks: arc_easy}}\n"
-    assert folder.load(text).locking.unlockable == ("arc",)
+    why = "which data arc_easy reads is known once they are fetched"
+    assert folder.load(text).locking.unlockable == {"benchmarks.arc": why}
     assert not any(one.job.offline for one in folder.plan(text).jobs)
+
+
+ARC = STUDY + "benchmarks: {arc: {type: lm_eval, tasks: [arc_easy, own.yaml]}}\n"
+
+
+def tasks_lock(folder: Folder, reads: object, *items) -> None:
+    told = {"arc_easy": {"harness": "1", "reads": reads, "why": None if reads else "it loads by code of its own"}}
+    held = Lock("hub", tasks=told).with_items((*ITEMS, *items))
+    write_lock(folder.root / "hub.lock", held)
+    assert read_lock(folder.root / "hub.lock") == held
+
+
+def test_data_of_harness_tasks_are_pinned_as_others_are(folder: Folder) -> None:
+    (folder.root / "own.yaml").write_text("task: own")
+    unlocked = {one.job.id: one.job for one in folder.plan(ARC).jobs}
+    tasks_lock(folder, [["org/arc", "easy", None]])
+    assert [(one.id, one.parts) for one in folder.load(ARC).locking.missing] == [("org/arc", ("easy",))]
+    tasks_lock(folder, [["org/arc", "easy", None]], locked("dataset", "org/arc", "easy"))
+    loaded, jobs = folder.load(ARC), [one.job for one in folder.plan(ARC).jobs]
+    assert loaded.locking.complete and loaded.study.benchmarks["arc"].revisions == {"org/arc": COMMIT}
+    assert all(one.offline for one in jobs) and not unlocked.keys() & {one.id for one in jobs}
+    by_hand = ARC.replace("own.yaml]", "own.yaml], revisions: {org/arc: v1}")
+    assert folder.load(by_hand).locking.missing[0].revision == "v1", "what the file asks for is what is locked"
+
+
+def test_harness_tasks_that_load_by_code_say_so(folder: Folder) -> None:
+    (folder.root / "own.yaml").write_text("task: own")
+    tasks_lock(folder, None)
+    assert folder.load(ARC).locking.unlockable == {"benchmarks.arc": "it loads by code of its own"}
+
+
+def test_bases_that_adapters_in_folders_name(folder: Folder) -> None:
+    """With a commit they are locked; without, jobs have to ask the hub, and `fetch` says so."""
+    merge = "{type: merge, method: linear, into: adapter, models: {a: {path: near}, b: {path: far}}}"
+    text = STUDY.replace("variants:", f"  soup: {merge}\nvariants:\n  four: {{stages: [soup]}}")
+    for name, base in (("near", "../.."), ("far", "org/base")):
+        (folder.root / name).mkdir()
+        (folder.root / name / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
+    lock(folder)
+    told = {"stages.soup": "the base of far, org/base, has no commit in its adapter_config.json"}
+    assert folder.load(text).locking.unlockable == told and not folder.load(text).locking.complete
+    pinned = {"base_model_name_or_path": "org/base", "revision": COMMIT}
+    (folder.root / "far" / "adapter_config.json").write_text(json.dumps(pinned))
+    assert [(one.id, one.revision) for one in folder.load(text).locking.missing] == [("org/base", COMMIT)]
+    lock(folder, *ITEMS, locked("model", "org/base", "tokenizer", "weights", revision=COMMIT))
+    assert folder.load(text).locking.complete
 
 
 def test_a_lock_that_is_none_stops_every_command(folder: Folder) -> None:

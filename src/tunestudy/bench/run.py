@@ -235,7 +235,8 @@ def evaluate_by_itself(
         parts = world.gather_objects(answered)
         return [parts[i % world.size][i // world.size] for i in range(len(items))]
 
-    found = kind.evaluate(Asking(name, wanted.benchmark, folder.root / job.base_dir, scorer, together))
+    base = folder.root / job.base_dir
+    found = kind.evaluate(Asking(name, wanted.benchmark, base, folder.study.cache, scorer, together))
     if world.rank > 0:
         return
     write_text(folder.predictions(name), as_lines(found.scored))

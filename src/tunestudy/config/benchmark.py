@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
-from tunestudy.config.base import Config, neutral
+from tunestudy.config.base import Config, neutral, newer
 from tunestudy.config.definition import Definition, definition, names
 from tunestudy.config.judge import Judge, prompts_of
 
@@ -113,6 +113,9 @@ class LmEval(Benchmark):
     """Only the first so many questions of each task."""
     apply_chat_template: bool = False
     """Ask as a conversation, with the model's own chat template."""
+    revisions: dict[str, str] | None = newer()
+    """Commits, branches or tags of the hub data sets that the tasks read, by their ids. `fetch` locks commits of them
+    all."""
 
     @property
     def named(self) -> tuple[str, ...]:

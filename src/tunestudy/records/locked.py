@@ -6,7 +6,8 @@
        "files": {
         "config.json": {"size": 726, "git_sha1": "…"},
         "model.safetensors": {"size": 1503300328, "sha256": "…"}}}],
-     "images": {"pool": {"key": "…", "shards": ["…"]}}}
+     "images": {"pool": {"key": "…", "shards": ["…"]}},
+     "tasks": {"arc_easy": {"harness": "0.4.13", "reads": [["allenai/ai2_arc", "ARC-Easy", null]], "why": null}}}
 
 `tunestudy fetch` writes it, people commit it to git, `results/<study>/study.lock` is a copy for whoever has the results
 alone. Large files have their SHA-256, small ones the hash that git knows them by: what the hub tells of them.
@@ -97,6 +98,8 @@ class Lock:
     items: tuple[Item, ...] = ()
     images: Mapping[str, Any] = field(default_factory=dict)
     """By data set: the folder of its manifests (`records/fetched.py`), and the digest of each shard's images."""
+    tasks: Mapping[str, Any] = field(default_factory=dict)
+    """By name of a task of lm-evaluation-harness: what `bench/lm_eval_data.py` found that it reads."""
 
     def find(self, named: Named) -> Item | None:
         """The entry of a repository; it may hold fewer parts than are needed."""
@@ -145,7 +148,7 @@ def read_lock(path: Path) -> Lock | None:
         if found["version"] != VERSION:
             raise _no_lock(path, f"of version {found['version']}, and this tunestudy knows {VERSION}")
         items = tuple(_item(one) for one in found["items"])
-        return Lock(str(found["study"]), items, dict(found.get("images") or {}))
+        return Lock(str(found["study"]), items, dict(found.get("images") or {}), dict(found.get("tasks") or {}))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _no_lock(path, f"an entry is not as it was written ({error!r})") from None
 
@@ -165,7 +168,7 @@ def lock_text(lock: Lock) -> str:
     images = json.dumps({name: lock.images[name] for name in sorted(lock.images)}, indent=1)
     return (
         f'{{\n"version": {VERSION},\n"study": {json.dumps(lock.study)},\n'
-        f'"items": [{chr(10) if items else ""}{items}],\n"images": {images}\n}}\n'
+        f'"items": [{chr(10) if items else ""}{items}],\n"images": {images}{_tasks_text(lock)}\n}}\n'
     )
 
 
@@ -210,6 +213,12 @@ def _item_text(item: Item) -> str:
     head = json.dumps(told)[:-1]
     lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(file)}" for name, file in files.items())
     return f' {head},\n  "files": {{\n{lines}}}}}'
+
+
+def _tasks_text(lock: Lock) -> str:
+    """A line per task; nothing where there are none, as in older locks."""
+    lines = ",\n".join(f" {json.dumps(name)}: {json.dumps(lock.tasks[name])}" for name in sorted(lock.tasks))
+    return f',\n"tasks": {{\n{lines}}}' if lines else ""
 
 
 def _no_lock(path: Path, why: str) -> StudyError:

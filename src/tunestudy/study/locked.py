@@ -3,25 +3,28 @@
 A locked commit stands where `revision:` would stand, so fingerprints, jobs and the worker know nothing of locks.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tunestudy.config.base import Config
-from tunestudy.config.benchmark import LmEval
+from tunestudy.config.benchmark import AnyBenchmark, LmEval
 from tunestudy.config.data import AnyDataset, DatacompDataset, HubDataset
 from tunestudy.config.model import ModelConfig
 from tunestudy.config.order import ScoreOrder
-from tunestudy.config.stage import AnyStage, TrainStage
+from tunestudy.config.stage import AnyStage, TrainStage, inputs_of
 from tunestudy.config.study import Study, Variant
 from tunestudy.config.world import WorldEncoderSettings
+from tunestudy.records.atomic import read_object
 from tunestudy.records.fetched import FetchDir
 from tunestudy.records.locked import Lock, Named, lock_beside, read_lock
 
 Settings = TypeVar("Settings", bound=Config)
 
 DEFAULT_SUBSET = "default"
+ADAPTER_CONFIG = "adapter_config.json"
 METADATA = "*.parquet"
 """What is read of a repository of DataComp's metadata; features of the images lie beside them, many times as large."""
 
@@ -35,8 +38,11 @@ class Locking:
     lock: Lock | None
     named: tuple[Named, ...]
     """Everything of the hub that the study names, as its file asks for it."""
-    unlockable: tuple[str, ...] = ()
-    """Benchmarks whose harness alone knows which data they read."""
+    unlockable: Mapping[str, str] = field(default_factory=dict)
+    """Keys of what the hub is asked for without a lock, and why: benchmarks of lm-evaluation-harness, and stages that
+    read adapters from folders."""
+    tasks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Benchmarks of lm-evaluation-harness with their tasks."""
 
     @property
     def missing(self) -> tuple[Named, ...]:
@@ -51,15 +57,30 @@ class Locking:
 
 def locking_of(study: Study, study_file: Path) -> Locking:
     """Read the lock beside a study file. StudyError for one that cannot be read."""
-    path, folder = lock_beside(study_file, study.study), study_file.parent
-    unlockable = tuple(name for name, one in study.benchmarks.items() if _by_harness(one, folder))
-    return Locking(path, read_lock(path), tuple(hub_names(study, folder)), unlockable)
+    path = lock_beside(study_file, study.study)
+    return locking_by(study, study_file.parent, path, read_lock(path))
 
 
-def hub_names(study: Study, folder: Path) -> list[Named]:
-    """Every repository of the hub that a study reads, each once with all the parts that are read of it."""
+def locking_by(study: Study, folder: Path, path: Path, lock: Lock | None) -> Locking:
+    """The same by a lock that was read, or is to be written. `folder`: the study file's."""
+    tasks = {name: one.named for name, one in study.benchmarks.items() if isinstance(one, LmEval)}
+    found = lock.tasks if lock is not None else {}
+    unlockable = {f"benchmarks.{name}": why for name, of in tasks.items() if (why := _unlockable(of, found, folder))}
+    loose = [(stage, adapter, base) for stage, adapter, base, commit in _bases(study, folder) if not commit]
+    unlockable |= {
+        f"stages.{stage}": f"the base of {adapter}, {base}, has no commit in its {ADAPTER_CONFIG}"
+        for stage, adapter, base in loose
+    }
+    return Locking(path, lock, tuple(hub_names(study, folder, found)), unlockable, tasks)
+
+
+def hub_names(study: Study, folder: Path, tasks: Mapping[str, Any]) -> list[Named]:
+    """Every repository of the hub that a study reads, each once with all the parts that are read of it.
+
+    `tasks`: what a lock holds of tasks of lm-evaluation-harness.
+    """
     found: dict[tuple[str, str, str], set[str]] = {}
-    for kind, name, revision, part in _names(study, folder):
+    for kind, name, revision, part in (*_names(study, folder), *_task_names(study, tasks)):
         found.setdefault((kind, name, revision or ""), set()).add(part)
     return [Named(kind, name, asked or None, tuple(sorted(parts))) for (kind, name, asked), parts in found.items()]
 
@@ -79,13 +100,29 @@ def pinned(study: Study, lock: Lock, folder: Path) -> Study:
         update={
             "model": pins.model(study.model),
             "datasets": {name: pins.dataset(one) for name, one in study.datasets.items()},
+            "benchmarks": {name: pins.benchmark(one) for name, one in study.benchmarks.items()},
             "variants": {name: variant_of(one) for name, one in study.variants.items()},
         }
     )
 
 
-def _by_harness(benchmark: Any, folder: Path) -> bool:
-    return isinstance(benchmark, LmEval) and any(not (folder / name).exists() for name in benchmark.named)
+def _unlockable(names: Sequence[str], tasks: Mapping[str, Any], folder: Path) -> str:
+    """Why data of these tasks are not locked; empty where they are, and for files of one's own that name no hub."""
+    for name in names:
+        if name in tasks:
+            if tasks[name]["reads"] is None:
+                return str(tasks[name]["why"])
+        elif not (folder / name).exists():
+            return f"which data {name} reads is known once they are fetched"
+    return ""
+
+
+def _task_names(study: Study, tasks: Mapping[str, Any]) -> Iterator[tuple[str, str, str | None, str]]:
+    """What tasks read, at the revision that the study, else the task, asks for."""
+    for benchmark in (one for one in study.benchmarks.values() if isinstance(one, LmEval)):
+        for task in benchmark.named:
+            for name, subset, revision in tasks.get(task, {}).get("reads") or ():
+                yield "dataset", name, (benchmark.revisions or {}).get(name, revision), subset or DEFAULT_SUBSET
 
 
 def image_warnings(locking: Locking, datasets: Mapping[str, Mapping[str, Any]], fetched: Path) -> Iterator[str]:
@@ -117,6 +154,9 @@ def is_hub_id(name: str, folder: Path) -> bool:
 def _names(study: Study, folder: Path) -> Iterator[tuple[str, str, str | None, str]]:
     """(kind, id, revision asked, part)."""
     yield from _model_names(study.model, folder)
+    for _, _, base, commit in _bases(study, folder):
+        if commit:
+            yield from (("model", base, commit, part) for part in ("tokenizer", "weights"))
     seen: set[int] = set()
     for variant in study.variants.values():
         for stage in variant.stages.values():
@@ -129,6 +169,17 @@ def _names(study: Study, folder: Path) -> Iterator[tuple[str, str, str | None, s
                 yield "dataset", dataset.name, dataset.revision, subset
         elif isinstance(dataset, DatacompDataset) and dataset.name is not None:
             yield "dataset", dataset.name, dataset.revision, METADATA
+
+
+def _bases(study: Study, folder: Path) -> Iterator[tuple[str, str, str, str | None]]:
+    """(stage, adapter's folder, hub id of its base, commit) of adapters in folders that merges and mixtures read."""
+    for variant in study.variants.values():
+        for stage, settings in variant.stages.items():
+            for path in (one.path for one in inputs_of(settings).values() if one.path is not None):
+                told = read_object(folder / path / ADAPTER_CONFIG)
+                base, revision = str(told.get("base_model_name_or_path") or ""), str(told.get("revision") or "")
+                if base and is_hub_id(base, folder / path):
+                    yield stage, path, base, revision if re.fullmatch("[0-9a-f]{40}", revision) else None
 
 
 def _stage_names(stage: TrainStage, folder: Path) -> Iterator[tuple[str, str, str | None, str]]:
@@ -169,6 +220,18 @@ class _Pins:
         if not isinstance(dataset, HubDataset | DatacompDataset) or dataset.name is None:
             return dataset
         return _with(dataset, {"revision": self.commit("dataset", dataset.name, dataset.revision)})
+
+    def benchmark(self, benchmark: AnyBenchmark) -> AnyBenchmark:
+        if not isinstance(benchmark, LmEval):
+            return benchmark
+        asked = benchmark.revisions or {}
+        found = {
+            name: self.commit("dataset", name, asked.get(name, revision))
+            for task in benchmark.named
+            for name, _, revision in self.lock.tasks.get(task, {}).get("reads") or ()
+        }
+        found = {name: commit for name, commit in {**asked, **found}.items() if commit is not None}
+        return _with(benchmark, {"revisions": found}) if found != asked else benchmark
 
     def stage(self, stage: AnyStage) -> AnyStage:
         if not isinstance(stage, TrainStage):

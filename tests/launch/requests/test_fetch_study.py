@@ -24,6 +24,7 @@ datasets:
   sums: {name: org/sums, subset: main, held_out: 0.2}
 benchmarks:
   right: {type: exact_match, dataset: sums@held_out, max_new_tokens: 1}
+  arc: {type: lm_eval, tasks: arc_easy, limit: 2}
 defaults: {learning_rate: 1e-3, effective_batch_size: 4, max_steps: 2, data: sums}
 stages: {learn: }
 variants: {one: {stages: [learn]}}
@@ -32,6 +33,16 @@ CARD = """---
 configs:
 - {config_name: other, data_files: [{split: train, path: other/train-*}]}
 - {config_name: main, data_files: [{split: train, path: main/train-*}, {split: test, path: main/test-*}]}
+---
+"""
+ARC_CARD = """---
+configs:
+- {config_name: ARC-Challenge, data_files: [{split: test, path: ARC-Challenge/test-*}]}
+- config_name: ARC-Easy
+  data_files:
+  - {split: train, path: ARC-Easy/train-*}
+  - {split: validation, path: ARC-Easy/validation-*}
+  - {split: test, path: ARC-Easy/test-*}
 ---
 """
 
@@ -61,6 +72,18 @@ def rows(count: int) -> bytes:
     return out.getvalue()
 
 
+def questions(count: int) -> bytes:
+    """As ARC has them."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    choices = {"text": ["1", "2"], "label": ["A", "B"]}
+    table = {"question": [f"{n}=?" for n in range(count)], "choices": [choices] * count, "answerKey": ["A"] * count}
+    out = io.BytesIO()
+    pq.write_table(pa.table({"id": [str(n) for n in range(count)], **table}), out)
+    return out.getvalue()
+
+
 @pytest.mark.lab
 def test_fetched_through_a_kill_and_run_without_a_network(tmp_path: Path) -> None:
     hub = FakeHub()
@@ -68,6 +91,8 @@ def test_fetched_through_a_kill_and_run_without_a_network(tmp_path: Path) -> Non
     hub.commit("model", "org/tiny", model_files(tmp_path / "model"))
     files = {"main/train-0.parquet": rows(40), "main/test-0.parquet": rows(5), "other/train-0.parquet": rows(5)}
     hub.commit("dataset", "org/sums", {"README.md": CARD.encode(), **files})
+    splits = {f"ARC-Easy/{split}-0.parquet": questions(4) for split in ("train", "validation", "test")}
+    hub.commit("dataset", "allenai/ai2_arc", {"README.md": ARC_CARD.encode(), **splits})
     (tmp_path / "study.yaml").write_text(STUDY)
     places = ["study.yaml", "--results", "results"]
     command = [sys.executable, "-m", "tunestudy.cli"]
@@ -91,7 +116,8 @@ def test_fetched_through_a_kill_and_run_without_a_network(tmp_path: Path) -> Non
     before = hub.sent["model.safetensors"]
     told = succeed([*command, "fetch", *places], **there)
     lock = read_lock(tmp_path / "away.lock")
-    size = lock.items[1].files["model.safetensors"].size
+    items = {item.id: item for item in lock.items}
+    size = items["org/tiny"].files["model.safetensors"].size
     assert hub.sent["model.safetensors"] - before < size - 9_000_000, f"the client writes 10 MB at a time\n{told}"
     assert "away.lock stays" in told and read_lock(StudyDir(tmp_path / "results" / "away").lock) == lock
     hub.stop()
@@ -102,8 +128,10 @@ def test_fetched_through_a_kill_and_run_without_a_network(tmp_path: Path) -> Non
     )
     (job,) = StudyDir(tmp_path / "results" / "away").jobs.iterdir()
     told_job = read_json(job / "job.json")
-    assert told_job["offline"] and told_job["model"]["revision"] == lock.items[1].commit
+    assert told_job["offline"] and told_job["model"]["revision"] == items["org/tiny"].commit
     assert read_json(job / "eval" / "right.json")["n"] > 0
+    assert read_json(job / "eval" / "arc.json")["n"] == 2, "a task by name, whose data the harness alone knows"
+    assert set(items["allenai/ai2_arc"].files) == {*splits, "README.md"}
 
 
 def children_of(pid: int) -> list[str]:

@@ -121,6 +121,8 @@ class Asking:
     benchmark: Any
     base_dir: Path
     """The study file's folder."""
+    cache: Path
+    """Of the study: what all its jobs may reuse."""
     scorer: Any
     """The model, a `bench.scorer.Scorer`."""
     together: Callable[[Callable[[list[Any]], list[Any]], list[Any]], list[Any]]

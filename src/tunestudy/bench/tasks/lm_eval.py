@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tunestudy.bench.lm_eval_data import at_commits
 from tunestudy.bench.lm_eval_tasks import load, version
 from tunestudy.bench.tasks import Asking, Evaluated, Scored, Totals
 from tunestudy.config.benchmark import LmEval
@@ -32,7 +33,8 @@ SHOWN = 2000
 def evaluate(asking: Asking) -> Evaluated:
     """All tasks of the benchmark. StudyError for one that is unknown or cannot be loaded."""
     benchmark = asking.benchmark
-    found = load(asking.name, benchmark.named, asking.base_dir)
+    with at_commits(benchmark.revisions or {}, asking.cache / "hub"):
+        found = load(asking.name, benchmark.named, asking.base_dir)
     for name, task in found["tasks"].items():
         _set_fewshot(asking.name, name, task, benchmark.num_fewshot)
     results = _run(asking, found)

@@ -3,7 +3,7 @@
 REQUEST is a JSON file in the study's `cache/fetch/`:
 
     {"study": "demo", "lock": "/…/demo.lock", "named": [{"kind": …, "id": …, "revision": null, "parts": […]}],
-     "update": [], "prune": true, "dry_run": false, "verify": false, "again": "tunestudy fetch study.yaml",
+     "update": [], "tasks": {}, "prune": true, "dry_run": false, "verify": false, "again": "tunestudy fetch study.yaml",
      "backoff_s": 1.0}
 
 The lock is written as soon as the commits are known, so that a fetch which is broken off goes on with the same ones.
@@ -91,6 +91,7 @@ def keep(place: Path, request: dict[str, Any], read: Lock | None, items: Sequenc
         if theirs is not None and theirs.commit not in (item.commit, "" if ours is None else ours.commit):
             told = f"another fetch has locked {theirs.commit[:12]} meanwhile; `{request['again']}` takes that"
             raise StudyError(str(item), told, exit_code=Exit.PREFLIGHT_REFUSED)
+    now = replace(now, tasks=request.get("tasks", now.tasks))
     if request["prune"]:
         keys = {item.key for item in items}
         now = replace(now, items=tuple(item for item in now.items if item.key in keys))

@@ -4,8 +4,10 @@ What came from the hub is locked beside the study file (`records/locked.py`); fr
 """
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +15,18 @@ from tunestudy.config.data import Dataset
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.launch.requests.by_worker import by_worker, refuse_without
 from tunestudy.launch.requests.fetch_images import fetch_images, with_fetch
+from tunestudy.records.atomic import read_object
 from tunestudy.records.fetched import FetchDir, fetch_key
 from tunestudy.records.hashes import content_of
 from tunestudy.records.hub_cache import hub_cache
 from tunestudy.records.layout import StudyDir
-from tunestudy.records.locked import Lock, Named, problems, read_lock, write_lock
+from tunestudy.records.locked import OFFLINE, Lock, Named, problems, read_lock, write_lock
 from tunestudy.study.load import LoadedStudy, at_locked_commits
-from tunestudy.study.locked import Locking
+from tunestudy.study.locked import Locking, locking_by
 from tunestudy.study.nearest import did_you_mean
 
 MODULE = "tunestudy.data.hub.run"
+TASKS_MODULE = "tunestudy.bench.lm_eval_data"
 NEEDED = {"huggingface_hub": "huggingface_hub", "datasets": "datasets"}
 EVERYTHING = "all"
 
@@ -48,21 +52,27 @@ def fetch_study(loaded: LoadedStudy, results: Path, wish: Wish) -> Exit:
     images = with_fetch(loaded, wish.dataset)
     locking = loaded.locking
     assert locking is not None, "load_study looks for the lock"
+    if not wish.dataset:
+        locking = _with_tasks(loaded, locking, results)
     named = _chosen(loaded, locking, wish.dataset)
     if not named and not images:
-        return _nothing_to_fetch(loaded, wish)
+        code = _nothing_to_fetch(loaded, wish)
+        _tell_unlocked(locking)
+        return code
     if named or wish.update:
         code = _from_hub(loaded, locking, named, results, wish)
         if code != Exit.DONE:
             return code
         loaded = at_locked_commits(loaded)
-    for name in locking.unlockable:
-        print(
-            f"benchmarks.{name}: lm-evaluation-harness alone knows its data, so they are not locked; jobs ask the hub"
-        )
+    _tell_unlocked(locking)
     if not images:
         return Exit.DONE
     return _images(loaded, results, {name: _now(loaded, name) for name in images}, wish)
+
+
+def _tell_unlocked(locking: Locking) -> None:
+    for name, why in locking.unlockable.items():
+        print(f"{name}: {why}, so not locked; jobs ask the hub")
 
 
 def _from_hub(loaded: LoadedStudy, locking: Locking, named: Sequence[Named], results: Path, wish: Wish) -> Exit:
@@ -77,6 +87,7 @@ def _from_hub(loaded: LoadedStudy, locking: Locking, named: Sequence[Named], res
             "lock": str(locking.path.resolve()),
             "named": [vars(one) for one in named],
             "update": _updated(named, wish.update),
+            **({} if locking.lock is None else {"tasks": locking.lock.tasks}),
             "prune": not loaded.overrides and not wish.dataset,
             "dry_run": wish.dry_run,
             "verify": wish.verify,
@@ -89,6 +100,40 @@ def _from_hub(loaded: LoadedStudy, locking: Locking, named: Sequence[Named], res
     if lock is not None:
         write_lock(folder.lock, lock)
     return code
+
+
+def _with_tasks(loaded: LoadedStudy, locking: Locking, results: Path) -> Locking:
+    """With the data that tasks of lm-evaluation-harness read, as the harness of this machine says, if it is here."""
+    if not locking.tasks or (installed := _harness()) is None:
+        return locking
+    lock = locking.lock or Lock(loaded.study.study)
+    names = dict.fromkeys(name for of in locking.tasks.values() for name in of)
+    known = {name: lock.tasks[name] for name in names if lock.tasks.get(name, {}).get("harness") == installed}
+    left = {key: missing for key, of in locking.tasks.items() if (missing := [one for one in of if one not in known])}
+    if left:
+        print("looking up what tasks of lm-evaluation-harness read …", file=sys.stderr, flush=True)
+        folder = StudyDir(results / loaded.study.study).fetch
+        out = folder / f"tasks-{os.getpid()}.json"
+        request = {"benchmarks": left, "base": str(loaded.path.parent.resolve()), "out": str(out.resolve())}
+        try:
+            silent = {**os.environ, **loaded.study.env, **dict.fromkeys(OFFLINE, "1")}  # files of the harness tell all
+            code = by_worker(TASKS_MODULE, folder, request, silent)
+            found = read_object(out)
+        finally:
+            out.unlink(missing_ok=True)
+        if code != Exit.DONE:
+            raise StudyError(loaded.locate(found["key"]), found["error"], exit_code=code)
+        known |= found
+    asked = loaded.asked or loaded.study
+    return locking_by(asked, loaded.path.parent, locking.path, replace(lock, tasks=known))
+
+
+def _harness() -> str | None:
+    """The version of lm-evaluation-harness on this machine."""
+    try:
+        return metadata.version("lm_eval")
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _images(loaded: LoadedStudy, results: Path, images: Mapping[str, Dataset], wish: Wish) -> Exit:
