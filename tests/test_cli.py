@@ -224,3 +224,12 @@ def test_cleaning_results_that_are_not_there(
 ) -> None:
     assert run_main(monkeypatch, "clean", str(study), "--results", str(tmp_path / "nowhere")) == 2
     assert "there is no such results folder, so nothing to clean" in capsys.readouterr().err
+
+
+def test_export_says_what_it_lacks(
+    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in ([], ["--form", "merged"], ["--to", "there"]):
+        assert run_main(monkeypatch, "export", str(study), *words) == 2
+        told = capsys.readouterr().err
+        assert "--form and --to are missing" in told and "--form merged --to DIR" in told and "quantised" in told

@@ -260,6 +260,12 @@ def test_a_path_that_does_not_exist(lab):
         load_start(*lab.job("a", model=model), "cpu")
 
 
+def test_an_adapter_in_place_of_a_model_is_told_where_it_goes(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(StudyError, match=r"no config.json.* an adapter goes into model\.weights"):
+        check_model_folder(tmp_path)
+
+
 def test_missing_shards_and_pickles_are_told(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "pytorch_model.bin").write_text("x")

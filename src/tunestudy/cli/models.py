@@ -71,8 +71,10 @@ def push(
 @app.command()
 def export(
     where: Annotated[Path, typer.Argument(metavar="JOB|STUDY", help="A job's folder, or the study file with --only.")],
-    to: Annotated[Path, typer.Option(metavar="DIR", help="A new folder.")],
-    form: Annotated[str, typer.Option(help="folded (adapter), merged (whole model) or quantised (few bits).")],
+    to: Annotated[Path | None, typer.Option(metavar="DIR", help="A new folder.  [required]")] = None,
+    form: Annotated[
+        str, typer.Option(help="folded (adapter), merged (whole model) or quantised (few bits).  [required]")
+    ] = "",
     only: Annotated[str, typer.Option(metavar="VARIANT[@STAGE]", help="Which result of a study.")] = "",
     seed: Annotated[int | None, typer.Option(help="Of several seeds.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. Default: the study's.")] = None,

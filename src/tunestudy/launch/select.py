@@ -29,7 +29,7 @@ def _parsed(text: str, jobs: Sequence[Job]) -> tuple[str, str | None]:
     variant, _, stage = text.partition("@")
     _must_be_known("--only", variant, {name for job in jobs for name in job.variants})
     if stage:
-        _must_be_known(f"--only {variant}@", stage, {job.stage for job in jobs if variant in job.variants})
+        _must_be_known(f"--only {text}", stage, {job.stage for job in jobs if variant in job.variants})
     return variant, stage or None
 
 

@@ -79,7 +79,7 @@ def _launchers(study: StudyDir) -> list[dict[str, Any]]:
 
 
 def code_of(told: Mapping[str, Any]) -> Exit:
-    """What `run` would have ended with here: failed jobs first, as running again may not help."""
+    """What a script is told of all jobs: those that failed come first, as running again may not help."""
     found = {job["status"] for job in told["jobs"]}
     return Exit.JOBS_FAILED if "failed" in found else Exit.DONE if found <= {"done"} else Exit.INTERRUPTED
 

@@ -12,6 +12,7 @@ from tunestudy.config.model import CharacterTokenizer, ModelConfig
 from tunestudy.config.stage import Quantization
 from tunestudy.models.components.load import class_with_components, wrong_tensors
 from tunestudy.models.quantize import check_quantised, keep_layout, loading_options
+from tunestudy.models.stored import ADAPTER_CONFIG
 from tunestudy.models.tokenizer import character_tokenizer
 from tunestudy.models.vision import image_processor, module_of
 from tunestudy.records.atomic import read_json
@@ -197,7 +198,8 @@ def check_model_folder(folder: Path) -> None:
     """A folder that is no model, or that lacks weight files, is told apart before anything is loaded."""
     if not (folder / "config.json").is_file():
         held = sorted(path.name for path in folder.iterdir())[:5]
-        raise _wrong(f"{folder} is no model folder: no config.json, it holds {', '.join(held) or 'nothing'}")
+        cure = "; an adapter goes into model.weights, and its base here" if ADAPTER_CONFIG in held else ""
+        raise _wrong(f"{folder} is no model folder: no config.json, it holds {', '.join(held) or 'nothing'}{cure}")
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         shards = set((read_json(index) or {}).get("weight_map", {}).values())

@@ -93,7 +93,10 @@ def _tiny(properties: Schema) -> Schema:
     return {
         "type": "object",
         "additionalProperties": False,
-        "description": "Other weights and data for `--tiny`, laid over the rest; the jobs stay the same.",
+        "description": (
+            "A rehearsal: what `--tiny`, on any command, lays over the rest of the file, such as a tiny random model "
+            "and fewer steps. The jobs stay the same; results go to `<study>-tiny`."
+        ),
         "properties": {**parts, "variants": {"type": "object", "additionalProperties": overrides}},
     }
 

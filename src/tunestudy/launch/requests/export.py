@@ -29,7 +29,7 @@ def export(
     where: Path,
     results: Path,
     *,
-    to: Path,
+    to: Path | None,
     form: str,
     only: str = "",
     seed: int | None = None,
@@ -38,6 +38,10 @@ def export(
     tiny: bool = False,
 ) -> Exit:
     """Export the result in a job's folder, or of a study's variant. Raises StudyError."""
+    if to is None or not form:
+        example = f"tunestudy export {where} --only VARIANT --seed 1 --form merged --to DIR"
+        forms = "`--form folded` is the adapter alone, `merged` a whole model, `quantised` that in few bits"
+        raise StudyError("export", f"--form and --to are missing, such as `{example}`; {forms}")
     form = "quantised" if form == "quantized" else form
     if form not in FORMS:
         known = ELSEWHERE.get(form.lower(), f"there are: {', '.join(FORMS)}")
