@@ -117,12 +117,14 @@ def _with_tasks(loaded: LoadedStudy, locking: Locking, results: Path) -> Locking
         request = {"benchmarks": left, "base": str(loaded.path.parent.resolve()), "out": str(out.resolve())}
         try:
             silent = {**os.environ, **loaded.study.env, **dict.fromkeys(OFFLINE, "1")}  # files of the harness tell all
-            code = by_worker(TASKS_MODULE, folder, request, silent)
+            code = by_worker("fetch", TASKS_MODULE, folder, request, silent)
             found = read_object(out)
         finally:
             out.unlink(missing_ok=True)
-        if code != Exit.DONE:
+        if "error" in found:
             raise StudyError(loaded.locate(found["key"]), found["error"], exit_code=code)
+        if code != Exit.DONE:
+            raise StudyError("fetch", "ended before it knew what tasks read; run it again", exit_code=code)
         known |= found
     asked = loaded.asked or loaded.study
     return locking_by(asked, loaded.path.parent, locking.path, replace(lock, tasks=known))
