@@ -25,7 +25,7 @@ from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.streams import go_on_unheard, may_close
 from tunestudy.data.hub.view import folder_of
 from tunestudy.records.atomic import read_json, write_json
-from tunestudy.records.locked import hub_cache, snapshot_folder
+from tunestudy.records.hub_cache import hub_cache, snapshot_folder
 
 Read = tuple[str, str | None, str | None]
 """Id, subset, revision."""

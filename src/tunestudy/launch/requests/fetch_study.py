@@ -18,9 +18,9 @@ from tunestudy.launch.requests.fetch_images import fetch_images, with_fetch
 from tunestudy.records.atomic import read_object
 from tunestudy.records.fetched import FetchDir, fetch_key
 from tunestudy.records.hashes import content_of
-from tunestudy.records.hub_cache import hub_cache
+from tunestudy.records.hub_cache import OFFLINE, hub_cache
 from tunestudy.records.layout import StudyDir
-from tunestudy.records.locked import OFFLINE, Lock, Named, problems, read_lock, write_lock
+from tunestudy.records.locked import Lock, Named, problems, read_lock, write_lock
 from tunestudy.study.load import LoadedStudy, at_locked_commits
 from tunestudy.study.locked import Locking, locking_by
 from tunestudy.study.nearest import did_you_mean
