@@ -120,7 +120,7 @@ def measured(name: str, folder: Path, steps: int) -> dict[str, Any]:
 
 def held_out_mb(row: dict[str, Any], calibration: list[dict[str, Any]]) -> float:
     """Peak as counted, put right by what the calibration's jobs took in truth."""
-    from tunestudy.study.memory import memory_of, shift_of
+    from tunestudy.study.estimates.memory import memory_of, shift_of
 
     others = [(one["counted"], {"largest": one["probe"]["largest"]}, [one["peak_mb"][1]]) for one in calibration]
     sizes = {"largest": row["probe"]["largest"]}

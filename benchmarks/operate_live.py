@@ -28,8 +28,8 @@ def measured(name: str, root: Path) -> dict[str, Any]:
     from tunestudy.launch.estimates.alone import alone
     from tunestudy.records.atomic import write_json
     from tunestudy.records.layout import JobDir
+    from tunestudy.study.estimates.memory import counted_terms
     from tunestudy.study.load import load_study
-    from tunestudy.study.memory import counted_terms
     from tunestudy.study.plan import make_plan
     from tunestudy.train.foresee import foresee
 

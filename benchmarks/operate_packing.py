@@ -26,8 +26,8 @@ from tunestudy.launch.place import ThisMachine
 from tunestudy.launch.prepare import prepare
 from tunestudy.records.events import read_events
 from tunestudy.records.layout import StudyDir
-from tunestudy.study.dispatch import Seat, Work
-from tunestudy.study.packing import pack
+from tunestudy.study.packing.dispatch import Seat, Work
+from tunestudy.study.packing.pack import pack
 
 FAKE_WORKER = Path(__file__).parents[1] / "tests" / "launch" / "fake_worker.py"
 _INSTANCES, _DRAWS, _HOUR = 200, 1000, 3600.0

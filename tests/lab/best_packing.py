@@ -1,8 +1,8 @@
-"""Every way of packing a few jobs, waiting of slots included: what `tunestudy.study.packing` is held against."""
+"""Every way of packing a few jobs, waiting of slots included: what `tunestudy.study.packing.pack` is held against."""
 
 from collections.abc import Sequence
 
-from tunestudy.study.dispatch import Work
+from tunestudy.study.packing.dispatch import Work
 
 _ROUNDING = 1e-9
 _SHORTER = 0.999

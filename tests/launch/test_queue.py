@@ -8,7 +8,7 @@ import pytest
 from tunestudy.launch.local import Slot
 from tunestudy.launch.queue import Queue, unknown_works
 from tunestudy.launch.task import Task
-from tunestudy.study.dispatch import Work
+from tunestudy.study.packing.dispatch import Work
 
 TWO = (Slot("gpu0", 1, ("0",), 1), Slot("gpu1", 1, ("1",), 1))
 

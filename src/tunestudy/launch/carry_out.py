@@ -25,7 +25,7 @@ from tunestudy.records.events import Journal
 from tunestudy.records.host import host_name
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.stop import StopRequest
-from tunestudy.study.dispatch import Work
+from tunestudy.study.packing.dispatch import Work
 
 
 def carry_out(

@@ -10,8 +10,8 @@ from tunestudy.launch.local import Slot
 from tunestudy.launch.task import Task
 from tunestudy.records.atomic import read_object
 from tunestudy.records.layout import StudyDir
-from tunestudy.study.dispatch import Seat, Work, fits
-from tunestudy.study.packing import pack
+from tunestudy.study.packing.dispatch import Seat, Work, fits
+from tunestudy.study.packing.pack import pack
 
 _LATE = 0.05
 """A job that runs longer than expected is taken to need this share of its time still."""

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from tunestudy.records.slurm_layout import SlurmDir
+
 RESULT, FAILURE, PROGRESS, LEASE, CLAIM = "result.json", "failure.json", "progress.json", "lease", "claim"
 """What tells a job's state, by name: for readers that list a folder instead of asking for each."""
 
@@ -66,7 +68,7 @@ class StudyDir:
         return self.leases / "launchers"
 
     @property
-    def slurm(self) -> "SlurmDir":
+    def slurm(self) -> SlurmDir:
         """What is handed to SLURM, with `executor: slurm`."""
         return SlurmDir(self.root / "slurm")
 
@@ -192,49 +194,6 @@ class StudyDir:
     def trial(self, variant: str, seed: int, stage: str) -> Path:
         """A link into `jobs/`: `trials/<variant>/seed_<s>/<stage>`."""
         return self.trials / variant / f"seed_{seed}" / stage
-
-
-@dataclass(frozen=True)
-class SlurmDir:
-    """`slurm/`: per submission, named by its key (a job's id, `array-…` or `allocation`), a few files."""
-
-    root: Path
-
-    def script(self, key: str) -> Path:
-        """What sbatch gets; readable, made again by every `run`."""
-        return self.root / f"{key}.sbatch"
-
-    def jobs(self, key: str) -> Path:
-        """Ids of its jobs, a line each; an array's element takes the line of its number."""
-        return self.root / f"{key}.jobs"
-
-    def submission(self, key: str) -> Path:
-        """Under which number SLURM has it, who sent it and from where."""
-        return self.root / "submissions" / f"{key}.json"
-
-    @property
-    def submissions(self) -> Path:
-        return self.root / "submissions"
-
-    @property
-    def mark(self) -> Path:
-        """What submissions of this folder carry as their comment, and of which folder it is."""
-        return self.root / "mark.json"
-
-    @property
-    def outputs(self) -> Path:
-        """What submissions print: `<key>.<SLURM's number>.out`."""
-        return self.root / "logs"
-
-    @property
-    def accounting(self) -> Path:
-        """What `sacct` tells of submissions, where a cluster has one."""
-        return self.root / "accounting.json"
-
-    @property
-    def stopped(self) -> Path:
-        """There from a `stop` until the next `run`: nothing more is submitted meanwhile."""
-        return self.root / "stopped"
 
 
 @dataclass(frozen=True)

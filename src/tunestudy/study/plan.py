@@ -23,7 +23,7 @@ from tunestudy.records.atomic import read_object
 from tunestudy.records.layout import StudyDir
 from tunestudy.study.benchmarks import curve_warnings
 from tunestudy.study.changes import Change, Orphan, explain_changes, find_orphans
-from tunestudy.study.estimate import NO_STEPS, UNKNOWN, Estimate, Estimator, Measured
+from tunestudy.study.estimates.steps import NO_STEPS, UNKNOWN, Estimate, Estimator, Measured
 from tunestudy.study.fingerprint import canonical
 from tunestudy.study.footing import footing_warnings, parts_warnings, seen_rows_warnings
 from tunestudy.study.graph import Graph

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from tunestudy.config.merge import MergeInput, MergeStage, Weights
 from tunestudy.config.stage import AnyStage
 from tunestudy.records.space import bytes_text
-from tunestudy.study.estimate import Amount
+from tunestudy.study.estimates.steps import Amount
 from tunestudy.study.load import LoadedStudy, load_study
 from tunestudy.study.plan import Plan, PlannedJob
 

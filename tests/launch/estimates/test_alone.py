@@ -11,9 +11,9 @@ from tunestudy.launch.estimates.schedule import memory_of
 from tunestudy.launch.local import Slot
 from tunestudy.records.atomic import read_json, write_json
 from tunestudy.records.layout import JobDir
+from tunestudy.study.estimates.timing import expected_times, speed_key
 from tunestudy.study.load import load_study
 from tunestudy.study.plan import Plan, PlannedJob, make_plan
-from tunestudy.study.timing import expected_times, speed_key
 
 STUDY = """\
 study: small

@@ -15,9 +15,9 @@ from tunestudy.launch.estimates.words import cost_lines
 from tunestudy.records.atomic import write_json
 from tunestudy.records.host import host_name
 from tunestudy.records.locked import Item, Lock, LockedFile, write_lock
-from tunestudy.study.costs import memory_key
+from tunestudy.study.estimates.costs import memory_key
+from tunestudy.study.estimates.memory import MEBIBYTE
 from tunestudy.study.load import load_study
-from tunestudy.study.memory import MEBIBYTE
 from tunestudy.study.plan import Plan, make_plan
 
 STUDY = """\

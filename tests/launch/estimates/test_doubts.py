@@ -7,10 +7,10 @@ import pytest
 
 from tunestudy.config.errors import StudyError
 from tunestudy.launch.estimates.doubts import doubts, hours, rarer
-from tunestudy.study.costs import StageCost, stage_costs
+from tunestudy.study.estimates.costs import StageCost, stage_costs
+from tunestudy.study.estimates.spans import Span
 from tunestudy.study.load import load_study
 from tunestudy.study.plan import make_plan
-from tunestudy.study.spans import Span
 
 WORLD = Path(__file__).parents[3] / "studies" / "theworld_datacomp.yaml"
 SMALL = """\

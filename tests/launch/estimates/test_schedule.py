@@ -19,9 +19,9 @@ from tunestudy.launch.estimates.schedule import (
 from tunestudy.launch.estimates.tell import show_plan, tell_time
 from tunestudy.launch.queue import remembered_works
 from tunestudy.records.atomic import write_json
+from tunestudy.study.estimates.timing import JobTime
 from tunestudy.study.load import load_study
 from tunestudy.study.plan import Plan, make_plan
-from tunestudy.study.timing import JobTime
 
 STUDY = (
     TWO_STAGES

@@ -13,9 +13,9 @@ from tunestudy.launch.torchrun import Command
 from tunestudy.records.atomic import write_json
 from tunestudy.records.host import host_name
 from tunestudy.records.layout import JobDir
+from tunestudy.study.estimates.timing import expected_times
 from tunestudy.study.load import LoadedStudy, load_study
 from tunestudy.study.plan import make_plan
-from tunestudy.study.timing import expected_times
 
 STUDY = """\
 study: small

@@ -1,10 +1,10 @@
 """A stage by itself, as it is timed and counted."""
 
 from tunestudy.config.job import Job
-from tunestudy.study.costs import trains
+from tunestudy.study.estimates.costs import trains
+from tunestudy.study.estimates.timing import with_components
 from tunestudy.study.plan import Plan, PlannedJob
 from tunestudy.study.show import groups_of
-from tunestudy.study.timing import with_components
 
 
 def alone(plan: Plan, job: Job) -> Job:

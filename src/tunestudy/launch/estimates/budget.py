@@ -4,8 +4,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tunestudy.study.dispatch import Instance, Seat, Work
-from tunestudy.study.packing import Packing, pack
+from tunestudy.study.packing.dispatch import Instance, Seat, Work
+from tunestudy.study.packing.pack import Packing, pack
 
 _THOROUGH = 200
 """With more jobs than this, what-ifs are answered by the first good order."""

@@ -15,10 +15,10 @@ from tunestudy.records.atomic import read_object, write_json
 from tunestudy.records.host import host_name
 from tunestudy.records.hub_cache import hub_cache
 from tunestudy.records.locked import item_problems, lock_beside, read_lock
-from tunestudy.study.costs import StageCost, remembered, stage_costs
+from tunestudy.study.estimates.costs import StageCost, remembered, stage_costs
+from tunestudy.study.estimates.spans import Span, total
+from tunestudy.study.estimates.timing import expected_times
 from tunestudy.study.plan import Plan
-from tunestudy.study.spans import Span, total
-from tunestudy.study.timing import expected_times
 
 ASK = "size unknown here; `fetch --dry-run` asks"
 

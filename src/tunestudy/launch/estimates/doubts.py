@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from tunestudy.study.costs import StageCost
-from tunestudy.study.spans import Span
+from tunestudy.study.estimates.costs import StageCost
+from tunestudy.study.estimates.spans import Span
 
 LIMIT = 0.05
 """Share of training that checkpoints, or evaluations, may take."""

@@ -4,8 +4,8 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from string import ascii_lowercase
 
 from tunestudy.config.job import Job
-from tunestudy.study.dispatch import Placement
-from tunestudy.study.packing import Packing
+from tunestudy.study.packing.dispatch import Placement
+from tunestudy.study.packing.pack import Packing
 
 MAX_WIDTH = 100
 MAX_SLOTS = 24

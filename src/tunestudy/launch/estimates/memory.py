@@ -12,7 +12,7 @@ from tunestudy.records.atomic import read_object, remove_tree, write_json
 from tunestudy.records.host import host_name
 from tunestudy.records.layout import FORESEEN, JobDir, StudyDir
 from tunestudy.report.format import plural
-from tunestudy.study.costs import memory_key, slicing
+from tunestudy.study.estimates.costs import memory_key, slicing
 from tunestudy.study.plan import Plan
 
 FORESEE = "tunestudy.train.foresee"

@@ -9,9 +9,9 @@ from tunestudy.config.job import Job
 from tunestudy.launch.estimates.schedule import Schedule, make_schedule
 from tunestudy.records.host import host_name
 from tunestudy.report.format import duration
+from tunestudy.study.estimates.timing import JobTime, expected_times, seconds_left
 from tunestudy.study.plan import Plan
 from tunestudy.study.show import MAX_ROWS
-from tunestudy.study.timing import JobTime, expected_times, seconds_left
 
 
 @dataclass(frozen=True, kw_only=True)

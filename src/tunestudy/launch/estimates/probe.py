@@ -12,8 +12,8 @@ from tunestudy.launch.torchrun import Command, job_environment, last_line, start
 from tunestudy.records.atomic import read_json, remove_tree, write_json
 from tunestudy.records.host import host_name
 from tunestudy.records.layout import PROBED, JobDir
+from tunestudy.study.estimates.timing import expected_times, speed_key
 from tunestudy.study.plan import Plan
-from tunestudy.study.timing import expected_times, speed_key
 
 PROBE = "tunestudy.train.probe"
 

@@ -10,11 +10,11 @@ from tunestudy.launch.local import Slot, planned_slots
 from tunestudy.launch.queue import seats_of, with_guesses
 from tunestudy.records.atomic import read_object, write_json
 from tunestudy.report.format import duration, listing, plural
-from tunestudy.study.dispatch import Work
-from tunestudy.study.packing import Packing, pack
+from tunestudy.study.estimates.timing import Alike, JobTime, alike
+from tunestudy.study.packing.dispatch import Work
+from tunestudy.study.packing.pack import Packing, pack
 from tunestudy.study.plan import Plan, PlannedJob
 from tunestudy.study.state import folders_on_disk
-from tunestudy.study.timing import Alike, JobTime, alike
 
 CONTEXT_MB = 600.0
 """GPU memory of a process beyond what its tensors take: CUDA's context and libraries."""

@@ -15,10 +15,10 @@ from tunestudy.launch.estimates.probe import probe_missing
 from tunestudy.launch.estimates.schedule import Schedule, budget_lines, remember_packing, schedule_lines
 from tunestudy.launch.estimates.words import cost_lines
 from tunestudy.records import clock
+from tunestudy.study.estimates.timing import remember_estimates
 from tunestudy.study.load import LoadedStudy
 from tunestudy.study.plan import Plan, make_plan
 from tunestudy.study.show import plan_lines
-from tunestudy.study.timing import remember_estimates
 
 STATE_IT = "memory was counted all the same, and times follow from `estimate: {step_s: 3}` where you know them"
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from tunestudy.launch.columns import columns
 from tunestudy.launch.estimates.costs import Costs, fits_in_words
 from tunestudy.launch.estimates.doubts import gigabytes, hours
-from tunestudy.study.costs import TIMES, StageCost
-from tunestudy.study.spans import Span
+from tunestudy.study.estimates.costs import TIMES, StageCost
+from tunestudy.study.estimates.spans import Span
 
 MAX_ROWS, WIDEST_NAME, FEW_NAMES = 40, 34, 2
 SHORT = {

@@ -28,11 +28,11 @@ from tunestudy.records.atomic import read_object, remove_tree, write_json
 from tunestudy.records.host import host_name
 from tunestudy.records.layout import REQUEST, TRIED, JobDir
 from tunestudy.records.snapshot import usable_threads
-from tunestudy.study.costs import memory_key, slicing
+from tunestudy.study.estimates.costs import memory_key, slicing
+from tunestudy.study.estimates.memory import memory_of
+from tunestudy.study.estimates.timing import speed_key
 from tunestudy.study.load import LoadedStudy
-from tunestudy.study.memory import memory_of
 from tunestudy.study.plan import Plan, make_plan
-from tunestudy.study.timing import speed_key
 
 TRY = "tunestudy.train.try_batch"
 PROBE = "tunestudy.train.probe"

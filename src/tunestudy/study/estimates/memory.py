@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from tunestudy.study.spans import Span
+from tunestudy.study.estimates.spans import Span
 
 MEBIBYTE, GIGABYTE = 2**20, 1e9
 FRAGMENTATION = {"cuda": (1.0, 1.05, 1.12), "cpu": (0.9, 1.0, 1.9)}

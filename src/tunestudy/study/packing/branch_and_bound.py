@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tunestudy.study.dispatch import Dispatch, Floor, Instance, dispatch
+from tunestudy.study.packing.dispatch import Dispatch, Floor, Instance, dispatch
 
 GOOD_ENOUGH = 0.99
 """An order takes the place of another only when it is more than 1 % shorter: so far the file's order stands."""

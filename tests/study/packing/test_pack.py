@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunestudy.launch.estimates.budget import Serves, judge
-from tunestudy.study.dispatch import Instance, Seat, Work, dispatch
-from tunestudy.study.packing import Packing, pack
+from tunestudy.study.packing.dispatch import Instance, Seat, Work, dispatch
+from tunestudy.study.packing.pack import Packing, pack
 
 ROUNDING = 1e-6
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from tunestudy.records.atomic import write_json
+from tunestudy.study.estimates.timing import expected_times, remember_estimates, seconds_left, speed_key
 from tunestudy.study.plan import Plan
-from tunestudy.study.timing import expected_times, remember_estimates, seconds_left, speed_key
 
 Folder = Any
 HOST = "here"

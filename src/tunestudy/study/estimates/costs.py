@@ -14,14 +14,14 @@ from tunestudy.config.estimate import Claim, Prior
 from tunestudy.config.job import Job
 from tunestudy.config.stage import TrainStage
 from tunestudy.records.atomic import read_object
+from tunestudy.study.estimates.memory import MEBIBYTE, Memory, Shift, memory_of, shift_of
+from tunestudy.study.estimates.spans import NOTHING, Span, total
+from tunestudy.study.estimates.stated import num_evaluations
+from tunestudy.study.estimates.timing import benchmark_seconds, speed_key
 from tunestudy.study.hosts import ranks_per_host
-from tunestudy.study.memory import MEBIBYTE, Memory, Shift, memory_of, shift_of
 from tunestudy.study.plan import Plan, PlannedJob
 from tunestudy.study.show import Group, groups_of
-from tunestudy.study.spans import NOTHING, Span, total
 from tunestudy.study.state import folders_on_disk
-from tunestudy.study.stated import num_evaluations
-from tunestudy.study.timing import benchmark_seconds, speed_key
 
 TIMES = ("training", "evaluation", "checkpoints", "start", "benchmarks")
 """Terms of a job's time, in the order in which they are shown."""

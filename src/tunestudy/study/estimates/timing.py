@@ -13,10 +13,10 @@ from tunestudy.config.job import Job
 from tunestudy.config.stage import CheckpointSettings, LoggingSettings, OptimiserSettings, TrainStage
 from tunestudy.records.atomic import read_object, write_json
 from tunestudy.records.layout import StudyDir
+from tunestudy.study.estimates.stated import stated_benchmarks, stated_seconds
 from tunestudy.study.fingerprint import datasets_of, digest
 from tunestudy.study.plan import Plan, PlannedJob
 from tunestudy.study.state import folders_on_disk
-from tunestudy.study.stated import stated_benchmarks, stated_seconds
 
 Evidence = Literal["finished jobs", "timed steps", "what the study states"]
 

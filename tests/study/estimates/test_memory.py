@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tunestudy.study.memory import MEBIBYTE, at_tokens, memory_of, shift_of
+from tunestudy.study.estimates.memory import MEBIBYTE, at_tokens, memory_of, shift_of
 
 COUNTED: dict[str, Any] = {
     "device": "cuda",

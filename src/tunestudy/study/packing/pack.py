@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tunestudy.study.branch_and_bound import GOOD_ENOUGH, search
-from tunestudy.study.dispatch import Dispatch, Instance, Placement, Seat, Work, dispatch
+from tunestudy.study.packing.branch_and_bound import GOOD_ENOUGH, search
+from tunestudy.study.packing.dispatch import Dispatch, Instance, Placement, Seat, Work, dispatch
 
 FEW = 12
 """So many jobs that have not begun are searched through."""
