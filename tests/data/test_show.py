@@ -79,6 +79,7 @@ def test_the_held_out_rows_are_those_that_training_does_not_see(shown):
     ids = [{sample["id"] for sample in source["shown"]} for source in (train, held_out)]
     assert ids[0] | ids[1] == {f"r{i}" for i in range(40)} and not ids[0] & ids[1]
     assert ids[1] == {name for name in ids[0] | ids[1] if is_held_out(name, 0.5)} and all(ids)
+    assert (train["other_side"], held_out["other_side"]) == (len(ids[1]), len(ids[0]))
 
 
 def test_only_the_first_records_are_looked_at(shown):

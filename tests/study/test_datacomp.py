@@ -41,7 +41,7 @@ def test_a_pool_of_the_hub_is_planned_before_it_is_here(folder: Folder, edited: 
         written = f"{{type: datacomp, name: org/pool{revision}, num_samples: 640}}"
         loaded = folder.load(edited((HERE, written)))
         plans[revision] = make_plan(loaded, tmp_path)
-        (named,) = hub_names(loaded.study, tmp_path)
+        (named,) = hub_names(loaded.study, tmp_path, {})
         assert (named.kind, named.id, named.parts) == ("dataset", "org/pool", ("*.parquet",))
     loose, pinned = plans.values()
     waiting = [planned for planned in loose.jobs if planned.not_final]

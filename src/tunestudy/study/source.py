@@ -15,7 +15,7 @@ from typing import Any
 
 from tunestudy.config.errors import Place, StudyError, at
 from tunestudy.records.redact import find_tokens
-from tunestudy.study.nearest import did_you_mean
+from tunestudy.study.nearest import did_you_mean, nearest
 
 KeyPath = tuple[str | int, ...]
 
@@ -106,6 +106,8 @@ def _near(path: Path, endings: Collection[str]) -> str:
     if below:
         return f"; did you mean `{below[0]}`?"
     siblings = sorted(entry.name for entry in path.parent.glob("[!.]*") if entry.suffix in endings)
+    if close := nearest(path.name, siblings):
+        return f"; did you mean `{path.parent / close}`?"
     return f"; {did_you_mean(path.name, siblings)}" if siblings else ""
 
 

@@ -48,6 +48,8 @@ SOURCE = {
     "rejected": {"too long": 1},
     "examples": [{"place": "file:3", "reason": "too long: 99 tokens"}],
     "is_all": False,
+    "is_held_out": False,
+    "other_side": 3,
     "shown": [SAMPLE],
 }
 FACTS = {
@@ -113,7 +115,7 @@ def test_nothing_to_show_is_no_success(loaded, asked, tmp_path, monkeypatch):
 def test_without_colours_learnt_spans_stand_in_brackets_and_escapes_are_seen():
     told = "\n".join(text.plain for text in as_text(FACTS, ("⟦", "⟧")))
     assert "[image 8×8: 16 tokens]␛[31m<script>alert(1)</script>⟦yes<eos>⟧" in told and "\x1b" not in told
-    assert "the first 5 of 9 records: 4 samples, 40 tokens; 25.0% learnt; 1 image; 2 truncated" in told
+    assert "the first 5 of 9 records (3 held out): 4 samples, 40 tokens; 25.0% learnt; 1 image; 2 truncated" in told
     assert "left out: file:3: too long" in told
     assert "3 of 40 tokens (7.5%) are not in the tokenizer's vocabulary" in told
     coloured = list(as_text(FACTS, None))[-1]

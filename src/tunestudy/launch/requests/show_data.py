@@ -199,9 +199,9 @@ def how(facts: Mapping[str, Any]) -> str:
 def counts_of(source: Mapping[str, Any]) -> str:
     """Records, samples, tokens, learnt share, and what was left out."""
     looked = f"{source['looked_at']:,}" if source["is_all"] else f"the first {source['looked_at']:,}"
-    told = [
-        f"{looked} of {source['read']:,} records: {plural(source['samples'], 'sample')}, {source['tokens']:,} tokens"
-    ]
+    rest = "the others are trained on" if source["is_held_out"] else f"{source['other_side']:,} held out"
+    of = f"{source['read']:,} records" + (f" ({rest})" if source["other_side"] else "")
+    told = [f"{looked} of {of}: {plural(source['samples'], 'sample')}, {source['tokens']:,} tokens"]
     if source["tokens"]:
         told.append(f"{source['learnt'] / source['tokens']:.1%} learnt")
     if source["images"]:
