@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tunestudy.adapters.attach import attach
-from tunestudy.adapters.expert_weights import adapted_weight
+from tunestudy.adapters.expert_weights import FoundExpert, adapted_weight, sits_on
 from tunestudy.adapters.experts import experts_of, linear_modules
 from tunestudy.adapters.low_rank import cut, inner_product
 from tunestudy.config.adapter import AnyAdapter, DoraAdapter, LoraAdapter, MoleAdapter, SoraAdapter
@@ -385,3 +385,13 @@ def test_a_row_of_zeros_under_a_dora_stays_one() -> None:
         layer.get_base_layer().weight[1] = 0
     found = adapted_weight(layer)
     assert bool(torch.isfinite(found).all()) and not found[1].any() and bool(found[0].any())
+
+
+def test_the_studys_revision_tells_that_an_adapter_sits_on_the_start(tmp_path: Path) -> None:
+    """Its own configuration names a model of the hub and no commit, as PEFT's often do."""
+    told = {"peft_type": "LORA", "base_model_name_or_path": "org/base", "lora_alpha": 2, "r": 2}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(told))
+    start = {"kind": "hub", "name": "org/base", "revision": "c" * 40}
+    for revision, certain in ((None, False), ("d" * 40, False), ("c" * 40, True)):
+        found = FoundExpert("ko", "ko", "stages.mix", {}, "adapter", tmp_path, base_revision=revision)
+        assert sits_on(found, None, start) is certain

@@ -14,7 +14,7 @@ from tunestudy.config.model import CharacterTokenizer, ModelConfig
 from tunestudy.merge.adapter_source import AdapterSource
 from tunestudy.merge.inputs import open_inputs
 from tunestudy.merge.source import FolderSource
-from tunestudy.models.identity import folder_identity
+from tunestudy.models.identity import Identity, folder_identity
 
 SHAPE = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 4}
 DRAWN = ModelConfig(
@@ -154,6 +154,25 @@ def test_base_that_is_gone_or_another_is_told(lab: MergeLab) -> None:
     (en.model / "MANIFEST.json").write_text(json.dumps(manifest))
     with pytest.raises(StudyError, match="not the model it was trained on"):
         open_inputs(*lab.merging(en, name="again"))
+
+
+def test_a_base_of_the_hub_is_read_at_the_revision_that_the_study_gives(
+    lab: MergeLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    def from_hub(name: str, revision: str | None) -> tuple[Path, Identity]:
+        asked.append((name, revision))
+        return lab.root / "base", {"kind": "hub", "name": name, "revision": "0" * 40}
+
+    monkeypatch.setattr("tunestudy.merge.inputs.from_hub", from_hub)
+    write_adapter(lab.root / "far", "org/base", 1)
+    open_inputs(*lab.merging(models={"far": {"path": "far"}}))
+    open_inputs(*lab.merging(models={"far": {"path": "far", "base_revision": "v1"}}, name="given"))
+    assert asked == [("org/base", None), ("org/base", "v1")]
+    write_adapter(lab.root / "near", "../base", 1)
+    with pytest.raises(StudyError, match="has no revisions: take base_revision out"):
+        open_inputs(*lab.merging(models={"near": {"path": "near", "base_revision": "v1"}}, name="near"))
 
 
 def test_whole_models_make_no_adapter(lab: MergeLab) -> None:

@@ -171,15 +171,24 @@ def test_harness_tasks_that_load_by_code_say_so(folder: Folder) -> None:
 
 
 def test_bases_that_adapters_in_folders_name(folder: Folder) -> None:
-    """With a commit they are locked; without, jobs have to ask the hub, and `fetch` says so."""
+    """Locked as they are asked for; the commit stands where the adapter's own configuration has none."""
     merge = "{type: merge, method: linear, into: adapter, models: {a: {path: near}, b: {path: far}}}"
     text = STUDY.replace("variants:", f"  soup: {merge}\nvariants:\n  four: {{stages: [soup]}}")
     for name, base in (("near", "../.."), ("far", "org/base")):
         (folder.root / name).mkdir()
         (folder.root / name / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
     lock(folder)
-    told = {"stages.soup": "the base of far, org/base, has no commit in its adapter_config.json"}
-    assert folder.load(text).locking.unlockable == told and not folder.load(text).locking.complete
+    loaded, before = folder.load(text), {one.job.id for one in folder.plan(text).jobs}
+    assert [(one.id, one.revision) for one in loaded.locking.missing] == [("org/base", None)]
+    assert loaded.study.variants["four"].stages["soup"].models["b"].base_revision is None
+    lock(folder, *ITEMS, locked("model", "org/base", "tokenizer", "weights"))
+    loaded = folder.load(text)
+    soup = loaded.study.variants["four"].stages["soup"]
+    assert loaded.locking.complete
+    assert {name: one.base_revision for name, one in soup.models.items()} == {"a": None, "b": COMMIT}
+    assert len(before - {one.job.id for one in folder.plan(text).jobs}) == 1, "the commit is part of the merge's name"
+    asked = text.replace("b: {path: far}", "b: {path: far, base_revision: v1}")
+    assert [(one.id, one.revision) for one in folder.load(asked).locking.missing] == [("org/base", "v1")]
     pinned = {"base_model_name_or_path": "org/base", "revision": COMMIT}
     (folder.root / "far" / "adapter_config.json").write_text(json.dumps(pinned))
     assert [(one.id, one.revision) for one in folder.load(text).locking.missing] == [("org/base", COMMIT)]

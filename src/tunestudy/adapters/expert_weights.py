@@ -6,7 +6,7 @@ difference of fine-tuning is smaller than what bfloat16 can tell apart).
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,6 +45,8 @@ class FoundExpert:
     """None: the study's own model, which may lie on the hub or nowhere."""
     owner: JobDir | None = None
     """The job that left it."""
+    base_revision: str | None = None
+    """Of an adapter's base on the hub, in place of what its own configuration says."""
 
     def wrong(self, message: str) -> StudyError:
         return StudyError(at(self.place), message, exit_code=Exit.PREFLIGHT_REFUSED)
@@ -63,7 +65,7 @@ def find_expert(job: Job, folder: JobDir, name: str, expert: MoleExpert) -> Foun
     path = (folder.root / job.base_dir / Path(expert.path).expanduser()).resolve()
     if not path.is_dir():
         raise StudyError(at(f"{place}.path"), f"there is no folder {expert.path}", exit_code=Exit.PREFLIGHT_REFUSED)
-    return _in_folder(name, expert.path, place, path, None)
+    return replace(_in_folder(name, expert.path, place, path, None), base_revision=expert.base_revision)
 
 
 def _in_folder(name: str, label: str, place: str, path: Path, owner: JobDir | None) -> FoundExpert:
@@ -113,11 +115,13 @@ def _base_origin(found: FoundExpert) -> Origin:
     config = peft_config(found)
     name = str(config.base_model_name_or_path)
     near = (found.folder / name).resolve()
+    if near.is_dir() and found.base_revision is not None:
+        raise found.wrong(f"{found.label} has the folder {name} as its base, without revisions: take base_revision out")
     if near.is_dir():
         return Origin(str(near))
     if name.startswith((".", "/")):
         raise found.wrong(f"{found.label} names {name} as its base, and that folder is gone")
-    return Origin(name, config.revision, local=False)
+    return Origin(name, found.base_revision or config.revision, local=False)
 
 
 def peft_config(found: FoundExpert) -> Any:

@@ -15,7 +15,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from tunestudy.config.base import Config, neutral
+from tunestudy.config.base import Config, neutral, newer
 from tunestudy.config.model import DType, Role
 from tunestudy.config.sharing import SharingSettings
 
@@ -38,11 +38,16 @@ class Weights(Config):
     """An earlier stage of the same variant, or `model`: the study's own."""
     path: str | None = neutral(None)
     """A model's or an adapter's folder, relative to the study file."""
+    base_revision: str | None = newer()
+    """Branch, tag or commit of the hub's model that the adapter in `path` names as its base; default: the one of its
+    adapter_config.json. A lock fills in the commit."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
         if (self.stage is None) == (self.path is None):
             raise ValueError("give either stage (an earlier one of the variant, or `model`) or path (a folder)")
+        if self.base_revision is not None and self.path is None:
+            raise ValueError("base_revision is that of an adapter in `path`; a stage's result knows its own base")
         return self
 
 

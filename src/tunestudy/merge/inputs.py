@@ -43,6 +43,8 @@ class Found:
     """The job that left it."""
     identity: Identity | None = None
     """None: to be read off the folder."""
+    base_revision: str | None = None
+    """Of an adapter's base on the hub, in place of what its own configuration says."""
 
     def wrong(self, message: str) -> StudyError:
         where = f"jobs/{self.owner.root.name}/model" if self.owner else str(self.folder)
@@ -115,7 +117,7 @@ def _find(job: Job, folder: JobDir, name: str, weights: Weights) -> Found:
         raise StudyError(
             at(f"{key}.path"), f"there is no folder {weights.path} (relative paths start at the study file)"
         )
-    return Found(name=name, key=key, folder=path, kind="")
+    return Found(name=name, key=key, folder=path, kind="", base_revision=weights.base_revision)
 
 
 def study_model(job: Job, folder: JobDir) -> tuple[Path, Identity | None]:
@@ -203,6 +205,8 @@ def _base_of(one: Found) -> Path:
     if not isinstance(name, str) or not name:
         raise one.wrong(f"names no base (base_model_name_or_path in {ADAPTER_CONFIG}); write its path there")
     near = (one.folder / name).resolve()
+    if near.is_dir() and one.base_revision is not None:
+        raise one.wrong(f"has the folder {name} as its base, which has no revisions: take base_revision out")
     if near.is_dir():
         check(replace(one, owner=None, folder=near))
         base, identity = near, folder_identity(near)
@@ -210,7 +214,7 @@ def _base_of(one: Found) -> Path:
         raise one.wrong(f"names {name} as its base, and that folder is gone")
     else:
         try:
-            base, identity = from_hub(name, config.get("revision"))
+            base, identity = from_hub(name, one.base_revision or config.get("revision"))
         except StudyError as error:
             cure = f"write its path, as seen from the adapter's folder, into {ADAPTER_CONFIG}, or download it first"
             message = f"names {name} as its base: that is no folder beside it, and no model in the hub's cache; {cure}"

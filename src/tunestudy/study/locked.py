@@ -3,15 +3,16 @@
 A locked commit stands where `revision:` would stand, so fingerprints, jobs and the worker know nothing of locks.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tunestudy.config.adapter import MoleAdapter
 from tunestudy.config.base import Config
 from tunestudy.config.benchmark import AnyBenchmark, LmEval
 from tunestudy.config.data import AnyDataset, DatacompDataset, HubDataset
+from tunestudy.config.merge import MergeStage, Weights
 from tunestudy.config.model import ModelConfig
 from tunestudy.config.order import ScoreOrder
 from tunestudy.config.stage import AnyStage, TrainStage, inputs_of
@@ -22,6 +23,7 @@ from tunestudy.records.fetched import FetchDir
 from tunestudy.records.locked import Lock, Named, lock_beside, read_lock
 
 Settings = TypeVar("Settings", bound=Config)
+AnyWeights = TypeVar("AnyWeights", bound=Weights)
 
 DEFAULT_SUBSET = "default"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -39,8 +41,7 @@ class Locking:
     named: tuple[Named, ...]
     """Everything of the hub that the study names, as its file asks for it."""
     unlockable: Mapping[str, str] = field(default_factory=dict)
-    """Keys of what the hub is asked for without a lock, and why: benchmarks of lm-evaluation-harness, and stages that
-    read adapters from folders."""
+    """Keys of what the hub is asked for without a lock, and why: benchmarks of lm-evaluation-harness."""
     tasks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Benchmarks of lm-evaluation-harness with their tasks."""
 
@@ -66,11 +67,6 @@ def locking_by(study: Study, folder: Path, path: Path, lock: Lock | None) -> Loc
     tasks = {name: one.named for name, one in study.benchmarks.items() if isinstance(one, LmEval)}
     found = lock.tasks if lock is not None else {}
     unlockable = {f"benchmarks.{name}": why for name, of in tasks.items() if (why := _unlockable(of, found, folder))}
-    loose = [(stage, adapter, base) for stage, adapter, base, commit in _bases(study, folder) if not commit]
-    unlockable |= {
-        f"stages.{stage}": f"the base of {adapter}, {base}, has no commit in its {ADAPTER_CONFIG}"
-        for stage, adapter, base in loose
-    }
     return Locking(path, lock, tuple(hub_names(study, folder, found)), unlockable, tasks)
 
 
@@ -154,15 +150,13 @@ def is_hub_id(name: str, folder: Path) -> bool:
 def _names(study: Study, folder: Path) -> Iterator[tuple[str, str, str | None, str]]:
     """(kind, id, revision asked, part)."""
     yield from _model_names(study.model, folder)
-    for _, _, base, commit in _bases(study, folder):
-        if commit:
-            yield from (("model", base, commit, part) for part in ("tokenizer", "weights"))
-    seen: set[int] = set()
-    for variant in study.variants.values():
-        for stage in variant.stages.values():
-            if isinstance(stage, TrainStage) and id(stage) not in seen:
-                seen.add(id(stage))
-                yield from _stage_names(stage, folder)
+    stages = {id(stage): stage for variant in study.variants.values() for stage in variant.stages.values()}
+    for stage in stages.values():
+        for one in inputs_of(stage).values():
+            if base := _base_on_hub(one, folder):
+                yield from (("model", *base, part) for part in ("tokenizer", "weights"))
+        if isinstance(stage, TrainStage):
+            yield from _stage_names(stage, folder)
     for dataset in study.datasets.values():
         if isinstance(dataset, HubDataset):
             for subset in (dataset.subset or DEFAULT_SUBSET).split("+"):
@@ -171,15 +165,15 @@ def _names(study: Study, folder: Path) -> Iterator[tuple[str, str, str | None, s
             yield "dataset", dataset.name, dataset.revision, METADATA
 
 
-def _bases(study: Study, folder: Path) -> Iterator[tuple[str, str, str, str | None]]:
-    """(stage, adapter's folder, hub id of its base, commit) of adapters in folders that merges and mixtures read."""
-    for variant in study.variants.values():
-        for stage, settings in variant.stages.items():
-            for path in (one.path for one in inputs_of(settings).values() if one.path is not None):
-                told = read_object(folder / path / ADAPTER_CONFIG)
-                base, revision = str(told.get("base_model_name_or_path") or ""), str(told.get("revision") or "")
-                if base and is_hub_id(base, folder / path):
-                    yield stage, path, base, revision if re.fullmatch("[0-9a-f]{40}", revision) else None
+def _base_on_hub(weights: Weights, folder: Path) -> tuple[str, str | None] | None:
+    """Id and revision of the base that an adapter in a folder names; None where nothing of the hub is named."""
+    if weights.path is None:
+        return None
+    told = read_object(folder / weights.path / ADAPTER_CONFIG)
+    base, revision = str(told.get("base_model_name_or_path") or ""), str(told.get("revision") or "")
+    if not base or not is_hub_id(base, folder / weights.path):
+        return None
+    return base, weights.base_revision or revision or None
 
 
 def _stage_names(stage: TrainStage, folder: Path) -> Iterator[tuple[str, str, str | None, str]]:
@@ -234,20 +228,38 @@ class _Pins:
         return _with(benchmark, {"revisions": found}) if found != asked else benchmark
 
     def stage(self, stage: AnyStage) -> AnyStage:
-        if not isinstance(stage, TrainStage):
-            return stage
+        if isinstance(stage, MergeStage):
+            models = {name: self.weights(one) for name, one in stage.models.items()}
+            base = stage.base and self.weights(stage.base)
+            return _with(stage, {"models": _same_or(stage.models, models), "base": base})
         update: dict[str, Any] = {}
+        if isinstance(stage.adapter, MoleAdapter):
+            experts = {name: one and self.weights(one) for name, one in stage.adapter.experts.items()}
+            update["adapter"] = _with(stage.adapter, {"experts": _same_or(stage.adapter.experts, experts)})
         if isinstance(stage.order, ScoreOrder) and isinstance(stage.order.scorer, ModelConfig):
             update["order"] = _with(stage.order, {"scorer": self.model(stage.order.scorer)})
         if stage.world is not None:
             update["world"] = _with(stage.world, {"encoder": self._encoder(stage.world.encoder)})
         return _with(stage, update)
 
+    def weights(self, weights: AnyWeights) -> AnyWeights:
+        """An adapter's base at the locked commit, where its own configuration does not say that commit already."""
+        base = _base_on_hub(weights, self.folder)
+        if base is None:
+            return weights
+        commit = self.commit("model", *base)
+        return weights if commit == base[1] else _with(weights, {"base_revision": commit})
+
     def _encoder(self, encoder: WorldEncoderSettings) -> WorldEncoderSettings:
         name = encoder.model_name_or_path
         if name is None or not is_hub_id(name, self.folder):
             return encoder
         return _with(encoder, {"revision": self.commit("model", name, encoder.revision)})
+
+
+def _same_or(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """`old` itself where each value of both is the same object."""
+    return old if all(new[name] is one for name, one in old.items()) else new
 
 
 def _with(settings: Settings, update: Mapping[str, Any]) -> Settings:

@@ -132,7 +132,8 @@ def test_a_file_is_not_written_over(importing: Any) -> None:
     nowhere = importing.root / "gone" / "study.yaml"
     assert "there is no folder" in importing.error(LLAMA, output=nowhere)
     assert "is what is read" in importing.error(LLAMA, output=importing.root / "config.yaml")
-    assert "there is no such file; did you mean `config.yaml`?" in _message(importing, "confg.yaml")
+    near = importing.root / "config.yaml"
+    assert f"there is no such file; did you mean `{near}`?" in _message(importing, "confg.yaml")
 
 
 def test_a_disk_that_is_full(importing: Any, monkeypatch: pytest.MonkeyPatch) -> None:
