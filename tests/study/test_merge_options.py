@@ -56,3 +56,9 @@ def _folder(path: Path, *, adapter: bool) -> None:
     names = ("adapter_config.json", "adapter_model.safetensors") if adapter else ("config.json", "model.safetensors")
     for name in names:
         (path / name).write_text("{}")
+
+
+def test_a_stages_result_has_no_revision(folder: Folder) -> None:
+    given = STUDY.replace("METHOD", "task_arithmetic").replace("    OPTION\n", "")
+    told = folder.error(given.replace("base: model", "base: {stage: model, base_revision: v1}"))
+    assert "study.yaml:8: " in told and "base_revision is that of an adapter in `path`" in told

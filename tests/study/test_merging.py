@@ -222,11 +222,6 @@ MISTAKES: dict[str, tuple[list[tuple[str, str]], str, str]] = {
         "does not come before",
     ),
     "a folder as a stage": ([("stage: english", "stage: ./english")], "./english", "a folder is written `{path: …}`"),
-    "a revision of a stage's base": (
-        [("stage: english", "stage: english, base_revision: v1")],
-        "{stage: english, b",
-        "a stage's result knows its own base",
-    ),
     "an unknown base": ([("base: vision", "base: visoin")], "base: visoin", "did you mean `vision`?"),
     "an unknown expert": ([("en: english,", "en: inglish,")], "experts: {en", "did you mean `english`?"),
     "a model that is the base": (
