@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tunestudy.config.alerts import AlertSettings, Band
 from tunestudy.config.job import Job
 from tunestudy.config.study import Study
+from tunestudy.launch.alerts import feed as feeding
 from tunestudy.launch.alerts import watchman as watching
 from tunestudy.launch.alerts.feed import AlertFeed, alert_words
 from tunestudy.launch.alerts.notify import Notifier
@@ -170,6 +171,16 @@ def test_each_cause_is_told_once_however_often_it_is_run(tmp_path: Path) -> None
     assert feed.new() == []
 
 
+def test_a_journal_of_any_length_is_read_to_its_end_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeding, "_AT_ONCE_BYTES", 200)
+    with Journal(tmp_path, "writer") as journal:
+        for step in range(9):
+            journal.write("alert", job="j", kind="nan", message="loss is nan", step=step)
+    feed = AlertFeed(tmp_path)
+    assert [alert["step"] for alert in feed.new()] == list(range(9))
+    assert feed.new() == []
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.floats(0.0, 1.0), min_size=5, max_size=60))
 def test_falling_losses_raise_nothing(tmp_path_factory: pytest.TempPathFactory, noise: list[float]) -> None:
@@ -210,6 +221,22 @@ def test_slow_rank_from_the_ranks_own_tables(tmp_path: Path) -> None:
         )
     (told,) = lab.look()
     assert "rank 1 on h1 needs 0.3 s" in told
+    assert lab.look() == []
+
+
+def test_a_rank_whose_table_shows_up_later_is_looked_at_too(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    for rank, seconds in ((0, 0.1), (1, 0.3)):
+        assert lab.look() == []
+        lab.job.pace_log(rank).write_text("step,own_s,host\n" + f"1,{seconds},h{rank}\n" * 5)
+    (told,) = lab.look()
+    assert "rank 1 on h1 needs 0.3 s" in told
+
+
+def test_a_checkpoint_that_is_deleted_while_it_is_looked_at_is_no_matter(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    (lab.job.root / "checkpoint-1").mkdir()
+    (lab.job.root / "checkpoint-2").symlink_to("gone")  # listed, and not there any more
     assert lab.look() == []
 
 

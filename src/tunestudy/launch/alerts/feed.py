@@ -8,7 +8,7 @@ from typing import Any
 from tunestudy.records.follow import Tail
 from tunestudy.records.redact import redact
 
-_MOST_BYTES = 16 * 2**20
+_AT_ONCE_BYTES = 16 * 2**20
 
 
 class AlertFeed:
@@ -24,16 +24,17 @@ class AlertFeed:
         return sorted(found, key=lambda alert: alert["t"])
 
     def _in(self, path: Path) -> Iterator[dict[str, Any]]:
-        data, _ = self._tails.setdefault(path, Tail(path)).read(_MOST_BYTES)
-        for line in data.splitlines():
-            if b'"alert"' not in line:
-                continue
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue  # its writer was killed inside this line
-            if event.get("event") == "alert":
-                yield event
+        tail = self._tails.setdefault(path, Tail(path))
+        while data := tail.read(_AT_ONCE_BYTES)[0]:
+            for line in data.splitlines():
+                if b'"alert"' not in line:
+                    continue
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    continue  # its writer was killed inside this line
+                if event.get("event") == "alert":
+                    yield event
 
 
 def alerts_in(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

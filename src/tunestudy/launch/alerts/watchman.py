@@ -138,8 +138,8 @@ class Watchman:
         factor, folder = self._settings.slow_rank, known.task.folder
         if factor is None:
             return []
-        if not known.ranks:
-            known.ranks = {_rank(path): GrowingTable(path) for path in folder.logs.glob("pace-*.csv")}
+        for path in folder.logs.glob("pace-*.csv"):  # those of other hosts may show up later than the first
+            known.ranks.setdefault(_rank(path), GrowingTable(path))
         news = False
         for rank, table in known.ranks.items():
             for row in table.read():
@@ -225,7 +225,10 @@ def _rank(path: Path) -> int:
 
 
 def _newest_checkpoint_bytes(task: Task) -> int:
-    """Of the next checkpoint: as many as the newest has."""
-    checkpoints = list(task.folder.root.glob("checkpoint-*[0-9]"))
-    newest = max(checkpoints, key=lambda path: path.stat().st_mtime, default=None)
-    return 0 if newest is None else sum(file.stat().st_size for file in newest.iterdir() if file.is_file())
+    """Of the next checkpoint: as many as the newest has. 0 where there is none, or the job deletes it just now."""
+    try:
+        checkpoints = list(task.folder.root.glob("checkpoint-*[0-9]"))
+        newest = max(checkpoints, key=lambda path: path.stat().st_mtime, default=None)
+        return 0 if newest is None else sum(file.stat().st_size for file in newest.iterdir() if file.is_file())
+    except OSError:
+        return 0
