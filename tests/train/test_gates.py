@@ -1,6 +1,8 @@
 """What training does to gates: the published step and the textbook's, held targets, ranks, micro-batches, resume."""
 
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,11 @@ from tunestudy.adapters.gates import gates_of
 from tunestudy.config.adapter import SoraAdapter
 from tunestudy.config.stage import TrainStage
 from tunestudy.records.atomic import read_json
+from tunestudy.train.engines import gates as gates_of_engines
 from tunestudy.train.gates import GateDrive, share_at
 from tunestudy.train.optim import clip, make_optimizer, set_learning_rates
 from tunestudy.train.trainable import find_trainables
+from tunestudy.train.world import World
 
 STEPS = 40
 
@@ -201,3 +205,33 @@ def test_two_ranks_shut_the_same_gates_as_one(tmp_path: Path) -> None:
         folders.append(folder)
     one, two = (rows_of(folder.sparsity_log) for folder in folders)
     assert one == two and float(one[-1]["overall"]) == 0.5
+
+
+class TwoRanks:
+    """Sums what two threads hand in; a call that the other one does not make breaks the barrier."""
+
+    def __init__(self) -> None:
+        self.barrier = threading.Barrier(2, timeout=5)
+        self.given: dict[int, torch.Tensor] = {}
+
+    def all_reduce(self, tensor: torch.Tensor) -> None:
+        self.given[threading.get_ident()] = tensor.clone()
+        self.barrier.wait()
+        total = sum(self.given.values())
+        self.barrier.wait()
+        tensor.copy_(total)
+
+
+def test_gates_that_only_one_rank_used_learn_alike_on_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gates_of_engines.dist, "all_reduce", TwoRanks().all_reduce)
+    used_by = {0: [1.0, 2.0, None, None], 1: [3.0, None, 4.0, None]}
+
+    def of_rank(rank: int) -> list[float | None]:
+        gates = [torch.nn.Parameter(torch.ones(2)) for _ in used_by[rank]]
+        for gate, value in zip(gates, used_by[rank], strict=True):
+            gate.grad = None if value is None else torch.full((2,), value)
+        gates_of_engines.GatesOfAllRanks(World(rank=rank, size=2), gates).add_up()
+        return [None if gate.grad is None else gate.grad[0].item() for gate in gates]
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(of_rank, (0, 1))) == [[2.0, 1.0, 2.0, None]] * 2
