@@ -184,7 +184,7 @@ def publish_untrained(job: Job, folder: JobDir, world: World, progress: Progress
             world_size=world.size,
         )
         write_json(folder.result_json, result)
-    world.barrier()
+    world.after_rank_0()
 
 
 def num_parameters(model: Any, trainables: Sequence[Trainable] = ()) -> int:
