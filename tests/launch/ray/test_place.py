@@ -241,6 +241,40 @@ def test_ranks_of_one_machine_share_a_torchrun_and_all_meet_at_the_first(gang):
     assert first["environment"] == {"A": "b", "CUDA_VISIBLE_DEVICES": "0,2"}
 
 
+def test_a_stop_that_comes_before_a_part_has_begun_reaches_it_then(gang):
+    job = gang(("h1", [(["saved"], 0)]))
+    keeper = job.keepers[0]
+    asked = []
+    keeper.ask_to_stop = Answer(None)
+    keeper.ask_to_stop.remote = lambda: asked.append(keeper.begun)
+    begin, keeper.begin.remote = keeper.begin.remote, lambda *words: begin(*words) and Answer("later")
+    list(job.look())
+    job.ask_to_stop()
+    assert asked == [], "its process is not there yet"
+    job.parts[0].news.value = None
+    assert over(job) == (0, "saved\n") and len(asked) == 1
+
+
+def test_what_becomes_of_keepers_that_were_killed_is_no_news(gang):
+    job = gang(("h1", ["later"]))
+    list(job.look())
+    list(job.look())
+    job.say(["on"])
+    job.kill()
+    job.parts[0].news = Answer(ActorDiedError())
+    assert over(job) == (137, "on\n")
+
+
+def test_a_driver_that_is_gone_can_be_left(monkeypatch):
+    monkeypatch.setattr(launcher, "find_spec", lambda _: True)
+    monkeypatch.setattr(launcher.sys, "executable", "true")
+    monkeypatch.setattr(launcher.Driver, "_first_answer", lambda driver: driver._process.wait() or {"machines": []})
+    driver = launcher.Driver("h1:6379", [])
+    driver.say(job=1, kill=True)
+    assert driver.is_gone
+    driver.close()
+
+
 def test_a_machine_that_is_lost_is_told_as_the_executor_knows_it(gang):
     code, log = over(gang(("h1", [(["step 1"], None), ActorUnavailableError("a blink", None), ActorDiedError()])))
     assert code == UNREACHED and "\nhost h1 failed: the connection ended or never began\n" in log

@@ -47,6 +47,7 @@ class Gang:
     failed: tuple[float, int] | None = None
     """When and how the first part failed."""
     stopping: bool = False
+    """It was asked to stop: parts that have not begun yet are asked once they have."""
     code: int | None = None
 
     @classmethod
@@ -70,7 +71,9 @@ class Gang:
 
     def look(self) -> Iterator[dict[str, Any]]:
         """Take in what has happened. Yields `placed`: the machines, once there is room."""
-        if not self.parts and self.code is None:
+        if self.code is not None:
+            return  # its keepers were ended by us: that they are gone is no news
+        if not self.parts:
             ready, waiting = ray.wait(self.places, num_returns=len(self.places), timeout=0)
             broken = next((error for one in ready if (error := _error_of(one))), None)
             if broken is not None:
@@ -118,6 +121,8 @@ class Gang:
                 self.say([f"{part.host} {told}"])
                 part.code = 1
                 return
+            if self.stopping:
+                part.keeper.ask_to_stop.remote()
         else:
             lines, part.code = told
             self.say([f"[{part.host}] {line}" for line in lines] if len(self.parts) > 1 else lines)
@@ -139,6 +144,7 @@ class Gang:
 
     def ask_to_stop(self) -> None:
         """Let all ranks save and leave; a job that waits for room just leaves."""
+        self.stopping = True
         if not self.parts:
             self.finish(0)
         for part in self.parts:

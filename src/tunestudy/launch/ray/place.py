@@ -4,6 +4,7 @@ Ray finds room for jobs and tells when a machine is lost; what is done is still 
 talking with Ray is left to a process of its own (`launch.ray.driver`), with which jobs end.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -137,7 +138,8 @@ class Driver:
 
     def close(self) -> None:
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # what a driver that is gone was told lies in the buffer yet
+            self._process.stdin.close()
         self._process.wait()
         self._process.stdout.close()
         self.is_gone = True
