@@ -1,6 +1,7 @@
 """Trackers: told from files, each step once, whatever was killed; and what hangs or fails touches nobody."""
 
 import json
+import math
 import os
 import signal
 import sqlite3
@@ -17,6 +18,7 @@ from tunestudy.config.job import Job
 from tunestudy.config.stage import TrainStage
 from tunestudy.config.study import Study
 from tunestudy.config.trackers import Tracker, TrackerSettings
+from tunestudy.launch.trackers import start
 from tunestudy.launch.trackers.about import About, about
 from tunestudy.launch.trackers.kinds import open_run
 from tunestudy.launch.trackers.sink import Sink
@@ -124,6 +126,14 @@ def test_rows_of_a_step_are_told_together(tmp_path: Path) -> None:
         file.write("epoch,step,overall\n0.3,3,0.25\n0.4,4,0.5\n")
     assert steps.ready(ended=False)[0][1]["sparsity/overall"] == 0.25
     assert steps.ready(ended=True) == [], "step 4 has no training row: it was killed inside, and will be repeated"
+
+
+def test_the_last_step_is_told_also_where_no_token_was_learnt_in_it(tmp_path: Path) -> None:
+    folder = begin(tmp_path, make_job())
+    write_rows(folder, range(1, 3))
+    with open(folder.loss_log, "a") as file:
+        file.write("0.3,3,,0.001,\n")
+    assert [step for step, _ in JobSteps(folder, -1).ready(ended=True)] == [1, 2, 3]
 
 
 def test_a_tracker_that_fails_is_told_of_once_and_gets_the_rest_later(tmp_path: Path) -> None:
@@ -318,6 +328,17 @@ def test_a_tracker_that_hangs_is_left_after_the_patience(tmp_path: Path, monkeyp
     sinks = Sinks(study, [job], folder.study, patience_s=3.0, module="hanging")
     assert sinks.close() == ["wandb did not take everything within 3 s; `tunestudy sync` sends the rest"]
     assert sinks.processes["wandb"].poll() is not None
+
+
+def test_leaving_early_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = make_job(settings=TrainStage.model_validate({"data": "d", "learning_rate": 1, "report_to": "wandb"}))
+    (tmp_path / "asleep.py").write_text("import time\ntime.sleep(600)\n")
+    study = Study.model_validate({**STUDY, "env": {"PYTHONPATH": str(tmp_path)}})
+    sinks = Sinks(study, [job], StudyDir(tmp_path / "s"), patience_s=math.inf, module="asleep")
+    monkeypatch.setattr(start.StopRequest, "on_signals", lambda *_: True)
+    assert sinks.close() == [
+        "wandb did not take everything before the signal to leave; `tunestudy sync` sends the rest"
+    ]
 
 
 @pytest.mark.slow

@@ -54,15 +54,16 @@ class Sinks:
             if hurry or time.monotonic() > give_up:
                 break
             time.sleep(_LOOK_S)
-        return [words for tracker in self.processes if (words := self._end(tracker))]
+        when = "before the signal to leave" if hurry else f"within {self._patience_s:g} s"
+        return [words for tracker in self.processes if (words := self._end(tracker, when))]
 
-    def _end(self, tracker: Tracker) -> str:
+    def _end(self, tracker: Tracker, when: str) -> str:
         process, log = self.processes[tracker], self._folder.tracker_log(tracker)
         if process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            return f"{tracker} did not take everything within {self._patience_s:g} s; `tunestudy sync` sends the rest"
+            return f"{tracker} did not take everything {when}; `tunestudy sync` sends the rest"
         if process.returncode:
             return f"{tracker} did not take everything, see {log}; `tunestudy sync` sends the rest"
         return ""

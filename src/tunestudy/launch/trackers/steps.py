@@ -39,13 +39,14 @@ class JobSteps:
     def ready(self, *, ended: bool) -> list[tuple[int, Values]]:
         """What can be told now, by step. `ended`: nothing writes to the tables for now.
 
-        The newest step is held until it must be whole; of an ended job it is, once its training row is there.
+        The newest step is held until it must be whole; of an ended job it is, once its training row is there (whose
+        loss is empty where no token was learnt).
         """
         if self._read():
             self._changed = time.monotonic()
         newest = max(self._waiting, default=-1)
         settled = time.monotonic() - self._changed >= SETTLED_S
-        whole = settled or (ended and "train/train_loss" in self._waiting.get(newest, {}))
+        whole = settled or (ended and "train/epoch" in self._waiting.get(newest, {}))
         steps = [step for step in sorted(self._waiting) if step < newest or whole]
         told = [(step, self._waiting.pop(step)) for step in steps]
         if told:
