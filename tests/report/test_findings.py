@@ -116,7 +116,10 @@ def test_a_condition_without_a_result_is_not_met(tmp_path: Path) -> None:
     assert broken_requirements(facts, make_headline(facts)) == ["full.digits should be >= 0.7, but there is no result"]
 
 
-@pytest.mark.parametrize("require", [{"ful.digits": ">= 0.7"}, {"*.digit": ">= 0.7"}, {"full.digits": "about 0.7"}])
+@pytest.mark.parametrize(
+    "require",
+    [{"ful.digits": ">= 0.7"}, {"*.digit": ">= 0.7"}, {"full.digits": "about 0.7"}, {"full.digits": ">= 0.7.1"}],
+)
 def test_a_condition_that_says_nothing_is_the_users_mistake(tmp_path: Path, require: dict[str, str]) -> None:
     facts = collect(make_study(tmp_path, Recipe(report={"require": require})))
     with pytest.raises(StudyError, match=r"report\.require"):

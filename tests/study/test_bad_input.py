@@ -150,6 +150,12 @@ CASES = {
         "report",
         "there is no benchmark `acuracy`; did you mean `accuracy`?",
     ),
+    "no condition": (
+        "seeds:",
+        "report: {require: {full.accuracy: about 0.5}}\nseeds:",
+        "report",
+        '"about 0.5" is no condition; write one like ">= 0.7"',
+    ),
     "missing key": ("  learning_rate: 1e-3\n", "", "  base: {", "`learning_rate` is missing"),
     "no data": ("base: {data: upright, ", "base: {", "base:", "at least one data set"),
     "no origin of the model": ("  architecture: qwen3\n", "", "model:", "either model_name_or_path"),

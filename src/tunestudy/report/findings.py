@@ -1,12 +1,11 @@
 """What a careful reader wants pointed out: unequal footing, leaks, failures, missing results, broken conditions."""
 
-import operator
-import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from tunestudy.config.conditions import condition_in
 from tunestudy.config.errors import StudyError, at
 from tunestudy.records.redact import redact
 from tunestudy.report.compare import Cell, Headline
@@ -27,7 +26,6 @@ _FOOTING = {
     "eval_ids_sha256": "evaluation rows during training",
 }
 _INTENT_OF = {"eval_ids_sha256": "evaluation"}
-_OPERATORS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt, "==": operator.eq}
 
 
 def warnings_of(facts: StudyFacts, headline: Headline) -> list[str]:
@@ -283,38 +281,28 @@ def broken_requirements(facts: StudyFacts, headline: Headline) -> list[str]:
     named = {key for key in required if not key.startswith("*.")}
     broken = []
     for key, condition in required.items():
-        compare, bound = _condition(key, condition)
+        try:
+            holds = condition_in(condition)
+        except ValueError as error:
+            raise StudyError(at(f"report.require.{key}"), str(error)) from error
         for cell in _cells_of(headline, key, named):
             mean = cell.summary.mean
             name = f"{cell.variant}.{cell.benchmark}"
             if mean is None:
                 broken.append(f"{name} should be {condition}, but there is no result")
-            elif not compare(mean, bound):
+            elif not holds(mean):
                 broken.append(f"{name} should be {condition}, but is {sig(mean)}")
     return broken
 
 
 def _cells_of(headline: Headline, key: str, named: set[str]) -> list[Cell]:
-    primary = [cell for cell in headline.cells if cell.primary]
-    if key.startswith("*."):
-        others = [cell for cell in primary if f"{cell.variant}.{cell.benchmark}" not in named]
-        cells = [cell for cell in others if cell.benchmark == key[2:]]
-    else:
-        cells = [cell for cell in primary if f"{cell.variant}.{cell.benchmark}" == key]
-    known = (
-        {cell.benchmark for cell in primary}
-        if key.startswith("*.")
-        else {f"{c.variant}.{c.benchmark}" for c in primary}
-    )
-    if (key[2:] if key.startswith("*.") else key) not in known:
-        raise StudyError(
-            at(f"report.require.{key}"), f"names no variant and benchmark of this study: {listing(sorted(known))}"
-        )
-    return cells
-
-
-def _condition(key: str, condition: str) -> tuple[Any, float]:
-    match = re.fullmatch(r"\s*(>=|<=|==|>|<)\s*([-+]?[0-9.]+(?:[eE][-+]?\d+)?)\s*", condition)
-    if match is None:
-        raise StudyError(at(f"report.require.{key}"), f'"{condition}" is no condition; write one like ">= 0.7"')
-    return _OPERATORS[match[1]], float(match[2])
+    """Of `*.benchmark` all variants but those that are named."""
+    of_all, wanted = key.startswith("*."), key.removeprefix("*.")
+    primary = [(f"{cell.variant}.{cell.benchmark}", cell) for cell in headline.cells if cell.primary]
+    known = {cell.benchmark if of_all else name for name, cell in primary}
+    if wanted not in known:
+        message = f"names no variant and benchmark of this study: {listing(sorted(known))}"
+        raise StudyError(at(f"report.require.{key}"), message)
+    if of_all:
+        return [cell for name, cell in primary if cell.benchmark == wanted and name not in named]
+    return [cell for name, cell in primary if name == wanted]

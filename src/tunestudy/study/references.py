@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tunestudy.config.benchmark import LmEval
+from tunestudy.config.conditions import condition_in
 from tunestudy.config.data import DatacompDataset, FileDataset, MixturePart, SynthDataset
 from tunestudy.config.errors import Place, StudyError
 from tunestudy.config.model import ModelConfig
@@ -244,9 +245,13 @@ def _report(study: Study, locate: Locate) -> Iterator[StudyError]:
             locate(("report", "baseline")),
             f"there is no variant `{baseline}`; {did_you_mean(baseline, study.variants)}",
         )
-    for condition in study.report.require:
-        variant, _, benchmark = condition.rpartition(".")
-        where = locate(("report", "require", condition))
+    for mean, condition in study.report.require.items():
+        variant, _, benchmark = mean.rpartition(".")
+        where = locate(("report", "require", mean))
+        try:
+            condition_in(condition)
+        except ValueError as error:
+            yield StudyError(where, str(error))
         if variant != "*" and variant not in study.variants:
             yield StudyError(where, f"there is no variant `{variant}`; {did_you_mean(variant, study.variants)}")
         if benchmark not in study.benchmarks:
