@@ -81,8 +81,9 @@ def test_broken_files_are_named_and_the_rest_is_read(tmp_path: Path) -> None:
     broken.write_text("{torn")
     study_dir.plan_json.write_text("[]")
     (broken.parent / "loss_log.csv").write_bytes(b"\xff\xfe\x00")
+    (broken.parent / "eval_log.csv").write_bytes(b"step,eval_loss\n" + bytes(200_000) + b"\n")  # a disk lost power
     facts = collect(study_dir)
-    assert len(facts.unreadable) == 2
+    assert len(facts.unreadable) == 3
     assert any("result.json" in line for line in facts.unreadable)
     assert facts.count("done") == 11
 

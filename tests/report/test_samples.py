@@ -100,3 +100,12 @@ def test_what_is_not_known_is_not_compared(study: StudyDir, broken: Any) -> None
         report = json.loads(path.read_text())
         path.write_text(json.dumps({**report, "drawn": {"epoch_sha256": broken, "samples_sha256": broken}}))
     assert found(study) == []
+
+
+def test_a_stage_that_only_installs_a_part_draws_nothing(study: StudyDir) -> None:
+    for path in jobs_of(study, "lora_r4"):
+        tell(path, 8)
+    stages = json.loads(study.resolved_yaml.read_text())["variants"]["lora_r4"]["stages"]
+    declare(study, "lora_r4", stages={"part": {"world": {"tokens": 4}, "train": "none"}, **stages})
+    (line,) = found(study)
+    assert "lora_r4 drew other training samples than full" in line

@@ -10,7 +10,7 @@ from studies import Recipe, make_study
 from tunestudy.records.layout import StudyDir
 from tunestudy.report.collect import collect
 from tunestudy.report.compare import make_headline
-from tunestudy.report.format import duration, p_value, setting, short_count, sig, signed, size
+from tunestudy.report.format import duration, minus, p_value, percent, setting, short_count, sig, signed, size
 from tunestudy.report.tables import to_csv, to_latex, to_markdown
 
 HOSTILE = "a_b & 100% $x^2$ {c} | <b>#~\\"
@@ -74,6 +74,8 @@ def test_csv_of_an_unfinished_study_leaves_unknowns_empty(half: StudyDir) -> Non
         (duration(200_000), "2 d 7 h"), (short_count(152_640), "153 k"), (short_count(9_999), "9,999"),
         (short_count(7.6e9), "7.6 B"), (size(147_456), "144.0 KiB"), (setting([{"dataset": "a", "weight": None}]), "a"),
         (setting({"type": "lora", "r": 4, "x": None}), "{type: lora, r: 4}"), (setting(None), "null"),
+        (short_count(999_400), "999 k"), (short_count(999_700), "1 M"), (short_count(999_600_000), "1 B"),
+        (percent(-0.0001), "0.0 %"), (percent(-0.01), "−1.0 %"), (minus("-0 %"), "0 %"),
     ],
 )  # fmt: skip
 def test_formats(shown: str, expected: str) -> None:

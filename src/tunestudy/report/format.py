@@ -31,8 +31,8 @@ def signed(value: float | None) -> str:
 
 
 def minus(text: str) -> str:
-    """A true minus sign; negative zero is zero."""
-    return text.lstrip("-") if text.startswith("-") and not text.strip("-0.") else text.replace("-", "−")
+    """A true minus sign; negative zero is zero, also of per cent."""
+    return text.lstrip("-") if text.startswith("-") and not text.strip("-0. %") else text.replace("-", "−")
 
 
 def p_value(value: float | None) -> str:
@@ -50,10 +50,9 @@ def short_count(value: float | None) -> str:
     """12.3 k, 4.1 M, 7.6 B."""
     if value is None:
         return MISSING
-    for size, unit in ((1e12, " T"), (1e9, " B"), (1e6, " M"), (1e4, " k")):
-        if abs(value) >= size:
-            divisor = 1e3 if unit == " k" else size
-            return f"{value / divisor:.3g}{unit}"
+    for least, size, unit in ((999.5e9, 1e12, "T"), (999.5e6, 1e9, "B"), (999.5e3, 1e6, "M"), (1e4, 1e3, "k")):
+        if abs(value) >= least:  # from there on three digits of the smaller unit would be four
+            return f"{value / size:.3g} {unit}"
     return f"{value:,.0f}"
 
 

@@ -2,12 +2,10 @@
 
 from dataclasses import dataclass
 
+from tunestudy.config.merge import BASE, STUDY_MODEL
 from tunestudy.report.facts import JobFacts, Settings, StudyFacts
 from tunestudy.report.format import listing
 from tunestudy.report.values import mapping
-
-_OWN_MODEL = "model"
-"""In place of a stage's name: the study's own model (`config.merge.STUDY_MODEL`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +31,7 @@ def read_by(settings: Settings) -> dict[str, Settings]:
     """By name, what a stage reads beside its start, the base first; experts that add nothing are left out."""
     if settings.get("type") == "merge":
         base = mapping(settings.get("base"))
-        named = {**({"base": base} if base else {}), **mapping(settings.get("models"))}
+        named = {**({BASE: base} if base else {}), **mapping(settings.get("models"))}
     else:
         named = mapping(mapping(settings.get("adapter")).get("experts"))
     return {str(name): mapping(one) for name, one in named.items() if one is not None}
@@ -62,7 +60,7 @@ def where_from(weights: Settings) -> str:
     """Words for `{stage: …}` or `{path: …}`."""
     if weights.get("path"):
         return str(weights["path"])
-    return "the study's model" if weights.get("stage") == _OWN_MODEL else f"stage {weights.get('stage')}"
+    return "the study's model" if weights.get("stage") == STUDY_MODEL else f"stage {weights.get('stage')}"
 
 
 def kind_of_job(facts: StudyFacts, job: JobFacts) -> str:

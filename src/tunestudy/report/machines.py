@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from tunestudy.report.facts import Settings, StudyFacts
-from tunestudy.report.values import mapping
+from tunestudy.report.values import mapping, number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ def hardware_of(environment: Settings) -> str:
 
 
 def _machine(host: str, found: list[Settings]) -> Machine:
-    latest = max(found, key=lambda environment: _number(environment.get("time")))
+    latest = max(found, key=lambda environment: number(environment.get("time")) or 0.0)
     cpu = mapping(latest.get("cpu"))
     gpus = [mapping(gpu) for gpu in latest.get("gpus") or []]
     return Machine(
@@ -51,7 +51,7 @@ def _machine(host: str, found: list[Settings]) -> Machine:
         python=str(latest.get("python") or ""),
         cpu=str(cpu.get("model") or ""),
         cores=", ".join(f"{cpu[key]} {words}" for key, words in _CPU if cpu.get(key) is not None),
-        memory_bytes=_number(latest.get("memory_bytes")) or None,
+        memory_bytes=number(latest.get("memory_bytes")) or None,
         gpus=_grouped(gpus),
         driver=str(gpus[0].get("driver") or "") if gpus else "",
         packages={str(name): str(version) for name, version in mapping(latest.get("packages")).items()},
@@ -66,11 +66,7 @@ _CPU = (("cores", "cores"), ("threads", "threads"), ("threads_usable", "usable")
 def _grouped(gpus: list[Settings]) -> list[str]:
     names: dict[str, int] = {}
     for gpu in gpus:
-        memory = _number(gpu.get("memory_bytes"))
+        memory = number(gpu.get("memory_bytes"))
         name = f"{gpu.get('name') or 'unknown GPU'}" + (f" ({memory / 2**30:.1f} GiB)" if memory else "")
         names[name] = names.get(name, 0) + 1
     return [f"{count} × {name}" for name, count in names.items()]
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else 0.0

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from tunestudy.config.merge import BASE
 from tunestudy.report.facts import JobFacts, Settings, StudyFacts
 from tunestudy.report.format import MISSING, listing, percent, plural
 from tunestudy.report.lineage import read_by, where_from
@@ -20,7 +21,6 @@ METHODS = {
     "slerp": "a place on the arc from the first model's weights to the second's",
 }
 _SHOWN_DIGITS = 12
-_BASE = "base"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +164,7 @@ def _settings(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def _input(name: str, one: Settings, settings: Settings, jobs: Sequence[JobFacts]) -> Input:
-    is_base = name == _BASE and bool(settings.get("base"))
+    is_base = name == BASE and bool(settings.get("base"))
     told = [job.merge_report.get("base") if is_base else _told(job.merge_report, name) for job in jobs]
     identities = [_identity(one if is_base else mapping(one).get("identity")) for one in told]
     kinds = [str(kind) for one in told if (kind := mapping(one).get("kind"))] if not is_base else []

@@ -1,5 +1,6 @@
 """The one door through which files of a run directory enter the report: redacted, never failing on broken ones."""
 
+import csv
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
@@ -28,7 +29,7 @@ class Reader:
         """`read(path)` redacted, or `fallback` with a note when the file is broken."""
         try:
             return self.redact(read(path)) if clean else read(path)
-        except (OSError, ValueError, KeyError, TypeError, YAMLError) as error:
+        except (OSError, ValueError, KeyError, TypeError, YAMLError, csv.Error) as error:
             where = path.relative_to(self.root) if path.is_relative_to(self.root) else path.name
             self.unreadable.append(self.redact(f"{where}: {type(error).__name__}"))
             return fallback

@@ -50,8 +50,10 @@ def _digest(facts: StudyFacts, variant: str, seed: int, key: str) -> int | None:
 
 
 def _trained(facts: StudyFacts, variant: str) -> set[str]:
-    """Stages that draw samples: a merge draws none."""
-    return {name for name, settings in facts.variants[variant].stages.items() if settings.get("type") != "merge"}
+    """Stages that draw samples: a merge draws none, nor does a stage that only installs an untrained world part."""
+    stages = facts.variants[variant].stages.items()
+    installing = {name for name, settings in stages if settings.get("world") and settings.get("train") == "none"}
+    return {name for name, settings in stages if settings.get("type") != "merge"} - installing
 
 
 def _of_job(job: JobFacts, key: str) -> int | None:
