@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from tunestudy.bench.batches import BATCH_TOKENS, chunks, cut, cut_by
+from tunestudy.bench.batches import BATCH_TOKENS, CPU_TOKENS, chunks, cut, cut_by
 from tunestudy.bench.tasks import Row
 from tunestudy.config.benchmark import ExactMatch
 from tunestudy.data.images import ImageFacts
@@ -62,7 +62,8 @@ def test_rows_of_the_same_image_follow_each_other():
 @pytest.mark.parametrize("settings", [{}, {"batch_tokens": 300}, {"batch_size": 6}, {"batch_size": 1}])
 def test_batches_of_a_job_that_ran_out_of_memory_are_so_many_times_smaller(settings):
     benchmark = ExactMatch(dataset="d", **settings)
-    smaller = cut_by(benchmark, 4)
+    smaller = cut_by(benchmark, 4, "cuda")
     assert smaller.batch_tokens == (benchmark.batch_tokens or BATCH_TOKENS) // 4
+    assert cut_by(benchmark, 4, "cpu").batch_tokens == (benchmark.batch_tokens or CPU_TOKENS) // 4
     assert smaller.batch_size == (None if benchmark.batch_size is None else max(1, benchmark.batch_size // 4))
-    assert cut_by(benchmark, 1) is benchmark
+    assert cut_by(benchmark, 1, "cuda") is benchmark

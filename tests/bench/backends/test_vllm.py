@@ -49,6 +49,20 @@ def test_questions_go_in_as_ids_and_texts_come_back_in_order(calls: dict[str, An
     assert calls["lora"] is None
 
 
+def test_a_stop_in_an_answers_leading_white_space_does_not_end_it(calls: dict[str, Any]) -> None:
+    scorer = VllmScorer(Served("base"), TOKENIZER)
+    full = {1: "\n\n B.\nNext", 2: "C.\nNext", 3: "\n"}
+
+    def generate(prompts: list[Any], sampling: Any, **_: Any) -> list[Any]:
+        texts = [full[len(prompt["prompt_token_ids"])] for prompt in prompts]
+        texts = [text.partition("\n")[0] if sampling["stop"] else text for text in texts]
+        return [SimpleNamespace(outputs=[SimpleNamespace(text=text)]) for text in texts]
+
+    scorer._model.generate = generate
+    questions = [Question((7,)), Question((7, 7)), Question((7, 7, 7))]
+    assert scorer.generate(questions, max_new_tokens=9, stop=("\n",)) == ["\n\n B.", "C.", "\n"]
+
+
 @pytest.mark.parametrize(("rank", "served_rank"), [(1, 8), (8, 8), (12, 16), (64, 64)])
 def test_an_adapter_goes_beside_its_base(tmp_path: Any, calls: dict[str, Any], rank: int, served_rank: int) -> None:
     (tmp_path / "base").mkdir()
@@ -112,6 +126,25 @@ def test_a_job_s_rows_are_asked_of_vllm_and_the_model_comes_back(
         str(len(p["prompt_token_ids"])) for p in calls["prompts"]
     )
     assert calls["made"]["model"] == str(folder.model)
+
+
+def test_the_model_comes_back_to_the_gpu_after_vllm_has_left_it_whatever_happened(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from tunestudy.bench.backends import vllm
+    from tunestudy.bench.run import backend
+    from tunestudy.config.benchmark import ExactMatch
+    from tunestudy.train.world import World
+
+    done: list[str] = []
+    monkeypatch.setattr(vllm, "served", lambda *_: Served("base"))
+    monkeypatch.setattr(vllm, "VllmScorer", lambda *_: SimpleNamespace(close=lambda: done.append("vLLM left")))
+    model = SimpleNamespace(to=lambda device: done.append(str(device)))
+    loaded: Any = SimpleNamespace(model=model, tokenizer=TOKENIZER)
+    told: tuple[Any, ...] = (ExactMatch(dataset="d", backend="vllm"), None, None, None, World(), loaded, None)
+    with pytest.raises(RuntimeError, match="broken"), backend(*told, sliced=False):
+        raise RuntimeError("broken")
+    assert done == ["cpu", "vLLM left", "cpu"]
 
 
 def test_letters_are_not_asked_of_vllm() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from tunestudy.bench.scorer import before_first
 from tunestudy.bench.tasks import Question
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.job import Job
@@ -106,6 +107,14 @@ class VllmScorer:
 
     def generate(self, questions: Sequence[Question], *, max_new_tokens: int, stop: Sequence[str] = ()) -> list[str]:
         """Greedy continuation of every question, decoded without special tokens, up to the first of `stop`."""
+        texts = self._continued(questions, max_new_tokens, stop)
+        # vLLM ends an answer at a stop in its leading white space, too, which may be a line break: those are asked anew
+        blank = [i for i, text in enumerate(texts) if stop and not text.strip()]
+        for i, text in zip(blank, self._continued([questions[i] for i in blank], max_new_tokens), strict=True):
+            texts[i] = before_first(text, stop)
+        return texts
+
+    def _continued(self, questions: Sequence[Question], max_new_tokens: int, stop: Sequence[str] = ()) -> list[str]:
         if not questions:
             return []
         sampling = self._vllm.SamplingParams(
