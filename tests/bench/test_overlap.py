@@ -195,6 +195,15 @@ def test_a_parent_that_is_gone_is_told(study):
     assert told["row_ids"] == {"text": ["a"]}
 
 
+def test_a_parent_of_another_version_is_told(study):
+    data = {"d": study.data("d", [{"prompt": "a", "completion": "b"}])}
+    first = study.job("first", data, train=["d"])
+    first.job_json.write_text(json.dumps({**json.loads(first.job_json.read_text()), "of_yore": 1}))
+    told = found(study.job("adapt", data, train=["d"], parents=("first-1",)), [row("a", "a")])
+    assert told["gaps"][0].startswith("jobs/first-1/job.json is gone, damaged or of another version")
+    assert told["row_ids"] == {"text": ["a"]}
+
+
 def test_it_can_be_left_out(study):
     data = {"d": study.data("d", [{"prompt": "a", "completion": "b"}])}
     told = found(study.job("adapt", data, train=["d"], overlap=False), [row("a", "a")])

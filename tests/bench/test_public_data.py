@@ -193,6 +193,12 @@ BAD: dict[str, tuple[str, list[Record], str]] = {
         [{"id": 1, "table_text": "a#b", "statement": "s", "label": 7, "image": None}],
         "the answer 7 in `label` is none of 1, 0",
     ),
+    "answers of nothing": ("docvqa", [OPEN | {"answers": [None]}], "there is no answer in `answers`"),
+    "question of no kind": (
+        "charxiv_descriptive",
+        [{"figure_path": 1, "image": None} | {f"descriptive_{kind}{n}": 20 for kind in "qa" for n in range(1, 5)}],
+        r"d.jsonl:1: CharXiv's descriptive questions are numbered 1 to 19, not 20",
+    ),
 }  # fmt: skip
 
 
@@ -277,7 +283,7 @@ def test_answers_by_place_and_by_text(model: LoadedModel, folder: Path) -> None:
         "asks_for": "letter",
         "metric": "choice",
     }
-    for how, answer in (("index", 1), ("text", "blue"), ("letter", "b")):
+    for how, answer in (("index", 1), ("index", 1.0), ("text", "blue"), ("letter", "b")):
         own = Definition.model_validate({**base, "answer_is": how})
         benchmark = benchmark_of("docvqa", own)
         [row] = rows_of(folder, model, benchmark, lines(folder, [{**record, "answer": answer}]))

@@ -92,6 +92,12 @@ def test_multiple_choice_takes_the_most_probable(normalise, chosen):
     assert scored.correct == (chosen == "b")
 
 
+def test_a_choice_without_tokens_is_an_error():
+    fake = SimpleNamespace(ids_of=lambda choice: choice.split())
+    with pytest.raises(StudyError, match="row r7: the choice ' ' has no tokens"):
+        multiple_choice.score(fake, [Row("r7", (1,), "a", ("a", " "))], MultipleChoice(dataset="d"))
+
+
 def test_a_reference_outside_the_choices_is_an_error():
     with pytest.raises(StudyError, match="none of its choices"):
         multiple_choice.choices_of(Row("r7", (1,), "x", ("a", "b")), MultipleChoice(dataset="d"))
@@ -166,6 +172,7 @@ def test_rows_with_a_problem_are_not_asked_and_wrong():
     fake = SimpleNamespace(
         option_log_probabilities=lambda asked: [[-1.0, -2.0] for _ in asked],
         generate=lambda questions, max_new_tokens: ["b" for _ in questions],
+        ids_of=lambda choice: choice,
     )
     for kind, benchmark in ((multiple_choice, MultipleChoice(dataset="d")), (exact_match, ExactMatch(dataset="d"))):
         bad, good = kind.score(fake, rows, benchmark)

@@ -132,7 +132,8 @@ class Fields:
             letter = str(answer).strip().strip("()").strip().upper()
             number = ascii_uppercase.find(letter) if len(letter) == 1 else -1
         else:
-            number = int(answer) if str(answer).strip().isdecimal() else -1
+            digits = str(answer).strip().removesuffix(".0")  # tables with gaps hold whole numbers as decimals
+            number = int(digits) if digits.isdecimal() else -1
         if how in ("text", "list") or number not in shown:
             named = ", ".join(f"{letter}. {text}" for letter, text in zip(ascii_uppercase, texts, strict=False))
             self.refuse(f"{place}: the answer {answer!r} in `{column}` is none of its options ({named})")
@@ -158,7 +159,7 @@ class Fields:
 
     def _answer(self, record: Record, place: str) -> Any:
         value = record.get(self._definition.answer)
-        if value is None or (isinstance(value, str | list | tuple) and len(value) == 0):
+        if value in (None, "") or (isinstance(value, list | tuple) and all(one is None for one in value)):
             cure = "test splits often come without: use the split that has answers"
             self.refuse(f"{place}: there is no answer in `{self._definition.answer}` ({cure})")
         return value

@@ -8,8 +8,10 @@ import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from string import ascii_uppercase
 from typing import Any
 
+from tunestudy.bench import tasks
 from tunestudy.bench.judge_client import Client, NoReplyError
 from tunestudy.bench.metrics import Target, metric
 from tunestudy.bench.tasks import Row
@@ -21,13 +23,11 @@ from tunestudy.config.judge import Judge, JudgePrompts
 NAME = "judge_accuracy"
 """The metric's name in tables, whatever the rule-based one is called."""
 
-UNJUDGED = "unjudged: "
+UNJUDGED = f"{tasks.UNJUDGED}: "
 """How a row's `problem` begins that the judge said nothing usable about."""
 
 FEW = 5
 """From so many rows on, a judge that answers nonsense about all of them is taken for a broken one."""
-
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class _Bench:
                 return Judged(verdict.score, verdict.understood)
         facts = {
             "question": row.asked,
-            "options": list(zip(LETTERS, target.choices, strict=False)),
+            "options": list(zip(ascii_uppercase, target.choices, strict=False)),
             "answers": list(target.answers),
             "response": prediction,
         }
@@ -104,7 +104,7 @@ class _Bench:
         """Extraction, then scoring by the judge or by the metric's rules. Raises NoReplyError."""
         extracted: str | None = prediction
         if self.prompts.extract is not None:
-            letters = LETTERS[: len(target.choices)] if self.prompts.only_unread else ""
+            letters = ascii_uppercase[: len(target.choices)] if self.prompts.only_unread else ""
             told = await self.client.ask(rendered(self.prompts.extract, facts), lambda text: read_answer(text, letters))
             replies.append(told.text)
             extracted = told.value

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from tunestudy.bench.asked import IMAGE, KINDS, TEXT_AND_IMAGE, Asked, asked_by, digest_of, overlap_with
 from tunestudy.bench.tasks import Row
@@ -100,15 +101,25 @@ def lineage(job: Job, folder: JobDir, gaps: list[str]) -> Iterator[tuple[Job, Jo
             if parent in seen:
                 continue
             seen.add(parent)
-            written = _read(place.study.job(parent).job_json)
-            if not written:
-                gaps.append(f"jobs/{parent}/job.json is gone or damaged: what that stage was trained on is not known")
+            there = place.study.job(parent)
+            written = _job_of(there)
+            if written is None:
+                wrong = "is gone, damaged or of another version"
+                gaps.append(f"jobs/{parent}/job.json {wrong}: what that stage was trained on is not known")
                 continue
-            yield from walk(Job.model_validate(written), place.study.job(parent))
+            yield from walk(written, there)
         if one.training is not None:
             yield one, place
 
     return walk(job, folder)
+
+
+def _job_of(folder: JobDir) -> Job | None:
+    """None where its file is gone, damaged, or of a version with other settings."""
+    try:
+        return Job.model_validate(_read(folder.job_json))
+    except ValidationError:
+        return None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -42,7 +42,10 @@ class RecordReader(Protocol):
     COLUMNS: tuple[str, ...]
 
     def questions(self, record: Record) -> Iterator[tuple[str, Record]]:
-        """(what follows the record's id, columns that take their place beside the record's) of each question."""
+        """(what follows the record's id, columns that take their place beside the record's) of each question.
+
+        Raises ValueError.
+        """
         ...
 
 
@@ -172,12 +175,19 @@ class _Reading:
                 self.fields.refuse(f"{raw.place}: {raw.problem}; the file is damaged or of another kind")
             record = self.fields.named(raw, more)
             record_id = f"{number:06d}" if self.definition.id is None else self._id(record, raw.place)
-            for suffix, added in self._reader.questions(record) if self._reader else [("", {})]:
+            for suffix, added in self._read(record, raw.place):
                 question = _Question(
                     record_id + suffix, record_id + suffix, raw.place, {**record, **added}, raw.problem
                 )
                 if (grouped := self._grouped(question)) is not None:
                     yield grouped
+
+    def _read(self, record: Record, place: str) -> list[tuple[str, Record]]:
+        """What the reader makes of a record; without one it is a single question."""
+        try:
+            return list(self._reader.questions(record)) if self._reader else [("", {})]
+        except ValueError as error:
+            self.fields.refuse(f"{place}: {error}")
 
     def _id(self, record: Record, place: str) -> str:
         value = record.get(str(self.definition.id))

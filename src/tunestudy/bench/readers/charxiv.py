@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from tunestudy.bench.fields import Record
-from tunestudy.config.errors import StudyError, at
 
 PER_CHART = range(1, 5)
 COLUMNS = tuple(f"descriptive_{kind}{number}" for kind in "qa" for number in PER_CHART)
@@ -56,20 +55,24 @@ OF_THE_FIGURE = (18, 19)
 
 
 def questions(record: Record) -> Iterator[tuple[str, Record]]:
-    """The four of a chart. StudyError for a number that is none of the nineteen."""
+    """The four of a chart. ValueError for a number that is none of the nineteen, and for a place that is none."""
     for place in PER_CHART:
         number, answer = record[f"descriptive_q{place}"], record[f"descriptive_a{place}"]
         if number is None:
             continue
-        number = int(number)
+        number = _numbered(number)
         added = {"question": question(number, record), "answer": answer, "qid": number}
         yield f"_{place - 1}", added
 
 
+def _numbered(number: Any) -> int:
+    if str(number).strip().removesuffix(".0") not in map(str, ASKED):
+        raise ValueError(f"CharXiv's descriptive questions are numbered 1 to 19, not {number!r}")
+    return int(float(number))
+
+
 def question(number: int, record: Record) -> str:
     """The question in words, about the plot that the record names."""
-    if number not in ASKED:
-        raise StudyError(at("benchmarks"), f"CharXiv's descriptive questions are numbered 1 to 19, not {number}")
     asked, expected = ASKED[number]
     return f"{asked if number in OF_THE_FIGURE else _plot(record) + asked}\n{expected}"
 
@@ -79,6 +82,8 @@ def _plot(record: Record) -> str:
     location: Any = record.get("subplot_loc")
     if isinstance(location, str) and location.strip():
         return f"For {location}, "
+    if isinstance(location, list | tuple) and len(location) != 2:
+        raise ValueError(f"`subplot_loc` is a row and a column, not {location!r}")
     row, column = location if isinstance(location, list | tuple) else _row_and_column(record)
     return "For the current plot, " if not row else f"For the subplot at row {row} and column {column}, "
 

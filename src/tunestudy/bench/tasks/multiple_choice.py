@@ -13,6 +13,10 @@ VERSION = MultipleChoice.version
 def score(scorer: Scorer, rows: Sequence[Row], benchmark: MultipleChoice) -> list[Scored]:
     """Sum of log-probabilities of each choice's tokens, divided by their number when `normalise: tokens`."""
     asked = {row.id: choices_of(row, benchmark) for row in rows if not row.problem}
+    for row_id, choices in asked.items():
+        if nothing := [choice for choice in choices if not scorer.ids_of(choice)]:
+            message = f"row {row_id}: the choice {nothing[0]!r} has no tokens, so every answer would begin with it"
+            raise StudyError(at("benchmarks"), message)
     sums = scorer.option_log_probabilities([(row.question, asked[row.id]) for row in rows if row.id in asked])
     chosen: dict[str, str] = {}
     for (row_id, choices), values in zip(asked.items(), sums, strict=True):
