@@ -1,5 +1,6 @@
 """Options of a stage beyond the recipe: patience, rates by layer, names by epoch, the merged model."""
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,24 @@ def test_names_by_epoch_go_with_their_checkpoints(tmp_path: Path) -> None:
     assert run(folder)
     assert all(path.exists() for path in folder.root.glob("checkpoint-*"))
     assert (folder.root / "checkpoint-epoch2").is_symlink()
+
+
+def test_a_result_that_cannot_be_written_leaves_the_way_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints to resume from are dropped with the stage done and not before, such as by a disk that is full."""
+    folder = make_job(tmp_path, adapter=ADAPTER, save_merged=True, save_steps=1, full_save_steps=3, max_steps=4)
+    with monkeypatch.context() as full_disk:
+        full_disk.setattr("tunestudy.train.publish.publish_merged", _no_space)
+        with pytest.raises(OSError, match="No space"):
+            run(folder)
+    assert read_json(folder.checkpoint(3) / "MANIFEST.json")["kind"] == "full"
+    assert run(folder)
+    steps = [line.split(",")[1] for line in folder.loss_log.read_text().splitlines()[1:]]
+    assert steps == ["1", "2", "3", "4"] and not folder.checkpoint(3).exists()
+    assert read_json(folder.result_json)["resumed_from"] == [3]
+
+
+def _no_space(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_merged_model_is_the_adapters(tmp_path: Path) -> None:

@@ -37,7 +37,10 @@ from tunestudy.train.world import World
 
 
 def publish_result(run: Run, loaded: LoadedModel, roles: Sequence[Mapping[str, Any]]) -> None:
-    """Write `model/`, prune checkpoints, and last of all result.json: with it the stage is done."""
+    """Write `model/` and what else is asked for, then result.json, with which the stage is done.
+
+    Only then are checkpoints dropped: until it is done, the last full one is the way on after a kill or a full disk.
+    """
     run.saver.finish()
     run.world.after_rank_0()
     with run.world.at("the publication of the result"):
@@ -47,12 +50,12 @@ def publish_result(run: Run, loaded: LoadedModel, roles: Sequence[Mapping[str, A
         state = whole_state(run)
     if run.world.rank == 0:
         kind = publish_model(run, loaded, state)
-        prune(run.task.folder, run.settings, run.task.job.keep_checkpoints, finished=True)
         run.logs.trainer_state(step=run.state.step, epoch=epoch_of(run), best=run.state.best)
         result = result_of(run, roles, kind)
         if run.settings.save_merged and kind == "adapter":
             publish_merged(run, loaded)
         write_json(run.task.folder.result_json, result)
+        prune(run.task.folder, run.settings, run.task.job.keep_checkpoints, finished=True)
     run.world.after_rank_0()
 
 
