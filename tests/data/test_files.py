@@ -11,6 +11,7 @@ from pyarrow import ipc, parquet
 from tunestudy.config.data import FileDataset
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.data.sources import Folders, file
+from tunestudy.data.sources.halves import HALF
 
 ROWS = [{"prompt": f"q{i} é漢", "completion": f'a{i}, "quoted"\nline'} for i in range(5)]
 
@@ -93,12 +94,20 @@ def test_a_byte_order_mark_is_no_part_of_the_data(tmp_path):
         ('{"text": "x"}\n{"text": \n{"text": "y"}\n', "not JSON"),
         ('{"text": "x"}\n[1, 2]\n', "a JSON list, not an object"),
         ('{"text": "x"}\nnull\n', "a JSON NoneType, not an object"),
+        ('{"text": "\\ud55c"}\n{"text": "cut \\ud83d"}\n', HALF),
+        ('{"text": "\\ud83d\\ude00"}\n{"id": "\\uDE00", "text": "x"}\n', HALF),
+        ('{"text": "x"}\n' + "[" * 100_000 + "\n", "not JSON"),
     ],
 )
 def test_a_broken_line_is_a_bad_record_with_its_place(tmp_path, content, problem):
     (tmp_path / "a.jsonl").write_text(content)
     bad = [raw for raw in read(tmp_path, "a.jsonl") if raw.problem]
     assert [(raw.place, raw.problem) for raw in bad] == [("a.jsonl:2", problem)]
+
+
+def test_half_a_character_in_a_list_rejects_its_record_alone(tmp_path):
+    (tmp_path / "a.json").write_text('[{"text": "\\ud83d\\ude00"}, {"text": "\\ud83d"}, {"text": "x"}]')
+    assert [raw.problem for raw in read(tmp_path, "a.json")] == ["", HALF, ""]
 
 
 def test_a_row_with_too_few_fields_is_a_bad_record(tmp_path):
@@ -110,9 +119,10 @@ def test_spreadsheets_write_semicolons_and_tell_so(tmp_path):
     (tmp_path / "a.csv").write_text("question ;answer\n1,5 + 2?;3,5\n", encoding="utf-8")
     (tmp_path / "b.csv").write_text("sep=;\nquestion;answer\n1,5 + 2?;3,5\n", encoding="utf-8")
     (tmp_path / "c.csv").write_text("question\tanswer\n1,5 + 2?\t3,5\n", encoding="utf-8")
-    rows = [read(tmp_path, name)[0] for name in ("a.csv", "b.csv", "c.csv")]
+    (tmp_path / "d.csv").write_text("sep=\t\nquestion\tanswer\n1,5 + 2?\t3,5\n", encoding="utf-8")
+    rows = [read(tmp_path, name)[0] for name in ("a.csv", "b.csv", "c.csv", "d.csv")]
     assert all(row.columns == {"question": "1,5 + 2?", "answer": "3,5"} for row in rows)
-    assert [row.place for row in rows] == ["a.csv:2", "b.csv:3", "c.csv:2"]
+    assert [row.place for row in rows] == ["a.csv:2", "b.csv:3", "c.csv:2", "d.csv:3"]
 
 
 REFUSED = {

@@ -119,6 +119,7 @@ REJECTED = {
     "column of an image that is not there": ({**RECORDS["messages"], "images": ["x.png"]}, "no such image: x.png"),
     "URL": (turn(content=[{"type": "image_url", "image_url": {"url": "https://a/b.png"}}]), "image is a URL: .*fetch"),
     "video": ({**RECORDS["messages"], "video": "x.mp4"}, "video or audio"),
+    "history of a number": ({"instruction": "a", "output": "b", "history": 5}, "wrong type: history"),
     "history": ({"instruction": "a", "output": "b", "history": ["x"]}, "wrong type: history"),
 }
 

@@ -23,6 +23,7 @@ from tunestudy.data.images import IMAGE_MARK as MARK
 from tunestudy.data.rejected import Rejected
 from tunestudy.data.select import is_held_out
 from tunestudy.data.sources import Folders
+from tunestudy.data.sources.halves import HALF
 from tunestudy.data.sources.tar import read_tar
 from tunestudy.data.survey import survey
 from tunestudy.data.tokenize import Tokenize
@@ -129,6 +130,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"messages": [{"role": "user", "content": [{"type": "image"}]}, YES]},
         "the record has none",
     ),
+    "part of an answer without an image": (
+        {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": [{"type": "image"}, "a"]}]},
+        "images and places differ: an answer has a place",
+    ),
     "text where a list belongs": (
         {"images": "a.png", "messages": [{"role": "user", "content": "?"}, YES]},
         "wrong type: images must be a list, not str; one image is called image",
@@ -178,13 +183,14 @@ def test_a_webdataset_shard_is_read_in_place(tmp_path: Path) -> None:
             "a/2.right.png": picture(2),
             "a/2.json": json.dumps({"prompt": "which?", "completion": "left"}).encode(),
             "a/3.json": b"{broken",
+            "a/4.json": b'{"prompt": "cut \\ud83d", "completion": "x"}',
         },
     )
-    one, two, three = read_tar(path)
+    one, two, three, four = read_tar(path)
     assert (one.columns["id"], one.columns["txt"], one.place) == ("a/1", "a cat", "s.tar:a/1")
     assert example(one.columns).images[0].read() == PNG
     assert [image.read() for image in example(two.columns).images] == [PNG, picture(2)]
-    assert three.problem.startswith("not JSON")
+    assert three.problem.startswith("not JSON") and four.problem == HALF
 
 
 def test_a_tar_is_a_file_data_set_and_a_broken_one_is_told(tmp_path: Path) -> None:

@@ -20,14 +20,14 @@ ROWS = [{"id": f"r{i}", "prompt": "ab ", "completion": "c" * (i + 1)} for i in r
 
 @pytest.fixture
 def shown(tmp_path: Path):
-    def show(rows=ROWS, look=TWO, *, held_out=0.0, **settings):
+    def show(rows=ROWS, look=TWO, *, held_out=0.0, limit=None, **settings):
         (tmp_path / "set.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         stage = TrainStage.model_validate(
             {"data": ({"dataset": "set"},), "learning_rate": 1e-3, "max_length": 32, **settings}
         )
         tokenizer = character_tokenizer(CharacterTokenizer(alphabet="abcdefgh "))
         shower = Shower(tokenizer, stage, None, Folders(tmp_path, tmp_path / "cache"))
-        return shower.shown(look, {"set": FileDataset(path="set.jsonl", held_out=held_out)})
+        return shower.shown(look, {"set": FileDataset(path="set.jsonl", held_out=held_out, limit=limit)})
 
     return show
 
@@ -80,8 +80,11 @@ def test_the_held_out_rows_are_those_that_training_does_not_see(shown):
     assert ids[0] | ids[1] == {f"r{i}" for i in range(40)} and not ids[0] & ids[1]
     assert ids[1] == {name for name in ids[0] | ids[1] if is_held_out(name, 0.5)} and all(ids)
     assert (train["other_side"], held_out["other_side"]) == (len(ids[1]), len(ids[0]))
+    train, held_out = shown(rows, both, held_out=0.5, limit=10)["sources"]
+    assert train["other_side"] == held_out["looked_at"] == 10 - train["looked_at"], "of those that `limit` keeps"
 
 
 def test_only_the_first_records_are_looked_at(shown):
     (source,) = shown(look=Look(("set",), 1, 2))["sources"]
     assert (source["looked_at"], source["samples"], source["is_all"]) == (2, 2, False)
+    assert shown(look=Look(("set",), 1, len(ROWS)))["sources"][0]["is_all"]

@@ -1,6 +1,7 @@
 """Masks under templates in the styles met in the wild, written here."""
 
 import pytest
+from tokenizers import normalizers
 
 from tunestudy.config.data import DataSettings
 from tunestudy.config.errors import StudyError
@@ -192,6 +193,14 @@ def test_text_is_learnt_in_full(byte_tokenizer):
 def test_conversations_need_a_template(byte_tokenizer):
     with pytest.raises(StudyError, match="the tokenizer has no chat template"):
         marked(byte_tokenizer(), TWO)
+
+
+@pytest.mark.parametrize("template", [CHATML, PLAIN_WORDS, TAGGED_WITHOUT_STOP])
+def test_an_answer_that_the_tokenizer_makes_nothing_of_is_rejected(byte_tokenizer, template):
+    tokenizer = byte_tokenizer(("<eos>", *IM), template)
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("\u200b", "")  # as many drop what shows nothing
+    assert marked(tokenizer, chat("hi", "\u200b")) == "empty answer: the tokenizer makes no token of it"
+    assert "fine" in marked(tokenizer, chat("hi", "fine\u200b")).partition("[")[2]
 
 
 def test_too_long_is_rejected_or_cut(byte_tokenizer):

@@ -144,9 +144,10 @@ def _alpaca(fields: Mapping[str, Any]) -> Example:
     if not f"{asked}{given}".strip() and not any(fields.get(column) for column in COLUMNS):
         raise Rejected("empty question")
     turns = _system_turn(fields.get("system"))
-    for pair in fields.get("history") or ():
-        if not isinstance(pair, list | tuple) or len(pair) != 2:
-            raise Rejected("wrong type", "history is not a list of [question, answer]")
+    history = fields.get("history") or []
+    if not isinstance(history, list) or not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in history):
+        raise Rejected("wrong type", "history is not a list of [question, answer]")
+    for pair in history:
         turns += [{"role": "user", "content": str(pair[0])}, {"role": "assistant", "content": str(pair[1])}]
     turns.append({"role": "user", "content": f"{asked}\n\n{given}" if given else asked})
     turns.append({"role": "assistant", "content": _answer(fields, "output")})

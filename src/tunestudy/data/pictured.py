@@ -56,6 +56,8 @@ def _hashed(image: ImageBytes) -> ImageBytes:
 
 def with_images(example: Example, images: tuple[ImageBytes, ...]) -> Example:
     """The example with its images, one mark in its text for each. Raises Rejected where places and images differ."""
+    if any(IMAGE_MARK in message["content"] for message in example.messages if message["role"] == "assistant"):
+        raise Rejected("images and places differ", "an answer has a place for an image")
     if not images:
         if any(IMAGE_MARK in text for text in _texts(example)):
             raise Rejected("images and places differ", "the text has places for images, the record has none")

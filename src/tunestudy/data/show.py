@@ -98,9 +98,9 @@ class Shower:
             "unreadable": {**found.tally.rejected, **found.tally.lost},
             "rejected": dict(reasons),
             "examples": examples,
-            "is_all": (is_all := num_records is None or looked_at < num_records),
+            "is_all": (is_all := next(mine, None) is None),
             "is_held_out": wants_held_out,
-            "other_side": found.tally.usable - looked_at if is_all and dataset.held_out else 0,
+            "other_side": found.num_chosen - looked_at if is_all and dataset.held_out else 0,
         }
         return counts, kept
 

@@ -191,12 +191,14 @@ class Tokenize:
     def _learn_stop(
         self, ids: list[int], flags: list[bool], offsets: Sequence[Span], span: Span, turn_end: int
     ) -> bool:
-        """Mark the stop token of an answer; False when the template gives it none.
+        """Mark the stop token of an answer; False when the template gives it none. Raises Rejected without an answer.
 
         It is the first special token between the answer and the turn's end, or the last thing inside a
         `{% generation %}` block.
         """
         inside = [i for i, (start, end) in enumerate(offsets) if span[0] < end and start < span[1]]
+        if not inside:
+            raise Rejected("empty answer", "the tokenizer makes no token of it")
         after = [i for i, (start, end) in enumerate(offsets) if span[1] <= start and end <= turn_end]
         stop = next((i for i in after if ids[i] in self._special), None)
         if stop is not None:

@@ -20,7 +20,6 @@ from tunestudy.records.hub_cache import FETCH_FIRST, hub_cache, snapshot_folder
 
 NEEDED = ("uid", "url", "text")
 SALT = "datacomp"
-ROWS_AT_ONCE = 16_384
 
 
 def read(dataset: DatacompDataset, folders: Folders) -> Iterator[Raw]:
@@ -87,7 +86,7 @@ def _rows(dataset: DatacompDataset, folders: Folders, names: tuple[str, ...]) ->
             yield from file.read_file(path)
             continue
         file.check_content(path)
-        yield from _parquet(path, names)
+        yield from file.read_parquet(path, names)
 
 
 def _metadata(dataset: DatacompDataset, folders: Folders) -> list[Path]:
@@ -101,24 +100,6 @@ def _metadata(dataset: DatacompDataset, folders: Folders) -> list[Path]:
         told = f"the metadata of {dataset.name} are not here; {FETCH_FIRST}"
         raise StudyError(at("datasets"), told, exit_code=Exit.PREFLIGHT_REFUSED)
     return found
-
-
-def _parquet(path: Path, names: tuple[str, ...]) -> Iterator[Raw]:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    try:
-        with parquet.ParquetFile(path) as opened:
-            there = [name for name in names if name in opened.schema_arrow.names]
-            number = 0
-            for batch in opened.iter_batches(ROWS_AT_ONCE, columns=there):
-                for columns in batch.to_pylist():
-                    yield Raw(f"{path.name}[{number}]", columns)
-                    number += 1
-    except (pa.ArrowException, OSError) as error:
-        raise StudyError(
-            at("datasets"), f"{path.name} cannot be read as parquet: {error}", exit_code=Exit.PREFLIGHT_REFUSED
-        ) from error
 
 
 def _text(value: Any) -> str:

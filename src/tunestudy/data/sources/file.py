@@ -15,6 +15,7 @@ from tunestudy.config.data import FileDataset
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.data.fetch.wanted import images_identity, with_images
 from tunestudy.data.sources import Folders, Raw
+from tunestudy.data.sources.halves import HALF, holds_half, may_hold_half
 from tunestudy.data.sources.tar import read_tar
 from tunestudy.records.hashes import sha256
 
@@ -33,6 +34,8 @@ SIGNATURES = {
     b"<?xml": "XML",
 }
 TEXT = "text"
+ROWS_AT_ONCE = 1024
+"""Of a parquet file, in memory: rows may hold images."""
 
 
 def read(dataset: FileDataset, folders: Folders) -> Iterator[Raw]:
@@ -80,7 +83,7 @@ def _read_jsonl(path: Path) -> Iterator[Raw]:
         place = f"{path.name}:{number}"
         try:
             value = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number == 1:
                 raise _refused(
                     path, f"line 1 is not JSON ({error}); a .jsonl file has one JSON object per line"
@@ -89,7 +92,7 @@ def _read_jsonl(path: Path) -> Iterator[Raw]:
             continue
         if number == 1 and isinstance(value, list):
             raise _refused(path, "line 1 is a JSON list; a .jsonl file has one object per line (name a list .json)")
-        yield _object_or_problem(place, value)
+        yield _object_or_problem(place, value, may_hold_half(line))
 
 
 def _read_json(path: Path) -> Iterator[Raw]:
@@ -103,8 +106,9 @@ def _read_json(path: Path) -> Iterator[Raw]:
     if not isinstance(records, list):
         keys = f" with {', '.join(list(records)[:5])}" if isinstance(records, dict) else ""
         raise _refused(path, f"holds one JSON {type(records).__name__}{keys}, not a list of records")
+    doubtful = may_hold_half(text)
     for number, value in enumerate(records):
-        yield _object_or_problem(f"{path.name}[{number}]", value)
+        yield _object_or_problem(f"{path.name}[{number}]", value, doubtful)
 
 
 def _read_csv(path: Path) -> Iterator[Raw]:
@@ -130,8 +134,9 @@ def _delimiter(path: Path, lines: Iterator[str]) -> tuple[str, int, Iterator[str
     header without any comma tells the rest.
     """
     header = next(lines, "")
-    if header.lower().startswith("sep=") and len(header.strip()) == len("sep=;"):
-        return header.strip()[-1], 1, lines
+    told = header.rstrip("\r\n")
+    if told.lower().startswith("sep=") and len(told) == len("sep=;"):
+        return told[-1], 1, lines
     usual = "\t" if path.suffix.lower() == ".tsv" else ","
     others = [mark for mark in ";\t," if mark in header]
     return usual if usual in header or not others else others[0], 0, itertools.chain([header], lines)
@@ -146,13 +151,15 @@ def _column_names(path: Path, written: Sequence[str]) -> list[str]:
     return names
 
 
-def _read_parquet(path: Path) -> Iterator[Raw]:
+def read_parquet(path: Path, names: Sequence[str] | None = None) -> Iterator[Raw]:
+    """Records of a parquet file; with `names`, of its columns those alone."""
     import pyarrow as pa
     from pyarrow import parquet
 
     try:
         with parquet.ParquetFile(path) as file:
-            yield from _batches(path, file.iter_batches())
+            columns = None if names is None else [name for name in names if name in file.schema_arrow.names]
+            yield from _batches(path, file.iter_batches(ROWS_AT_ONCE, columns=columns))
     except (pa.ArrowException, OSError) as error:
         raise _refused(path, f"cannot be read as parquet: {error}") from error
 
@@ -163,10 +170,11 @@ def _read_arrow(path: Path) -> Iterator[Raw]:
 
     try:
         with pa.memory_map(str(path)) as source:
-            if path.open("rb").read(6) == b"ARROW1":
+            if source.read(6) == b"ARROW1":
                 file = ipc.open_file(source)
                 yield from _batches(path, (file.get_batch(i) for i in range(file.num_record_batches)))
             else:
+                source.seek(0)
                 yield from _batches(path, ipc.open_stream(source))
     except (pa.ArrowException, OSError) as error:
         raise _refused(path, f"cannot be read as arrow: {error}") from error
@@ -180,7 +188,7 @@ READERS: dict[str, tuple[Reader, str]] = {
     ".ndjson": (_read_jsonl, TEXT),
     ".csv": (_read_csv, TEXT),
     ".tsv": (_read_csv, TEXT),
-    ".parquet": (_read_parquet, "parquet"),
+    ".parquet": (read_parquet, "parquet"),
     ".arrow": (_read_arrow, "arrow"),
     ".tar": (read_tar, "tar"),
 }
@@ -217,10 +225,11 @@ def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
                 raise _refused(path, f"{where}; {cure}") from error
 
 
-def _object_or_problem(place: str, value: Any) -> Raw:
-    if isinstance(value, dict):
-        return Raw(place, value)
-    return Raw(place, {}, f"a JSON {type(value).__name__}, not an object")
+def _object_or_problem(place: str, value: Any, doubtful: bool) -> Raw:
+    """doubtful: the JSON may spell half characters."""
+    if not isinstance(value, dict):
+        return Raw(place, {}, f"a JSON {type(value).__name__}, not an object")
+    return Raw(place, {}, HALF) if doubtful and holds_half(value) else Raw(place, value)
 
 
 def _batches(path: Path, batches: Any) -> Iterator[Raw]:

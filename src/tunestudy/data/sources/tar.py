@@ -13,6 +13,7 @@ from typing import Any
 
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.data.sources import Raw
+from tunestudy.data.sources.halves import HALF, holds_half, may_hold_half
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm")
 TEXTS = ("txt", "text", "caption", "cls")
@@ -48,7 +49,10 @@ def _record(path: Path, tar: tarfile.TarFile, key: str, members: list[tarfile.Ta
             assert content is not None
             try:
                 text = content.read().decode()
-                columns |= json.loads(text) if kind == "json" else {kind: text.strip()}
+                told = json.loads(text) if kind == "json" else {kind: text.strip()}
+                if kind == "json" and may_hold_half(text) and holds_half(told):
+                    return Raw(f"{path.name}:{member.name}", {}, HALF)
+                columns |= told
             except (ValueError, TypeError) as error:
                 return Raw(f"{path.name}:{member.name}", {}, f"not {kind.upper()}: {error}")
     if images:
