@@ -3,11 +3,18 @@
 import io
 import json
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunestudy.data.fetch.manifest import Journal, Outcome, decode, encode, images_digest, read_journal
+from tunestudy.config.data import FileDataset
+from tunestudy.data.fetch import manifest
+from tunestudy.data.fetch.manifest import Journal, Outcome, decode, encode, images_digest, read_journal, write_manifest
 from tunestudy.data.fetch.progress import Progress, table
+from tunestudy.data.fetch.shard import Shard, shards_of
+from tunestudy.data.sources import Raw
+from tunestudy.data.store import ImageStore
+from tunestudy.records.fetched import FetchDir
 
 OUTCOMES = st.builds(
     Outcome,
@@ -46,6 +53,28 @@ def test_a_torn_journal_loses_its_last_line_alone(tmp_path_factory, outcomes, cu
     again.flush()
     again.close()
     assert list(read_journal(path)) == [*kept, whole[-1]]
+
+
+def test_a_kill_between_a_manifest_and_its_summary_is_gone_on_from(tmp_path, monkeypatch):
+    dataset, folder = FileDataset.model_validate({"path": "a.jsonl", "fetch": {}}), FetchDir(tmp_path)
+    store = ImageStore(tmp_path / "images")
+
+    def shard() -> Shard:
+        raws = iter([Raw("a:1", {"image": "http://a/1"})])
+        return next(shards_of(raws, dataset, folder, 8, skip=lambda _: False))
+
+    write_manifest(folder, 0, [(Outcome("http://a/1", "failed", "deadline"),)])
+    again = shard()
+    again.settle(("http://a/1", ""), Outcome("http://a/1", "failed", "http 404"))
+    again.close()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(manifest, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        again.finish()
+    after = shard()
+    after.recall(store, retry_failed=False)
+    assert after.missing() == {}
+    after.finish()
+    assert manifest.read_manifest(folder, 0)[0][0].reason == "http 404"
 
 
 def test_the_digest_knows_images_and_nothing_else():

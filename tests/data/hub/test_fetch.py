@@ -1,10 +1,12 @@
 """Locking and fetching through the real client, from a hub that fails on purpose."""
 
+import fcntl
 import json
 import re
 import shutil
 from collections import namedtuple
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from fakehub import FakeHub, Fault
@@ -145,6 +147,19 @@ def test_a_large_file_goes_on_where_it_stopped(fetch: Fetch, cache: Path, monkey
     assert fetch.hub.sent["model.safetensors"] == 56_000 and not part.exists()
     shutil.rmtree(cache)
     fetch()
+    part.parent.joinpath(sha).unlink()
+    part.write_bytes(MODEL["model.safetensors"][:100_000])
+    flock = fcntl.flock
+
+    def waited_for(file: BinaryIO, how: int) -> None:
+        if getattr(file, "name", None) == str(part):
+            part.write_bytes(MODEL["model.safetensors"][:200_000])  # another fetch went on, and was killed
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", waited_for)
+    fetch.hub.sent.clear()
+    assert fetch()[0] == Exit.DONE and fetch.hub.sent["model.safetensors"] == 56_000
+    monkeypatch.setattr(fcntl, "flock", flock)
     part.parent.joinpath(sha).unlink()
     part.write_bytes(b"?" * 200_000)  # not what it should begin with
     assert fetch()[0] == Exit.DONE and fetch(verify=True)[0] == Exit.DONE

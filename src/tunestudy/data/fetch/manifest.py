@@ -69,6 +69,7 @@ def write_manifest(folder: FetchDir, shard: int, lines: Sequence[Line]) -> None:
     """Write a complete shard: its lines, then its summary, which makes it count; its journal is needed no more."""
     data = "".join(encode(line) + "\n" for line in lines).encode()
     images = [outcome for line in lines for outcome in line]
+    folder.summary(shard).unlink(missing_ok=True)  # of an earlier fetch: it does not vouch for these lines
     write_bytes(folder.manifest(shard), data)
     write_json(
         folder.summary(shard),

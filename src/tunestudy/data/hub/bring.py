@@ -81,8 +81,10 @@ def _large(item: Item, name: str, file: LockedFile, cache: Path) -> None:
         fcntl.flock(out, fcntl.LOCK_EX)  # another fetch may be at it; then it is there once the lock is free
         if blob.exists():
             return
+        out.seek(0, os.SEEK_END)  # the other one may have made it longer while this one waited
         if out.tell() > file.size:
-            out.truncate(0)
+            out.seek(0)
+            out.truncate()
         if out.tell() < file.size:
             http_get(meta.location, out, resume_size=out.tell(), headers=headers, expected_size=file.size)
         out.flush()

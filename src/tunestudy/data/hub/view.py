@@ -3,13 +3,14 @@
 `datasets` looks at the files of every subset that a card lists before it reads one; those of the others are not here.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from tunestudy.data.hub.choose import DEFAULT, configs_of, default_subset, head_of, subset_files
-from tunestudy.records.atomic import replace_bytes
+from tunestudy.records.atomic import replace_bytes, temporary_beside
 
 CARD = "README.md"
 
@@ -32,17 +33,17 @@ def folder_of(snapshot: Path, subset: str | None, views: Path) -> Path:
     for file in wanted:
         link = view / file
         link.parent.mkdir(parents=True, exist_ok=True)
-        if not link.is_symlink():
-            _link(link, snapshot / file)
+        _link(link, (snapshot / file).absolute())
     return view
 
 
 def _link(link: Path, target: Path) -> None:
     """Absolute: it leads to the hub's cache of this machine, and is made anew on another."""
-    try:
-        link.symlink_to(target.absolute())
-    except FileExistsError:
-        return  # another rank was faster
+    if link.is_symlink() and link.readlink() == target:
+        return
+    made = temporary_beside(link)
+    made.symlink_to(target)
+    os.replace(made, link)  # whatever other ranks do meanwhile, it is there and whole
 
 
 def _card_of(text: str, subset: str) -> str:
