@@ -236,6 +236,7 @@ def column(write_jsonl, folders):
         ([3, None, 1, ""], [3, None, 1, None], "numbers", {"no value": 2}),
         ([3, 1, "hard"], [3, 1, None], "numbers", {"not a number": 1}),
         (["a", "b", 3], ["a", "b", None], "text", {"not text": 1}),
+        ([3, 10**400, 1], [3, None, 1], "numbers", {"not a number": 1}),
         ([1, 2, True, [1]], [1, 2, None, None], "numbers", {"not a number": 2}),
     ],
 )
@@ -272,6 +273,16 @@ def test_too_many_records_without_a_value(column):
         column([1, None, 2, "hard"], max_rejected=0.4)
     assert "stages.a.order.column: 2 of 4 records of d cannot be ordered" in str(caught.value)
     assert "no value 1, not a number 1" in str(caught.value) and "r1: None; r3: 'hard'" in str(caught.value)
+
+
+def test_records_that_are_named_are_those_of_the_data_set_that_is_refused(write_jsonl, folders):
+    for name, values in (("d", [None, None, None, 4]), ("e", [None, 1, 2, 3])):
+        rows = [{"id": f"{name}{i}", "prompt": "p", "completion": "c", "c": value} for i, value in enumerate(values)]
+        write_jsonl(f"{name}.jsonl", rows)
+    data = named(8, [f"{name}{i}" for name in "de" for i in range(4)], sources=("d", "e"), source=[0] * 4 + [1] * 4)
+    datasets = {"d": FileDataset(path="d.jsonl", max_rejected=1), "e": FileDataset(path="e.jsonl", max_rejected=0)}
+    with pytest.raises(StudyError, match=r"1 of 4 records of e cannot be ordered \(no value 1; such as e0: None\)"):
+        column_values(data, "c", datasets, folders, key="k")
 
 
 def test_a_column_that_no_record_has_is_told_with_the_nearest(column):

@@ -9,6 +9,7 @@ import json
 import math
 import re
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,8 @@ Value = int | float | str | None
 
 EXAMPLES = 3
 """Records without a usable value that are named."""
+
+LARGEST = sys.float_info.max
 
 VALUES = "values.jsonl"
 
@@ -172,8 +175,9 @@ def _of_one_kind(found: Sequence[Any]) -> tuple[str, list[Value]]:
 def _kind(value: Any) -> str | None:
     if isinstance(value, str):
         return "text" if value.strip() else None
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return "number" if is_number else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return "number" if -LARGEST <= value <= LARGEST else None  # `isfinite` cannot take an integer of 400 digits
 
 
 def _is_missing(value: Any) -> bool:
@@ -200,26 +204,28 @@ def _rejected(
 ) -> dict[str, Any]:
     """Counts and examples of the samples without a usable value; StudyError above a data set's `max_rejected`."""
     reasons: dict[str, Counter[str]] = {}
-    examples: list[str] = []
+    examples: dict[str, list[str]] = {}
     for index, value in enumerate(usable):
         if value is None:
             name = split_name(corpus.sources[corpus.source[index]])[0]
             reason = "no value" if _is_missing(found[index]) else f"not {'a number' if kind == 'numbers' else 'text'}"
             reasons.setdefault(name, Counter())[reason] += 1
-            if len(examples) < EXAMPLES:
-                examples.append(f"{corpus.sample_ids[index]}: {found[index]!r:.40}")
+            of_name = examples.setdefault(name, [])
+            if len(of_name) < EXAMPLES:
+                of_name.append(f"{corpus.sample_ids[index]}: {found[index]!r:.40}")
     counts = np.bincount(corpus.source, minlength=len(corpus.sources))
-    for name, of_name in reasons.items():
+    for name, counted in reasons.items():
         total = sum(int(counts[i]) for i, source in enumerate(corpus.sources) if split_name(source)[0] == name)
-        if of_name.total() > datasets[name].max_rejected * total:
-            told = ", ".join(f"{reason} {count}" for reason, count in of_name.most_common())
+        if counted.total() > datasets[name].max_rejected * total:
+            told = ", ".join(f"{reason} {count}" for reason, count in counted.most_common())
             raise StudyError(
                 at(key),
-                f"{of_name.total()} of {total} records of {name} cannot be ordered ({told}; such as "
-                f"{'; '.join(examples)}), over the data set's max_rejected ({datasets[name].max_rejected:g})",
+                f"{counted.total()} of {total} records of {name} cannot be ordered ({told}; such as "
+                f"{'; '.join(examples[name])}), over the data set's max_rejected ({datasets[name].max_rejected:g})",
                 exit_code=Exit.PREFLIGHT_REFUSED,
             )
-    return {"rejected": {name: dict(of_name) for name, of_name in reasons.items()}, "examples": examples}
+    shown = [example for of_name in examples.values() for example in of_name]
+    return {"rejected": {name: dict(of_name) for name, of_name in reasons.items()}, "examples": shown[:EXAMPLES]}
 
 
 def column_folder(caches: Path, data: str, column: str) -> Path:
