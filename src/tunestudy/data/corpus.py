@@ -238,21 +238,21 @@ class CorpusWriter:
 
 def open_corpus(folder: Path) -> Corpus:
     """The corpus that `CorpusWriter` left in a folder, mapped, not read."""
-    arrays = {name: _mapped(folder / f"{name}.bin", dtype) for name, dtype in _ARRAYS.items()}
-    ids = Texts(_mapped(folder / "sample_ids.bin", np.uint8), _mapped(folder / "sample_id_ends.bin", np.int64))
+    arrays = {name: mapped(folder / f"{name}.bin", dtype) for name, dtype in _ARRAYS.items()}
+    ids = Texts(mapped(folder / "sample_ids.bin", np.uint8), mapped(folder / "sample_id_ends.bin", np.int64))
     sources = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))["sources"]
     return Corpus(**arrays, sample_ids=ids, sources=tuple(sources), images=_open_images(folder))
 
 
 def _open_images(folder: Path) -> Images | None:
-    ends, numbers, hashes = (_mapped(folder / f"{name}.bin", dtype) for name, dtype in _IMAGE_ARRAYS.items())
+    ends, numbers, hashes = (mapped(folder / f"{name}.bin", dtype) for name, dtype in _IMAGE_ARRAYS.items())
     if len(numbers) == 0:
         return None
-    places = Texts(_mapped(folder / "image_places.bin", np.uint8), _mapped(folder / "image_place_ends.bin", np.int64))
+    places = Texts(mapped(folder / "image_places.bin", np.uint8), mapped(folder / "image_place_ends.bin", np.int64))
     return Images(ends, numbers.reshape(-1, 4), hashes.reshape(-1, 32), places)
 
 
-def _mapped(path: Path, dtype: Any) -> NDArray[Any]:
+def mapped(path: Path, dtype: Any) -> NDArray[Any]:
     """A read-only array over a file; a plain ndarray, because indexing a `np.memmap` object is several times slower."""
     if path.stat().st_size == 0:
         return np.zeros(0, dtype)  # an empty file cannot be mapped

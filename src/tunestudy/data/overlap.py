@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunestudy.config.data import AnyDataset, Dataset
-from tunestudy.data.corpus import Texts
+from tunestudy.data.corpus import Texts, mapped
 from tunestudy.data.example import Example
 from tunestudy.data.images import ImageBytes
 from tunestudy.data.likeness import LENGTH, UNSEEN, Looks, Small, SmallPictures
@@ -127,7 +127,7 @@ def _make(cache: Path, name: str, dataset: Dataset, folders: Folders) -> None:
 
 def _opened(cache: Path) -> Trained:
     facts = read_manifest(cache) or {}
-    arrays = {name: _mapped(cache / name, dtype) for name, dtype in _ARRAYS.items()}
+    arrays = {name: mapped(cache / name, dtype) for name, dtype in _ARRAYS.items()}
     looks = Looks(arrays.pop("pictures").reshape(-1, LENGTH), arrays.pop("sizes").reshape(-1, 2))
     ids = Texts(arrays.pop("id_block"), arrays.pop("id_ends"))
     hashes = arrays.pop("hashes").reshape(-1, 32)
@@ -140,10 +140,6 @@ def _opened(cache: Path) -> Trained:
         undecodable=int(facts.get("undecodable", 0)),
         **arrays,
     )
-
-
-def _mapped(path: Path, dtype: Any) -> NDArray[Any]:
-    return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)
 
 
 @dataclass

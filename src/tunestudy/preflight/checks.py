@@ -24,8 +24,7 @@ from tunestudy.preflight.hosts import host_problems
 from tunestudy.preflight.inputs import hub_point, is_cached
 from tunestudy.preflight.slurm import slurm_problems
 from tunestudy.preflight.trackers import tracker_problems
-from tunestudy.records.fetched import FetchDir, fetch_key, what_is_missing
-from tunestudy.records.hashes import content_of
+from tunestudy.records.fetched import FetchDir, fetch_key, files_of, what_is_missing
 from tunestudy.records.hub_cache import hub_cache
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.locked import problems
@@ -172,9 +171,7 @@ def image_problems(unfinished: Sequence[Job], base: Path, study: StudyDir) -> It
     for name, dataset in datasets.items():
         if getattr(dataset, "fetch", None) is None:
             continue
-        path = getattr(dataset, "path", None)
-        content = None if path is None else content_of(base / path)
-        missing = what_is_missing(dataset, FetchDir(study.fetch / fetch_key(dataset, content)))
+        missing = what_is_missing(dataset, FetchDir(study.fetch / fetch_key(dataset, files_of(dataset, base))))
         if missing:
             yield StudyError(f"datasets.{name}", missing)
 

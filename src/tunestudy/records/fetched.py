@@ -10,12 +10,14 @@ The key covers the records and the settings that decide which images are taken, 
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tunestudy.config.data import Dataset
 from tunestudy.records.atomic import read_json
+from tunestudy.records.hashes import content_of
 
 KEY_DIGITS = 16
 IMAGE_COLUMNS = ("image", "images")
@@ -61,10 +63,19 @@ class FetchDir:
         return None if None in summaries else [str(summary["images_sha256"]) for summary in summaries]
 
 
+def files_of(dataset: Dataset, base: Path, hash_of: Callable[[Path], str] | None = None) -> Any:
+    """Hashes of the files that a data set's `path` names, as `content_of` gives them; None where it has no path.
+
+    `base`: the study file's folder.
+    """
+    path = getattr(dataset, "path", None)
+    return None if path is None else content_of(base / path, hash_of)
+
+
 def fetch_key(dataset: Dataset, content: Any) -> str:
     """The folder's name: 16 hex digits over the records and the settings that decide which images are taken.
 
-    `content`: hashes of the data set's files (`content_of`), None where it has none.
+    `content`: hashes of the data set's files (`files_of`), None where it has none.
     """
     fetch = dataset.fetch  # type: ignore[attr-defined]
     columns = {name: dataset.columns[name] for name in IMAGE_COLUMNS if name in dataset.columns}

@@ -17,7 +17,7 @@ from tunestudy.config.model import ModelConfig
 from tunestudy.config.stage import TrainStage
 from tunestudy.config.study import Study
 from tunestudy.records.atomic import read_object, write_json
-from tunestudy.records.fetched import FetchDir, fetch_key, images_digest
+from tunestudy.records.fetched import FetchDir, fetch_key, files_of, images_digest
 from tunestudy.records.hashes import content_of, sha256
 from tunestudy.records.layout import StudyDir
 from tunestudy.study.fingerprint import datasets_of, digest, significant
@@ -97,7 +97,7 @@ class Identities:
         options.pop("fetch", None)
         if isinstance(dataset, FileDataset | DatacompDataset) and dataset.path is not None:
             del options["path"]
-            content = self._content(self._folder / dataset.path)
+            content = files_of(dataset, self._folder, self._hash)
             return {**options, "content": content, **self._images(dataset, content)}
         if isinstance(dataset, HubDataset | DatacompDataset) and dataset.name is not None:
             revision = self._revision(dataset.name, dataset.revision)

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tunestudy.records.atomic import TEMPORARY, TRASH, pointed_to, read_object, temporary_beside
-from tunestudy.records.fetched import fetch_key
-from tunestudy.records.hashes import content_of
+from tunestudy.records.fetched import fetch_key, files_of
 from tunestudy.records.kept import find_checkpoints, to_keep
 from tunestudy.records.layout import JobDir
 from tunestudy.records.lease import Lease
@@ -173,8 +172,7 @@ class Unused:
         base, keys = self._loaded.path.parent, set()
         for dataset in self._loaded.study.datasets.values():
             if getattr(dataset, "fetch", None) is not None:
-                path = getattr(dataset, "path", None)
-                keys.add(fetch_key(dataset, None if path is None else content_of(base / path)))
+                keys.add(fetch_key(dataset, files_of(dataset, base)))
         return keys
 
     def _images(self) -> Iterator[Path]:

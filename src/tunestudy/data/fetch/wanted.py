@@ -14,8 +14,15 @@ from tunestudy.config.fetch import FetchSettings
 from tunestudy.data.fetch.manifest import Line, Outcome, Redacted, read_manifest
 from tunestudy.data.sources import Folders, Raw
 from tunestudy.records.atomic import read_json
-from tunestudy.records.fetched import IMAGE_COLUMNS, FetchDir, fetch_key, images_digest, shards_wanted, what_is_missing
-from tunestudy.records.hashes import content_of
+from tunestudy.records.fetched import (
+    IMAGE_COLUMNS,
+    FetchDir,
+    fetch_key,
+    files_of,
+    images_digest,
+    shards_wanted,
+    what_is_missing,
+)
 
 KEPT = ("sha256", "url", "width", "height")
 """What training is told of an image."""
@@ -38,9 +45,7 @@ def fetch_settings(dataset: Dataset) -> FetchSettings | None:
 
 def fetch_dir(dataset: Dataset, folders: Folders) -> FetchDir:
     """Where the data set's manifests lie."""
-    path = getattr(dataset, "path", None)
-    content = None if path is None else content_of(folders.base / path)
-    return FetchDir(folders.cache / "fetch" / fetch_key(dataset, content))
+    return FetchDir(folders.cache / "fetch" / fetch_key(dataset, files_of(dataset, folders.base)))
 
 
 def image_columns(dataset: Dataset) -> tuple[str, ...]:

@@ -16,8 +16,7 @@ from tunestudy.config.errors import Exit, StudyError
 from tunestudy.launch.requests.by_worker import by_worker, refuse_without
 from tunestudy.launch.requests.fetch_images import fetch_images, with_fetch
 from tunestudy.records.atomic import read_object
-from tunestudy.records.fetched import FetchDir, fetch_key
-from tunestudy.records.hashes import content_of
+from tunestudy.records.fetched import FetchDir, fetch_key, files_of
 from tunestudy.records.hub_cache import OFFLINE, hub_cache
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.locked import Lock, Named, problems, read_lock, write_lock
@@ -177,8 +176,7 @@ def _keep_images(loaded: LoadedStudy, results: Path, images: Mapping[str, Datase
 
 def images_of(dataset: Dataset, base: Path, study: StudyDir) -> dict[str, Any]:
     """What the lock says of a data set's images: their folder's key, and the digest of each complete shard."""
-    path = getattr(dataset, "path", None)
-    key = fetch_key(dataset, None if path is None else content_of(base / path))
+    key = fetch_key(dataset, files_of(dataset, base))
     folder = FetchDir(study.fetch / key)
     return {"key": key, "shards": folder.images(folder.num_complete()) or []}
 
