@@ -131,6 +131,8 @@ REFUSED = {
     "old line ends": ("a.csv", b"text,n\ra,1\rb,2\r", "save it with LF or CRLF"),
     "empty": ("a.jsonl", b"", "is empty"),
     "blank": ("a.json", b" \n\n", "is empty"),
+    "a number of 5000 digits": ("a.json", b"[" + b"9" * 5000 + b"]", "cannot be read as JSON: Exceeds the limit"),
+    "lists without end": ("a.json", b"[" * 100_000, "cannot be read as JSON: maximum recursion"),
     "parquet as jsonl": ("a.jsonl", b"PAR1\x00\x15", "is named .jsonl but its content is parquet"),
     "text as parquet": ("a.parquet", b'{"text": "x"}', "is named .parquet but its content is text"),
     "arrow as parquet": ("a.parquet", b"ARROW1\x00\x00", "its content is arrow"),

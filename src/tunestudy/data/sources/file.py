@@ -103,6 +103,8 @@ def _read_json(path: Path) -> Iterator[Raw]:
         lines = error.msg == "Extra data" and error.lineno > 1
         cure = "; it looks like JSON lines: name it .jsonl" if lines else ""
         raise _refused(path, f"line {error.lineno}: not JSON ({error.msg}){cure}") from error
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, lists of lists without end
+        raise _refused(path, f"cannot be read as JSON: {error}") from error
     if not isinstance(records, list):
         keys = f" with {', '.join(list(records)[:5])}" if isinstance(records, dict) else ""
         raise _refused(path, f"holds one JSON {type(records).__name__}{keys}, not a list of records")
