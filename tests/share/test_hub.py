@@ -66,6 +66,16 @@ def test_what_may_pass_is_told_as_such_and_the_next_push_sends_no_byte_twice(
     assert sum(count for name, count in server.sent.items() if len(name) == 64) == 20_000
 
 
+def test_a_hub_that_fails_while_what_it_holds_is_compared_is_asked_again(
+    server: FakeHub, login: str, tmp_path: Path
+) -> None:
+    server.faults.append(Fault("HEAD /me/it/resolve", status=503, times=20))
+    with pytest.raises(PassingError, match="503"):
+        push(tmp_path)
+    server.faults.clear()
+    assert push(tmp_path).changed == 0
+
+
 def test_a_put_that_fails_for_a_moment_is_tried_again_by_the_client(
     server: FakeHub, login: str, tmp_path: Path
 ) -> None:

@@ -30,6 +30,9 @@ PASSING = (408, 412, 429, 500, 502, 503, 504)
 _NETWORK = {"TransportError", "TimeoutException", "ConnectionError", "RequestException"}
 """Errors of the client's HTTP library, which changed between its versions."""
 
+_AROUND = (RuntimeError, ValueError)
+"""What the client raises around the error itself: of an upload, and of a download that must not come from a cache."""
+
 
 class PassingError(Exception):
     """The hub or the way to it is out of order; another attempt may succeed. `wait_s`: what the hub asked for."""
@@ -173,7 +176,7 @@ def _same(entry: Any, path: Path) -> bool:
 
 def told(error: Exception, repo: str) -> Exception:
     """An error of the client as PassingError or RefusedError with a plain text; itself where it is neither."""
-    if type(error) is RuntimeError and isinstance(error.__cause__, Exception):  # the client's, around an upload's own
+    if type(error) in _AROUND and isinstance(error.__cause__, Exception):
         return told(error.__cause__, repo)
     status = getattr(getattr(error, "response", None), "status_code", None)
     names = {one.__name__ for one in type(error).__mro__}
