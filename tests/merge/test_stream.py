@@ -21,7 +21,8 @@ from tunestudy.config.merge import TASK_VECTORS, MergeStage
 from tunestudy.merge import one_stream, parts
 from tunestudy.merge.source import FolderSource, Inputs
 from tunestudy.merge.stream import StreamFacts, merge_into
-from tunestudy.models.tensorfiles import TensorFiles
+from tunestudy.merge.write import ModelWriter
+from tunestudy.models.tensorfiles import INDEX, TensorFiles
 
 Tensors = dict[str, Tensor]
 METHODS = ["linear", "task_arithmetic", "ties", "dare_linear", "dare_ties", "slerp"]
@@ -269,6 +270,14 @@ def test_asked_to_stop_leaves_nothing(after: int, tmp_path: Path) -> None:
     given = inputs(tmp_path, {"en": model(1), "ko": model(2)}, model(0))
     assert merge(tmp_path / "out", given, stage("ties"), threads=1, stop=lambda: next(asked, True)) is None
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_an_index_that_cannot_be_written_is_told_as_it_is_and_leaves_no_weights(tmp_path: Path) -> None:
+    tensors = dict.fromkeys("ab", (torch.float32, (2,)))
+    (tmp_path / INDEX).mkdir()
+    with pytest.raises(IsADirectoryError), ModelWriter(tmp_path, tensors, limit=8) as writer:
+        writer.finish()
+    assert [path.name for path in tmp_path.iterdir()] == [INDEX]
 
 
 @pytest.mark.parametrize("call", ["posix_fallocate", "pwrite"])

@@ -30,7 +30,9 @@ class ModelWriter(AbstractContextManager["ModelWriter"]):
         """tensors: name → type and shape, in their order; limit: bytes of a file, unless one tensor is larger."""
         self.folder = folder
         self.placed: dict[str, TensorInfo] = {}
+        self.files: list[str] = []
         self._handles: dict[str, int] = {}
+        """Of files that are open."""
         self._finished = False
         shards = _shards(tensors, limit)
         try:
@@ -40,10 +42,6 @@ class ModelWriter(AbstractContextManager["ModelWriter"]):
         except BaseException:
             self._remove()
             raise
-
-    @property
-    def files(self) -> list[str]:
-        return list(self._handles)
 
     def write(self, name: str, start: int, values: Tensor) -> int:
         """Flat values of the tensor's own type from index `start` on; returns their bytes. Any thread may call it."""
@@ -57,9 +55,8 @@ class ModelWriter(AbstractContextManager["ModelWriter"]):
 
     def finish(self) -> None:
         """All was written: with several files, their index, which makes a model of them, comes last."""
-        for handle in self._handles.values():
-            os.close(handle)
-        if len(self._handles) > 1:
+        self._close()
+        if len(self.files) > 1:
             total = sum(info.num_bytes for info in self.placed.values())
             index = {
                 "metadata": {"total_size": total},
@@ -72,11 +69,14 @@ class ModelWriter(AbstractContextManager["ModelWriter"]):
         if not self._finished:
             self._remove()
 
+    def _close(self) -> None:
+        while self._handles:
+            os.close(self._handles.popitem()[1])
+
     def _remove(self) -> None:
-        for name, handle in self._handles.items():
-            os.close(handle)
+        self._close()
+        for name in self.files:
             (self.folder / name).unlink(missing_ok=True)
-        self._handles.clear()
 
     def _lay_out(self, file: str, names: list[str], tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> None:
         header: dict[str, object] = {"__metadata__": {"format": "pt"}}
@@ -95,6 +95,7 @@ class ModelWriter(AbstractContextManager["ModelWriter"]):
             self.placed[name] = TensorInfo(info.dtype, info.shape, file, data + info.start)
         handle = os.open(self.folder / file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         self._handles[file] = handle
+        self.files.append(file)
         _reserve(handle, data + end)
         os.pwrite(handle, len(text).to_bytes(8, "little") + text, 0)
 
