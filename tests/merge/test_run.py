@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from mergelab import WORDS, MergeLab, weights, write_model, write_tokenizer
+from mergelab import WORDS, MergeLab, weights, write_adapter, write_model, write_tokenizer
 from safetensors.torch import load_file
 
 from tunestudy.config.errors import StudyError
@@ -100,6 +100,22 @@ def test_adapters_folded_into_a_model(lab: MergeLab) -> None:
     for name, tensor in made.items():
         changes = [AdapterSource(base, one.model).difference(base, name).view(tensor.shape) for one in (en, ko)]
         torch.testing.assert_close(tensor, lab.base[name] + sum(changes), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("base", [None, "model"])
+def test_adapters_without_tokenizers_on_a_base_that_stores_its_tied_head(lab: MergeLab, base: str | None) -> None:
+    """A copy of the embeddings in the base's file, which loading ignores; the tokenizer is the base's."""
+    write_model(lab.root / "base", lab.base, tie_word_embeddings=True)
+    models = {}
+    for seed, name in enumerate(("en", "ko"), 1):
+        folder = write_adapter(lab.root / name, "../base", seed)
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            (folder / file).unlink()
+        models[name] = {"path": name}
+    method = "linear" if base is None else "task_arithmetic"
+    folder = merged(lab, base=base, models=models, method=method)
+    assert "lm_head.weight" not in load_file(folder.model / "model.safetensors")
+    assert (folder.model / "tokenizer.json").read_bytes() == (lab.root / "base/tokenizer.json").read_bytes()
 
 
 def test_adapters_become_an_adapter_that_loads(lab: MergeLab) -> None:

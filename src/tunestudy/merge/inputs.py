@@ -83,6 +83,7 @@ def _opened(found: Mapping[str, Found], settings: MergeStage) -> Inputs:
         carried_from=bases.get(carrier, found[carrier].folder),
         identities=identities,
         folders={name: one.folder for name, one in found.items()},
+        bases=bases,
         kinds={name: one.kind for name, one in found.items()},
     )
 

@@ -8,7 +8,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from tunestudy.config.merge import BASE
 from tunestudy.models.tensorfiles import TensorFiles, TensorInfo
 
 
@@ -63,14 +62,14 @@ class Inputs:
     """Name (the base's is `base`) → what tells its weights apart, for the provenance file."""
     folders: dict[str, Path] = field(default_factory=dict)
     """Name → its folder: a model's, or an adapter's own."""
+    bases: dict[str, Path] = field(default_factory=dict)
+    """Name of an adapter → the folder of its base."""
     kinds: dict[str, str] = field(default_factory=dict)
     """Name → `full` or `adapter`."""
 
     def model_folder(self, name: str) -> Path:
         """The folder whose config.json describes an input's architecture: of an adapter, its base's."""
-        source = self.base if name == BASE else self.models[name]
-        below = getattr(source, "base", None)
-        return below.folder if isinstance(below, FolderSource) else self.folders[name]
+        return self.bases.get(name, self.folders[name])
 
     @property
     def first(self) -> Source:
