@@ -1,6 +1,7 @@
 """Lineage: what a stage starts from, and the refusal of everything that is not whole."""
 
 import json
+from shutil import copytree
 
 import pytest
 import torch
@@ -384,6 +385,21 @@ def test_the_tokenizer_of_a_merge_is_taken_where_it_may_be_another(lab, parent, 
     after = load_start(*lab.job("after", parents=(between.id,), settings={"init": "continue"}), "cpu")
     assert ("<new>" in after.tokenizer.get_vocab()) == taken
     assert "<new>" in load_result(folder, "cpu").tokenizer.get_vocab()
+
+
+def test_the_tokenizer_of_a_merge_outlives_a_merge_of_what_came_of_it(lab, parent, disturb):
+    job, folder, _ = merged_job(lab, parent, disturb, "full", vocabulary="union")
+    tokenizer = load_result(folder, "cpu").tokenizer
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.save_pretrained(folder.model)
+    reseal(folder.model)
+    settings = {"type": "merge", "method": "linear", "models": {"a": {"stage": "merged"}, "b": {"stage": "base"}}}
+    again, left = lab.job("again")
+    content = {**again.model_dump(mode="json"), "settings": settings, "inputs": {"a": job.id, "b": parent[0].id}}
+    write_json(left.job_json, content)
+    copytree(folder.model, left.model)
+    after = load_start(*lab.job("after", parents=(again.id,), settings={"init": "continue"}), "cpu")
+    assert "<new>" in after.tokenizer.get_vocab()
 
 
 def test_whole_weights_in_another_type(lab, parent, disturb):

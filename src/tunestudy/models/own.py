@@ -46,16 +46,23 @@ def as_it_comes(job: Job, folder: JobDir, device: torch.device | str) -> LoadedM
 
 def tokenizer_of(job: Job, folder: JobDir) -> Any:
     """The study's, or that of a merge which the start comes from and which may have brought another."""
-    ancestor = job
-    while ancestor.parents:
-        parent = folder.study.job(ancestor.parents[-1])
-        found = read_json(parent.job_json)
+    below = job.parents[-1] if job.parents else None
+    while below is not None:
+        found = read_json(folder.study.job(below).job_json)
         if found is None:
             break  # a result that was put there without its job
         ancestor = Job.model_validate(found)
         if ancestor.merging is not None and may_change_tokenizer(ancestor.merging):
             return tokenizer_in(folder.study.job(job.parents[-1]).model, job, folder)
+        below = _whose_tokenizer(ancestor)
     return load_tokenizer(job.model, folder.root / job.base_dir)
+
+
+def _whose_tokenizer(job: Job) -> str | None:
+    """The job whose tokenizer this one has; None for the study's own. A merge without a union has its first input's."""
+    if job.merging is not None:
+        return job.inputs.get(next(iter(job.merging.inputs)))
+    return job.parents[-1] if job.parents else None
 
 
 def tokenizer_in(model: Path, job: Job, folder: JobDir) -> Any:
@@ -65,7 +72,7 @@ def tokenizer_in(model: Path, job: Job, folder: JobDir) -> Any:
 
 def may_change_tokenizer(merge: MergeStage) -> bool:
     """Whether a merged model may have another tokenizer than the study's: all tokens of all, or a folder's own."""
-    first = merge.base if merge.base is not None else next(iter(merge.models.values()))
+    first = next(iter(merge.inputs.values()))
     return merge.vocabulary == "union" or first.path is not None
 
 
