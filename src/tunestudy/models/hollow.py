@@ -33,9 +33,10 @@ def hollow_start(job: Job, folder: JobDir) -> LoadedModel:
         model, tokenizer = _pretrained(job, folder), None
     settings = job.training
     if settings is not None and settings.components is not None:
-        from tunestudy.models.components.install import install
+        from tunestudy.models.components.install import has_components, install
 
-        install(model, settings.components, seed=job.seed)
+        if not has_components(model, settings.components, job.stage, below_adapter=False):
+            install(model, settings.components, seed=job.seed)
     return LoadedModel(model, tokenizer, {})
 
 
@@ -49,10 +50,12 @@ def _pretrained(job: Job, folder: JobDir) -> Any:
     except (OSError, ValueError) as error:
         message = f"{job.model.model_name_or_path}: {MISSING}"
         raise StudyError(at("model.model_name_or_path"), message, exit_code=Exit.PREFLIGHT_REFUSED) from error
+    model_class, components = class_of(config, origin)
+    asked = {"dtype": getattr(torch, job.model.dtype), "attn_implementation": job.model.attn_implementation}
     with torch.device("meta"):
-        return class_of(config, origin)[0].from_config(
-            config, dtype=getattr(torch, job.model.dtype), attn_implementation=job.model.attn_implementation
-        )
+        if components:
+            return model_class._from_config(config, **asked, **components)
+        return model_class.from_config(config, trust_remote_code=job.model.trust_remote_code, **asked)
 
 
 def fill_with_nothing(model: nn.Module, mode: FakeTensorMode) -> None:

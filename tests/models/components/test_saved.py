@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from tunestudy.config.errors import StudyError
 from tunestudy.config.model import ModelConfig
 from tunestudy.models.components import load_vision_model
+from tunestudy.models.hollow import hollow_start
 from tunestudy.models.identity import folder_identity
 from tunestudy.models.origin import Origin, pretrained
 
@@ -124,3 +125,15 @@ def test_settings_are_part_of_what_tells_models_apart(tiny, tmp_path):
     assert before[100.0] != before[200.0]
     (folder / SETTINGS).unlink()
     assert folder_identity(folder) not in before.values()
+
+
+@pytest.mark.parametrize("of_stage", [False, True])
+def test_hollow_it_has_its_components_and_no_numbers(saved, everything, lab, of_stage):
+    """As when memory is counted; a stage may name the components that stand there."""
+    folder, model = saved
+    settings = {"components": everything} if of_stage else {}
+    hollow = hollow_start(*lab.job("first", model={"model_name_or_path": str(folder)}, settings=settings)).model
+    assert {name: tensor.shape for name, tensor in hollow.named_parameters()} == {
+        name: tensor.shape for name, tensor in model.named_parameters()
+    }
+    assert {tensor.device.type for tensor in hollow.parameters()} == {"meta"}
