@@ -1,6 +1,7 @@
 """Lineage: what a stage starts from, and the refusal of everything that is not whole."""
 
 import json
+import sys
 from shutil import copytree
 
 import pytest
@@ -11,7 +12,9 @@ from tunestudy.adapters.attach import attach, go_on
 from tunestudy.config.adapter import LoraAdapter
 from tunestudy.config.errors import StudyError
 from tunestudy.config.merge import MergeStage
+from tunestudy.models.hollow import hollow_start
 from tunestudy.models.origin import check_model_folder
+from tunestudy.models.overlay import lay_over
 from tunestudy.models.results import load_result, load_whole
 from tunestudy.models.start import load_start
 from tunestudy.records.atomic import write_json
@@ -276,6 +279,36 @@ def test_missing_shards_and_pickles_are_told(tmp_path):
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(StudyError, match=r"lacks model-1\.safetensors, model-2\.safetensors"):
         check_model_folder(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text("[1]")
+    with pytest.raises(StudyError, match="does not say which file holds what"):
+        check_model_folder(tmp_path)
+
+
+@pytest.mark.parametrize("wrong", [{"hidden_size": "wide"}, {"num_attention_heads": 0}])
+def test_a_folder_whose_configuration_makes_no_model_is_told_plainly(lab, parent, wrong):
+    file = parent[1].model / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **wrong}))
+    model = {"model_name_or_path": str(parent[1].model)}
+    with pytest.raises(StudyError, match=r"model\.\w+: .* can(not)? be loaded: "):
+        load_start(*lab.job("again", model=model), "cpu")
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_tokenizer_of_another_shape_is_told_plainly(lab, parent, file):
+    (parent[1].model / file).write_text("[]")
+    with pytest.raises(StudyError, match=r"model\.tokenizer: .*holds no tokenizer that can be loaded"):
+        load_start(*lab.job("again", model={"model_name_or_path": str(parent[1].model)}), "cpu")
+
+
+@pytest.mark.parametrize("wrong", [{"peft_type": "NEWEST"}, {"r": "many"}])
+def test_weights_of_an_adapter_that_peft_does_not_know_are_told_plainly(lab, parent, disturb, wrong):
+    _, folder, _ = adapter_job(lab, parent, disturb)
+    file = folder.model / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **wrong}))
+    (folder.model / MANIFEST).unlink()
+    base = load_start(*lab.job("x"), "cpu").model
+    with pytest.raises(StudyError, match=r"model\.weights: .*adapter_config\.json is not what PEFT writes"):
+        lay_over(base, folder.model)
 
 
 def test_a_local_folder_of_ours_loads_as_the_studys_model(lab, parent, logits):
@@ -305,6 +338,49 @@ def test_a_vocabulary_too_small_for_the_tokenizer(lab):
     model = {**given, "config": {**given["config"], "vocab_size": 5}}
     with pytest.raises(StudyError, match="5 is less than"):
         load_start(*lab.job("a", model=model), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"hidden_size": "wide"}, "'hidden_size' expected int, got str"),
+        ({"num_attention_heads": 0}, "by zero"),
+        ({"hidden_act": "swich"}, "there is no 'swich'"),
+        ({"validate_layer_type": 1}, "has no such option"),
+    ],
+)
+def test_settings_that_make_no_model_are_told_plainly(lab, wrong, told):
+    given = lab.job("x")[0].model.model_dump()
+    model = {**given, "config": {**given["config"], **wrong}}
+    with pytest.raises(StudyError, match=rf"model\.config.*{told}"):
+        load_start(*lab.job("a", model=model), "cpu")
+
+
+def test_a_configuration_whose_own_attributes_fail_is_looked_through(lab):
+    """GPT-2 has no rotary embedding, and transformers 5 lets its `rope_scaling` raise."""
+    given = lab.job("x")[0].model.model_dump()
+    model = {**given, "architecture": "gpt2", "config": {"n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 16}}
+    assert load_start(*lab.job("a", model=model), "cpu").model.config.n_embd == 8
+
+
+REMOTE = """from transformers import Qwen3Config, Qwen3ForCausalLM
+class OwnConfig(Qwen3Config):
+    model_type = "own_of_a_folder"
+class OwnModel(Qwen3ForCausalLM):
+    config_class = OwnConfig
+"""
+
+
+def test_code_of_a_models_own_is_trusted_to_count_its_memory_too(lab, parent, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    folder = parent[1].model
+    (folder / "own.py").write_text(REMOTE)
+    told = json.loads((folder / "config.json").read_text())
+    auto_map = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
+    (folder / "config.json").write_text(json.dumps({**told, "model_type": "own_of_a_folder", "auto_map": auto_map}))
+    model = {"model_name_or_path": str(folder), "trust_remote_code": True}
+    assert type(hollow_start(*lab.job("own", model=model)).model).__name__ == "OwnModel"
 
 
 def test_half_precision_is_kept_for_frozen_weights(lab):

@@ -13,6 +13,7 @@ from tunestudy.config.stage import Quantization
 from tunestudy.models.components.load import class_with_components, wrong_tensors
 from tunestudy.models.quantize import check_quantised, keep_layout, loading_options
 from tunestudy.models.stored import ADAPTER_CONFIG
+from tunestudy.models.tensorfiles import INDEX, SINGLE
 from tunestudy.models.tokenizer import character_tokenizer
 from tunestudy.models.vision import image_processor, module_of
 from tunestudy.records.atomic import read_json
@@ -20,6 +21,8 @@ from tunestudy.records.hub_cache import FETCH_FIRST
 
 NAMED = 3
 """Tensors named in an error; the rest is counted."""
+BAD_SETTINGS = (ArithmeticError, AttributeError, ImportError, LookupError, TypeError, ValueError)
+"""What transformers raises, wherever it stumbles, for settings that it cannot make a model of."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ def pretrained(
 ) -> Any:
     """A model from a folder or the hub, in few bits if asked; one that lacks a tensor, or has one of another shape, is
     refused."""
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
     from transformers import AutoConfig
 
@@ -119,7 +123,7 @@ def pretrained(
             **common,
             **extra,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, RuntimeError, SafetensorError, StrictDataclassError, *BAD_SETTINGS) as error:
         raise _wrong(_unloadable(origin, error)) from error
     if absent := wrong_tensors(info):
         raise _wrong(
@@ -142,14 +146,18 @@ def random_weights(settings: ModelConfig, tokenizer: Any, *, seed: int, device: 
     config = architecture_config(settings, tokenizer)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.drawn_by(seed))
-        model = _model_class(config).from_config(
-            config, dtype=getattr(torch, settings.dtype), attn_implementation=settings.attn_implementation
-        )
+        try:
+            model = _model_class(config).from_config(
+                config, dtype=getattr(torch, settings.dtype), attn_implementation=settings.attn_implementation
+            )
+        except BAD_SETTINGS as error:
+            raise _refused(settings, error) from error
     return model.to(device)
 
 
 def architecture_config(settings: ModelConfig, tokenizer: Any) -> Any:
     """The transformers configuration of `architecture`; vocabulary and special ids follow the tokenizer."""
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import CONFIG_MAPPING
 
     if settings.architecture not in CONFIG_MAPPING:
@@ -157,8 +165,8 @@ def architecture_config(settings: ModelConfig, tokenizer: Any) -> Any:
     _check_config_keys(settings)
     try:
         config = CONFIG_MAPPING[settings.architecture](**_with_tokenizer(settings, tokenizer))
-    except (TypeError, ValueError) as error:
-        raise StudyError(at("model.config"), f"{settings.architecture} refuses its settings: {error}") from error
+    except (StrictDataclassError, *BAD_SETTINGS) as error:
+        raise _refused(settings, error) from error
     vocabulary = config.get_text_config().vocab_size
     if vocabulary < len(tokenizer):
         raise StudyError(
@@ -185,7 +193,8 @@ def _check_config_keys(settings: ModelConfig) -> None:
 
     from transformers import CONFIG_MAPPING
 
-    known = [name for name in dir(CONFIG_MAPPING[str(settings.architecture)]()) if not name.startswith("_")]
+    usual = CONFIG_MAPPING[str(settings.architecture)]()
+    known = [name for name in dir(usual) if not name.startswith("_") and not callable(getattr(usual, name, None))]
     known.append("head_dim")  # several decoders read it without declaring it
     for key in settings.config:
         if key not in known:
@@ -200,12 +209,14 @@ def check_model_folder(folder: Path) -> None:
         held = sorted(path.name for path in folder.iterdir())[:5]
         cure = "; an adapter goes into model.weights, and its base here" if ADAPTER_CONFIG in held else ""
         raise _wrong(f"{folder} is no model folder: no config.json, it holds {', '.join(held) or 'nothing'}{cure}")
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        shards = set((read_json(index) or {}).get("weight_map", {}).values())
-        absent = sorted(name for name in shards if not (folder / name).is_file())
+    if (folder / INDEX).is_file():
+        index = read_json(folder / INDEX)
+        weight_map = index.get("weight_map") if isinstance(index, dict) else None
+        if not isinstance(weight_map, dict):
+            raise _wrong(f"{folder}: {INDEX} does not say which file holds what")
+        absent = sorted(name for name in set(weight_map.values()) if not (folder / name).is_file())
     else:
-        absent = [] if (folder / "model.safetensors").is_file() else ["model.safetensors"]
+        absent = [] if (folder / SINGLE).is_file() else [SINGLE]
     if absent:
         pickled = any(folder.glob("*.bin"))
         cure = "; convert its .bin files to safetensors first" if pickled else ""
@@ -213,6 +224,7 @@ def check_model_folder(folder: Path) -> None:
 
 
 def _pretrained_tokenizer(settings: ModelConfig, base_dir: Path) -> Any:
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoTokenizer
 
     name = settings.tokenizer or settings.model_name_or_path
@@ -223,7 +235,7 @@ def _pretrained_tokenizer(settings: ModelConfig, base_dir: Path) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(
             folder if folder.is_dir() else name, revision=revision, trust_remote_code=settings.trust_remote_code
         )
-    except (OSError, ValueError) as error:
+    except (OSError, StrictDataclassError, *BAD_SETTINGS) as error:
         raise _no_tokenizer(name, folder, error) from error
     if not tokenizer.is_fast:
         raise StudyError(at("model.tokenizer"), f"{name} has no fast tokenizer (tokenizer.json), which masks need")
@@ -265,6 +277,11 @@ def _not_from_hub(name: str, error: Exception) -> str:
     unreached = any(words in str(error) for words in ("connect to", "offline mode", "HF_HUB_OFFLINE", "local cache"))
     told = "is not in the hub's cache, and the hub cannot be reached" if unreached else f"cannot be loaded: {error}"
     return f"{name} {told}; {FETCH_FIRST}"
+
+
+def _refused(settings: ModelConfig, error: Exception) -> StudyError:
+    told = f"there is no {error}" if isinstance(error, LookupError) else " ".join(str(error).split())
+    return StudyError(at("model.config"), f"{settings.architecture} refuses its settings: {told}")
 
 
 def _unknown_architecture(name: str, known: Any) -> str:

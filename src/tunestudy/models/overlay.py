@@ -25,6 +25,10 @@ def with_adapter(base: Any, folder: Path, *, trainable: bool, name: str = "defau
         model = PeftModel.from_pretrained(base, folder, adapter_name=name, is_trainable=trainable)
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         raise UnusableError(f"{ADAPTER_WEIGHTS} cannot be loaded: {error}") from error
+    except (LookupError, TypeError) as error:  # PEFT checks nothing that it reads there
+        raise UnusableError(
+            f"{ADAPTER_CONFIG} is not what PEFT writes for an adapter that it knows: {error}"
+        ) from error
     wanted = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False).keys()
     if absent := sorted(wanted - saved):
         raise UnusableError(f"{ADAPTER_WEIGHTS} lacks {len(absent)} tensors, such as {absent[0]}")
