@@ -64,6 +64,13 @@ class MergeInput(Weights):
     densities: dict[Role, float] = {}
     """By role; roles that are not named have `density`."""
 
+    def weight_of(self, role: Role) -> float:
+        return self.weights.get(role, self.weight)
+
+    def density_of(self, role: Role) -> float:
+        """1 of a method that drops nothing."""
+        return self.densities.get(role, self.density or 1.0)
+
     @field_validator("densities")
     @classmethod
     def _shares(cls, value: dict[Role, float]) -> dict[Role, float]:

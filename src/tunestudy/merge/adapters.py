@@ -72,7 +72,8 @@ def merge_adapters(
     seed: int,
     moves: Callable[[], None] | None = None,
 ) -> AdapterFacts:
-    """Write adapter_config.json and adapter_model.safetensors of the merged adapter into `prepared`.
+    """Write adapter_config.json and adapter_model.safetensors of the merged adapter into `prepared`, a folder beside
+    its final place, as seen from which it names its base.
 
     folders: each model's published adapter. A module that an adapter leaves out counts as a difference of zero.
     moves: called after each module. StudyError for adapters that do not belong together, DoRA, NaN, and settings that
@@ -144,9 +145,9 @@ def _merge_module(module: str, adapters: Mapping[str, AdapterFiles], settings: M
     found = {name: one.factors(module) for name, one in adapters.items() if module in one.modules}
     _require_one_shape(module, adapters, found)
     said = {name: settings.models[name] for name in adapters}
-    weights = {name: one.weights.get(role, one.weight) for name, one in said.items()}
+    weights = {name: one.weight_of(role) for name, one in said.items()}
     if settings.compat == "peft":
-        densities = {name: one.densities.get(role, one.density or 1.0) for name, one in said.items()}
+        densities = {name: one.density_of(role) for name, one in said.items()}
         return _by_factors(module, found, weights, densities, settings)
     if settings.method not in SPARSE:
         return _exact_sum(module, found, _shares(weights, settings, role), settings.result_rank)

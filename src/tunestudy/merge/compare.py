@@ -10,7 +10,7 @@ import torch
 
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.merge import BASE, MergeStage
-from tunestudy.merge.source import Inputs, Source
+from tunestudy.merge.source import FLOATS, Inputs, Source
 from tunestudy.merge.view import View
 from tunestudy.merge.vocabulary import Matched, match
 
@@ -34,7 +34,6 @@ STRUCTURE = (
 )
 HEADS = ("lm_head.weight", "embed_out.weight")
 """Ends of the names of output heads, which a folder may hold although the configuration ties them."""
-FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)

@@ -44,12 +44,12 @@ def merge_tensor(
     if settings.method == "slerp":
         return _slerp(values[0], values[1], settings.t)
     said = [settings.models[one] for one in models]
-    weights = [one.weights.get(role, one.weight) for one in said]
+    weights = [one.weight_of(role) for one in said]
     normalize = NORMALIZE[settings.method] if settings.normalize is None else settings.normalize
     if settings.method == "linear":
         return _linear(values, weights, normalize=normalize)
     assert base is not None, f"{settings.method} has a base"
-    densities = [one.densities.get(role, one.density or 1.0) for one in said]
+    densities = [one.density_of(role) for one in said]
     thin = THIN[settings.method]
     differences = [thin(value.to(base.dtype) - base, density) for value, density in zip(values, densities, strict=True)]
     elect = settings.method in ("ties", "dare_ties")

@@ -43,8 +43,8 @@ def merge_tensor(
     merged = combine(
         settings.method,
         [value.to(torch.float32) - start for value in models.values()],
-        [one.weights.get(role, one.weight) for one in said],
-        [one.densities.get(role, one.density or 1.0) for one in said],
+        [one.weight_of(role) for one in said],
+        [one.density_of(role) for one in said],
     )
     return (start + settings.scale * merged).to(base.dtype)
 

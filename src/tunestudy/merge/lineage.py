@@ -12,8 +12,7 @@ from tunestudy.records.layout import JobDir, StudyDir
 def check_lineage(job: Job, folder: JobDir) -> list[str]:
     """Warnings about descent among the job's inputs that are results of stages.
 
-    Raises StudyError where one model holds all of another's difference, unless `allow_descendants`, and where a model
-    is the base.
+    Raises StudyError where one model holds all of another's difference, unless `allow_descendants`.
     """
     settings = job.merging
     assert settings is not None

@@ -1,7 +1,6 @@
 """Publishing what was merged: the files that belong beside weights, where all came from, and result.json at last."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatch
@@ -14,7 +13,7 @@ from tunestudy.config.merge import BASE, MergeStage
 from tunestudy.merge.compare import Compared, tokenizer_folder
 from tunestudy.merge.source import Inputs
 from tunestudy.merge.vocabulary import write_tokenizer
-from tunestudy.models.stored import ADAPTER_CONFIG, COMPONENTS_FILE
+from tunestudy.models.stored import COMPONENTS_FILE
 from tunestudy.records.atomic import write_json
 from tunestudy.records.layout import JobDir
 from tunestudy.records.manifest import read_manifest, seal
@@ -74,16 +73,6 @@ def _tell_dtype(path: Path, dtype: str) -> None:
         for key in {"dtype", "torch_dtype"} & section.keys():
             section[key] = dtype
     config.setdefault("torch_dtype" if "torch_dtype" in config else "dtype", dtype)
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def name_base(prepared: Path, final: Path, adapter: Path) -> None:
-    """Let the merged adapter name the base that `adapter`, one of those merged, has: as seen from where it will lie."""
-    path = prepared / ADAPTER_CONFIG
-    config = json.loads(path.read_text(encoding="utf-8"))
-    name = json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
-    base = (adapter / str(name)).resolve()
-    config["base_model_name_or_path"] = os.path.relpath(base, final.resolve()) if base.is_dir() else name
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

@@ -13,7 +13,7 @@ from tunestudy.merge.adapters import merge_adapters
 from tunestudy.merge.compare import Compared, compare
 from tunestudy.merge.inputs import open_inputs
 from tunestudy.merge.lineage import check_lineage
-from tunestudy.merge.publish import PROVENANCE, carry, name_base, provenance, seal_merged, write_result
+from tunestudy.merge.publish import PROVENANCE, carry, provenance, seal_merged, write_result
 from tunestudy.merge.stream import merge_into
 from tunestudy.merge.survey import of_models, survey
 from tunestudy.records.atomic import is_disk_full, temporary_beside, write_json
@@ -81,7 +81,7 @@ def _merge(job: Job, folder: JobDir, prepared: Path, stop: StopRequest, progress
     report = _report(job, compared, found, lineage)
     write_json(folder.merge_report, report)
     progress.tell(phase="merge")
-    done = _into_adapter(job, compared, prepared, folder, progress) if settings.into == "adapter" else None
+    done = _into_adapter(job, compared, prepared, progress) if settings.into == "adapter" else None
     if done is None:
         done = _into_model(job, compared, prepared, threads, stop, progress)
     if done is None:
@@ -130,15 +130,13 @@ def _into_model(
     )
 
 
-def _into_adapter(job: Job, compared: Compared, prepared: Path, folder: JobDir, progress: Progress) -> Done:
+def _into_adapter(job: Job, compared: Compared, prepared: Path, progress: Progress) -> Done:
     """Adapters as one; total_params are those of the base and of the adapter on it, as for a trained one."""
     assert job.merging is not None
     inputs = compared.inputs
     folders = {name: inputs.folders[name] for name in inputs.models}
     prepared.mkdir(parents=True)
     facts = merge_adapters(prepared, folders, job.merging, seed=job.seed, moves=progress.move)
-    first = next(iter(folders.values()))
-    name_base(prepared, folder.model, first)
     base = sum(info.num_values for info in next(iter(inputs.models.values())).tensors.values())
     energy = {"rank": facts.rank, "exact": facts.exact, "energy": facts.energy, "worst": facts.worst}
     return Done(

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from tunestudy.models.tensorfiles import TensorFiles, TensorInfo
 
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""Types whose values mean what they say; 8-bit ones mean nothing without their scales."""
+
 
 class Source(Protocol):
     """One model. Safe for any number of threads."""

@@ -5,7 +5,6 @@ summed over a whole tensor is summed in the order of its parts, and random choic
 """
 
 import itertools
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +23,7 @@ from tunestudy.merge.parts import PART, Buffers, Part, Task, num_parts
 from tunestudy.merge.source import Inputs
 from tunestudy.merge.tasks import Planned, absent_tensors, bytes_of, plan_tensors
 from tunestudy.merge.write import ModelWriter
+from tunestudy.records.snapshot import usable_threads
 
 GROUP = 256
 """Parts that are looked at and merged together: threads wait for each other between the looks, so not too few; what
@@ -68,7 +68,7 @@ def merge_into(
     planned = plan_tensors(inputs, settings, seed=seed)
     if settings.compat != "paper":
         planned, threads = compat_methods(planned, settings, seed=seed), 1
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or usable_threads()
     prepared.mkdir(parents=True, exist_ok=True)
     tensors = {one.task.name: (one.task.dtype, one.task.shape) for one in planned}
     with (

@@ -19,8 +19,7 @@ from torch import Tensor
 
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.merge import TASK_VECTORS, MergeStage
-from tunestudy.merge.compare import FLOATS
-from tunestudy.merge.source import FolderSource, Inputs, Source
+from tunestudy.merge.source import FLOATS, FolderSource, Inputs, Source
 from tunestudy.models.roles import role_of
 
 PART = 1 << 16

@@ -12,11 +12,9 @@ from tunestudy.config.model import Role
 from tunestudy.merge.methods import Method, method_named
 from tunestudy.merge.parts import Task
 from tunestudy.merge.passed import equal_in_all, taken
-from tunestudy.merge.source import Inputs, Source
+from tunestudy.merge.source import FLOATS, Inputs, Source
 from tunestudy.models.roles import role_of
 
-MERGEABLE = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-"""Types whose values mean what they say; 8-bit ones mean nothing without their scales."""
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -82,8 +80,8 @@ def task_of(
         shape=shape,
         dtype=dtype,
         role=role,
-        weights={model: one.weights.get(role, one.weight) for model, one in settings.models.items()},
-        densities={model: one.densities.get(role, one.density or 1.0) for model, one in settings.models.items()},
+        weights={model: one.weight_of(role) for model, one in settings.models.items()},
+        densities={model: one.density_of(role) for model, one in settings.models.items()},
         based=based and settings.method in TASK_VECTORS,
         scale=settings.scale,
         normalize=settings.normalize,
@@ -96,12 +94,12 @@ def _planned(name: str, inputs: Inputs, settings: MergeStage, seed: int, *, in_b
     sources = _sources_of(name, inputs, settings, in_base=in_base)
     info = next(iter(sources.values())).tensors[name]
     _require_one_shape(name, sources)
-    mergeable = info.dtype in MERGEABLE
+    mergeable = info.dtype in FLOATS
     dtype = getattr(torch, settings.dtype) if settings.dtype and mergeable else info.dtype
     task = task_of(name, settings, shape=info.shape, dtype=dtype, seed=seed, based=in_base)
     if not in_base and settings.absent.startswith("take:"):
         return Planned(task, lambda: taken(next(iter(sources.values()))), by_method=False)
-    if not all(source.tensors[name].dtype in MERGEABLE for source in sources.values()):
+    if not all(source.tensors[name].dtype in FLOATS for source in sources.values()):
         _require_one_type(name, sources)
         return Planned(task, lambda: equal_in_all(sources), by_method=False)
     if not in_base and settings.absent == "average":

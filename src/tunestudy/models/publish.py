@@ -13,6 +13,7 @@ from tunestudy.models.decoder import base_model_of
 from tunestudy.models.fold import RAW, START, fold, has_gates, joined, write_raw
 from tunestudy.models.mole import mole_of
 from tunestudy.models.mole_files import save_mole
+from tunestudy.models.stored import ADAPTER_WEIGHTS
 from tunestudy.models.vision import save_processor
 from tunestudy.records.atomic import temporary_beside
 from tunestudy.records.layout import StudyDir
@@ -69,7 +70,7 @@ def save_adapter(model: Any, prepared: Path, state: Mapping[str, Tensor] | None 
             model.save_pretrained(
                 prepared, selected_adapters=["default"], save_embedding_layers=False, state_dict=state
             )
-            _require_all(prepared / "adapter_model.safetensors", state)
+            _require_all(prepared / ADAPTER_WEIGHTS, state)
     finally:
         config.base_model_name_or_path = before
     (prepared / "README.md").unlink(missing_ok=True)  # PEFT's model card template with nothing filled in
@@ -105,7 +106,7 @@ def _save_files(tensors: Mapping[str, Tensor], options: Any, prepared: Path) -> 
     from safetensors.torch import save_file
 
     options.inference_mode = True
-    save_file({name: tensor.detach().cpu() for name, tensor in tensors.items()}, prepared / "adapter_model.safetensors")
+    save_file({name: tensor.detach().cpu() for name, tensor in tensors.items()}, prepared / ADAPTER_WEIGHTS)
     options.save_pretrained(prepared)
 
 
