@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from mergelab import MergeLab, weights, write_adapter, write_model, write_tokenizer
+from mergelab import HIDDEN, WORDS, MergeLab, weights, write_adapter, write_model, write_tokenizer
+from safetensors.torch import load_file, save_file
 
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.merge.compare import compare
@@ -23,8 +24,8 @@ def lab(tmp_path: Path) -> MergeLab:
     return lab
 
 
-def refused(lab: MergeLab) -> str:
-    job, folder = lab.merging(models={"bad": {"path": "bad"}})
+def refused(lab: MergeLab, **settings: Any) -> str:
+    job, folder = lab.merging(models={"bad": {"path": "bad"}}, **settings)
     assert job.merging is not None
     with pytest.raises(StudyError) as caught:
         compare(open_inputs(job, folder), job.merging, job.stage)
@@ -91,6 +92,25 @@ def test_adapters(lab: MergeLab, monkeypatch: pytest.MonkeyPatch, values: dict[s
     file = lab.root / "bad/adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
     assert told in refused(lab)
+
+
+@pytest.mark.parametrize("ranks", [(0, 0), (1, 2)])
+def test_factors_without_a_rank_in_common(lab: MergeLab, ranks: tuple[int, int]) -> None:
+    (lab.root / "bad").rename(lab.root / "whole")
+    file = write_adapter(lab.root / "bad", "../base", 1) / "adapter_model.safetensors"
+    down, up = ranks
+    factors = load_file(file).items()
+    save_file({key: (one[:down] if "lora_A" in key else one[:, :up]).contiguous() for key, one in factors}, file)
+    assert f"no rank in common: {up} and {down}" in refused(lab)
+
+
+def test_rows_of_a_tensor_that_nobody_has(lab: MergeLab) -> None:
+    """The base is padded and its output head is tied, without its configuration saying so."""
+    padded = torch.cat([lab.base["model.embed_tokens.weight"], torch.zeros(4, HIDDEN)])
+    headless = {name: tensor for name, tensor in lab.base.items() if name != "lm_head.weight"}
+    write_model(lab.root / "base", headless | {"model.embed_tokens.weight": padded}, vocab_size=len(WORDS) + 4)
+    told = refused(lab, method="task_arithmetic", absent="average")
+    assert "lm_head.weight has none for row 16" in told
 
 
 def _nothing_there(name: str, _revision: str | None) -> Any:

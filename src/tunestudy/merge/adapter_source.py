@@ -198,7 +198,9 @@ class AdapterSource:
         magnitude = keys.get("lora_magnitude_vector")
         if magnitude is not None and transposed:
             raise self._wrong(f"has a DoRA on {module}, whose weight lies transposed; publish it folded (save_merged)")
-        (outputs, rank), (_, inputs) = (self._shape(keys[key]) for key in (up, down))
+        (outputs, rank), (its, inputs) = (self._shape(keys[key]) for key in (up, down))
+        if rank != its or not rank:
+            raise self._wrong(f"holds factors of {module} that have no rank in common: {rank} and {its}")
         wanted = (inputs, outputs) if transposed else (outputs, inputs)
         if wanted != self.tensors[name].shape:
             raise self._wrong(f"is made for a {module} of {wanted}; its base has {tuple(self.tensors[name].shape)}")

@@ -165,19 +165,35 @@ def _rows_of(one: Vocabulary, tokens: Tokens, total: int) -> Ids:
 def _plan(name: str, tensors: Sequence[str], sources: Mapping[str, Source], rows: Mapping[str, Ids]) -> dict[str, Rows]:
     """Tensor → where each row comes from: of a token that this model lacks, the first model's that has it, so that the
     two do not differ."""
-    names = [name, *(other for other in sources if other != name)]
-    owner = np.full(len(rows[name]), -1)
-    row = np.full(len(rows[name]), -1)
+    planned = {}
+    for tensor in tensors:
+        names = [name, *(other for other in sources if other != name and tensor in sources[other].tensors)]
+        runs = _runs(names, tensor, sources, rows)
+        as_it_is = len(runs) == 1 and runs[0][:2] == (sources[name], 0)
+        if not as_it_is or sources[name].tensors[tensor].shape[0] != runs[0][2]:
+            planned[tensor] = Rows(runs)
+    return planned
+
+
+def _runs(
+    names: Sequence[str], tensor: str, sources: Mapping[str, Source], rows: Mapping[str, Ids]
+) -> tuple[tuple[Source, int, int], ...]:
+    """Runs of rows, each of the first of `names` that has it; StudyError for one that none has."""
+    owner = np.full(len(rows[names[0]]), -1)
+    row = np.full(len(rows[names[0]]), -1)
     for number, other in enumerate(names):
         new = (owner < 0) & (rows[other] >= 0)
         owner[new], row[new] = number, rows[other][new]
+    if (owner < 0).any():
+        message = (
+            f"the result has {len(owner)} rows for tokens, and {tensor} has none for row {int(np.argmin(owner))}: some "
+            "model lacks that tensor, and those that have it lack the row; give all models the tensor"
+        )
+        raise StudyError(at("vocabulary"), message, exit_code=Exit.PREFLIGHT_REFUSED)
     joins = (owner[1:] == owner[:-1]) & (row[1:] == row[:-1] + 1)
     starts = np.flatnonzero(np.concatenate(([True], ~joins)))
     ends = np.append(starts[1:], len(owner))
-    runs = tuple((sources[names[owner[a]]], int(row[a]), int(b - a)) for a, b in zip(starts, ends, strict=True))
-    as_it_is = len(runs) == 1 and owner[0] == 0 and row[0] == 0
-    kept = {tensor for tensor in tensors if as_it_is and sources[name].tensors[tensor].shape[0] == len(owner)}
-    return {tensor: Rows(runs) for tensor in tensors if tensor not in kept}
+    return tuple((sources[names[owner[a]]], int(row[a]), int(b - a)) for a, b in zip(starts, ends, strict=True))
 
 
 def _united(first: Vocabulary, others: Sequence[Vocabulary]) -> tuple[Tokens, dict[str, int]]:
