@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tunestudy.records.atomic import read_json
+from tunestudy.report.values import mapping
 from tunestudy.share.content import ADAPTER_CONFIG
 
 COMPONENTS = "components.json"
@@ -18,10 +19,10 @@ def sees_images(folder: Path) -> bool:
 
 def adapter_base(folder: Path) -> tuple[str, str | None] | None:
     """Hub id and revision of an adapter's base; None where the base lies in a folder, which nobody else has."""
-    config = read_json(folder / ADAPTER_CONFIG)
-    name = str((config or {}).get("base_model_name_or_path") or "")
+    config = mapping(read_json(folder / ADAPTER_CONFIG))
+    name = str(config.get("base_model_name_or_path") or "")
     is_hub_id = name.count("/") <= 1 and bool(name) and not name.startswith((".", "/", "~")) and "\\" not in name
-    return (name, (config or {}).get("revision")) if is_hub_id else None
+    return (name, config.get("revision")) if is_hub_id else None
 
 
 def how_to_load(folder: Path, kind: str, repo: str, base: tuple[str, str | None] | None) -> str:
