@@ -103,6 +103,7 @@ class TensorboardRun:
         scalars = [self._summary.Value(tag=name, simple_value=value) for name, value in values.items()]
         event = self._event(wall_time=time.time(), step=step, summary=self._summary(value=scalars))
         self._writer.add_event(event)
+        self._writer.flush()  # which a thread of its own writes: what counts as told outlives a kill
 
     def close(self, step: int, summary: Mapping[str, Any]) -> None:
         numbers = {name: float(value) for name, value in summary.items() if isinstance(value, int | float)}
