@@ -142,6 +142,22 @@ def test_exit_codes_of_errors(study: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert capsys.readouterr().err == "results: no space left\n"
 
 
+def test_ctrl_c_of_any_command_ends_with_75(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tunestudy.study.load.load_study", interrupted)
+    assert run_main(monkeypatch, "plan", str(study)) == Exit.INTERRUPTED
+
+
+@pytest.mark.parametrize("words", [["push", "--to", "a/b"], ["eval", "--benchmarks", "chartqa"]])
+def test_a_model_by_itself_has_no_variants_and_seeds(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(monkeypatch, *words, "--model", str(tmp_path), "--only", "one") == Exit.STUDY_WRONG
+    assert "--model names one by itself" in capsys.readouterr().err
+
+
 def test_a_bug_says_that_it_is_one(
     study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

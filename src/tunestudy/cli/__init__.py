@@ -4,6 +4,7 @@ Commands register with `words.app` as their module is imported, which is the ord
 """
 
 import errno
+import signal
 import sys
 from typing import Annotated
 
@@ -71,8 +72,15 @@ def main() -> None:
         sys.exit(1)
 
 
+_INTERRUPTED_BY_SHELLS = 128 + signal.SIGINT
+
+
 def _app_to_its_end() -> None:
     try:
         app()
+    except SystemExit as error:
+        if error.code == _INTERRUPTED_BY_SHELLS:  # Typer's code for Ctrl-C
+            raise KeyboardInterrupt from error
+        raise
     finally:
         last_words()

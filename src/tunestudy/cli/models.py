@@ -5,7 +5,18 @@ from typing import Annotated
 
 import typer
 
-from tunestudy.cli.words import DEFAULT_RESULTS, Overrides, Results, Seeds, Tiny, app, leave, load, seeds_of
+from tunestudy.cli.words import (
+    DEFAULT_RESULTS,
+    Overrides,
+    Results,
+    Seeds,
+    Tiny,
+    app,
+    leave,
+    load,
+    refuse_choice,
+    seeds_of,
+)
 from tunestudy.config.errors import StudyError
 
 OnlyResults = Annotated[
@@ -63,6 +74,7 @@ def push(
         dry_run=dry_run,
     )
     if model is not None:
+        refuse_choice("push", only, seeds)
         leave(push_folder(model, wish))
     assert study is not None
     leave(push_study(load(study, overrides, tiny), results, wish))

@@ -23,6 +23,7 @@ from tunestudy.cli.words import (
     load,
     print_json,
     print_lines,
+    refuse_choice,
     seeds_of,
 )
 
@@ -144,6 +145,7 @@ def evaluate(
     options = {"data": data, "batch_size": batch_size, "limit": limit, "compat": compat, "dtype": dtype}
     asked = eval_words.sorted_out(words or (), benchmarks or (), model=model, options=options, num_gpus=num_gpus)
     if asked.study is None:
+        refuse_choice("eval", only, seeds)
         from tunestudy.launch.without_study.evaluate_model import evaluate_model
 
         leave(evaluate_model(model, asked.wanted(tiny=tiny), results, output=output, quiet=quiet))

@@ -61,6 +61,12 @@ def seeds_of(text: str | None) -> list[int]:
         raise StudyError("--seeds", f"must be numbers with commas between, e.g. --seeds 1,2; got `{text}`") from None
 
 
+def refuse_choice(command: str, only: list[str] | None, seeds: str | None) -> None:
+    """Raises StudyError where --only or --seeds was given beside --model, which is one."""
+    if only or seeds:
+        raise StudyError(command, "--only and --seeds choose among a study's results; --model names one by itself")
+
+
 def leave(code: Exit) -> NoReturn:
     """End the command with this exit code."""
     raise typer.Exit(int(code))

@@ -53,7 +53,7 @@ def status(loaded: LoadedStudy, results: Path, *, brief: bool = False) -> dict[s
     spans = [span for mine in attempts.values() for span in mine]
     told["totals"]["job_duration_s"] = round(sum(end - start for start, end in spans), 3)
     told["totals"]["duration_s"] = round(busy_seconds(spans), 3)
-    told["slurm_problem"] = _add_slurm(told, plan, study) if study.slurm.submissions.is_dir() else ""
+    told["slurm_problem"] = _add_slurm(told, plan, study) if study.slurm.root.is_dir() else ""
     told["launchers"] = _launchers(study) if study.launchers.is_dir() else []
     return told
 

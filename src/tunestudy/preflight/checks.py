@@ -36,7 +36,8 @@ from tunestudy.study.problems import raise_all
 _NEEDED = ("torch", "transformers", "peft", "safetensors", "accelerate", "datasets")
 _SET_BY_TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TUNESTUDY_ATTEMPT")
 _SHOWN_FILES = 3
-_ASSIGNED = re.compile(r"""\b([A-Za-z_]\w*)=["']?([^\s,]+)""")
+_ASSIGNED = re.compile(r"""\b([A-Za-z_]\w*)=(?=["']?([^\s,]+))""")
+"""Name and value; what an assignment holds is looked at in its turn, as in `--export=NAME=value`."""
 _RESERVE_BYTES = 200 * 2**20
 """Logs, tokenised data and predictions of a small study."""
 

@@ -10,7 +10,7 @@ from tunestudy.launch.estimates import card, memory
 from tunestudy.launch.estimates.card import card_of
 from tunestudy.launch.estimates.costs import put_together, remember_costs
 from tunestudy.launch.estimates.memory import foresee_missing
-from tunestudy.launch.estimates.probe import not_to_time
+from tunestudy.launch.estimates.probe import in_hub_cache, not_to_time
 from tunestudy.launch.estimates.words import cost_lines
 from tunestudy.records.atomic import write_json
 from tunestudy.records.host import host_name
@@ -106,6 +106,14 @@ def test_what_is_expected_is_kept_for_the_report_and_for_packing(plan: Plan, tmp
     assert entry["memory_mb"] == pytest.approx(16384 + 2048 * 1.05 + 512, abs=0.1)
     assert entry["peak_memory_mb"] == pytest.approx(entry["memory_mb"] - 512)
     assert entry["terms_s"]["training"] == 3500
+
+
+def test_weights_are_looked_for_where_the_study_keeps_them(tmp_path: Path) -> None:
+    folder = tmp_path / "home" / "hub" / "models--someone--model-8b" / "snapshots" / "abc"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").touch()
+    assert not in_hub_cache("someone/model-8b", {})
+    assert in_hub_cache("someone/model-8b", {"HF_HUB_CACHE": str(tmp_path / "home" / "hub")})
 
 
 def test_steps_that_are_stated_or_impossible_are_not_timed(plan: Plan, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.resources import Resources
-from tunestudy.launch.slurm import commands, inside
+from tunestudy.launch.slurm import inside
 from tunestudy.launch.slurm.accounting import keep_accounting
 from tunestudy.launch.slurm.by_hand import sbatch_lines
 from tunestudy.launch.slurm.follow import Follower, submit_once, tasks_of
@@ -32,48 +32,6 @@ from tunestudy.preflight.slurm import slurm_problems
 from tunestudy.records.atomic import write_json
 from tunestudy.records.events import Journal
 from tunestudy.records.layout import StudyDir
-
-FAKE = Path(__file__).with_name("fake_slurm.py")
-
-
-class FakeSlurm:
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        for program in ("sbatch", "squeue", "scancel", "sinfo", "scontrol"):
-            script = home / program
-            script.write_text(f'#!/bin/bash\nexec -a "$0" {sys.executable} -S {home}/links/{program} "$@"\n')
-            script.chmod(0o755)
-            (home / "links").mkdir(exist_ok=True)
-            (home / "links" / program).symlink_to(FAKE)
-
-    @property
-    def queue(self) -> dict[str, dict[str, str]]:
-        file = self.home / "queue.json"
-        return json.loads(file.read_text()) if file.exists() else {}
-
-    def change(self, number: str, **facts: str) -> None:
-        queue = self.queue
-        queue[number] |= facts
-        (self.home / "queue.json").write_text(json.dumps(queue))
-
-    def fail(self, program: str, said: str, times: int = 1) -> None:
-        (self.home / f"fail-{program}").write_text(f"{times}\n{said}")
-
-    def forget(self, number: str) -> None:
-        (self.home / "queue.json").write_text(json.dumps({k: v for k, v in self.queue.items() if k != number}))
-
-    def calls(self, program: str) -> list[str]:
-        return [line for line in (self.home / "calls.txt").read_text().splitlines() if line.startswith(program)]
-
-
-@pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
-    home = tmp_path / "bin"
-    home.mkdir()
-    monkeypatch.setenv("FAKE_SLURM", str(home))
-    monkeypatch.setenv("PATH", f"{home}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(commands, "BACK_OFF_S", (0.0, 0.0))
-    return FakeSlurm(home)
 
 
 def once(study: Any, **slurm: Any) -> tuple[list[Any], str]:

@@ -147,6 +147,11 @@ def test_words_with_a_study(
     assert (asked.study, asked.overrides, asked.benchmarks) == (Path(study), overrides, names)
 
 
+def test_a_setting_that_names_a_file_is_no_study() -> None:
+    asked = sorted_out(["resources.hostfile=h.yml", "s.yaml"], [], model="", options=NONE, num_gpus=1)
+    assert (asked.study, asked.overrides) == (Path("s.yaml"), ("resources.hostfile=h.yml",))
+
+
 def test_words_with_a_model() -> None:
     asked = sorted_out(["b", "c"], ["a"], model="m", options={**NONE, "batch_size": 4}, num_gpus=2)
     assert asked.study is None

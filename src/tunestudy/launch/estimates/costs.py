@@ -129,7 +129,7 @@ def _downloads(study: Study, base: Path) -> dict[str, str]:
     found = {}
     name = study.model.model_name_or_path
     if name is not None and name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        found[name] = "here" if in_hub_cache(name) else ASK
+        found[name] = "here" if in_hub_cache(name, study.env) else ASK
     for dataset in study.datasets.values():
         if dataset.hub_id is not None:
             found[dataset.hub_id] = ASK

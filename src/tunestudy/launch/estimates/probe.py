@@ -1,7 +1,9 @@
 """Steps of every stage, timed by a worker that takes a few, as far as they can be timed on this machine."""
 
+import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from tunestudy.config.job import Job
@@ -11,6 +13,7 @@ from tunestudy.launch.spread import command_for
 from tunestudy.launch.torchrun import Command, job_environment, last_line, start, wait_for
 from tunestudy.records.atomic import read_json, remove_tree, write_json
 from tunestudy.records.host import host_name
+from tunestudy.records.hub_cache import hub_cache
 from tunestudy.records.layout import PROBED, JobDir
 from tunestudy.study.estimates.timing import expected_times, speed_key
 from tunestudy.study.plan import Plan
@@ -100,13 +103,11 @@ def not_to_time(plan: Plan, base: Path) -> dict[str, str]:
 def absent_model(plan: Plan, base: Path) -> str | None:
     """The study's model if its weights are neither in a folder nor in the hub's cache on this machine."""
     name = plan.study.model.model_name_or_path
-    here = name is None or (base / Path(name).expanduser()).is_dir() or in_hub_cache(name)
+    here = name is None or (base / Path(name).expanduser()).is_dir() or in_hub_cache(name, plan.study.env)
     return None if here else name
 
 
-def in_hub_cache(name: str) -> bool:
-    """Whether weights of a hub id are in the cache of huggingface_hub."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    folder = Path(HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "snapshots"
+def in_hub_cache(name: str, env: Mapping[str, str]) -> bool:
+    """Whether weights of a hub id are in the hub's cache that jobs read. env: of the study, which may move it."""
+    folder = hub_cache({**os.environ, **env}) / f"models--{name.replace('/', '--')}" / "snapshots"
     return any(folder.glob("*/*.safetensors"))

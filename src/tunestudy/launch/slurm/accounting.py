@@ -20,8 +20,9 @@ def keep_accounting(study: StudyDir) -> None:
     """Ask sacct about submissions whose end is not known yet, and write down what it says; nothing without sacct."""
     numbers = {event["slurm_id"] for event in read_events(study.events) if event["event"] == "slurm_submitted"}
     known: dict[str, Any] = read_object(study.slurm.accounting)
-    final = {number for number, told in known.items() if all(life["state"] in GONE for life in told)}
-    asked = sorted(number for number in numbers if not any(one.partition("_")[0] == number for one in final))
+    told_of = {base_of(number) for number in known}
+    open_still = {base_of(number) for number, lives in known.items() if any(one["state"] not in GONE for one in lives)}
+    asked = sorted(number for number in numbers if number not in told_of or number in open_still)
     found: dict[str, list[dict[str, Any]]] = {}
     for start in range(0, len(asked), _AT_ONCE):
         names = ",".join(asked[start : start + _AT_ONCE])
@@ -32,8 +33,15 @@ def keep_accounting(study: StudyDir) -> None:
         for line in told.splitlines():
             number, life = parsed(line)
             found.setdefault(number, []).append(life)
+    anew = {base_of(number) for number in found}
+    known = {number: lives for number, lives in known.items() if base_of(number) not in anew}
     if found and os.access(study.slurm.root, os.W_OK):  # `status` is for people who may only read, too
         write_json(study.slurm.accounting, {**known, **found})
+
+
+def base_of(number: str) -> str:
+    """An array's number, which its elements' begin with: `12` of `12_3` and of `12_[4-7]`, those that wait."""
+    return number.partition("_")[0]
 
 
 def parsed(line: str) -> tuple[str, dict[str, Any]]:

@@ -4,7 +4,7 @@ import shlex
 import shutil
 from collections.abc import Sequence
 
-from tunestudy.config.errors import StudyError
+from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.job import Job
 from tunestudy.config.resources import Resources
 from tunestudy.launch.slurm.mark import keep_mark
@@ -13,16 +13,22 @@ from tunestudy.launch.slurm.script import write_submission
 from tunestudy.launch.slurm.submit import LEASE_WAIT_S, submissions_of
 from tunestudy.preflight.slurm import partitions, wanted_partition
 from tunestudy.records.layout import StudyDir
-from tunestudy.records.lease import Lease
+from tunestudy.records.lease import Lease, LeaseHeldError
 
 
 def sbatch_lines(jobs: Sequence[Job], study: StudyDir, resources: Resources) -> list[str]:
     """A line of shell per submission; each keeps its number for those that wait for it."""
     lines: list[str] = []
     numbers: dict[str, str] = {}
-    with Lease.acquire(study.leases / "slurm", wait_s=LEASE_WAIT_S):
-        keep_mark(study)
-    for place, one in enumerate(submissions_of(jobs, resources)):
+    try:
+        with Lease.acquire(study.leases / "slurm", wait_s=LEASE_WAIT_S):
+            keep_mark(study)
+    except LeaseHeldError as error:
+        cause = f"{error.holder} is submitting jobs of this study; try again when that is done"
+        raise StudyError(str(study.root), cause, exit_code=Exit.PREFLIGHT_REFUSED) from error
+    ids = {job.id for job in jobs}
+    trained = {need: need not in ids for job in jobs for need in job.needs}
+    for place, one in enumerate(submissions_of(jobs, resources, trained)):
         path = write_submission(one, study, resources, has_gpus=has_gpus(resources))
         needs = sorted({numbers[need] for job in one.jobs for need in job.needs if need in numbers})
         wait_for = f" --dependency=afterok:{':'.join(needs)} --kill-on-invalid-dep=yes" if needs else ""

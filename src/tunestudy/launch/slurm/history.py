@@ -26,6 +26,7 @@ class Life:
     it could not say, or runs."""
     ended: float | None = None
     steps: Mapping[str, int | None] = field(default_factory=dict)
+    answered_bytes: int = 0
 
 
 def lives_of(study: StudyDir, slurm_id: str) -> list[Life]:
@@ -44,5 +45,6 @@ def lives(events: Sequence[Mapping[str, Any]]) -> list[Life]:
             life = Life(**told, jobs=tuple(event["jobs"]), nodes=tuple(event["nodes"]), started=event["t"])
             if left := ends.get(place):
                 life.reason, life.ended, life.steps = left["reason"], left["t"], left["steps"]
+                life.answered_bytes = left.get("answered_bytes", 0)
             found[place] = life
     return sorted(found.values(), key=lambda life: life.restart)

@@ -88,12 +88,15 @@ def carried_out(study: StudyDir, key: str, module: str) -> int:
         code = carry_out(settings, alone, study, place=place, quiet=False, works=works, uploads=False, hurry=False)
         steps = {job.id: step_of(study, job) for job in jobs}
         again = code == Exit.INTERRUPTED and limit.is_near
-        stuck = again and bool(before) and before[-1].reason == "time limit" and before[-1].steps == steps
+        answered = sum(answered_bytes(study, job) for job in jobs)
+        so_far = (before[-1].steps, before[-1].answered_bytes) if before and before[-1].reason == "time limit" else None
+        stuck = again and so_far == (steps, answered)
         reason = "stuck" if stuck else "time limit" if again else code.name.lower()
-        journal.write("slurm_left", slurm_id=slurm_id(), restart=restarts(), reason=reason, steps=steps)
+        made = {"steps": steps, "answered_bytes": answered}
+        journal.write("slurm_left", slurm_id=slurm_id(), restart=restarts(), reason=reason, **made)
     if stuck:
         print("no step was made since the last time limit: raise resources.slurm.time", file=sys.stderr, flush=True)
-        return int(Exit.JOBS_FAILED)
+        return exit_code(study, jobs, Exit.JOBS_FAILED)
     if again and settings.resources.slurm.requeue and not requeue() and settings.resources.slurm.wrap:
         return ASKS_FOR_REQUEUE
     return exit_code(study, jobs, code)
@@ -209,6 +212,11 @@ def step_of(study: StudyDir, job: Job) -> int | None:
     """The last step that the job told of."""
     step = read_object(study.job(job.id).progress_json).get("step")
     return step if isinstance(step, int) else None
+
+
+def answered_bytes(study: StudyDir, job: Job) -> int:
+    """Size of what benchmarks have written of the job so far: it grows where no step is made any more."""
+    return sum(file.stat().st_size for file in study.job(job.id).eval.rglob("*.jsonl"))
 
 
 def requeue() -> bool:

@@ -116,10 +116,13 @@ def gpus_per_node(resources: Resources, *, allocation: bool, has_gpus: bool) -> 
         return settings.gpus_per_node
     if not has_gpus:
         return 0
-    wanted = resources.ranks * resources.gpus_per_rank
-    if allocation:
-        wanted = resources.gpus or wanted * (resources.slots if isinstance(resources.slots, int) else 1)
-    return math.ceil(wanted / settings.nodes)
+    of_job = resources.ranks * resources.gpus_per_rank
+    if not allocation:
+        return math.ceil(of_job / settings.nodes)
+    if resources.gpus is not None:  # each job has all of its GPUs on one node
+        return max(of_job, math.ceil(resources.gpus / settings.nodes))
+    slots = resources.slots if isinstance(resources.slots, int) else settings.nodes
+    return of_job * math.ceil(slots / settings.nodes)
 
 
 def _cpus(resources: Resources, gpus: int, *, allocation: bool) -> int:

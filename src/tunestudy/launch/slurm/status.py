@@ -40,7 +40,7 @@ class InSlurm:
 
 def in_slurm(study: StudyDir, unfinished: Sequence[Job], running: Sequence[str] = ()) -> InSlurm:
     """Ask SLURM once. `unfinished`: jobs that are not done; `running`: ids of those that are seen to run."""
-    if not submissions(study):
+    if not (submissions(study) or study.slurm.mark.exists()):
         return InSlurm()
     try:
         queue = read_queue(study)

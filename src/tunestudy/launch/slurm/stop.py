@@ -17,22 +17,25 @@ def stop_submissions(study: StudyDir) -> int:
 
     A `run` that follows them, wherever it is, sees the note on disk and sends nothing more.
     """
-    if not submissions(study):
+    if not (submissions(study) or study.slurm.mark.exists()):  # lines of `commands` leave a mark alone
         return 0
     write_text(study.slurm.stopped, "tunestudy stop\n")
     try:
         live = _live(study)
-        for entry in sorted(live, key=lambda one: not one.is_pending):  # first those that wait for the running ones
-            _end(entry)
-        if live:
-            print(f"asked {len(live)} submission{'s' * (len(live) != 1)} to SLURM to save and leave …", flush=True)
-        while _live(study):
+        waiting_first = sorted(live, key=lambda one: not one.is_pending)  # for those that run
+        others = {entry.id for entry in waiting_first if not _end(entry)}
+        if asked := len(live) - len(others):
+            print(f"asked {asked} submission{'s' * (asked != 1)} to SLURM to save and leave …", flush=True)
+        while any(entry.id not in others for entry in _live(study)):
             time.sleep(POLL_S)
     except SlurmError as error:
         raise refused(error, study) from error
     except StudyError as error:
         cure = f"{study.root.name} was handed to SLURM: use `tunestudy stop` on a login node of that cluster"
         raise StudyError(error.place, f"{error.message}; {cure}", exit_code=Exit.PREFLIGHT_REFUSED) from error
+    if others:
+        cause = f"may not be ended by you: {', '.join(sorted(others))}; ask who submitted them"
+        raise StudyError(study.root.name, cause, exit_code=Exit.PREFLIGHT_REFUSED)
     return len(live)
 
 
@@ -47,8 +50,9 @@ def _live(study: StudyDir) -> list[Queued]:
     return found
 
 
-def _end(entry: Queued) -> None:
-    """A batch shell that runs has become our loop, which takes SIGTERM for a wish to save and leave."""
+def _end(entry: Queued) -> bool:
+    """A batch shell that runs has become our loop, which takes SIGTERM for a wish to save and leave. False where SLURM
+    does not let us."""
     how = [] if entry.is_pending or entry.state == "CONFIGURING" else ["--signal=TERM", "--batch"]
     try:
         patiently(lambda: ask("scancel", *how, entry.id))
@@ -57,3 +61,5 @@ def _end(entry: Queued) -> None:
             raise
         # it ended meanwhile, or had not begun: the next look at the queue tells
         print(f"scancel {entry.id}: {error}", flush=True)
+        return "denied" not in str(error).lower()
+    return True

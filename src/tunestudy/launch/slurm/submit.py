@@ -21,7 +21,7 @@ from tunestudy.records.atomic import write_json
 from tunestudy.records.events import Journal
 from tunestudy.records.host import host_name
 from tunestudy.records.layout import StudyDir
-from tunestudy.records.lease import Lease
+from tunestudy.records.lease import Lease, LeaseHeldError
 
 LEASE_WAIT_S = 120.0
 _NUMBER = re.compile(r"^(\d+)", re.MULTILINE)
@@ -44,9 +44,13 @@ class Submitter:
         A job can be when everything that it needs is trained or in the queue. Raises SlurmError when SLURM refuses, or
         its controller stays away; what was submitted until then is recorded.
         """
-        with Lease.acquire(self.study.leases / "slurm", wait_s=LEASE_WAIT_S):
-            keep_mark(self.study)
-            return self._send(wanted, trained, read_queue(self.study))
+        try:
+            with Lease.acquire(self.study.leases / "slurm", wait_s=LEASE_WAIT_S):
+                keep_mark(self.study)
+                return self._send(wanted, trained, read_queue(self.study))
+        except LeaseHeldError as error:
+            self.full = f"{error.holder} is submitting jobs of this study"
+            return {}
 
     def _send(self, wanted: Sequence[Job], trained: Mapping[str, bool], queue: list[Queued]) -> dict[str, str]:
         there = {job: entry.id for job, entry in live_jobs(queue).items()}
@@ -54,7 +58,12 @@ class Submitter:
         held = len({entry.id for entry in queue if entry.is_live})
         most = self.resources.slurm.max_submitted or 10**9
         self.full = ""
-        for one in submissions_of([job for job in wanted if job.id not in there], self.resources):
+        left = [job for job in wanted if job.id not in there]
+        packed = next((entry for entry in queue if entry.is_live and entry.key == ALLOCATION), None)
+        if packed is not None and left:
+            self.full = f"allocation {packed.id} comes first, which does not hold them"
+            return sent
+        for one in submissions_of(left, self.resources, trained):
             needs = [need for job in one.jobs for need in job.needs if not trained.get(need)]
             after = sorted({there[need] for need in needs if need in there})
             if one.key != ALLOCATION and any(need not in there for need in needs):
@@ -104,8 +113,11 @@ class Submitter:
         return told[1]
 
 
-def submissions_of(jobs: Sequence[Job], resources: Resources) -> list[Submission]:
-    """One per job, parents before children; with `array` one for all that wait for the same ones."""
+def submissions_of(jobs: Sequence[Job], resources: Resources, trained: Mapping[str, bool]) -> list[Submission]:
+    """One per job, parents before children; with `array` one for all that wait for the same ones.
+
+    trained: of jobs that are needed, whether their weights are there; those of which nothing is said are waited for.
+    """
     settings = resources.slurm
     if settings.mode == "allocation":
         return [Submission(ALLOCATION, tuple(jobs))] if jobs else []
@@ -116,7 +128,7 @@ def submissions_of(jobs: Sequence[Job], resources: Resources) -> list[Submission
         depths[job.id] = 1 + max((depths[need] for need in job.needs if need in depths), default=0)
 
     def alike(job: Job) -> tuple[int, list[str]]:
-        return depths[job.id], sorted(need for need in job.needs if need in depths)
+        return depths[job.id], sorted(need for need in job.needs if not trained.get(need))
 
     return [Submission.of(list(group)) for _, group in groupby(sorted(jobs, key=alike), key=alike)]
 

@@ -61,4 +61,4 @@ def sorted_out(
 
 
 def _is_study(word: str) -> bool:
-    return word.endswith((".yaml", ".yml")) or ("=" not in word and Path(word).is_file())
+    return "=" not in word and (word.endswith((".yaml", ".yml")) or Path(word).is_file())
