@@ -17,7 +17,8 @@ from tunestudy.data.batch import Batch
 from tunestudy.records.adjusted import Adjusted, write_adjusted
 from tunestudy.records.manifest import problems, read_manifest
 from tunestudy.records.stop import StopRequest
-from tunestudy.train import loop, publish, stage
+from tunestudy.train import loop, publish, stage, writer
+from tunestudy.train.checkpoint import Snapshot
 from tunestudy.train.finite import LossNotFiniteError
 from tunestudy.train.loss import LossModel, LossSums
 from tunestudy.train.trainable import UntrainedError
@@ -260,6 +261,25 @@ def test_a_disk_that_is_full_at_the_end_is_an_error_and_the_next_run_only_publis
     assert not [path for path in folder.root.iterdir() if path.name.startswith(".tmp")]
     assert run(folder)
     assert json.loads(folder.result_json.read_text())["resumed_from"] == [8]
+
+
+def test_the_best_checkpoint_is_not_given_up_for_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"save_steps": None, "full_save_steps": 2, "save_on_epoch_end": False, "max_steps": 4}
+    folder = make_job(tmp_path, load_best_model_at_end=True, eval_steps=1, **settings)
+    real = writer.write_checkpoint
+
+    def full_from_step_3(taken: Snapshot, final: Path) -> None:
+        if taken.step > 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(taken, final)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "write_checkpoint", full_from_step_3)
+        with pytest.raises(OSError, match="no space left for checkpoint-3"):
+            run(folder)
+    assert run(folder)
+    result = json.loads(folder.result_json.read_text())
+    assert (result["resumed_from"], result["best"]["step"]) == ([2], 4)
 
 
 def test_a_job_without_a_stage_publishes_that_it_is_a_base(tmp_path: Path) -> None:

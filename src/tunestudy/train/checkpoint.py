@@ -49,6 +49,8 @@ class Snapshot:
     texts: dict[str, str]
     """File → content."""
     facts: dict[str, Any]
+    needed: bool = False
+    """Whether the stage cannot end without it: the best one so far, whose weights may be published."""
 
 
 class FlatCopy:

@@ -88,6 +88,7 @@ class Saver:
         self._cut = cut
         self._texts = adapter_config_text(model, folder.root)
         self._gather_group = gather_group
+        self._publishes_best = settings.load_best_model_at_end
         self._weights = self._copy_for(weights_of(trainables))
         self._optimizer_copy: FlatCopy | WholeCopy | None = None
         self._writer = CheckpointWriter(folder, settings, pinned, logs) if writes else None
@@ -96,6 +97,8 @@ class Saver:
 
     def save(self, kind: Kind, state: TrainState, *, metrics: Mapping[str, float], label: str) -> None:
         """Take a checkpoint after `state.step`; raises what went wrong with the one before."""
+        again = self.newest is not None and self.newest.step == state.step
+        is_best = state.best is not None and state.best.step == state.step
         self.newest = Taken(step=state.step, kind=kind, metrics=metrics)
         began = time.perf_counter()
         if self._writer is None:
@@ -112,7 +115,9 @@ class Saver:
             files[OPTIMIZER] = self._copy_of_optimizer()
             resume = {"state": state.as_json(), "scaler": self._precision.state(), "cut": self._cut}
             texts[STATE] = json.dumps(resume, allow_nan=False) + "\n"
-        self._writer.submit(Snapshot(step=state.step, kind=kind, tensors=files, texts=texts, facts=facts))
+        needed = self._publishes_best and is_best and not again
+        taken = Snapshot(step=state.step, kind=kind, tensors=files, texts=texts, facts=facts, needed=needed)
+        self._writer.submit(taken)
         state.save_s += time.perf_counter() - began
 
     def check(self) -> None:

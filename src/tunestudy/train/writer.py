@@ -23,7 +23,7 @@ class CheckpointWriter:
     """A thread that writes snapshots. Its errors surface in `submit`, `check` and `close`.
 
     A full disk is no error of training: the checkpoint is given up with a message, after one more try with older
-    checkpoints pruned, and the next one is tried in its turn.
+    checkpoints pruned, and the next one is tried in its turn. Only one that is needed is never given up.
     """
 
     def __init__(
@@ -104,6 +104,8 @@ class CheckpointWriter:
         except Exception as error:
             if not is_disk_full(error):
                 raise
-            self.given_up.append(snapshot.step)
             full = NoSpaceError(f"for checkpoint-{snapshot.step}", self._folder.root, size_of(snapshot), error)
+            if snapshot.needed:
+                raise full from error
+            self.given_up.append(snapshot.step)
             print(f"{full}; training goes on without it", file=sys.stderr, flush=True)
