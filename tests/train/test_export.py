@@ -61,6 +61,19 @@ def test_half_precision_is_told_with_its_price(trained: dict[str, JobDir], tmp_p
         assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.bfloat16}  # noqa: SIM118 - no mapping
 
 
+def test_outputs_that_overflow_are_refused(
+    trained: dict[str, JobDir], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overflowing(model: Any, ids: torch.Tensor) -> torch.Tensor:
+        logits = logits_of(model, ids)
+        return torch.full_like(logits, torch.inf) if model.dtype is torch.float16 else logits
+
+    monkeypatch.setattr("tunestudy.train.export.logits_of", overflowing)
+    with pytest.raises(StudyError, match="overflow in float16; nothing was written; use bfloat16 or float32"):
+        exported(trained["lora"], tmp_path / "out", "merged", dtype="float16")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folded_adapter_has_no_gates_and_still_finds_its_base(trained: dict[str, JobDir], tmp_path: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM

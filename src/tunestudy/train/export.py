@@ -6,6 +6,7 @@ appears whole or not at all, sealed by a manifest that tells what it was made fr
 
 import json
 import logging
+import math
 import os
 import shutil
 import sys
@@ -105,6 +106,7 @@ def export(request: Request) -> dict[str, Any]:
     request.to.parent.mkdir(parents=True, exist_ok=True)
     try:
         facts = _FORMS[request.form](request, prepared, kind)
+        require_finite(facts)
         about = {"from": request.folder.root.name, "form": request.form, **facts}
         kept = {key: manifest.get(key) for key in ("fingerprint", "base", "step")}
         new_kind = "adapter" if request.form == "folded" else "full"
@@ -124,6 +126,14 @@ def require_sound(folder: JobDir) -> dict[str, Any]:
     manifest = read_manifest(folder.model)
     assert manifest is not None
     return manifest
+
+
+def require_finite(facts: dict[str, Any]) -> None:
+    """Refuse a model whose outputs, or what is measured of them, are no numbers."""
+    if any(isinstance(value, float) and not math.isfinite(value) for value in facts.values()):
+        others = " or ".join(name for name in ("bfloat16", "float32") if name != facts["dtype"])
+        why = f"its outputs overflow in {facts['dtype']}; nothing was written; use {others}"
+        raise StudyError("--dtype", why, exit_code=Exit.JOBS_FAILED)
 
 
 def folded(request: Request, prepared: Path, _kind: str) -> dict[str, Any]:
