@@ -136,6 +136,9 @@ def test_space_for_full_fine_tuning_of_a_local_model_is_counted(tmp_path):
     full, lora = (next(job for job in jobs if name in job.variants) for name in ("full", "lora"))
     assert bytes_needed([full], tmp_path) - reserve == 1000 + 3 * 1000 * 3
     assert bytes_needed([lora], tmp_path) == reserve
+    of_epochs = full.settings.model_copy(update={"full_save_steps": None, "checkpoint_mode": "full"})
+    full_again = full.model_copy(update={"settings": of_epochs})
+    assert bytes_needed([full_again], tmp_path) == bytes_needed([full], tmp_path)
 
 
 def one_stage(tmp_path, settings):

@@ -28,6 +28,12 @@ def test_measures_steps_of_the_whole_stage(tmp_path: Path, settings: dict[str, o
     assert not list(folder.root.glob("checkpoint-*"))
 
 
+def test_full_checkpoints_of_epochs_are_timed_as_such(tmp_path: Path) -> None:
+    folder = make_job(tmp_path, full_save_steps=None, checkpoint_mode="full")
+    main(str(folder.root))
+    assert read_json(folder.root / "probe.json")["saved_kind"] == "full"
+
+
 def test_evaluations_are_counted_as_the_loop_makes_them(tmp_path: Path) -> None:
     folder = make_job(tmp_path, eval_data=["first"], eval_steps=5, eval_on_start=True, num_train_epochs=2)
     settings = Job.model_validate(read_json(folder.job_json)).settings

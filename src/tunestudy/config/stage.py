@@ -203,6 +203,11 @@ class CheckpointSettings(CheckpointSharing):
     drop_intermediate: bool = neutral(True)
     """After the stage, keep only the last and the best checkpoints."""
 
+    @property
+    def writes_full(self) -> bool:
+        """Whether any checkpoint is a full one."""
+        return self.full_save_steps is not None or (self.save_on_epoch_end and self.checkpoint_mode == "full")
+
 
 class LoggingSettings(Config):
     """What is logged and where to."""

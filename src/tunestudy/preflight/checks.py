@@ -217,7 +217,7 @@ def bytes_needed(jobs: Sequence[Job], base: Path) -> int:
             continue
         weights = _weights_bytes(base / name)
         published += weights
-        with_optimiser = 3 * weights if settings.full_save_steps else weights
+        with_optimiser = 3 * weights if settings.writes_full else weights
         largest = max(largest, with_optimiser * (settings.save_total_limit + 1))
     return _RESERVE_BYTES + published + largest
 

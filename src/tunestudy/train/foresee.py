@@ -249,9 +249,8 @@ def host_copies(model: nn.Module, settings: TrainStage) -> int:
     """Buffers in the host's memory from which checkpoints are written; on a CPU rank they count as its own."""
     values = sum(num_values(p) for p in model.parameters() if p.requires_grad)
     lite = settings.save_steps or settings.full_save_steps or settings.save_on_epoch_end
-    full = settings.full_save_steps or (settings.save_on_epoch_end and settings.checkpoint_mode == "full")
     moments = 0 if settings.optim in ("sgd", "adafactor") else 2
-    return 4 * values * (bool(lite) + (moments if full else 0))
+    return 4 * values * (bool(lite) + (moments if settings.writes_full else 0))
 
 
 def _largest_packed(model: nn.Module, settings: TrainStage) -> int:

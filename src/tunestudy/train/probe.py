@@ -147,7 +147,7 @@ def time_of_saving(run: Run) -> dict[str, Any]:
 
     Of a full one where the stage writes any, else of a lite one; it is removed again.
     """
-    kind: Kind = "full" if run.settings.full_save_steps else "lite"
+    kind: Kind = "full" if run.settings.writes_full else "lite"
     began = time.perf_counter()
     run.saver.save(kind, run.state, metrics={}, label="")
     waited = time.perf_counter() - began

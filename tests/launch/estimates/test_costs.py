@@ -75,6 +75,19 @@ def test_a_stated_card_and_stated_times_are_enough(plan: Plan, tmp_path: Path) -
     assert any("someone/model-8b" in line for line in told), "what has to be downloaded"
 
 
+def test_full_checkpoints_of_epochs_count_as_such(tmp_path: Path) -> None:
+    seen = {}
+    for mode in ("lite", "full"):
+        path = tmp_path / f"{mode}.yaml"
+        settings = f"save_steps: null, full_save_steps: null, checkpoint_mode: {mode}"
+        path.write_text(STUDY.replace("max_steps: 1000", f"max_steps: 1000, {settings}"))
+        made = make_plan(load_study(path), tmp_path / mode)
+        count(made)
+        seen[mode] = put_together(made, tmp_path, now=0.0).as_json()["stages"][0]
+    assert [seen[mode]["checkpoint_bytes"]["expected"] for mode in ("lite", "full")] == [4e6, 12e6]
+    assert seen["full"]["disk_bytes"]["expected"] > 2 * seen["lite"]["disk_bytes"]["expected"]
+
+
 @pytest.mark.parametrize(
     ("stated", "words"),
     [

@@ -285,7 +285,7 @@ def _checkpoint_bytes(settings: TrainStage, seen: Seen, stated: Prior) -> Span |
         lite = FLOAT * float(seen.counted["values_that_learn"])
     else:
         return None
-    full = FULL_IS * lite if settings.full_save_steps else lite
+    full = FULL_IS * lite if settings.writes_full else lite
     often = settings.save_steps is None or settings.full_save_steps == settings.save_steps
     return Span(lite, full if often else lite, full)
 
@@ -295,7 +295,7 @@ def _disk_bytes(settings: TrainStage, saves: int | None, checkpoint: Span | None
     if checkpoint is None or saves is None:
         return None
     kept = min(saves, settings.save_total_limit + settings.save_best_k + 1)
-    fulls = min(saves, settings.save_total_limit) if settings.full_save_steps else 0
+    fulls = min(saves, settings.save_total_limit) if settings.writes_full else 0
     result = checkpoint.low
     expected = kept * checkpoint.expected + min(fulls, 1) * checkpoint.high + result
     return Span(kept * checkpoint.low + result, expected, (kept + fulls) * checkpoint.high + result)
