@@ -1,6 +1,7 @@
 """The headline from files: pairing by seed, missing seeds, other rows, enough and too few seeds."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,23 @@ def test_lower_is_better_for_losses(tmp_path: Path) -> None:
         score = json.loads(path.read_text())
         path.write_text(json.dumps({**score, "primary": "loss", "metrics": {"loss": score["metrics"]["accuracy"]}}))
     assert cell_of(headline_of(study_dir), "untrained").best
+
+
+@pytest.mark.parametrize(
+    ("lower", "metrics"),
+    [
+        (True, "loss eval_loss nll perplexity word_perplexity byte_perplexity bits_per_byte brier_score"),
+        (True, "wer WER cer ter wer_stderr error error_rate mean_squared_error mae mse rmse"),
+        (False, "accuracy acc_norm f1 bleu chrf anls exact_match answer_accuracy certainty lossless"),
+    ],
+)
+@pytest.mark.parametrize("written", ["{}", "{} (get-answer)", "error_loss_task/{}", "wer/{} (loss)"])
+def test_which_way_is_better_is_in_the_words_of_the_bare_name(
+    finished: StudyDir, lower: bool, metrics: str, written: str
+) -> None:
+    cell = cell_of(headline_of(finished), "full")
+    for metric in metrics.split():
+        assert replace(cell, metric=written.format(metric)).lower_is_better is lower, metric
 
 
 def test_where_all_are_equal_none_is_best(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The headline: every variant on every benchmark over its seeds, and against the baseline."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
@@ -18,7 +19,10 @@ from tunestudy.report.statistics import (
 )
 from tunestudy.report.values import number
 
-_LOWER_IS_BETTER = ("loss", "perplexity", "error", "wer", "cer", "nll", "bits_per_byte")
+_LOWER_IS_BETTER = re.compile(
+    r"(?<![a-z])(loss|losses|logloss|perplexity|errors?|wer|cer|ter|nll|bits_per_byte|brier|mae|mse|rmse)(?![a-z])"
+)
+"""Whole words: `answer` has no `wer` in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +69,9 @@ class Cell:
 
     @property
     def lower_is_better(self) -> bool:
-        return any(part in self.metric.lower() for part in _LOWER_IS_BETTER)
+        """By the metric's name, without the task before it and the way or filter in brackets behind it."""
+        bare = self.metric.lower().partition(" (")[0].rpartition("/")[2]
+        return _LOWER_IS_BETTER.search(bare) is not None
 
 
 @dataclass(frozen=True, kw_only=True)
