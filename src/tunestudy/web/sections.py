@@ -61,7 +61,10 @@ class Maker:
                 if self._pool is None:
                     context = multiprocessing.get_context("spawn")
                     self._pool = ProcessPoolExecutor(1, context, initializer=_belong_to, initargs=(os.getpid(),))
-                self._future = self._pool.submit(make, self.root)
+                try:
+                    self._future = self._pool.submit(make, self.root)
+                except BrokenProcessPool:  # killed while it had nothing to do: the next look begins a new one
+                    self._pool, self._made_of = None, None
 
     def close(self) -> None:
         """End the process."""
