@@ -32,6 +32,22 @@ def test_every_byte_is_read_once(tmp_path: Path) -> None:
     assert tail.read(1000) == (b"", True)
 
 
+def test_of_a_torn_last_line_nothing_is_left_to_read(tmp_path: Path) -> None:
+    path = tmp_path / "loss_log.csv"
+    path.write_text("one\ntwo\nthr")
+    tail = Tail(path)
+    assert tail.read(6) == (b"one\n", False)
+    assert tail.left == 5
+    assert tail.read(1000) == (b"two\n", False)
+    assert tail.left == 0
+    assert tail.read(1000) == (b"", False)
+    assert tail.left == 0
+    with open(path, "a") as file:
+        file.write("ee\nfour\n")
+    assert tail.read(7) == (b"three\n", False)
+    assert tail.left == 4
+
+
 def test_a_resumed_job_cuts_its_log_back(tmp_path: Path) -> None:
     path = tmp_path / "loss_log.csv"
     log = Log(path, COLUMNS)

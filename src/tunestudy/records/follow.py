@@ -17,6 +17,7 @@ class Tail:
         self.path = path
         self._at = 0
         self._mark = b""
+        self._seen = 0
         self._looked: tuple[int, int, int] | None = None
 
     def read(self, most: int) -> tuple[bytes, bool]:
@@ -37,7 +38,7 @@ class Tail:
             again = self._at > 0
             self._at, self._mark, self._looked = 0, b"", None
             return b"", again
-        self._looked = looked
+        self._looked, self._seen = looked, self._at + len(data)
         data = data[: data.rfind(b"\n") + 1]
         self._at += len(data)
         self._mark = (self._mark + data)[-_MARK:]
@@ -45,8 +46,8 @@ class Tail:
 
     @property
     def left(self) -> int:
-        """Bytes that the file had more than were given out, when it was looked at last."""
-        return max(0, self._looked[1] - self._at) if self._looked else 0
+        """Bytes that were not looked at yet; a last line without its end was, and is none of them."""
+        return max(0, self._looked[1] - self._seen) if self._looked else 0
 
     def _still_there(self, file: BinaryIO) -> bool:
         """Whether the bytes before our place are those that we read; else we begin anew."""
