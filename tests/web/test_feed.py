@@ -4,11 +4,13 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tunestudy.config.job import Job
+from tunestudy.records.follow import last_lines
 from tunestudy.records.layout import JobDir, StudyDir
 from tunestudy.records.manifest import seal
 from tunestudy.report.collect import collect
@@ -145,6 +147,16 @@ def test_a_log_goes_on_where_it_ended(half: StudyDir, served: Callable[..., Any]
     log.write_text("begun anew\n")
     assert client.get(f"{ask}&from={more['next']}").json()["text"] == "begun anew\n"
     assert client.get(f"{ask}&from=-5").status_code == client.get(f"{ask}&from=1e99").status_code == 200
+
+
+def test_a_log_goes_on_after_a_line_that_is_too_long(tmp_path: Path) -> None:
+    log = tmp_path / "rank-0.log"
+    log.write_text("short\n" + 1000 * "x")
+    assert last_lines(log, 100, start=6) == ("", 6), "its end is not written yet"
+    with open(log, "a") as file:
+        file.write("\nnext\nhal")
+    assert last_lines(log, 100, start=6) == ("", 1007)
+    assert last_lines(log, 100, start=1007) == ("next\n", 1012)
 
 
 def test_a_job_is_told_in_full(half: StudyDir, served: Callable[..., Any]) -> None:

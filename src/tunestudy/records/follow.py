@@ -1,10 +1,13 @@
 """Reading files that grow: every byte once, whole lines only."""
 
+import re
 from pathlib import Path
 from typing import BinaryIO
 
 _MARK = 64
 """So many bytes before the place reached are compared, to see that it is still the same file."""
+_END = re.compile(rb"[\r\n]")
+"""Of a line."""
 
 
 class Tail:
@@ -64,15 +67,26 @@ def last_lines(path: Path, most: int, *, start: int | None = None) -> tuple[str,
     """Whole lines of a text file from byte `start` on, or its end without it; and where to go on.
 
     At most about `most` bytes; a first line that `most` cuts in half is left out, so that no half of a token gets
-    through. A file that became shorter than `start` is told from its end. Raises FileNotFoundError.
+    through; a line at `start` that is longer than `most` is passed over once it has an end. A file that became shorter
+    than `start` is told from its end. Raises FileNotFoundError.
     """
     with open(path, "rb") as file:
         size = file.seek(0, 2)
         begin = start if start is not None and start <= size else max(0, size - most)
         file.seek(begin)
         data = file.read(most)
+        if begin == start and len(data) == most and not _END.search(data):
+            return "", _next_line(file) or begin
     if begin and begin != start:
         data = data[data.find(b"\n") + 1 :] if b"\n" in data else b""
         begin = size - len(data) if data else size
     ends = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
     return data[:ends].decode(errors="replace"), begin + ends
+
+
+def _next_line(file: BinaryIO) -> int | None:
+    """Where the line after the one that `file` stands in begins; None as long as that one has no end."""
+    while data := file.read(1 << 20):
+        if end := _END.search(data):
+            return file.tell() - len(data) + end.end()
+    return None
