@@ -16,6 +16,9 @@ import pytest
 
 from tunestudy.config.errors import StudyError
 from tunestudy.records.layout import StudyDir
+from tunestudy.web import serve as serving
+from tunestudy.web.guard import Rules
+from tunestudy.web.sections import Maker
 from tunestudy.web.serve import is_cut_short, serve
 
 
@@ -44,6 +47,20 @@ def test_a_taken_port_names_a_free_one(tmp_path: Path) -> None:
         free = int(re.search(r"free is --port (\d+)", str(told.value))[1])
         with socket.socket() as now:
             now.bind(("127.0.0.1", free))
+
+
+def test_a_name_of_this_machine_that_means_loopback_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ruled: list[Rules] = []
+    monkeypatch.setattr(Maker, "look", lambda maker, state: None)
+    monkeypatch.setattr(serving, "_resolve", lambda host: (socket.AF_INET, "127.0.0.1"))
+    monkeypatch.setattr(serving, "_run", lambda feed, rules, listening: ruled.append(rules))
+    serve(tmp_path, host="My-Machine", port=0)
+    address = re.search(r"http://(\S+?)/", capsys.readouterr().out)
+    assert address is not None and address[1].startswith("My-Machine:")
+    assert ruled[0].is_own_name(address[1])
+    assert not ruled[0].is_own_name("a.stranger.example")
 
 
 @pytest.mark.slow

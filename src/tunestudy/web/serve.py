@@ -139,9 +139,7 @@ def _next_free(family: socket.AddressFamily, address: str, start: int) -> int | 
 
 def _names(host: str, loopback: bool) -> frozenset[str]:
     """Names by which the page may be asked for."""
-    if loopback:
-        return frozenset()
-    own = {host, socket.gethostname(), socket.getfqdn()}
+    own = {host} if loopback else {host, socket.gethostname(), socket.getfqdn()}
     return frozenset(name.lower() for name in own if name)
 
 
