@@ -68,6 +68,15 @@ def test_rows_that_are_no_numbers_are_left_out(tmp_path: Path) -> None:
     assert log.series["train_loss"].steps.tolist() == [5.0, 7.0]
 
 
+def test_a_name_with_a_comma_is_quoted_in_the_header(tmp_path: Path) -> None:
+    path = tmp_path / "loss_log.csv"
+    path.write_text('epoch,step,"loss/a,b","loss/""c""",train_loss\n0,1,3.0,5.0,4.0\n0,2,1.0,3.0,2.0\n')
+    log = Log(path, (*COLUMNS, "loss/a,b"))
+    log.read(1000)
+    assert values(log) == [4.0, 2.0]
+    assert log.series["loss/a,b"].mean.tolist() == [3.0, 1.0]
+
+
 def test_it_is_read_in_pieces_when_there_is_much(tmp_path: Path) -> None:
     path = tmp_path / "loss_log.csv"
     path.write_text("epoch,step,train_loss\n" + "".join(f"0,{step},{step}\n" for step in range(500)))

@@ -1,5 +1,6 @@
 """Columns of growing CSV logs, thinned as they are read: a million rows cost no more to draw than a thousand."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +78,7 @@ class Log:
             return 0
         lines = data.decode(errors="replace").splitlines()
         if self._places is None:
-            names = lines.pop(0).split(",")
+            names = next(csv.reader([lines.pop(0)]))
             self._places = {name: place for place, name in enumerate(names)}
         self._take(lines)
         self.version += 1
