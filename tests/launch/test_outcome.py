@@ -3,8 +3,8 @@
 import pytest
 
 from tunestudy.launch import outcome as outcomes
-from tunestudy.launch.outcome import memory_kills, read_outcome
-from tunestudy.records.atomic import write_json
+from tunestudy.launch.outcome import Outcome, memory_kills, outcome_told, read_outcome, record_failure
+from tunestudy.records.atomic import read_object, write_json
 
 TORCHRUN_SUMMARY = """\
 Root Cause (first observed failure):
@@ -40,6 +40,18 @@ def test_a_killed_rank_counts_more_than_the_others_complaint(ended):
     end = ended(log=TORCHRUN_SUMMARY.format(-9), failure=failure("error"))
     assert (end.kind, end.signal, end.step) == ("killed", 9, 7)
     assert "SIGKILL" in end.message and "connection closed by peer" in end.message
+
+
+def test_a_signal_told_as_shells_tell_it_is_one(ended):
+    """As what stands for a process on another host does: 128 + 9. 255 and 75 are no signals."""
+    assert [ended(exit_code=code).signal for code in (137, -9, 139, 255, 75)] == [9, 9, 11, None, None]
+    assert ended(exit_code=137, oom=True).kind == "oom"
+
+
+def test_what_is_written_down_of_a_failure_is_all_that_is_needed(study):
+    end = Outcome(kind="user", message="stopped by `expect:`", step=3, attempt=2, by_expectation=True)
+    record_failure(study.folder("base"), end, 2)
+    assert outcome_told(read_object(study.folder("base").failure_json)) == end
 
 
 def test_killed_for_memory(ended):

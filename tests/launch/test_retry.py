@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from tunestudy.config.resources import Resources
+from tunestudy.launch.ending import write_down_failure
 from tunestudy.launch.executor import failure_told_by_others
 from tunestudy.launch.outcome import Outcome
 from tunestudy.launch.retry import CURES, Verdict, verdict_on
 from tunestudy.launch.task import Task
 from tunestudy.records.adjusted import read_adjusted, write_adjusted
+from tunestudy.records.events import Journal
 
 STAGE = {"data": ["d"], "learning_rate": 0.1}
 
@@ -150,4 +152,9 @@ def test_a_job_that_another_machine_took_over_before_it_began_has_not_failed(stu
     told = {"t": 1.0, "event": "job_retried", "job": job.id, "attempt": None}
     (study.dir.events / "other.jsonl").write_text(json.dumps(told) + "\n")
     launch = SimpleNamespace(study=study.dir, journal=SimpleNamespace(writer="here"))
-    assert failure_told_by_others(Task(job, study.folder("other"), seen_claim=1), launch) is None
+    task = Task(job, study.folder("other"), seen_claim=1)
+    assert failure_told_by_others(task, launch) is None
+    end = Outcome(kind="user", message="stopped by `expect:`", step=3, by_expectation=True)
+    with Journal(study.dir.events, "there") as journal:
+        write_down_failure(task, 1, end, study.dir, journal)
+    assert failure_told_by_others(task, launch) == end, "a band that was left makes no study wrong here either"

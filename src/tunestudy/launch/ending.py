@@ -62,6 +62,7 @@ def write_down_failure(task: Task, attempt: int, outcome: Outcome, study: StudyD
     """The same for an attempt that failed, whoever started it."""
     record_failure(task.folder, outcome, attempt)
     told = {"kind": outcome.kind, "message": outcome.message, "signal": outcome.signal, "step": outcome.step}
+    told |= {"by_expectation": True} if outcome.by_expectation else {}
     log = log_of(task, outcome).relative_to(study.root).as_posix()
     journal.write("job_failed", job=task.job.id, attempt=attempt, **told, exit_code=outcome.exit_code, log=log)
     task.failures.append(outcome)

@@ -16,6 +16,7 @@ from typing import Any
 from tunestudy.config.errors import Exit
 from tunestudy.config.resources import Resources
 from tunestudy.launch.ending import clean_logs, outcome_of, write_down, write_down_failure
+from tunestudy.launch.failures import exit_of
 from tunestudy.launch.hang import PATIENCE, SignsOfLife, end_if_it_hangs
 from tunestudy.launch.local import Slot
 from tunestudy.launch.orphans import end_orphan_if_it_hangs, kill_orphan, orphan_of, stop_orphan
@@ -54,10 +55,7 @@ class Launch:
 
 
 def execute(tasks: Sequence[Task], launch: Launch, stop: StopRequest) -> Exit:
-    """Run every task that is not done, parents before children, until nothing more can run or `stop` is wanted.
-
-    Jobs that failed by nothing but mistakes in the study or its data make it a wrong study, though it shows late.
-    """
+    """Run every task that is not done, parents before children, until nothing more can run or `stop` is wanted."""
     by_id = {task.job.id: task for task in tasks}
     while True:
         collect_ended(tasks, launch, stopping=bool(stop))
@@ -74,13 +72,7 @@ def execute(tasks: Sequence[Task], launch: Launch, stop: StopRequest) -> Exit:
     if stop:
         stop_running(tasks, launch)
     launch.show(tasks)
-    if all(task.state == "done" for task in tasks):
-        return Exit.DONE
-    if stop:
-        return Exit.INTERRUPTED
-    last = [task.failures[-1] for task in tasks if task.state == "failed" and task.failures]
-    mistakes = bool(last) and all(one.kind == "user" and not one.by_expectation for one in last)
-    return Exit.STUDY_WRONG if mistakes else Exit.JOBS_FAILED
+    return exit_of(tasks, stopped=bool(stop))
 
 
 def start_ready(tasks: Sequence[Task], by_id: Mapping[str, Task], launch: Launch) -> None:
@@ -302,7 +294,8 @@ def failure_told_by_others(task: Task, launch: Launch) -> Outcome | None:
     last = next((event for event in reversed(others) if (event.get("attempt") or 0) >= task.seen_claim), None)
     if last is None or last["event"] != "job_failed":
         return None
-    return Outcome(**{name: last[name] for name in ("kind", "message", "signal", "exit_code", "step")})
+    facts = {name: last[name] for name in ("kind", "message", "signal", "exit_code", "step")}
+    return Outcome(**facts, by_expectation=last.get("by_expectation", False))
 
 
 def block_children_of_failed(tasks: Sequence[Task], by_id: Mapping[str, Task]) -> None:

@@ -1,14 +1,29 @@
-"""What is told at the end about jobs that failed."""
+"""What a run says at its end: which jobs failed and why, in words and as its exit code."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from tunestudy.config.errors import Exit
 from tunestudy.launch.ending import log_of
 from tunestudy.launch.outcome import failed_words
-from tunestudy.launch.retry import CURES
+from tunestudy.launch.retry import cure_of
 from tunestudy.launch.task import Task
 from tunestudy.records.redact import redact
+
+
+def exit_of(tasks: Sequence[Task], *, stopped: bool) -> Exit:
+    """How a run ends, whoever carried its jobs out. `stopped`: it was asked to end before they had.
+
+    Jobs that failed by nothing but mistakes in the study or its data make it a wrong study, though it shows late.
+    """
+    if all(task.state == "done" for task in tasks):
+        return Exit.DONE
+    last = [task.failures[-1] for task in tasks if task.state == "failed"]
+    if stopped or not last:
+        return Exit.INTERRUPTED
+    mistakes = all(one.kind == "user" and not one.by_expectation for one in last)
+    return Exit.STUDY_WRONG if mistakes else Exit.JOBS_FAILED
 
 
 def print_failures(tasks: Sequence[Task]) -> None:
@@ -36,7 +51,7 @@ def failure_text(task: Task) -> str:
     if task.given_up:
         lines.append(f"  {task.given_up}")
     lines.append(f"  log: {_short(log_of(task, last))}")
-    lines.append(f"  next: {CURES[last.kind]}")
+    lines.append(f"  next: {cure_of(last.kind)}")
     return "\n".join(lines)
 
 

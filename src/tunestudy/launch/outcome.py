@@ -6,10 +6,10 @@ torchrun's summary names count more than what the surviving ranks complained abo
 
 import re
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from tunestudy.config.failures import FailureKind, Sign, sign_in
 from tunestudy.config.job import Job
@@ -89,8 +89,7 @@ def read_outcome(
     word = word_of_cluster(logs)
     said = f"rank {failure['rank']} then said: {failure['message']}" if failure else ""
     if failure and failure["kind"] in _KNOWN_CAUSES:
-        place = f"{failure['where']}: " if failure["kind"] == "user" and failure.get("where") else ""
-        return replace(ended, kind=failure["kind"], message=place + failure["message"], rank=failure["rank"])
+        return replace(ended, kind=failure["kind"], message=_with_place(failure), rank=failure["rank"])
     if word is not None and word.kind in _OF_SIGNALS:
         return replace(ended, kind=word.kind, message="; ".join(filter(None, (word.line, said))), signal=killed_by)
     if failure and killed_by is None:
@@ -102,6 +101,25 @@ def read_outcome(
         message = "; ".join(filter(None, (describe_signal(killed_by, out_of_memory), said)))
         return replace(ended, kind=kind, message=message, signal=killed_by)
     return unexplained(ended, logs)
+
+
+def outcome_told(failure: Mapping[str, Any]) -> Outcome:
+    """The failure that a job's failure.json tells of, for who has nothing else."""
+    known: Sequence[FailureKind] = get_args(FailureKind)
+    return Outcome(
+        kind=next((kind for kind in known if kind == failure.get("kind")), "error"),
+        message=_with_place(failure),
+        step=failure.get("step"),
+        rank=failure.get("rank"),
+        attempt=failure.get("attempt"),
+        by_expectation=bool(failure.get("by_expectation")),
+    )
+
+
+def _with_place(failure: Mapping[str, Any]) -> str:
+    """Its message; of a user's mistake, after the place where it is."""
+    place = f"{failure['where']}: " if failure.get("kind") == "user" and failure.get("where") else ""
+    return place + str(failure.get("message", ""))
 
 
 @dataclass(frozen=True)
@@ -172,6 +190,7 @@ def record_failure(folder: JobDir, outcome: Outcome, attempt: int) -> None:
             "rank": None,
             "step": outcome.step,
             "phase": outcome.phase,
+            "by_expectation": outcome.by_expectation,
         }
         write_json(folder.failure_json, {"t": round(clock.now(folder.root), 3), "attempt": attempt, **facts})
 
@@ -202,8 +221,12 @@ def _text(path: Path) -> str:
 
 
 def _fatal_signal(exit_code: int, tail: str) -> int | None:
-    """The signal that ended the job; SIGTERM counts last, since torchrun itself sends it to the ranks that are left."""
+    """The signal that ended the job; SIGTERM counts last, since torchrun itself sends it to the ranks that are left.
+
+    What stands for a process on another host tells of its signal as shells do.
+    """
     forced = set(_FORCED.findall(tail))
+    exit_code = 128 - exit_code if exit_code - 128 in signal.valid_signals() else exit_code
     codes = [exit_code, *(int(code) for code, pid in _EXIT_CODE.findall(tail) if pid not in forced)]
     signals = [-code for code in codes if code < 0]
     return next((number for number in signals if number != signal.SIGTERM), signals[0] if signals else None)

@@ -63,14 +63,21 @@ def verdict_on(failures: Sequence[Outcome], job: Job, folder: JobDir, resources:
     if same and smaller is None and last.kind not in OF_THE_CLUSTER:
         return Verdict(again=False, words="it failed at the same step before, so it was not started again")
     of_kind = sum(failure.kind == last.kind for failure in failures)
-    most = getattr(resources.retries, last.kind)
-    if of_kind > most:
-        return Verdict(again=False, words=f"not started again: resources.retries.{last.kind} is {most}")
-    if resources.max_retries is not None and len(failures) > resources.max_retries:
-        return Verdict(again=False, words=f"not started again: resources.max_retries is {resources.max_retries}")
+    if why := spent(last, of_kind, len(failures), resources):
+        return Verdict(again=False, words=why)
     pause = resources.retries.wait_s * 2 ** (of_kind - 1) if last.kind in WAITED_FOR else 0.0
     words = smaller.why if smaller else ""
     return Verdict(again=True, words=words, wait_s=min(pause, LONGEST_WAIT_S), adjusted=smaller)
+
+
+def spent(last: Outcome, of_kind: int, in_all: int, resources: Resources) -> str:
+    """Why a job that failed so often is not started again; empty when it may be."""
+    most = getattr(resources.retries, last.kind)
+    if of_kind > most:
+        return f"not started again: resources.retries.{last.kind} is {most}"
+    if resources.max_retries is not None and in_all > resources.max_retries:
+        return f"not started again: resources.max_retries is {resources.max_retries}"
+    return ""
 
 
 def smaller_batches(last: Outcome, job: Job, folder: JobDir, *, ranks: int) -> Adjusted | str | None:

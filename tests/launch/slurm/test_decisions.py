@@ -382,16 +382,18 @@ def test_an_allocation_is_packed_by_what_run_knew(on_slurm, monkeypatch):
     jobs = study.jobs
     study.dir.slurm.root.mkdir()
     study.dir.slurm.jobs("allocation").write_text("".join(f"{job.id}\n" for job in jobs))
-    works = [{"id": jobs[0].id, "seconds": 60.0, "needs": [], "priority": 2}]
+    works = [{"id": jobs[0].id, "seconds": 60.0, "needs": [], "priority": 2, "memory_mb": 7e3}]
+    works += [{"id": jobs[1].id, "seconds": 1.0, "needs": [], "known": False, "memory_mb": 5e3}]
     study.dir.packing.write_text(json.dumps({"works": works}))
-    seen = {}
-    monkeypatch.setattr(inside, "place_for", lambda *_, **__: None)
+    seen, sizes = {}, []
+    monkeypatch.setattr(inside, "place_for", lambda *_, smallest_mb, **__: sizes.append(smallest_mb))
     monkeypatch.setattr(inside, "allocated_nodes", lambda: ["node1"])
     monkeypatch.setattr(inside, "carry_out", lambda *_, works, **__: seen.update(works) or Exit.DONE)
     inside.main(str(study.dir.root), "allocation")
     assert {name: (work.seconds, work.priority, work.known) for name, work in seen.items()} == {
         job.id: (60.0, 2, True) if job is jobs[0] else (1.0, 0, False) for job in jobs
     }
+    assert sizes == [5e3], "by which GPUs are shared"
 
 
 def test_an_allocation_does_not_ask_for_parents_that_others_trained(on_slurm, monkeypatch):

@@ -144,7 +144,9 @@ def test_a_long_evaluation_is_not_stuck_while_it_answers(on_slurm, monkeypatch):
             assert inside.main(str(study.dir.root), base.id) == 0
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert [event["reason"] for event in study.events("slurm_left")] == ["time limit", "time limit", "stuck"]
+    left = study.events("slurm_left")
+    assert [event["reason"] for event in left] == ["time limit", "time limit", "stuck"]
+    assert [event["went_on"] for event in left] == [True, True, False]
 
 
 def test_secrets_behind_an_option_are_found_as_well(on_slurm, monkeypatch):

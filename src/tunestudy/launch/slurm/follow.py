@@ -15,9 +15,10 @@ from tunestudy.config.resources import Resources
 from tunestudy.launch.alerts.feed import AlertFeed, alert_words
 from tunestudy.launch.carry_out import stop_on_signals, tasks_of
 from tunestudy.launch.executor import block_children_of_failed, has_weights
-from tunestudy.launch.failures import print_failures
+from tunestudy.launch.failures import exit_of, print_failures
 from tunestudy.launch.outcome import is_complete
 from tunestudy.launch.presence import present, writer_name
+from tunestudy.launch.retry import spent
 from tunestudy.launch.show import Display, open_display, row_of, summary
 from tunestudy.launch.slurm.commands import SlurmError, ask
 from tunestudy.launch.slurm.left import Verdict, verdict_on
@@ -57,8 +58,6 @@ class Follower:
     submitter: Submitter
     seen: dict[str, Seen] = field(default_factory=dict)
     """Job id → its submission in the queue."""
-    again: dict[tuple[str, str], int] = field(default_factory=dict)
-    """(Job id, kind of trouble) → how often it was submitted anew."""
     silent: bool = False
     """Whether the controller did not answer lately."""
     in_doubt: set[str] = field(default_factory=set)
@@ -140,13 +139,22 @@ class Follower:
             task.state = "failed"
             task.failures.append(verdict.as_outcome)
         elif verdict.outcome == "again":
-            count = self.again[task.job.id, verdict.kind] = self.again.get((task.job.id, verdict.kind), 0) + 1
-            most = self.resources.retries.node_lost if verdict.kind == "node_lost" else self.resources.retries.preempted
-            task.state = "waiting" if count <= most else "interrupted"
-            facts = {"slurm_id": verdict.slurm_id, "jobs": [task.job.id], "kind": verdict.kind}
-            self.submitter.journal.write("slurm_lost", **facts, message=verdict.message)
+            self._again(task, verdict)
         else:
             task.state = "interrupted"
+
+    def _again(self, task: Task, verdict: Verdict) -> None:
+        """Have it submitted anew unless that was in vain too often. A chain of time limits is no failure: it may be as
+        long as it likes, as long as it gets somewhere."""
+        facts = {"slurm_id": verdict.slurm_id, "jobs": [task.job.id], "kind": verdict.kind}
+        self.submitter.journal.write("slurm_lost", **facts, message=verdict.message)
+        task.state = "waiting"
+        if verdict.went_on:
+            return
+        task.failures.append(verdict.as_outcome)
+        of_kind = sum(failure.kind == verdict.kind for failure in task.failures)
+        task.given_up = spent(verdict.as_outcome, of_kind, len(task.failures), self.resources)
+        task.state = "failed" if task.given_up else "waiting"
 
     def _lost_its_parents(self, task: Task) -> bool:
         """Whether a job that it needs is neither trained nor on its way: then SLURM drops it from the queue."""
@@ -236,12 +244,7 @@ def _until_done(follower: Follower, stop: StopRequest, display: Display) -> Exit
         if not going_on or stop or follower.study.slurm.stopped.exists():
             break
         _wait(pause_s, follower, stop, display)
-    states = {task.state for task in follower.tasks}
-    if states == {"done"}:
-        return Exit.DONE
-    if stop or follower.study.slurm.stopped.exists() or "failed" not in states:
-        return Exit.INTERRUPTED
-    return Exit.JOBS_FAILED
+    return exit_of(follower.tasks, stopped=bool(stop) or follower.study.slurm.stopped.exists())
 
 
 def _wait(pause_s: float, follower: Follower, stop: StopRequest, display: Display) -> None:

@@ -2,7 +2,7 @@
 `slurm_left`. A submission that SLURM queues again has several."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from tunestudy.records.events import read_events
@@ -25,8 +25,8 @@ class Life:
     """Why it left: `time limit`, `stuck`, or the name of an exit code (`done`, `jobs_failed`, `interrupted`); None when
     it could not say, or runs."""
     ended: float | None = None
-    steps: Mapping[str, int | None] = field(default_factory=dict)
-    answered_bytes: int = 0
+    went_on: bool = False
+    """Whether any of its jobs came further meanwhile."""
 
 
 def lives_of(study: StudyDir, slurm_id: str) -> list[Life]:
@@ -44,7 +44,7 @@ def lives(events: Sequence[Mapping[str, Any]]) -> list[Life]:
             told = {name: event[name] for name in ("slurm_id", "restart", "key", "gpus")}
             life = Life(**told, jobs=tuple(event["jobs"]), nodes=tuple(event["nodes"]), started=event["t"])
             if left := ends.get(place):
-                life.reason, life.ended, life.steps = left["reason"], left["t"], left["steps"]
-                life.answered_bytes = left.get("answered_bytes", 0)
+                life.reason, life.ended = left["reason"], left["t"]
+                life.went_on = left.get("went_on", False)
             found[place] = life
     return sorted(found.values(), key=lambda life: life.restart)

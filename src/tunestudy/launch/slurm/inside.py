@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -74,7 +75,9 @@ def carried_out(study: StudyDir, key: str, module: str) -> int:
     try:
         settings = understood(study)
         jobs = wanted_jobs(study, key)
-        place = place_for(settings.resources, base_of(study, jobs), single=key != ALLOCATION, module=module)
+        base, works = base_of(study, jobs), remembered_works(study, jobs)
+        smallest = min((work.memory_mb for work in works.values() if work.memory_mb is not None), default=None)
+        place = place_for(settings.resources, base, single=key != ALLOCATION, smallest_mb=smallest, module=module)
         alone = packed(study, jobs) if key == ALLOCATION else [ready(study, job) for job in jobs]
     except StudyError as error:
         print(error, file=sys.stderr, flush=True)
@@ -84,16 +87,19 @@ def carried_out(study: StudyDir, key: str, module: str) -> int:
         journal.write("slurm_started", **facts(key, jobs), **whence(before))
         if settings.resources.slurm.requeue and not settings.resources.slurm.wrap and shutil.which("scontrol") is None:
             journal.write("alert", job="", kind="requeue", message=NO_REQUEUE, step=None, cause=key)
+        came_to = [made_of(study, job) for job in jobs]
         works = remembered_works(study, alone)
         code = carry_out(settings, alone, study, place=place, quiet=False, works=works, uploads=False, hurry=False)
-        steps = {job.id: step_of(study, job) for job in jobs}
         again = code == Exit.INTERRUPTED and limit.is_near
-        answered = sum(answered_bytes(study, job) for job in jobs)
-        so_far = (before[-1].steps, before[-1].answered_bytes) if before and before[-1].reason == "time limit" else None
-        stuck = again and so_far == (steps, answered)
+        went_on = any(
+            now.is_beyond(then) for now, then in zip((made_of(study, job) for job in jobs), came_to, strict=True)
+        )
+        stuck = again and not went_on and bool(before) and before[-1].reason == "time limit"
         reason = "stuck" if stuck else "time limit" if again else code.name.lower()
-        made = {"steps": steps, "answered_bytes": answered}
-        journal.write("slurm_left", slurm_id=slurm_id(), restart=restarts(), reason=reason, **made)
+        steps = {job.id: step_of(study, job) for job in jobs}
+        journal.write(
+            "slurm_left", slurm_id=slurm_id(), restart=restarts(), reason=reason, steps=steps, went_on=went_on
+        )
     if stuck:
         print("no step was made since the last time limit: raise resources.slurm.time", file=sys.stderr, flush=True)
         return exit_code(study, jobs, Exit.JOBS_FAILED)
@@ -214,9 +220,25 @@ def step_of(study: StudyDir, job: Job) -> int | None:
     return step if isinstance(step, int) else None
 
 
-def answered_bytes(study: StudyDir, job: Job) -> int:
-    """Size of what benchmarks have written of the job so far: it grows where no step is made any more."""
-    return sum(file.stat().st_size for file in study.job(job.id).eval.rglob("*.jsonl"))
+@dataclass(frozen=True)
+class Made:
+    """How far a job has come."""
+
+    trained: bool
+    step: int
+    answered_bytes: int
+    """Of what its benchmarks have written so far: that grows where no step is made any more."""
+
+    def is_beyond(self, then: "Made") -> bool:
+        """In any of the three: a job that starts again tells of no step at first."""
+        return self.trained > then.trained or self.step > then.step or self.answered_bytes > then.answered_bytes
+
+
+def made_of(study: StudyDir, job: Job) -> Made:
+    """From the job's files."""
+    folder = study.job(job.id)
+    answered = sum(file.stat().st_size for file in folder.eval.rglob("*.jsonl"))
+    return Made(is_trained(job, folder), step_of(study, job) or 0, answered)
 
 
 def requeue() -> bool:

@@ -1,13 +1,15 @@
 """What to make of a submission that left the queue while its job is not complete."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from tunestudy.config.job import Job
-from tunestudy.launch.outcome import Kind, Outcome
-from tunestudy.launch.slurm.history import lives_of
+from tunestudy.launch.outcome import Kind, Outcome, outcome_told
+from tunestudy.launch.slurm.history import lives
 from tunestudy.launch.slurm.queue import Queued, last_state
 from tunestudy.records.atomic import read_object
+from tunestudy.records.events import read_events
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.redact import redact
 
@@ -29,12 +31,14 @@ class Verdict:
     kind: Kind
     message: str
     slurm_id: str
-    step: int | None = None
-    exit_code: int | None = None
+    told: Outcome | None = None
+    """The failure that the job's own files tell of."""
+    went_on: bool = False
+    """Whether it was ended by its time limit after it had come further."""
 
     @property
     def as_outcome(self) -> Outcome:
-        return Outcome(kind=self.kind, message=self.message, step=self.step, exit_code=self.exit_code)
+        return self.told or Outcome(kind=self.kind, message=self.message)
 
 
 def verdict_on(
@@ -51,22 +55,18 @@ def verdict_on(
     `failed_before`: the attempt that failure.json told of before the submission; the same one is no news.
     `controller_was_away`: since the submission was last seen; a controller that was killed forgets what came last.
     """
-    folder = study.job(job.id)
-    failure = read_object(folder.failure_json)
-    if failure and failure.get("attempt") != failed_before:
-        told = {
-            "kind": failure.get("kind", "error"),
-            "message": failure.get("message", ""),
-            "step": failure.get("step"),
-        }
-        return Verdict(outcome="failed", slurm_id=slurm_id, **told)
-    life = next(iter(lives_of(study, slurm_id)[::-1]), None)
+    events = read_events(study.events)
+    failure = read_object(study.job(job.id).failure_json)
+    if failure and failure.get("attempt") != failed_before and not _tried_again(job, failure, events):
+        told = outcome_told(failure)
+        return Verdict(outcome="failed", kind=told.kind, message=told.message, slurm_id=slurm_id, told=told)
+    life = next((life for life in reversed(lives(events)) if life.slurm_id == slurm_id), None)
     if life is not None and life.reason == "stuck":
         message = "no step was made from one time limit to the next; raise resources.slurm.time"
         return Verdict(outcome="failed", kind="preempted", message=message, slurm_id=slurm_id)
     if life is not None and life.reason == "time limit":
         message = f"the time limit of submission {slurm_id} came; it goes on in another"
-        return Verdict(outcome="again", kind="preempted", message=message, slurm_id=slurm_id)
+        return Verdict(outcome="again", kind="preempted", message=message, slurm_id=slurm_id, went_on=life.went_on)
     if life is not None and life.reason == "interrupted":
         message = f"submission {slurm_id} was asked to stop; `tunestudy run` continues"
         return Verdict(outcome="stopped", kind="interrupted", message=message, slurm_id=slurm_id)
@@ -75,6 +75,12 @@ def verdict_on(
         message = f"SLURM's controller came back without submission {slurm_id}"
         return Verdict(outcome="again", kind="node_lost", message=message, slurm_id=slurm_id)
     return _by_state(state, job, study, slurm_id, began=life is not None)
+
+
+def _tried_again(job: Job, failure: Mapping[str, Any], events: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether the submission meant to start the job again after that failure, and left while it waited to do so."""
+    again = (one["attempt"] for one in events if one["event"] == "job_retried" and one.get("job") == job.id)
+    return failure.get("attempt") in again
 
 
 def _by_state(state: str, job: Job, study: StudyDir, slurm_id: str, *, began: bool) -> Verdict:

@@ -38,10 +38,18 @@ class Allocation:
         return LocalProcess(torchrun.start(command, {**environment, "TUNESTUDY_DEVICES": ",".join(slot.devices)}, log))
 
 
-def place_for(resources: Resources, base: Path, *, single: bool, module: str = "tunestudy.worker") -> Place:
+def place_for(
+    resources: Resources,
+    base: Path,
+    *,
+    single: bool,
+    smallest_mb: float | None = None,
+    module: str = "tunestudy.worker",
+) -> Place:
     """Where this allocation's jobs run. `single`: it is one job's own, so there is one slot.
 
-    `module` runs a job (tests replace it). Raises StudyError where the allocation cannot hold a job.
+    `smallest_mb`: as for `find_slots`. `module` runs a job (tests replace it). Raises StudyError where the allocation
+    cannot hold a job.
     """
     nodes = allocated_nodes()
     if single and resources.launcher == "srun":
@@ -49,10 +57,10 @@ def place_for(resources: Resources, base: Path, *, single: bool, module: str = "
 
         return ThisMachine(find_slots(resources), command_for(resources, base, module))
     if single:
-        here = find_slots(_with_threads(resources).model_copy(update={"slots": 1, "gpus": None, "share_gpus": 1}))
-        named = [replace(slot, name=f"{nodes[0]}:{slot.name}") for slot in here[:1]]
+        alone = resources.model_copy(update={"slots": 1, "gpus": None, "share_gpus": 1})
+        named = [replace(slot, name=f"{nodes[0]}:{slot.name}") for slot in _with_threads(find_slots(alone), resources)]
         return ThisMachine(named, partial(command_here, module=module))
-    slots = dict(_slots_of(resources, nodes))
+    slots = dict(_slots_of(resources, nodes, smallest_mb))
     if not slots:
         raise StudyError(at("resources.ranks"), f"the allocation's {len(nodes)} nodes hold no job of that many ranks")
     local = resources.model_copy(update={"launcher": "srun"})
@@ -73,11 +81,13 @@ def allocated_nodes() -> list[str]:
     return sorted(names, key=lambda name: name != here)
 
 
-def _slots_of(resources: Resources, nodes: Sequence[str]) -> Iterator[tuple[str, tuple[Slot, str]]]:
+def _slots_of(
+    resources: Resources, nodes: Sequence[str], smallest_mb: float | None
+) -> Iterator[tuple[str, tuple[Slot, str]]]:
     """Every node holds what this one does: SLURM gives each the same number of GPUs and cores."""
     most = resources.slots if isinstance(resources.slots, int) else None
     each = resources.model_copy(update={"slots": "auto" if most is None else -(-most // len(nodes)), "gpus": None})
-    here = find_slots(_with_threads(each))
+    here = _with_threads(find_slots(each, smallest_mb=smallest_mb), resources)
     names = [(node, slot) for slot in here for node in nodes]  # by turns, so that a small study has nodes to itself
     for node, slot in names[:most]:
         name = f"{node}:{slot.name}"
@@ -90,11 +100,11 @@ def _devices(slot: Slot, all_here: Sequence[Slot]) -> tuple[str, ...]:
     return tuple(str(shown.index(device)) for device in slot.devices)
 
 
-def _with_threads(resources: Resources) -> Resources:
-    """`threads` from what SLURM gave on this node, where the study does not say."""
+def _with_threads(slots: Sequence[Slot], resources: Resources) -> list[Slot]:
+    """This node's slots with equal parts of the processors that SLURM gave on it, where they have GPUs and the study
+    does not say."""
     given = os.environ.get("SLURM_CPUS_ON_NODE", "")
-    shown = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
-    if resources.threads is not None or not given.isdigit() or not shown:
-        return resources
-    ranks = max(resources.ranks, len(shown) // resources.gpus_per_rank)
-    return resources.model_copy(update={"threads": max(1, int(given) // ranks)})
+    if resources.threads is not None or not given.isdigit() or not all(slot.devices for slot in slots):
+        return list(slots)
+    threads = max(1, int(given) // sum(slot.ranks for slot in slots))
+    return [replace(slot, threads=threads) for slot in slots]

@@ -1,6 +1,6 @@
 """What SLURM knows of a study's submissions: squeue, and what can be learnt of those that left it."""
 
-import getpass
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -99,7 +99,8 @@ def read_queue(study: StudyDir) -> list[Queued]:
     Told by their comment; where a site overwrites comments, by their recorded numbers.
     """
     mark, recorded = mark_of(study), {told["slurm_id"]: told for told in submissions(study).values()}
-    users = {getpass.getuser(), *(told["user"] for told in recorded.values())}
+    # by number: names in the environment (sudo, su) may be somebody else's
+    users = {str(os.getuid()), *(told["user"] for told in recorded.values())}
     output = ask("squeue", "-h", "-r", "-a", "-t", "all", "-u", ",".join(sorted(users)), "-o", _FORMAT)
     return [
         replace(entry, jobs=jobs_of(study, entry))

@@ -128,11 +128,12 @@ def gpus_per_node(resources: Resources, *, allocation: bool, has_gpus: bool) -> 
 def _cpus(resources: Resources, gpus: int, *, allocation: bool) -> int:
     """Of a node: `threads` for each rank that runs there."""
     threads, nodes = resources.threads or 1, resources.slurm.nodes
-    ranks = math.ceil(resources.ranks / nodes)
-    if allocation:
-        slots = math.ceil(resources.slots / nodes) if isinstance(resources.slots, int) else 1
-        ranks = max(gpus // resources.gpus_per_rank, ranks * slots)
-    return ranks * threads
+    if not allocation:
+        return math.ceil(resources.ranks / nodes) * threads
+    sharing = resources.share_gpus if isinstance(resources.share_gpus, int) else 1
+    groups = max(1, gpus // (resources.ranks * resources.gpus_per_rank))  # each job has all of its GPUs on one node
+    slots = math.ceil(resources.slots / nodes) if isinstance(resources.slots, int) else groups * sharing
+    return slots * resources.ranks * threads
 
 
 def _in_words(one: Submission) -> str:

@@ -4,7 +4,7 @@ Whoever submits holds a lease of the study meanwhile and asks SLURM what it has 
 `run` that was killed between sbatch and writing the number down, do not submit a job twice.
 """
 
-import getpass
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -106,7 +106,7 @@ class Submitter:
         told = _NUMBER.search(patiently(attempt))
         if told is None:
             raise SlurmError(f"sbatch told no number for {path}")
-        facts = {"slurm_id": told[1], "key": one.key, "user": getpass.getuser(), "host": host_name()}
+        facts = {"slurm_id": told[1], "key": one.key, "user": str(os.getuid()), "host": host_name()}
         write_json(self.study.slurm.submission(one.key), {**facts, "mark": keep_mark(self.study)})
         names = [job.id for job in one.jobs]
         self.journal.write("slurm_submitted", slurm_id=told[1], key=one.key, jobs=names, after=list(after))
