@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,6 +16,8 @@ from shell import succeed
 from spread_study import job_of, wait_for_step, written
 
 from tunestudy.config.errors import Exit, StudyError
+from tunestudy.config.failures import sign_in
+from tunestudy.launch import spread
 from tunestudy.launch.setup_hosts import script_for
 from tunestudy.launch.spread import passed_on
 from tunestudy.launch.terminals import command_lines
@@ -104,6 +107,21 @@ def test_a_host_that_lacks_the_study_is_set_up(tmp_path: Path) -> None:
         unknown = tunestudy(lab, folder, "setup-hosts", "study.yaml", "--yes")
         assert "host h7: cannot be reached by ssh" in unknown.communicate(timeout=120)[0]
         assert unknown.returncode == Exit.PREFLIGHT_REFUSED
+
+
+def test_an_ssh_that_is_killed_here_is_a_lost_connection(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)}
+    monkeypatch.setattr(spread, "on_host", lambda *_: ["sh", "-c", "read -r told; kill -9 $$"])
+    try:
+        assert spread.main(str(tmp_path), "h9", "1", "m", "ssh", "h9:1") == spread.UNREACHED
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    told = sign_in(capfd.readouterr().err)
+    assert told is not None and told.kind == "node_lost"
+    assert told.line == "host h9 failed: the connection ended or never began"
 
 
 def test_the_script_of_a_host_has_what_differs_and_nothing_else() -> None:

@@ -4,11 +4,14 @@ Prints the shell lines that make each host equal to this machine, for what diffe
 are run, and the hosts looked at again. Whatever is equal already costs nothing: running it twice changes nothing.
 """
 
+import importlib.metadata
+import json
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.preflight.facts import SOURCE
@@ -58,15 +61,37 @@ def script_for(host: str, differing: Sequence[Difference], files: Sequence[str])
     if is_checkout and kinds & {"python", "code"}:
         yield copy(host, project, ["pyproject.toml", "README.md", str(SOURCE.relative_to(project).parts[0])])
     if kinds & {"python", "packages"}:
-        yield f"{python} {PIP} freeze --exclude-editable | " + there(
-            host, f"{python} {PIP} install --quiet --no-deps -r /dev/stdin"
-        )
+        yield from packages(host, python)
         if is_checkout:
             yield there(host, f"{python} {PIP} install --quiet --no-deps -e {shlex.quote(str(project))}")
     if "code" in kinds and not is_checkout:
         yield copy(host, SOURCE.parent, [SOURCE.name])
     if kinds & {"python", "files"}:
         yield copy(host, Path("/"), [name.lstrip("/") for name in files])
+
+
+def packages(host: str, python: str) -> Iterator[str]:
+    """Lines that install what is installed here. Files that packages came from go along; the name and version stand
+    for a file that is gone."""
+    local = from_files()
+    if kept := sorted({path.lstrip("/") for _, _, path in local if Path(path).exists()}):
+        yield copy(host, Path("/"), kept)
+    gone = [(name, version) for name, version, path in local if not Path(path).exists()]
+    renamed = [f"-e {shlex.quote(f's|^{name} @ file:.*|{name}=={version}|')}" for name, version in gone]
+    frozen = [f"{python} {PIP} freeze --exclude-editable", *([" ".join(["sed", *renamed])] if renamed else [])]
+    yield " | ".join([*frozen, there(host, f"{python} {PIP} install --quiet --no-deps -r /dev/stdin")])
+
+
+def from_files() -> list[tuple[str, str, str]]:
+    """Name, version and path of packages that were installed from a file or folder: `pip freeze` names those paths,
+    which another host does not have, and which may be gone here, too, as conda's are."""
+    found = []
+    for package in importlib.metadata.distributions():
+        told = json.loads(package.read_text("direct_url.json") or "{}")
+        url = urlsplit(told.get("url", ""))
+        if url.scheme == "file" and not told.get("dir_info", {}).get("editable"):
+            found.append((package.name, package.version, unquote(url.path)))
+    return sorted(found)
 
 
 def there(host: str, command: str) -> str:
@@ -83,7 +108,9 @@ def copy(host: str, root: Path, names: Sequence[str]) -> str:
 def run(host: str, script: Sequence[str]) -> None:
     """Carry out one host's lines; StudyError with the last words of the one that fails."""
     for line in script:
-        done = subprocess.run(["bash", "-c", f"set -o pipefail; {line}"], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["bash", "-c", f"set -o pipefail; {line}"], capture_output=True, text=True, errors="replace", check=False
+        )
         if done.returncode:
             said = (done.stderr.strip().splitlines() or ["no word"])[-1]
             raise StudyError(f"host {host}", f"`{line}` failed: {said}", exit_code=Exit.PREFLIGHT_REFUSED)

@@ -91,7 +91,8 @@ class HostEnd:
 
     def poll(self) -> int | None:
         """The exit code of the host's torchrun once it has ended, UNREACHED when the connection has."""
-        return self._process.poll()
+        code = self._process.poll()
+        return UNREACHED if code is not None and code < 0 else code  # ssh or srun itself was killed, here
 
     def ask_to_stop(self) -> None:
         """Let the host's ranks save and leave."""
@@ -151,12 +152,19 @@ def watch(ends: Sequence[HostEnd], stop: StopRequest, stacks: StopRequest) -> in
                 end.give_a_sign()
         wrong = next((end for end in ends if end.poll()), None)
         if wrong is not None and failed is None:
-            failed = time.monotonic(), wrong.poll() or UNREACHED
-            print(f"host {wrong.host.name} failed: {in_words(failed[1])}", file=sys.stderr, flush=True)
+            failed = time.monotonic(), _said_of(wrong, ends)
         if failed is not None and time.monotonic() - failed[0] > LAST_WORDS_S:
             return failed[1]
         time.sleep(POLL_S)
-    return failed[1] if failed else next((end.poll() or 0 for end in ends if end.poll()), 0)
+    return failed[1] if failed else next((_said_of(end, ends) for end in ends if end.poll()), 0)
+
+
+def _said_of(wrong: HostEnd, ends: Sequence[HostEnd]) -> int:
+    """The exit code of a host that failed, after a word on it; one that is alone has said why it ended."""
+    code = wrong.poll() or UNREACHED
+    if code == UNREACHED or len(ends) > 1:
+        print(f"host {wrong.host.name} failed: {in_words(code)}", file=sys.stderr, flush=True)
+    return code
 
 
 def in_words(code: int) -> str:

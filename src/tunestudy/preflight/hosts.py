@@ -116,7 +116,13 @@ def ask(launcher: str, host: Host, files: Sequence[str]) -> Facts | Difference:
     began = time.time()
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=PATIENCE_S, stdin=subprocess.DEVNULL
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",  # shells greet in whatever encoding
+            check=False,
+            timeout=PATIENCE_S,
+            stdin=subprocess.DEVNULL,
         )
     except subprocess.TimeoutExpired:
         return Difference("reach", f"did not answer within {PATIENCE_S:.0f} s; try `{launcher} … true` there")

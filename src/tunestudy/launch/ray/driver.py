@@ -114,6 +114,7 @@ def machines(files: list[str], environment: dict[str, str]) -> list[dict[str, An
             env={**os.environ, **environment},
             capture_output=True,
             text=True,
+            errors="replace",
             check=False,
         )
         return done.stdout, done.stderr
