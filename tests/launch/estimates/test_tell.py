@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,21 @@ def test_probes_are_made_once_and_remembered(loaded: LoadedStudy, tmp_path: Path
     assert "  start  2 min 02 s  (from timed steps)" in told
     assert "  lora   3 min 24 s  (from timed steps)" in told
     assert "together: 3 min 24 s left with jobs one at a time" in told
+
+
+@pytest.mark.parametrize(("executor", "where"), [("ray", "the Ray cluster's machines"), ("local", "")])
+def test_where_steps_were_timed_is_told_where_jobs_run_elsewhere(
+    loaded: LoadedStudy, tmp_path: Path, probes: list[str], executor: str, where: str
+) -> None:
+    resources = loaded.study.resources.model_copy(update={"executor": executor})
+    there = replace(loaded, study=loaded.study.model_copy(update={"resources": resources}))
+    plan = planned(there, tmp_path)
+    assert make_outlook(plan).as_json()["timed_on"] is None
+    probe_missing(plan, tmp_path)
+    outlook = make_outlook(plan)
+    told = text_of(outlook_lines(outlook, "small.yaml"))
+    assert outlook.timed_on == host_name() and probes
+    assert (f"steps were timed on {host_name()}; jobs run on {where}, which" in told) is bool(where)
 
 
 def test_json_holds_every_job(

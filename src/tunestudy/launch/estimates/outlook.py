@@ -13,6 +13,8 @@ from tunestudy.study.estimates.timing import JobTime, expected_times, seconds_le
 from tunestudy.study.plan import Plan
 from tunestudy.study.show import MAX_ROWS
 
+_ELSEWHERE = {"ray": "the Ray cluster's machines", "slurm": "SLURM's nodes"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outlook:
@@ -24,6 +26,8 @@ class Outlook:
     schedule: Schedule
     experiments: Sequence["Experiment"]
     now: float
+    timed_for: str = ""
+    """Whose machines the jobs run on, where it is not this one that timed their steps."""
 
     @property
     def slots(self) -> int:
@@ -43,6 +47,11 @@ class Outlook:
         """Whether a time lacks its benchmarks: none has been scored yet."""
         return any(time.benchmark_s is None for name, time in self.times.items() if self.left[name])
 
+    @property
+    def timed_on(self) -> str | None:
+        """The machine that timed steps; None where no time comes from that."""
+        return host_name() if any(time.evidence == "timed steps" for time in self.times.values()) else None
+
     def as_json(self) -> dict[str, Any]:
         return {
             "jobs": {
@@ -54,6 +63,7 @@ class Outlook:
             "left_s": self.wall_s,
             "done_at": self.done_at,
             "benchmarks_included": not self.without_benchmarks,
+            "timed_on": self.timed_on,
             **self.schedule.as_json(),
         }
 
@@ -82,6 +92,7 @@ def make_outlook(plan: Plan, *, only: Collection[str] | None = None) -> Outlook:
         schedule=make_schedule(plan, times, left, only=only),
         experiments=list(_experiments(plan, times, left)),
         now=time.time(),
+        timed_for=_ELSEWHERE.get(plan.study.resources.executor, ""),
     )
 
 
@@ -125,6 +136,9 @@ def outlook_lines(outlook: Outlook, study: str) -> list[str]:
         amount = "?" if one.total_s is None else duration(one.total_s)
         left = "" if one.left_s in (one.total_s, None) else f", {duration(one.left_s)} left"
         lines.append(f"  {one.variant.ljust(wide)}  {amount}{left}  ({one.evidence})")
+    if outlook.timed_for and outlook.timed_on:
+        where = f"steps were timed on {outlook.timed_on}; jobs run on {outlook.timed_for}"
+        lines.append(f"  {where}, which may be faster or slower")
     return [*lines, f"  {_together(outlook, missing)}"]
 
 
