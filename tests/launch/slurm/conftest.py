@@ -1,15 +1,19 @@
-"""A study for SLURM, whichever one answers, and a SLURM of files."""
+"""A study for SLURM, whichever one answers; a SLURM of files, and a real one."""
 
 import json
 import os
+import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from shell import succeed
+from slurm import Cluster, slurm
 from slurm_study import OnSlurm
 
-from tunestudy.launch.slurm import commands
+from tunestudy.launch.slurm import commands, follow
 
 FAKE = Path(__file__).with_name("fake_slurm.py")
 
@@ -57,3 +61,37 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     monkeypatch.setenv("PATH", f"{home}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(commands, "BACK_OFF_S", (0.0, 0.0))
     return FakeSlurm(home)
+
+
+@pytest.fixture(scope="module")
+def real_cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A SLURM of its own for every module, with what its NODES says: `{"nodes": 2, "gpus": 2}`."""
+    with slurm(tmp_path_factory.mktemp("cluster") / "slurm", **request.module.NODES) as found:
+        yield found
+
+
+@pytest.fixture
+def this_cluster(real_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """The one that commands mean meanwhile; looked at often, and empty afterwards."""
+    for name in ("PATH", "SLURM_CONF"):
+        monkeypatch.setenv(name, real_cluster[name])
+    monkeypatch.setattr(follow, "LAST_POLL_S", 1.0)
+    yield real_cluster
+    end_all()
+
+
+def end_all() -> None:
+    """Cancel what a test left in the queue and wait for free nodes, so that its failure is not the next one's."""
+    subprocess.run(["scancel", "--quiet", "--user=root"], check=False)
+    give_up = time.monotonic() + 90
+    while set((states := _states()).values()) != {"idle"}:
+        assert time.monotonic() < give_up, states
+        for node, state in states.items():
+            if state.startswith(("down", "drain")):
+                subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"], check=False)
+        time.sleep(0.3)
+
+
+def _states() -> dict[str, str]:
+    lines = succeed(["sinfo", "-h", "-N", "-p", "lab", "-o", "%N %T"]).splitlines()
+    return dict(line.split() for line in lines)

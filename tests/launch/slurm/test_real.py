@@ -5,38 +5,22 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from shell import succeed
-from slurm import slurm
 
 from tunestudy.config.errors import Exit
 from tunestudy.launch import status
 from tunestudy.launch import stop as stopping
-from tunestudy.launch.slurm import follow
 from tunestudy.launch.slurm.queue import live_jobs, read_queue
 from tunestudy.launch.slurm.status import in_slurm
 from tunestudy.records.atomic import read_json
 
-pytestmark = [pytest.mark.slow, pytest.mark.slurm]
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with slurm(tmp_path_factory.mktemp("cluster") / "slurm", nodes=2, gpus=2) as environment:
-        yield environment
-
-
-@pytest.fixture(autouse=True)
-def this_cluster(cluster: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("PATH", "SLURM_CONF"):
-        monkeypatch.setenv(name, cluster[name])
-    monkeypatch.setattr(follow, "LAST_POLL_S", 1.0)
-    yield
-    end_all()
+NODES = {"nodes": 2, "gpus": 2}
+pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.usefixtures("this_cluster")]
 
 
 def live(study: Any) -> dict[str, Any]:
@@ -75,23 +59,6 @@ def requeued_now(study: Any, until: Callable[..., None]) -> None:
     time.sleep(1.5)  # nor does it take a job again within the second in which it was killed
     for entry in live(study).values():
         succeed(["scontrol", "update", f"jobid={entry.id}", "StartTime=now"])
-
-
-def end_all() -> None:
-    """Cancel what a test left in the queue and wait for free nodes, so that its failure is not the next one's."""
-    subprocess.run(["scancel", "--quiet", "--user=root"], check=False)
-    give_up = time.monotonic() + 90
-    while set((states := _states()).values()) != {"idle"}:
-        assert time.monotonic() < give_up, states
-        for node, state in states.items():
-            if state.startswith(("down", "drain")):
-                subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"], check=False)
-        time.sleep(0.3)
-
-
-def _states() -> dict[str, str]:
-    lines = succeed(["sinfo", "-h", "-N", "-p", "lab", "-o", "%N %T"]).splitlines()
-    return dict(line.split() for line in lines)
 
 
 def value_of(steps: int, seed: int = 1) -> str:
@@ -182,18 +149,18 @@ def test_a_failed_parent_blocks_its_children(on_slurm):
     study = on_slurm()
     study.behave(base={"action": "user", "at": 2})
     code, output = study.run()
-    assert code == Exit.JOBS_FAILED, output
+    assert code == Exit.STUDY_WRONG, output
     assert "failed: user at 2" in output and f"not run, because {study.job('base').root.name} failed: adapt-" in output
     assert not study.starts("adapt")
 
 
-def test_the_controller_is_killed_and_comes_back_while_jobs_run_and_wait(cluster, on_slurm, until, capsys):
+def test_the_controller_is_killed_and_comes_back_while_jobs_run_and_wait(this_cluster, on_slurm, until, capsys):
     study = on_slurm()
     study.behave(base={"steps": 120, "step_s": 0.1})
     process, lines = following(study)
     until(lambda: study.step("base") > 3, "steps")
-    cluster.save_state(live(study)[study.job("adapt").root.name].id)
-    with cluster.controller_away():
+    this_cluster.save_state(live(study)[study.job("adapt").root.name].id)
+    with this_cluster.controller_away():
         until(lambda: any("SLURM's controller does not answer" in line for line in lines), "the word of the follower")
         before = study.step("base")
         status.print_status(status.status(study.loaded, study.folder / "results"))

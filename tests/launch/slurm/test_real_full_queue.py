@@ -1,50 +1,41 @@
-"""A real SLURM that takes two jobs of a user at a time, and a study of six. Takes about a minute.
+"""A real SLURM that takes two submissions of a user at a time, and a study of six; the jobs' workers are fake."""
 
-    python tests/lab/slurm_full_queue.py
-
-Stands up SLURM and its accounting here (as root, with slurm-wlm, slurmdbd and mariadb-server), runs the study, and
-tells what was submitted when. Exit code 1: a job did not run once.
-"""
-
-import os
 import subprocess
-import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-from slurm import slurm
+import pytest
+from slurm import Cluster, slurm
 from slurm_accounting import accounting
-from slurm_study import OnSlurm
 
-from tunestudy.launch.slurm import follow
+from tunestudy.config.errors import Exit
+from tunestudy.records.atomic import read_object
 
 LIMIT = 2
 SEEDS = (1, 2, 3)
+pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.accounting, pytest.mark.usefixtures("this_cluster")]
 
 
-def main() -> int:
-    follow.LAST_POLL_S = 1.0
+@pytest.fixture(scope="module")
+def real_cluster() -> Iterator[Cluster]:
+    """With limits, which only accounting knows. The database's user must be able to enter its folder."""
     with tempfile.TemporaryDirectory() as path:
-        folder = Path(path)
-        folder.chmod(0o755)
-        with accounting(folder / "accounting") as lines, slurm(folder / "slurm", 1, accounting=lines) as environment:
-            os.environ.update({name: environment[name] for name in ("PATH", "SLURM_CONF")})
-            subprocess.run(["sacctmgr", "-i", "modify", "user", "root", "set", f"MaxSubmitJobs={LIMIT}"], check=True)
-            study = OnSlurm(folder / "s", seeds=list(SEEDS))
-            study.behave(base={"steps": 5, "step_s": 0.2})
-            code, output = study.run(detach=True)
-            print(output)
-            first = len(study.events("slurm_submitted"))
-            code, output = study.run()
-            print(output)
-            sent = study.events("slurm_submitted")
-            for event in sent:
-                print(f"{event['t'] - sent[0]['t']:6.1f} s  {event['slurm_id']:>4}  {', '.join(event['jobs'])}")
-            starts = [len(study.starts(stage, seed)) for stage in ("base", "adapt") for seed in SEEDS]
-    whole = code == 0 and first == LIMIT and starts == [1] * len(starts) and len(sent) == len(starts)
-    print(f"exit code {code}; {first} of {len(sent)} taken at once; every job ran once: {starts == [1] * len(starts)}")
-    return int(not whole)
+        (folder := Path(path)).chmod(0o755)
+        with accounting(folder / "accounting") as lines, slurm(folder / "slurm", 1, accounting=lines) as found:
+            limited = ["sacctmgr", "-i", "modify", "user", "root", "set", f"MaxSubmitJobs={LIMIT}"]
+            subprocess.run(limited, env=found, check=True)
+            yield found
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def test_what_a_full_queue_does_not_take_is_sent_as_others_end(on_slurm, until):
+    study = on_slurm(seeds=SEEDS)
+    study.behave(base={"steps": 5, "step_s": 0.2})
+    code, output = study.run(detach=True)
+    assert code == Exit.DONE and "which takes no more for now (AssocMaxSubmitJobLimit" in output, output
+    assert len(study.events("slurm_submitted")) == LIMIT
+    code, output = study.run()  # beside the process that was left to send the rest
+    assert code == Exit.DONE, output
+    assert len(study.events("slurm_submitted")) == 2 * len(SEEDS)
+    assert [len(study.starts(stage, seed)) for stage in ("base", "adapt") for seed in SEEDS] == [1] * 6
+    assert len(read_object(study.dir.slurm.accounting)) == 2 * len(SEEDS), "as sacct has them"

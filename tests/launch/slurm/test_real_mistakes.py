@@ -1,33 +1,15 @@
 """What people get wrong, in front of a real SLURM; the jobs' workers are fake, all else is as it is."""
 
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from shell import succeed
-from slurm import slurm
 from slurm_study import OnSlurm
 
 from tunestudy.config.errors import Exit, StudyError
-from tunestudy.launch.slurm import follow
 
-pytestmark = [pytest.mark.slow, pytest.mark.slurm]
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with slurm(tmp_path_factory.mktemp("cluster") / "slurm", nodes=1) as environment:
-        yield environment
-
-
-@pytest.fixture(autouse=True)
-def this_cluster(cluster: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("PATH", "SLURM_CONF"):
-        monkeypatch.setenv(name, cluster[name])
-    monkeypatch.setattr(follow, "LAST_POLL_S", 1.0)
-    yield
-    subprocess.run(["scancel", "--quiet", "--user=root"], check=False)
+NODES = {"nodes": 1}
+pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.usefixtures("this_cluster")]
 
 
 @pytest.mark.parametrize(
