@@ -63,6 +63,7 @@ def test_a_failure_ends_as_it_does_on_this_machine(followed, capsys, told, code,
     end = followed()
     end.submission_ends("jobs_failed", **told)
     assert exit_of([end.task], stopped=False) == code
+    assert end.task.note == words
     print_failures([end.task])
     said = capsys.readouterr().out
     assert words in said and "last step 2" in said

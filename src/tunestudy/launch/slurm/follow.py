@@ -16,7 +16,7 @@ from tunestudy.launch.alerts.feed import AlertFeed, alert_words
 from tunestudy.launch.carry_out import stop_on_signals, tasks_of
 from tunestudy.launch.executor import block_children_of_failed, has_weights
 from tunestudy.launch.failures import exit_of, print_failures
-from tunestudy.launch.outcome import is_complete
+from tunestudy.launch.outcome import failed_words, is_complete
 from tunestudy.launch.presence import present, writer_name
 from tunestudy.launch.retry import spent
 from tunestudy.launch.show import Display, open_display, row_of, summary
@@ -136,8 +136,8 @@ class Follower:
         if verdict.outcome == "stopped" and self._lost_its_parents(task):
             task.state, task.note = "waiting", "SLURM cancelled it with a job that it starts from"
         elif verdict.outcome == "failed":
-            task.state = "failed"
             task.failures.append(verdict.as_outcome)
+            task.state, task.note = "failed", failed_words(verdict.kind, verdict.message)
         elif verdict.outcome == "again":
             self._again(task, verdict)
         else:
