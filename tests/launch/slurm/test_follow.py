@@ -70,15 +70,14 @@ def test_a_failure_ends_as_it_does_on_this_machine(followed, capsys, told, code,
 
 
 def test_a_chain_of_time_limits_is_as_long_as_it_gets_somewhere(followed):
-    end = followed(preempted=1)
-    for _ in range(4):
+    end = followed(preempted=0)
+    for _ in range(2):
         end.submission_ends("time limit", went_on=True)
     assert end.task.state == "queued"
-    for _ in range(2):
-        end.submission_ends("time limit")
-    assert end.task.state == "failed" and end.task.given_up == "not started again: resources.retries.preempted is 1"
+    end.submission_ends("time limit")
+    assert end.task.state == "failed" and end.task.given_up == "not started again: resources.retries.preempted is 0"
     assert exit_of([end.task], stopped=False) == Exit.JOBS_FAILED
-    assert len(end.study.events("slurm_lost")) == 6
+    assert len(end.study.events("slurm_lost")) == 3
 
 
 def test_a_submission_that_left_before_it_could_try_again_is_sent_again(followed):
