@@ -1,6 +1,7 @@
 """The live page in a real browser: readable by everyone at every width and scheme, by keyboard, and alive."""
 
 import json
+import re
 import secrets
 import threading
 import time
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import uvicorn
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 from studies import make_study
 
 from tunestudy.records.layout import StudyDir
@@ -145,6 +146,55 @@ def test_it_follows_what_happens(opened: Callable[..., Page], live: tuple[StudyD
     expect(page.locator("#curve-lines button")).to_have_count(3)
     page.locator("#grid .variant", has_text="lora_r4").click()
     expect(page.locator("#curve-lines button")).to_have_count(2)
+
+
+def test_answers_that_arrive_late_change_nothing(opened: Callable[..., Page]) -> None:
+    page = opened()
+    late: list[Route] = []
+    logs, curves = re.compile("/log[?]"), re.compile("/curves[?]")
+
+    def hold_first(route: Route) -> None:
+        late.append(route) if not late else route.continue_()
+
+    page.route(logs, hold_first)
+    page.locator("#grid button.is-failed").first.click()
+    page.wait_for_selector("#log-text")
+    page.keyboard.press("Escape")
+    page.locator("#grid button.is-running").first.click()
+    expect(page.locator("#log-text")).to_contain_text("step 1")
+    late.pop().fulfill(json={"text": "of another job", "next": 14})
+    page.unroute(logs)
+    page.wait_for_timeout(300)
+    assert "of another job" not in page.locator("#log-text").inner_text()
+    page.route(curves, hold_first)
+    for view in ("stage:adapt", "trial"):
+        page.locator("#live-view").evaluate(
+            "(choice, view) => { choice.value = view; choice.dispatchEvent(new Event('change')); }", view
+        )
+    page.wait_for_timeout(300)
+    before = late.pop()
+    answer = before.fetch()
+    assert answer.json()["view"] == "stage:adapt"
+    before.fulfill(response=answer)
+    page.wait_for_timeout(300)
+    assert page.locator("#live-view").input_value() == "trial"
+
+
+def test_tables_that_cannot_be_made_again_stay_and_say_so(opened: Callable[..., Page]) -> None:
+    page = opened()
+    tables = page.locator("#report-sections table").count()
+
+    def broken(route: Route) -> None:
+        answer = route.fetch()
+        told = {**answer.json(), "problem": "it was killed"} if "/sections" in route.request.url else answer.json()
+        route.fulfill(json={**told, "sections": "another-1"})
+
+    page.route(re.compile("/(data[?]|sections)"), broken)
+    expect(page.locator("#sections-wait")).to_contain_text("it was killed; below is what was made last", timeout=20_000)
+    assert page.locator("#report-sections table").count() == tables > 0
+    assert "lost" not in page.locator("#pulse").get_attribute("class").split()
+    page.unroute_all(behavior="wait")
+    expect(page.locator("#sections-wait")).to_be_hidden(timeout=20_000)
 
 
 def replace(path: Path, text: str) -> None:

@@ -3,9 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from tunestudy.records.layout import StudyDir
 from tunestudy.report.collect import collect
 from tunestudy.report.curves import as_json, make_views
+from tunestudy.web import curves
 
 
 def lines(told: dict[str, Any], view: str, chart: str) -> dict[str, Any]:
@@ -53,3 +56,18 @@ def test_only_what_was_chosen_is_drawn_and_nothing_is_sent_twice(half: StudyDir,
     assert grown.status_code == 200
     seeds = lines(grown.json(), "trial", "train_loss")["lora_r4"]["seeds"]
     assert any(310.0 in seed["x"] for seed in seeds)
+
+
+def test_logs_that_wait_for_their_turn_are_left_to_read(
+    half: StudyDir, served: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = served(half.root)
+    jobs = [job for job, *_ in client.get("/data").json()["plan"]["jobs"] if job.startswith("base")]
+    sizes = [(half.job(job).root / "loss_log.csv").stat().st_size for job in jobs]
+    monkeypatch.setattr(curves, "READ_BYTES", sizes[0])
+    asked = "/curves?view=stage:base&variant=untrained"
+    assert client.get(asked).json()["left"] > sum(sizes[1:]), "logs that were not looked at yet count, too"
+    while client.get(asked).json()["left"]:
+        pass
+    told = client.get(asked).json()
+    assert [len(line["seeds"]) for line in told["views"]["stage:base"]["train_loss"]] == [3]

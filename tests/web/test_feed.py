@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from studies import HELD
 
 from tunestudy.config.job import Job
 from tunestudy.records.follow import last_lines
@@ -157,6 +158,37 @@ def test_a_log_goes_on_after_a_line_that_is_too_long(tmp_path: Path) -> None:
         file.write("\nnext\nhal")
     assert last_lines(log, 100, start=6) == ("", 1007)
     assert last_lines(log, 100, start=1007) == ("next\n", 1012)
+
+
+def test_a_log_that_ends_inside_of_a_long_line_never_tells_half_of_it(tmp_path: Path) -> None:
+    log = tmp_path / "rank-0.log"
+    log.write_text("short\n" + 1000 * "x")
+    text, following = last_lines(log, 100)
+    assert text == ""
+    with open(log, "a") as file:
+        file.write("half of a token\nnext\n")
+    text, following = last_lines(log, 100, start=following)
+    assert text == ""
+    assert last_lines(log, 100, start=following)[0] == "next\n"
+    log.write_text("".join(f"\r{number} %" for number in range(100)))
+    assert last_lines(log, 100)[0].startswith("8"), "a bar's states end in carriage returns"
+
+
+def test_an_attempt_that_outlived_its_launcher_ends_on_the_page(half: StudyDir, served: Callable[..., Any]) -> None:
+    client = served(half.root)
+    first = client.get("/data").json()
+    folder = folder_of(half, first, "running")
+    job = json.loads(folder.job_json.read_text())
+    folder.eval.mkdir(exist_ok=True)
+    for name, wanted in job["evaluations"].items():
+        folder.eval_json(name).write_text(json.dumps({"fingerprint": wanted["fingerprint"]}))
+    folder.result_json.write_text(json.dumps({"fingerprint": job["fingerprint"]}))
+    HELD.pop().release()
+    told = client.get(f"/data?since={first['version']}").json()
+    assert "running" not in told["counts"] and states(client.get("/data").json())[folder.root.name] == "done"
+    bars = [bar for slot in told["timeline"]["slots"] for bar in slot["bars"]]
+    assert {outcome for _, _, outcome, _ in bars} == {"done", "failed"}
+    assert max(end for _, end, _, _ in bars) == pytest.approx(told["now"], abs=60), "its folder changed just now"
 
 
 def test_a_job_is_told_in_full(half: StudyDir, served: Callable[..., Any]) -> None:

@@ -78,8 +78,9 @@ def last_lines(path: Path, most: int, *, start: int | None = None) -> tuple[str,
         if begin == start and len(data) == most and not _END.search(data):
             return "", _next_line(file) or begin
     if begin and begin != start:
-        data = data[data.find(b"\n") + 1 :] if b"\n" in data else b""
-        begin = size - len(data) if data else size
+        if not (end := _END.search(data)):
+            return "", begin  # inside of a line: from there on it is passed over, too
+        data, begin = data[end.end() :], begin + end.end()
     ends = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
     return data[:ends].decode(errors="replace"), begin + ends
 

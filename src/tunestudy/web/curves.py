@@ -103,7 +103,7 @@ class Curves:
                 log = self._logs.get((job, name))
                 if log is None:
                     log = self._logs[job, name] = Log(getattr(folder, _FILES[name]), columns)
-                budget -= log.read(max(0, budget)) if budget > 0 else 0
+                budget -= log.read(budget)  # nothing, once it is spent: how much is left is asked all the same
                 left += log.left
         return left
 

@@ -69,12 +69,13 @@ class Feed:
             }
             if not same_plan:
                 told |= {"plan": self._plan(), "jobs": [job for job in jobs if len(job) > 2 or job["s"] != "pending"]}
+            journal_changed = not same_plan or self._journal_changed_at > known
             if jobs or not same_plan:
                 told["counts"] = Counter(str(job.told["s"]) for job in board.jobs)
                 told["outlook"] = outlook(board)
-            if not same_plan or self._journal_changed_at > known:
+            if journal_changed:
                 told["alerts"] = board.journal.alerts
-            if not same_plan or self._journal_changed_at > known or told.get("counts", {}).get("running"):
+            if jobs or journal_changed:
                 told["timeline"] = timeline(board, told["now"])
             return told
 

@@ -57,14 +57,19 @@ class Maker:
                 self._take(self._future)
                 self._future = None
             if self._future is None and state != self._made_of and time.monotonic() >= self._not_before:
-                self._made_of = state
-                if self._pool is None:
-                    context = multiprocessing.get_context("spawn")
-                    self._pool = ProcessPoolExecutor(1, context, initializer=_belong_to, initargs=(os.getpid(),))
-                try:
-                    self._future = self._pool.submit(make, self.root)
-                except BrokenProcessPool:  # killed while it had nothing to do: the next look begins a new one
-                    self._pool, self._made_of = None, None
+                self._begin(state)
+
+    def _begin(self, state: object) -> None:
+        try:
+            if self._pool is None:
+                context = multiprocessing.get_context("spawn")
+                self._pool = ProcessPoolExecutor(1, context, initializer=_belong_to, initargs=(os.getpid(),))
+            self._future, self._made_of = self._pool.submit(make, self.root), state
+        except BrokenProcessPool:  # killed while it had nothing to do: the next look begins a new one
+            self._pool = None
+        except OSError as error:  # no memory, processes or open files are left to the machine; later there may be
+            self._pool = None
+            self._set(Sections(problem=f"no process can be started to make these tables: {error.strerror}"))
 
     def close(self) -> None:
         """End the process."""
@@ -83,6 +88,9 @@ class Maker:
         else:  # a defect of ours: the rest of the page goes on
             traceback.print_exception(failure)
             made = Sections(problem=f"these tables could not be made ({type(failure).__name__}: {failure})")
+        self._set(made)
+
+    def _set(self, made: Sections) -> None:
         self.latest = replace(self.latest, problem=made.problem, took_s=made.took_s) if made.problem else made
         self._not_before = time.monotonic() + max(LEAST_S, REST * self.latest.took_s)
         self.version += 1

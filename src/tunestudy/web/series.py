@@ -65,15 +65,12 @@ class Log:
         self._columns = columns
         self._places: dict[str, int] | None = None
         self.series: dict[str, Series] = {}
-        self.version = 0
-        """Grows whenever there is something new."""
 
     def read(self, most: int) -> int:
         """Take in up to `most` new bytes; returns how many there were."""
         data, again = self._tail.read(most)
         if again:
             self._places, self.series = None, {}
-            self.version += 1
         if not data:
             return 0
         lines = data.decode(errors="replace").splitlines()
@@ -81,7 +78,6 @@ class Log:
             names = next(csv.reader([lines.pop(0)]))
             self._places = {name: place for place, name in enumerate(names)}
         self._take(lines)
-        self.version += 1
         return len(data)
 
     @property

@@ -14,7 +14,8 @@ MOST_SLOTS = 64
 def timeline(board: Board, now: float) -> dict[str, Any]:
     """`{"start", "end", "slots": [{"name", "bars": [[start, end, outcome, job or how many]]}], "left_out"}`.
 
-    Times in unix seconds; an attempt that has not ended lasts until `now` while its job runs, else it has no length.
+    Times in unix seconds. An attempt whose end no launcher told lasts until `now` while its job runs, until its folder
+    changed last when the job is done, else it has no length.
     """
     by_slot: dict[str, list[Span]] = defaultdict(list)
     for spans in board.journal.spans.values():
@@ -35,15 +36,21 @@ def _end_of(board: Board, span: Span, now: float) -> float:
     if span.end is not None:
         return span.end
     job = board.by_id.get(span.job)
-    latest = board.journal.spans[span.job][-1] is span
-    return max(now, span.start) if job and job.status == "running" and latest else span.start
+    if job is None or board.journal.spans[span.job][-1] is not span:
+        return span.start
+    changed = max(job.stamp, default=0) / 1e9
+    return max(span.start, {"running": now, "done": min(changed, now)}.get(job.status, span.start))
+
+
+def _outcome_of(board: Board, span: Span, end: float) -> str:
+    return board.by_id[span.job].status if end > span.start else "interrupted"
 
 
 def _bars(board: Board, spans: list[Span], now: float, pixel: float) -> list[list[Any]]:
     bars: list[list[Any]] = []
     for span in sorted(spans, key=lambda span: span.start):
         end = _end_of(board, span, now)
-        outcome = span.outcome if span.end is not None or end > span.start else "interrupted"
+        outcome = span.outcome if span.end is not None else _outcome_of(board, span, end)
         near = bars and span.start - bars[-1][1] < pixel and bars[-1][2] == outcome
         if near and (end - span.start < pixel or bars[-1][1] - bars[-1][0] < pixel):
             last = bars[-1]

@@ -50,34 +50,39 @@
     return told.spans.map(([attempt, slot, start, end, outcome]) => `${attempt}: ${outcome} on ${slot}${end === null ? "" : `, ${live.duration(end - start)}`}`).join("; ");
   }
 
-  async function readLog(again) {
-    if (!shown || !log) return;
-    const asked = new URLSearchParams({ id: shown, name: log.name, ...(again ? {} : { from: log.next }) });
-    const answer = await fetch(`/log?${asked}`).catch(() => null);
-    if (!answer?.ok || !log) return;
-    const piece = await answer.json();
-    const pre = document.getElementById("log-text"), follow = document.getElementById("log-follow").checked;
-    log.next = piece.next;
-    if (again) log.text = "";
-    if (piece.text || again) {
-      log.text = (log.text + piece.text).slice(-MOST_TEXT);
-      pre.textContent = log.text || "nothing yet";
-      if (follow) pre.scrollTop = pre.scrollHeight;
-    }
+  // An answer is for the log that asked: another may be shown when it arrives. Each piece is asked for once.
+  async function readLog() {
+    const mine = log;
+    if (!mine || mine.asking) return;
+    mine.asking = true;
+    const asked = new URLSearchParams({ id: mine.id, name: mine.name, ...(mine.next === null ? {} : { from: mine.next }) });
+    const piece = await fetch(`/log?${asked}`).then((answer) => (answer.ok ? answer.json() : null)).catch(() => null);
+    mine.asking = false;
+    if (!piece || log !== mine) return;
+    const first = mine.next === null;
+    mine.next = piece.next;
+    if (!piece.text && !first) return;
+    mine.text = (mine.text + piece.text).slice(-MOST_TEXT);
+    const pre = document.getElementById("log-text");
+    pre.textContent = mine.text || "nothing yet";
+    if (document.getElementById("log-follow").checked) pre.scrollTop = pre.scrollHeight;
+  }
+
+  function follow(id, name) {
+    log = { id, name, next: null, text: "", asking: false };
+    readLog();
   }
 
   function logPart(told) {
-    log = null;
     if (!told.logs.length) return [element("h3", "Log"), element("p", "It has not printed anything yet.", "empty")];
-    log = { name: told.logs[0], next: 0, text: "" };
-    const row = element("div", undefined, "controls"), choice = element("select"), follow = element("input");
+    const row = element("div", undefined, "controls"), choice = element("select"), tick = element("input");
     const pre = element("pre", "…", "source");
     choice.append(...told.logs.map((name) => Object.assign(element("option", name), { value: name })));
     choice.setAttribute("aria-label", "Which log");
-    choice.addEventListener("change", () => { log = { name: choice.value, next: 0, text: "" }; readLog(true); });
-    Object.assign(follow, { type: "checkbox", id: "log-follow", checked: true });
+    choice.addEventListener("change", () => follow(told.id, choice.value));
+    Object.assign(tick, { type: "checkbox", id: "log-follow", checked: true });
     const label = element("label");
-    label.append(follow, " follow");
+    label.append(tick, " follow");
     pre.id = "log-text";
     pre.tabIndex = 0;
     row.append(choice, label);
@@ -109,24 +114,26 @@
     parts.push(...logPart(told), ...settings(told), ...answers(told));
     parts.push(element("h3", "Where its numbers come from"), facts(Object.entries(told.provenance)));
     body.replaceChildren(...parts);
-    readLog(true);
+    if (told.logs.length) follow(told.id, told.logs[0]);
   }
 
   live.openJob = async (id) => {
     shown = id;
+    log = null;
     document.getElementById("job-title").textContent = id;
     body.replaceChildren(element("p", "reading …", "empty"));
     if (!dialog.open) dialog.showModal();
     document.getElementById("job-title").focus();
     const answer = await fetch(`/job?${new URLSearchParams({ id })}`).catch(() => null);
+    const told = await (answer?.ok ? answer.json() : answer?.text())?.catch(() => null);
     if (shown !== id) return;
-    if (!answer?.ok) {
-      body.replaceChildren(element("p", answer ? await answer.text() : "the page’s server does not answer any more", "empty"));
+    if (!answer?.ok || !told) {
+      body.replaceChildren(element("p", told || "the page’s server does not answer any more", "empty"));
       return;
     }
-    fill(await answer.json());
+    fill(told);
     clearInterval(timer);
-    timer = setInterval(() => !document.hidden && readLog(false), 2000);
+    timer = setInterval(() => !document.hidden && readLog(), 2000);
   };
   document.getElementById("job-close").addEventListener("click", () => dialog.close());
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());

@@ -4,7 +4,7 @@
   const live = (window.live ??= {});
   const POLL_MS = 2000, HIDDEN_MS = 15000;
   const byId = (id) => document.getElementById(id);
-  let since = "", sections = "", picked = [], view = "trial", asking = false, curveTag = "";
+  let since = "", sections = "", picked = [], view = "trial", asking = false, timer = 0, curveTag = "", curvesAsked = 0;
   live.jobs = [];
   live.plan = { variants: [], baseline: null };
   live.shown = new Set();
@@ -102,12 +102,13 @@
 
   async function curves(force) {
     if (!live.jobs.length) return;
-    const asked = new URLSearchParams({ view });
+    const asked = new URLSearchParams({ view }), turn = (curvesAsked += 1);
     for (const name of picked) asked.append("variant", name);
     const answer = await fetch(`/curves?${asked}`, { headers: force ? {} : { "If-None-Match": curveTag } });
     if (!answer.ok || answer.status === 304) return;
-    curveTag = answer.headers.get("ETag") ?? "";
     const told = await answer.json();
+    if (turn !== curvesAsked) return; // something else was chosen meanwhile
+    curveTag = answer.headers.get("ETag") ?? "";
     const some = Object.values(told.views).flatMap(Object.values).some((lines) => lines.length);
     byId("curve-controls").hidden = byId("charts").hidden = !some;
     for (const key of ["overall", "order_value"])
@@ -145,7 +146,8 @@
     if (told.html) place.innerHTML = told.html; // escaped where it is made; the policy lets no script in it run
     for (const summary of place.querySelectorAll("details > summary")) if (open.has(summary.textContent)) summary.parentElement.open = true;
     links(place);
-    if (told.problem) say("sections-wait", told.problem);
+    byId("sections-wait").hidden = Boolean(told.html && !told.problem);
+    if (told.problem) say("sections-wait", told.html ? `${told.problem}; below is what was made last` : told.problem);
     for (const [id, text] of [["sentence", told.sentence], ["description", told.description]]) {
       byId(id).hidden = !text;
       say(id, text);
@@ -180,21 +182,22 @@
   }
 
   async function poll() {
-    let soon = false;
-    if (!asking) {
-      asking = true;
-      soon = await look().catch((error) => {
-        const gone = error instanceof TypeError; // fetch's own failure
-        byId("pulse").classList.add("lost");
-        say("pulse", gone ? "tunestudy serve does not answer any more; this is the last that was known" : error.message.trim());
-      });
-      asking = false;
-    }
-    setTimeout(poll, soon ? 0 : document.hidden ? HIDDEN_MS : POLL_MS);
+    asking = true;
+    const soon = await look().catch((error) => {
+      const gone = error instanceof TypeError; // fetch's own failure
+      byId("pulse").classList.add("lost");
+      say("pulse", gone ? "tunestudy serve does not answer any more; this is the last that was known" : error.message.trim());
+    });
+    asking = false;
+    timer = setTimeout(poll, soon ? 0 : document.hidden ? HIDDEN_MS : POLL_MS);
   }
 
   byId("live-view").addEventListener("change", (event) => { view = event.target.value; curves(true).catch(() => {}); });
-  document.addEventListener("visibilitychange", () => !document.hidden && !asking && look().catch(() => {}));
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden || asking) return;
+    clearTimeout(timer);
+    poll();
+  });
   if (location.search) history.replaceState(null, "", location.pathname + location.hash); // the token stays in the cookie alone
   poll();
 })();
