@@ -174,6 +174,9 @@ def test_a_folder_of_tasks_is_one_benchmark_with_the_mean_first(parts: tuple[Any
     assert sorted({row.id.partition("/")[0] for row in found.scored}) == ["tiny_choice", "tiny_roll", "tiny_write"]
     assert len({row.id for row in found.scored}) == len(found.scored) == 6
     assert found.facts["lm_eval"]["tasks"]["tiny_choice"] == "3.0"
+    ways = found.facts["lm_eval"]["higher_is_better"]
+    assert ways["tiny_choice/acc"] is True and ways["tiny_roll/word_perplexity"] is False
+    assert ways["mean of tasks"] is None, "its tasks disagree"
 
 
 @pytest.mark.parametrize(

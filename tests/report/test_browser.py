@@ -39,6 +39,9 @@ CONTRAST = """() => {
   return poor;
 }"""
 
+CUT = """() => [...document.querySelectorAll(".scroll")].filter((box) => box.scrollWidth > box.clientWidth)
+  .map((box) => [box.getAttribute("aria-label"), box.scrollWidth, box.clientWidth])"""
+
 
 class Opened:
     """A page with all that it said and asked for."""
@@ -82,6 +85,7 @@ def test_silent_self_contained_and_readable(
         assert page.locator("canvas").count() == (5 if which == "sparse" else 4)
         page.evaluate("for (const d of document.querySelectorAll('details')) d.open = true")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "opened details scroll sideways"
+        assert width < 1280 or page.evaluate(CUT) == [], "tables that are wider than the page"
         assert page.evaluate(CONTRAST) == []
         page.emulate_media(color_scheme="light" if scheme == "dark" else "dark")
         page.wait_for_timeout(50)

@@ -104,3 +104,18 @@ def test_orphans_are_named_but_not_counted(tmp_path: Path) -> None:
     shutil.copytree(next(study_dir.jobs.iterdir()), study_dir.jobs / "adapt-000000000000")
     facts = collect(study_dir)
     assert facts.orphans == ["adapt-000000000000"] and len(facts.jobs) == 12
+
+
+def test_no_other_metric_stands_in_for_one_that_is_no_number(tmp_path: Path) -> None:
+    study_dir = make_study(tmp_path)
+    for path in study_dir.jobs.glob("*/eval/digits.json"):
+        score = json.loads(path.read_text())
+        seed = json.loads((path.parent.parent / "job.json").read_text())["seed"]
+        accuracy = score["metrics"]["accuracy"] if seed != 1 else float("nan")
+        path.write_text(json.dumps({**score, "metrics": {"accuracy": accuracy, "f1": 0.5}}))
+    facts = collect(study_dir)
+    assert {(job.seed, score.primary) for job in facts.jobs for score in job.scores.values()} == {
+        (2, "accuracy"),
+        (3, "accuracy"),
+    }
+    assert any("digits.json: its accuracy is not a finite number" in told for told in facts.unreadable)

@@ -1,7 +1,6 @@
 """The headline from files: pairing by seed, missing seeds, other rows, enough and too few seeds."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,11 @@ import pytest
 from studies import Recipe, make_study
 
 from tunestudy.records.layout import StudyDir
+from tunestudy.report.against import against_baseline
 from tunestudy.report.collect import collect
 from tunestudy.report.compare import Cell, Headline, make_headline
+from tunestudy.report.direction import direction_of
+from tunestudy.report.observations import headline_sentence
 from tunestudy.report.page import render_page
 from tunestudy.report.tables import to_latex
 
@@ -129,12 +131,31 @@ def test_lower_is_better_for_losses(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("written", ["{}", "{} (get-answer)", "error_loss_task/{}", "wer/{} (loss)"])
-def test_which_way_is_better_is_in_the_words_of_the_bare_name(
-    finished: StudyDir, lower: bool, metrics: str, written: str
-) -> None:
-    cell = cell_of(headline_of(finished), "full")
+def test_which_way_is_better_is_in_the_words_of_the_bare_name(lower: bool, metrics: str, written: str) -> None:
     for metric in metrics.split():
-        assert replace(cell, metric=written.format(metric)).lower_is_better is lower, metric
+        assert direction_of(written.format(metric), {}) == ("lower" if lower else "higher"), metric
+
+
+def test_which_way_is_better_is_told_by_the_benchmark_first() -> None:
+    told = {"acc": True, "f2": False, "mean of tasks": None, "pct_stereotype": False, "amb_bias_score (x)": False}
+    assert [direction_of(metric, told) for metric in told] == ["higher", "lower", "neither", "neither", "neither"]
+    assert direction_of("crows/likelihood_diff", {}) == "neither" and direction_of("unbiased", {}) == "higher"
+
+
+@pytest.mark.parametrize(("told", "best"), [(True, "full"), (False, "untrained"), (None, None)])
+def test_a_mean_of_tasks_is_better_the_way_its_tasks_are(tmp_path: Path, told: bool | None, best: str | None) -> None:
+    study_dir = make_study(tmp_path)
+    for path in study_dir.jobs.glob("*/eval/digits.json"):
+        score = json.loads(path.read_text())
+        mean = {"primary": "mean of tasks", "metrics": {"mean of tasks": score["metrics"]["accuracy"]}}
+        path.write_text(json.dumps({**score, **mean, "lm_eval": {"higher_is_better": {"mean of tasks": told}}}))
+    facts = collect(study_dir)
+    headline = make_headline(facts)
+    assert [cell.variant for cell in headline.rows("digits") if cell.best] == ([best] if best else [])
+    against = against_baseline(facts, headline)
+    assert {change.better for change in against.changes} == (set() if told is None else {told})
+    first = {True: "full has the highest", False: "untrained has the lowest", None: "mean of tasks on digits goes from"}
+    assert headline_sentence(facts, headline).startswith(first[told])
 
 
 def test_where_all_are_equal_none_is_best(tmp_path: Path) -> None:

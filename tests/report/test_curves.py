@@ -1,5 +1,7 @@
 """Bands, means and thinning of learning curves; the scale of the strip plots."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,8 +9,11 @@ from hypothesis import strategies as st
 
 from tunestudy.records.layout import StudyDir
 from tunestudy.report.collect import collect
+from tunestudy.report.compare import make_headline
 from tunestudy.report.curves import MOST_POINTS, common_grid, make_views, points_per_line, thin
-from tunestudy.report.strip import MARGIN, WIDTH, _rounded
+from tunestudy.report.plots import axis_over, heat
+from tunestudy.report.statistics import summarise
+from tunestudy.report.strip import MARGIN, WIDTH, _rounded, scale_of
 
 
 def test_seeds_on_one_grid_by_hand() -> None:
@@ -57,3 +62,23 @@ def test_scale_holds_its_values(a: float, b: float) -> None:
     scale = _rounded(low, high, natural=False)
     assert scale.low <= low + 1e-6 and scale.high >= high - 1e-6
     assert MARGIN <= scale.x(low) <= scale.x(high) <= WIDTH - MARGIN
+
+
+@pytest.mark.parametrize(
+    "values",
+    [(0.938667, 0.938668), (1.00000001e9, 1.00000002e9), (-1e-9, 1e-9), (0.3, 0.1 + 0.2), (1e-9, 1e-9), (0.0, 0.0)],
+)
+def test_ends_and_ticks_are_told_apart_however_near(finished: StudyDir, values: tuple[float, float]) -> None:
+    cell = make_headline(collect(finished)).cells[0]
+    scale = scale_of([replace(cell, points=dict(enumerate(values)), summary=summarise(list(values)))], None)
+    assert scale is not None and scale.labels[0] != scale.labels[1]
+    assert MARGIN <= scale.x(values[0]) <= scale.x(values[1]) <= WIDTH - MARGIN
+    assert values != (1e-9, 1e-9) or scale.high < 1e-8, "a scale of its own size"
+    labels = [label for _, label in axis_over(values, 0.0, 100.0).ticks]
+    assert len(set(labels)) == len(labels) > 1
+
+
+def test_names_of_rows_stay_inside_of_the_picture() -> None:
+    name = "language_model.layers.0.self_attn"
+    made = heat("by block", [name, "mlp"], [1.0, 2.0], np.zeros((2, 2)))
+    assert [(label, full) for _, label, full in made.row_labels] == [("language_m…", name), ("mlp", "mlp")]

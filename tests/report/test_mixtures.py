@@ -16,9 +16,9 @@ from tunestudy.report.build import build_report
 from tunestudy.report.collect import collect
 from tunestudy.report.collect_mixture import read_gate_log
 from tunestudy.report.compare import make_headline
-from tunestudy.report.facts import OVERALL, StudyFacts
+from tunestudy.report.facts import OVERALL, GateLog, StudyFacts
 from tunestudy.report.findings import warnings_of
-from tunestudy.report.mixtures import ALL_BUT_HARD, TAKES_ALL, Mixture, block_labels, collapses, mixtures
+from tunestudy.report.mixtures import ALL_BUT_HARD, TAKES_ALL, Mixture, _entropy_heat, block_labels, collapses, mixtures
 from tunestudy.report.observations import observations
 from tunestudy.report.plots import LEVELS
 from tunestudy.report.plots_mixture import grid, lines
@@ -282,3 +282,11 @@ def test_a_long_log_is_thinned_but_keeps_its_ends(tmp_path: Path) -> None:
         assert (log.steps[0], log.steps[-1]) == (10, 10_000)
         assert 100 <= len(log.steps) <= 120
         assert log.entropy == [step / 20000 for step in log.steps]
+
+
+def test_blocks_without_a_step_in_common_still_make_a_picture() -> None:
+    nan = float("nan")
+    early = GateLog(steps=[1.0, 2.0, 3.0, 4.0], entropy=[0.5, 0.6, nan, nan], balance=[], usage={})
+    late = GateLog(steps=[1.0, 2.0, 3.0, 4.0], entropy=[nan, nan, 0.5, 0.6], balance=[], usage={})
+    made = _entropy_heat(["layers.0", "layers.1"], [{"layers.0": early, "layers.1": late}])
+    assert made is not None and [full for _, _, full in made.row_labels] == ["0"]

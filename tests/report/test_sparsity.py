@@ -63,8 +63,8 @@ def test_where_and_when(sparse: StudyDir) -> None:
         [final[name] for name in MODULES if ".0." in name]
     ), "the fixture prunes late layers more"
     by_layer, by_kind = one.heats
-    assert [label for _, label in by_layer.row_labels] == list("012345")
-    assert [label for _, label in by_kind.row_labels] == ["q_proj", "v_proj", "up_proj", "down_proj"]
+    assert [label for _, label, _ in by_layer.row_labels] == list("012345")
+    assert [label for _, label, _ in by_kind.row_labels] == ["q_proj", "v_proj", "up_proj", "down_proj"]
     assert "at step 200: 0 " in by_layer.text
 
 

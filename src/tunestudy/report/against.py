@@ -60,7 +60,7 @@ def against_baseline(facts: StudyFacts, headline: Headline) -> Against:
     """Differences over samples where a benchmark's samples are known, over seeds where only those are."""
     changes, variants, compared = [], {}, 0
     for cell in headline.cells:
-        if not cell.primary:
+        if not cell.primary or cell.direction == "neither":
             continue
         for delta, category, over in _differences(headline, cell):
             compared += 1
@@ -74,7 +74,7 @@ def against_baseline(facts: StudyFacts, headline: Headline) -> Against:
                 delta=mean,
                 low=low,
                 high=high,
-                better=(mean > 0) != (cell.lower_is_better and over == "seeds"),
+                better=(mean > 0) == (cell.direction == "higher"),
                 over=over,
                 category=category,
             )
@@ -127,10 +127,10 @@ def _of_variant(against: Against, variant: str) -> str:
 
 def footnote(against: Against) -> str:
     """How to read the sentences."""
-    chance = round(0.05 * against.compared, 1)
-    every = plural(against.compared, "difference")
+    every, expected = plural(against.compared, "difference"), 0.05 * against.compared
+    chance = f"{expected:.2g}" if expected < 9.5 else f"{expected:.0f}"
     return (
         f"Against {against.baseline}, paired, beyond the 95 % interval of the difference over samples (over seeds "
-        f"where no samples are known), each taken alone: were all models equal, about {chance:g} of the {every} "
+        f"where no samples are known), each taken alone: were all models equal, about {chance} of the {every} "
         f"here would be named all the same. Categories of fewer than {SMALL} samples are marked with their n."
     )

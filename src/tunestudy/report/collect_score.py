@@ -33,6 +33,7 @@ def read_score(folder: JobDir, name: str, wanted: Settings, reader: Reader) -> S
         counts={str(k): n for k, v in mapping(found.get("counts")).items() if (n := whole(v))},
         categories=_categories(mapping(found.get("categories"))),
         overlap=_overlap(folder, name, found, reader),
+        higher_is_better=_ways(mapping(mapping(found.get("lm_eval")).get("higher_is_better"))),
     )
 
 
@@ -45,12 +46,22 @@ def _overlap(folder: JobDir, name: str, score: Settings, reader: Reader) -> Sett
 def _valid(path: Path, wanted: Settings, reader: Reader) -> dict[str, Any] | None:
     found = reader.json(path)
     stale = wanted.get("fingerprint") and found.get("fingerprint") != wanted["fingerprint"]
-    return None if stale or not numbers(found.get("metrics")) else found
+    metrics, primary = mapping(found.get("metrics")), str(found.get("primary"))
+    if stale or not metrics:
+        return None
+    if not numbers(metrics) or (primary in metrics and number(metrics[primary]) is None):
+        reader.refuse(path, f"its {primary} is not a finite number")  # another metric must not stand in for it
+        return None
+    return found
 
 
 def _primary(found: Settings) -> str:
     metrics, primary = numbers(found.get("metrics")), str(found.get("primary"))
     return primary if primary in metrics else next(iter(metrics))
+
+
+def _ways(found: Settings) -> dict[str, bool | None]:
+    return {str(metric): way if isinstance(way, bool) else None for metric, way in found.items()}
 
 
 def _categories(found: Settings) -> dict[str, dict[str, tuple[int, float]]]:

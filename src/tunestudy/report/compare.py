@@ -1,11 +1,11 @@
 """The headline: every variant on every benchmark over its seeds, and against the baseline."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
 from tunestudy.report.answers import Shelf
+from tunestudy.report.direction import Direction, direction_of
 from tunestudy.report.facts import Score, StudyFacts, mean
 from tunestudy.report.sample_level import Samples, corrected, sample_level
 from tunestudy.report.statistics import (
@@ -18,11 +18,6 @@ from tunestudy.report.statistics import (
     summarise,
 )
 from tunestudy.report.values import number
-
-_LOWER_IS_BETTER = re.compile(
-    r"(?<![a-z])(loss|losses|logloss|perplexity|errors?|wer|cer|ter|nll|bits_per_byte|brier|mae|mse|rmse)(?![a-z])"
-)
-"""Whole words: `answer` has no `wer` in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +61,8 @@ class Cell:
     best: bool = False
     way: str = ""
     """Of a metric that is the primary one computed in another way: which."""
-
-    @property
-    def lower_is_better(self) -> bool:
-        """By the metric's name, without the task before it and the way or filter in brackets behind it."""
-        bare = self.metric.lower().partition(" (")[0].rpartition("/")[2]
-        return _LOWER_IS_BETTER.search(bare) is not None
+    direction: Direction = "higher"
+    """Which way it is better."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,10 +126,13 @@ def _effective_params(facts: StudyFacts, variant: str) -> float | None:
 
 def _cells(facts: StudyFacts, benchmark: str) -> list[Cell]:
     scores = {variant: _scores(facts, variant, benchmark) for variant in facts.variants}
-    metrics, primary = _metrics([score for by_seed in scores.values() for score in by_seed.values()])
-    return [
+    found = [score for by_seed in scores.values() for score in by_seed.values()]
+    metrics, primary = _metrics(found)
+    told = {metric: way for score in found for metric, way in score.higher_is_better.items()}
+    cells = [
         _cell(facts, scores, benchmark, variant, metric, metric == primary) for metric in metrics for variant in scores
     ]
+    return [replace(cell, direction=direction_of(cell.metric, told)) for cell in cells]
 
 
 def _scores(facts: StudyFacts, variant: str, benchmark: str) -> dict[int, Score]:
@@ -267,10 +261,10 @@ def _mark_best(cells: list[Cell]) -> list[Cell]:
             means.setdefault(cell.benchmark, []).append(cell.summary.mean)
 
     def is_best(cell: Cell) -> bool:
-        if not cell.primary or cell.summary.mean is None:
+        if not cell.primary or cell.summary.mean is None or cell.direction == "neither":
             return False
         of = means[cell.benchmark]
-        pick = min if cell.lower_is_better else max
+        pick = min if cell.direction == "lower" else max
         return cell.summary.mean == pick(of) and min(of) < max(of)
 
     return [replace(cell, best=is_best(cell)) for cell in cells]

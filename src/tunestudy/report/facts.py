@@ -36,6 +36,8 @@ class Score:
     """`unparsed`, `undecodable`, `unjudged`: rows that were counted as wrong for a reason; only those that occurred."""
     categories: dict[str, dict[str, tuple[int, float]]] = field(default_factory=dict)
     """Column → value → (units, mean score)."""
+    higher_is_better: dict[str, bool | None] = field(default_factory=dict)
+    """By metric, where the benchmark told it; None: neither way."""
     overlap: Settings = field(default_factory=dict)
     """overlap.json, unless it is of an older definition."""
 

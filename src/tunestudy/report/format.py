@@ -23,6 +23,11 @@ def to_ten_digits(value: float) -> float:
     return float(f"{value:.10g}")
 
 
+def spread(low: float, high: float) -> float:
+    """From one to the other; 0 when they differ by no more than rounding does."""
+    return high - low if high - low > 1e-9 * max(abs(low), abs(high)) else 0.0
+
+
 def signed(value: float | None) -> str:
     """Like `sig`, with a sign: for differences."""
     if value is None:

@@ -260,7 +260,8 @@ def _entropy_heat(blocks: Sequence[str], logs: Sequence[dict[str, GateLog]]) -> 
         return None
     named = dict(zip(blocks, block_labels(blocks), strict=True))
     steps, values = common_grid([list(zip(*series, strict=True)) for series in means.values()])
-    return heat("by block", [named[block] for block in means], steps.tolist(), values, "Entropy of the gates")
+    rows = [named[block] for block in means][: len(values)]  # fewer where blocks have no step in common
+    return heat("by block", rows, steps.tolist(), values, "Entropy of the gates")
 
 
 def block_labels(blocks: Sequence[str]) -> list[str]:

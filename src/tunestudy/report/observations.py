@@ -1,8 +1,8 @@
 """Sentences generated from facts: the head of the page and the summary of EXPERIMENT.md use the same ones."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from tunestudy.report.compare import Headline
+from tunestudy.report.compare import Cell, Headline
 from tunestudy.report.cost import costs, total
 from tunestudy.report.facts import StudyFacts
 from tunestudy.report.format import duration, listing, plural, short_count, sig, signed
@@ -33,12 +33,15 @@ def _best(facts: StudyFacts, headline: Headline) -> Iterator[str]:
             yield f"No result on {benchmark} yet."
             continue
         best = scored if len(scored) == 1 else [cell for cell in scored if cell.best]
+        if not best and scored[0].direction == "neither" and not _all_alike(scored):
+            yield _ends(benchmark, scored)
+            continue
         if not best:
             alike.append(f"{benchmark} ({scored[0].metric} {sig(scored[0].summary.mean)})")
             continue
         cell = best[0]
         names = listing([cell.variant for cell in best])
-        reach = "lowest" if cell.lower_is_better else "highest"
+        reach = "lowest" if cell.direction == "lower" else "highest"
         have = "has" if len(best) == 1 else "have"
         seeds = plural(cell.summary.n, "seed")
         sentence = f"{names} {have} the {reach} {cell.metric} on {benchmark}: {mean_and_std(cell)} over {seeds}"
@@ -51,6 +54,17 @@ def _best(facts: StudyFacts, headline: Headline) -> Iterator[str]:
         yield sentence + "."
     if alike:
         yield f"All variants score the same on {listing(alike)}."
+
+
+def _all_alike(cells: Sequence[Cell]) -> bool:
+    return len({cell.summary.mean for cell in cells}) == 1
+
+
+def _ends(benchmark: str, cells: Sequence[Cell]) -> str:
+    """Of a metric of which neither much nor little is better."""
+    ordered = sorted(cells, key=lambda cell: cell.summary.mean or 0.0)
+    low, high = (f"{sig(cell.summary.mean)} ({cell.variant})" for cell in (ordered[0], ordered[-1]))
+    return f"{cells[0].metric} on {benchmark} goes from {low} to {high}; neither end is the better one."
 
 
 def _front(facts: StudyFacts, headline: Headline) -> Iterator[str]:

@@ -137,6 +137,7 @@ def _benchmark(facts: StudyFacts, headline: Headline, name: str) -> dict[str, An
     return {
         "name": name,
         "metric": cells[0].metric,
+        "direction": cells[0].direction,
         "rows": [(cell, strip_of(cell, scale, baseline) if scale else None) for cell in cells],
         "samples": {variant: headline.samples.get((variant, name)) for variant in facts.variants},
         "ways": _ways(headline, name),

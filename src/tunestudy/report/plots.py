@@ -3,10 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from tunestudy.report.format import short_count, sig
+from tunestudy.report.format import minus, short_count, sig, spread
 
 WIDTH, HEIGHT = 420.0, 270.0
 LEFT, RIGHT, TOP, BOTTOM = 74.0, 14.0, 12.0, 42.0
@@ -15,7 +16,7 @@ LEVELS = 10
 _LOG_FROM = 8.0
 """An axis whose largest value is this many times its smallest is logarithmic."""
 _HEAT_HEIGHT, _TALLEST_ROW, _MOST_COLUMNS = 230.0, 18.0, 60
-_LABEL_HEIGHT = 13.0
+_LABEL_HEIGHT, _LONGEST_LABEL = 13.0, 11
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,13 +94,15 @@ def axis_over(values: Sequence[float], start: float, end: float, *, shares: bool
     low, high = min(values), max(values)
     if counts and low > 0 and high / low >= _LOG_FROM:
         return log_axis(low, high, start, end)
-    room = 0.08 * ((high - low) or abs(high) or 1.0)
+    room = 0.08 * (spread(low, high) or abs(high) or 1.0)
     natural = low >= 0 and high <= 1
     low, high = low - room, high + room
     step = _round_step((high - low) / 5)
     at = np.arange(math.ceil(low / step) * step, high + step * 1e-6, step)
-    kept = [float(v) for v in at if not natural or -1e-9 <= v <= 1 + 1e-9]
-    label = (lambda v: f"{v:.0%}".replace("%", " %")) if shares else (short_count if counts else _short)
+    kept = [0.0 if abs(v) < 1e-9 * step else float(v) for v in at if not natural or -1e-9 <= v <= 1 + 1e-9]
+    digits = max(6, 1 + math.ceil(math.log10(max(abs(low), abs(high)) / step)))
+    told = short_count if counts else partial(_short, digits)
+    label = (lambda v: f"{v:.0%}".replace("%", " %")) if shares else told
     axis = Axis(low=low, high=high, start=start, end=end, logarithmic=False, ticks=[])
     axis.ticks.extend((axis.place(value), label(value)) for value in kept)
     return axis
@@ -121,8 +124,8 @@ def _round_step(rough: float) -> float:
     return next((digit * power for digit in (1, 2, 5) if digit * power >= rough), 10 * power)
 
 
-def _short(value: float) -> str:
-    return f"{0.0 if abs(value) < 1e-12 else value:.6g}".replace("-", "−")
+def _short(digits: int, value: float) -> str:
+    return minus(f"{value:.{digits}g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +136,8 @@ class Heat:
     height: float
     shades: list[tuple[int, str]]
     """(shade from 1 to `LEVELS`, an SVG path of all its cells)."""
-    row_labels: list[tuple[float, str]]
+    row_labels: list[tuple[float, str, str]]
+    """(place, label, the name in full)."""
     step_labels: list[tuple[float, str, str]]
     """(place, label, text-anchor)."""
     text: str
@@ -158,10 +162,18 @@ def heat(
         title=title,
         height=round(tall * len(rows), 2),
         shades=_shades(shown, tall, wide),
-        row_labels=[(round((row + 0.5) * tall, 2), name) for row, name in enumerate(rows) if row % every == 0],
+        row_labels=[
+            (round((row + 0.5) * tall, 2), clipped(name), name) for row, name in enumerate(rows) if row % every == 0
+        ],
         step_labels=_step_labels(at),
         text=f"{what} {title}, at step {at[-1]:,.0f}: {final}",
     )
+
+
+def clipped(name: str, room: float = math.inf) -> str:
+    """At most as many letters as have room, 6.5 units each, and never more than there is left of a picture."""
+    most = max(2, min(_LONGEST_LABEL, int(room / 6.5) if math.isfinite(room) else _LONGEST_LABEL))
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def _step_labels(steps: Sequence[float]) -> list[tuple[float, str, str]]:

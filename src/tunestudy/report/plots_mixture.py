@@ -8,12 +8,11 @@ import numpy as np
 
 from tunestudy.report.curves import NUM_COLOURS, thin
 from tunestudy.report.format import percent, sig
-from tunestudy.report.plots import BOTTOM, HEIGHT, LEFT, LEVELS, RIGHT, TOP, WIDTH, Axis, axis_over
+from tunestudy.report.plots import BOTTOM, HEIGHT, LEFT, LEVELS, RIGHT, TOP, WIDTH, Axis, axis_over, clipped
 
 _ROW = 26.0
 _LABEL_WIDTH = 26.0
 """Room that the label of a column needs."""
-_LONGEST_LABEL = 11
 _MOST_POINTS = 120
 _GAP = 1.0
 
@@ -71,20 +70,14 @@ def grid(
         title=title,
         height=_ROW * len(rows),
         cells=cells,
-        row_labels=[((row + 0.5) * _ROW, _short(name), name) for row, name in enumerate(rows)],
+        row_labels=[((row + 0.5) * _ROW, clipped(name), name) for row, name in enumerate(rows)],
         column_labels=[
-            (round(LEFT + (column + 0.5) * wide, 1), _short(name, every * wide))
+            (round(LEFT + (column + 0.5) * wide, 1), clipped(name, every * wide))
             for column, name in enumerate(columns)
             if column % every == 0
         ],
         text=f"{title}. Means: {told}",
     )
-
-
-def _short(name: str, room: float = math.inf) -> str:
-    """At most as many letters as have room, 6.5 units each."""
-    most = max(2, min(_LONGEST_LABEL, int(room / 6.5) if math.isfinite(room) else _LONGEST_LABEL))
-    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,9 +30,13 @@ class Reader:
         try:
             return self.redact(read(path)) if clean else read(path)
         except (OSError, ValueError, KeyError, TypeError, YAMLError, csv.Error) as error:
-            where = path.relative_to(self.root) if path.is_relative_to(self.root) else path.name
-            self.unreadable.append(self.redact(f"{where}: {type(error).__name__}"))
+            self.refuse(path, type(error).__name__)
             return fallback
+
+    def refuse(self, path: Path, why: str) -> None:
+        """Note that a file is left out."""
+        where = path.relative_to(self.root) if path.is_relative_to(self.root) else path.name
+        self.unreadable.append(self.redact(f"{where}: {why}"))
 
     def json(self, path: Path) -> dict[str, Any]:
         """A JSON object; empty when absent or broken."""

@@ -120,9 +120,9 @@ def _mean_of(facts: StudyFacts, variant: str, name: str) -> float | None:
 def _front(cells: Sequence[Cell], params: dict[str, float | None]) -> set[str]:
     """Variants that no other one beats or equals with at most as many parameters, one of both strictly."""
     known = [
-        (size, -cell.summary.mean if cell.lower_is_better else cell.summary.mean, cell.variant)
+        (size, -cell.summary.mean if cell.direction == "lower" else cell.summary.mean, cell.variant)
         for cell in cells
-        if cell.summary.mean is not None and (size := params.get(cell.variant))
+        if cell.direction != "neither" and cell.summary.mean is not None and (size := params.get(cell.variant))
     ]
     return {
         variant

@@ -4,9 +4,9 @@ import math
 from dataclasses import dataclass
 
 from tunestudy.report.compare import Cell
-from tunestudy.report.format import sig
+from tunestudy.report.format import minus, sig, spread
 
-WIDTH, HEIGHT, MARGIN = 260.0, 30.0, 12.0
+WIDTH, HEIGHT, MARGIN = 222.0, 30.0, 12.0
 _FAR = 3.0
 """A baseline further from the variants than this many times their own range is left off the scale, and drawn as an
 arrow at its edge: else its distance would squeeze the variants, which are to be told apart, into one blot."""
@@ -31,7 +31,11 @@ class Scale:
 
     @property
     def labels(self) -> tuple[str, str]:
-        return sig(self.low), sig(self.high)
+        low, high = sig(self.low), sig(self.high)
+        if low != high:
+            return low, high
+        digits = 2 + math.ceil(math.log10(max(abs(self.low), abs(self.high)) / (self.high - self.low)))
+        return minus(f"{self.low:.{digits}g}"), minus(f"{self.high:.{digits}g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +63,12 @@ def scale_of(cells: list[Cell], baseline: str | None) -> Scale | None:
     shown = others if _is_far(_points(others), _points([cell for cell in cells if cell.variant == baseline])) else cells
     points = _points(shown)
     low, high = min(points), max(points)
-    span = (high - low) or max(abs(high), 1.0) * 0.1
+    span = spread(low, high) or abs(high) * 0.1 or 0.1
     ends = [end for cell in shown for end in (cell.summary.ci_low, cell.summary.ci_high) if end is not None]
     low = max(min([low, *ends]), low - span)
     high = min(max([high, *ends]), high + span)
+    if not spread(low, high):  # all the same: in the middle of a scale of their own size
+        low, high = low - span, high + span
     return _rounded(low, high, natural=all(0 <= point <= 1 for point in points))
 
 

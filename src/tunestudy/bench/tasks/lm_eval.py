@@ -26,6 +26,9 @@ RANDOM_SEED = 0
 BOOTSTRAPS = 1000
 """For standard errors that have no formula, in this process; the report resamples rows by itself."""
 
+MEAN = "mean of tasks"
+"""The primary metric of several tasks that are no group."""
+
 SHOWN = 2000
 """Characters of a prompt that its line of predictions.jsonl holds, from its end."""
 
@@ -45,8 +48,10 @@ def evaluate(asking: Asking) -> Evaluated:
         for row in _rows(name, found["tasks"][name], results["samples"][name], prefix=len(tasks) > 1)
     ]
     versions = {name: str(number) for name, number in (results.get("versions") or {}).items()}
-    facts = {"lm_eval": {"version": version(), "tasks": versions}}
-    return Evaluated(scored, totals(results, found["tasks"], list(found["groups"])), facts)
+    total = totals(results, found["tasks"], list(found["groups"]))
+    ways = higher_is_better(results, found["tasks"], list(found["groups"]))
+    facts = {"lm_eval": {"version": version(), "tasks": versions, "higher_is_better": ways}}
+    return Evaluated(scored, total, facts)
 
 
 def _set_fewshot(benchmark: str, name: str, task: Any, wanted: int | None) -> None:
@@ -106,11 +111,30 @@ def totals(results: Mapping[str, Any], tasks: Mapping[str, Any], groups: Sequenc
         if numbers and name in tasks:
             firsts.append(next(iter(numbers.values())))
     if not primary and firsts:
-        primary = "mean of tasks"
+        primary = MEAN
         metrics = {primary: sum(firsts) / len(firsts), **metrics}
     if not metrics:
         raise StudyError(at("benchmarks.tasks"), "these tasks give no number", exit_code=Exit.JOBS_FAILED)
     return Totals(primary, metrics)
+
+
+def higher_is_better(
+    results: Mapping[str, Any], tasks: Mapping[str, Any], groups: Sequence[str]
+) -> dict[str, bool | None]:
+    """By metric, as `totals` names them, for those of which the tasks tell it; None where tasks disagree."""
+    names = dict.fromkeys([*groups, *tasks])
+    found: dict[str, bool | None] = {}
+    firsts: list[bool | None] = []
+    for name in names:
+        told = (results.get("higher_is_better") or {}).get(name) or {}
+        keys = [key for key, value in results["results"].get(name, {}).items() if _is_metric(key, value)]
+        ways = {_named(key): told[metric] for key in keys if (metric := key.partition(",")[0]) in told}
+        found |= {key if len(names) == 1 else f"{name}/{key}": way for key, way in ways.items()}
+        if keys and name in tasks:
+            firsts.append(ways.get(_named(keys[0])))
+    if len(firsts) > 1:
+        found[MEAN] = firsts[0] if len(set(firsts)) == 1 else None
+    return found
 
 
 def _is_metric(key: str, value: Any) -> bool:
