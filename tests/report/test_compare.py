@@ -165,3 +165,12 @@ def test_where_all_are_equal_none_is_best(tmp_path: Path) -> None:
     assert not any(cell.best for cell in headline.cells)
     page = render_page(collect(study_dir), headline).partition("<main>")[2]
     assert "mathbf" not in to_latex(headline) and ' best"' not in page
+
+
+def test_the_page_of_a_long_named_baseline_and_failed_jobs(tmp_path: Path) -> None:
+    name = "a_baseline_of_" + 46 * "x"
+    study_dir = make_study(tmp_path, Recipe(accuracy={name: 0.1, "full": 0.9}, failed=(("full", 1),)))
+    facts = collect(study_dir)
+    page = render_page(facts, make_headline(facts))
+    assert "Δ to the baseline" in page and f"Δ to {name}" not in page
+    assert 'class="state state-failed">finished with failures' in page
