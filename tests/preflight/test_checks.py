@@ -49,7 +49,7 @@ def test_everything_wrong_is_told_at_once_with_its_line(tmp_path, monkeypatch):
     monkeypatch.setattr(psutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else object())
     with pytest.raises(StudyError) as caught:
-        check(loaded, [], StudyDir(tmp_path / "results"))
+        check(loaded, [], StudyDir(tmp_path / "results"), starts=True)
     assert caught.value.exit_code == Exit.PREFLIGHT_REFUSED
     told = str(caught.value)
     for part in ("study.yaml:6", "study.yaml:7", "WORLD_SIZE", "tunestudy[train]", "1.0 kB are free"):
@@ -78,7 +78,7 @@ def test_a_login_node_without_torch_may_submit_what_an_image_carries_out(tmp_pat
         resources = loaded.study.resources.model_copy(update={"executor": "slurm", "slurm": slurm})
         study = loaded.study.model_copy(update={"resources": resources})
         with pytest.raises(StudyError, match="training needs torch") if refused else contextlib.nullcontext():
-            check(replace(loaded, study=study), [], StudyDir(tmp_path / "results"))
+            check(replace(loaded, study=study), [], StudyDir(tmp_path / "results"), starts=True)
 
 
 @pytest.mark.parametrize("name", ["HF_TOKEN", "WANDB_API_KEY", "MY_PASSWORD"])

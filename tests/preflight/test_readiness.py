@@ -7,17 +7,22 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tunestudy.config.errors import Exit
+from tunestudy.config.job import Job
 from tunestudy.config.resources import Resources
 from tunestudy.launch.check import check_study
 from tunestudy.preflight import folders, inputs, neighbours, packages, trackers
+from tunestudy.preflight.asked import Asked
 from tunestudy.preflight.hosts import Difference
-from tunestudy.preflight.points import Answer
+from tunestudy.preflight.points import Answer, Point
+from tunestudy.preflight.readiness import points_of
 from tunestudy.records.layout import StudyDir
 from tunestudy.study.hosts import Host
 from tunestudy.study.load import LoadedStudy, load_study
@@ -37,6 +42,12 @@ HUB = STUDY.replace(
 def load(tmp_path: Path, text: str = STUDY) -> LoadedStudy:
     (tmp_path / "study.yaml").write_text(text)
     return load_study(tmp_path / "study.yaml")
+
+
+def asked(loaded: LoadedStudy, unfinished: Sequence[Job] = ()) -> Asked:
+    """What `check` asks of a study of which something is to do."""
+    folder = StudyDir(loaded.path.parent / "results" / loaded.study.study)
+    return Asked(loaded, unfinished, folder, starts=True, draws=True)
 
 
 @pytest.fixture(autouse=True)
@@ -165,45 +176,45 @@ def test_a_model_in_a_folder(tmp_path, files, state, told):
     folder.mkdir()
     for name, text in files.items():
         (folder / name).write_text(text)
-    (point,) = inputs.model_points(load(tmp_path, HUB.replace("org/model", "./model")))
+    (point,) = inputs.model_points(asked(load(tmp_path, HUB.replace("org/model", "./model"))))
     assert point.state == state and told in point.found
 
 
 def test_what_is_on_the_hub_is_in_its_cache_or_has_to_be_fetched(tmp_path, monkeypatch):
     loaded = load(tmp_path, HUB)
-    points = {point.check: point for point in inputs.hub_points(loaded)}
+    points = {point.check: point for point in inputs.hub_points(asked(loaded))}
     assert points["hub"].state == "refused" and "HF_HUB_OFFLINE" in points["hub"].found
     monkeypatch.delenv("HF_HUB_OFFLINE")
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}")
-        points = {point.check: point for point in inputs.hub_points(loaded)}
+        points = {point.check: point for point in inputs.hub_points(asked(loaded))}
     assert points["hub"].state == "refused" and "cannot be reached" in points["hub"].found
     folder = tmp_path / "hf" / "hub" / "models--org--model"
     (folder / "refs").mkdir(parents=True)
     (folder / "refs" / "main").write_text("abc")
     (folder / "snapshots" / "abc").mkdir(parents=True)
     (folder / "snapshots" / "abc" / "config.json").write_text("{}")
-    points = {point.check: point for point in inputs.hub_points(loaded)}
+    points = {point.check: point for point in inputs.hub_points(asked(loaded))}
     assert points["hub cache"].state == "ok" and points["pinned"].state == "warning" and "hub" not in points
 
 
 def test_a_study_that_pushes_wants_a_token(tmp_path):
     stages = "stages: {s: {data: d, learning_rate: 1.0e-3, push_to_hub: true}}\nvariants: {v: {stages: [s]}}\n"
     head = 'study: s\nseeds: [1]\nmodel: {architecture: qwen3, tokenizer: {type: characters, alphabet: "01"}}\n'
-    absent, _ = inputs.token_points(load(tmp_path, head + "datasets: {d: {type: digits}}\n" + stages))
+    absent = inputs.token_point(load(tmp_path, head + "datasets: {d: {type: digits}}\n" + stages))
     assert absent.state == "warning" and "wait for `tunestudy push`" in absent.found
 
 
 def test_tokens_are_told_and_never_shown(tmp_path, monkeypatch):
     loaded, secret = load(tmp_path, HUB), "hf_" + "z" * 30
-    absent, _ = inputs.token_points(loaded)
+    absent = inputs.token_point(loaded)
     assert absent.state == "warning" and "hf auth login" in absent.remedy
     (tmp_path / "hf").mkdir()
     (tmp_path / "hf" / "token").write_text(secret)
     assert inputs.hub_token_source() == "`hf auth login`"
     monkeypatch.setenv("HF_TOKEN", secret)
-    told = str(list(inputs.token_points(loaded)))
+    told = str(inputs.token_point(loaded))
     assert "$HF_TOKEN" in told and secret not in told
     (tmp_path / "netrc").write_text(f"machine api.wandb.ai login user password {'k' * 40}\n")
     assert trackers.wandb_token_source() == "~/.netrc"
@@ -266,9 +277,15 @@ def sinfo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "sinfo"
 
 
-def executor(**settings: Any) -> neighbours.Point:
-    (point,) = neighbours.executor_points(Resources.model_validate(settings))
-    return point
+@pytest.fixture
+def executor(tmp_path: Path) -> Callable[..., Point]:
+    def ask(**settings: Any) -> Point:
+        loaded = load(tmp_path)
+        study = loaded.study.model_copy(update={"resources": Resources.model_validate(settings)})
+        (point,) = points_of("executor", asked(replace(loaded, study=study)))
+        return point
+
+    return ask
 
 
 @pytest.mark.parametrize(
@@ -281,19 +298,19 @@ def executor(**settings: Any) -> neighbours.Point:
         ({"nodes": 3, "mode": "allocation"}, "refused", "3 nodes are more than the 2"),
     ],
 )
-def test_check_asks_slurm_what_run_asks(sinfo, settings, state, found):
+def test_check_asks_slurm_what_run_asks(executor, sinfo, settings, state, found):
     point = executor(executor="slurm", slurm=settings)
     assert point.state == state and found in point.found
 
 
-def test_no_slurm_and_no_controller(sinfo, monkeypatch, tmp_path):
+def test_no_slurm_and_no_controller(executor, sinfo, monkeypatch, tmp_path):
     sinfo.write_text("#!/bin/sh\necho 'Unable to contact slurm controller' >&2\nexit 1\n")
     assert "Unable to contact" in executor(executor="slurm").found
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     assert "there is no sbatch" in executor(executor="slurm").found
 
 
-def test_ray_that_is_there_and_not(monkeypatch, tmp_path):
+def test_ray_that_is_there_and_not(executor, monkeypatch, tmp_path):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     assert "no cluster runs" in executor(executor="ray").found

@@ -1,13 +1,15 @@
 """Which stages of a variant have a world part, what may learn beside it, and what the plan knows of it."""
 
 import importlib.util
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.world import WorldSettings
-from tunestudy.preflight.checks import check, installation_problems
+from tunestudy.preflight.asked import Asked
+from tunestudy.preflight.checks import check, part_problems
 
 Folder = Any
 STUDY = """\
@@ -97,13 +99,14 @@ def test_without_the_extra_no_job_starts(folder: Folder, monkeypatch: pytest.Mon
     jobs = [planned.job for planned in plan.jobs]
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "diffusers" else real(name))
-    told = [str(problem) for problem in installation_problems(jobs)]
+    asked = Asked(folder.load(STUDY), jobs, plan.folder, starts=True)
+    told = [str(problem) for problem in part_problems(asked)]
     assert told == ["stages.align.world: needs diffusers: pip install 'tunestudy[world]'"]
     with pytest.raises(StudyError, match="diffusers") as caught:
         check(folder.load(STUDY), jobs, plan.folder)
     assert caught.value.exit_code == Exit.PREFLIGHT_REFUSED
     only_base = [job for job in jobs if job.settings is None]
-    assert not list(installation_problems(only_base))
+    assert not list(part_problems(replace(asked, unfinished=only_base)))
 
 
 def test_a_limit_bounds_the_steps_where_records_cannot_be_counted(folder: Folder) -> None:

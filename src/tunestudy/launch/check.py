@@ -46,7 +46,7 @@ def check_study(loaded: LoadedStudy, results: Path, *, deep: bool = False, as_js
 def all_points(loaded: LoadedStudy, results: Path, *, deep: bool) -> list[Point]:
     """The plan and the slots, which come of it, then everything that is asked of the machine."""
     points: list[Point] = []
-    unfinished: list[Job] = []
+    unfinished: list[Job] | None = None
     try:
         plan = make_plan(loaded, results)
         unfinished = [planned.job for planned in plan.jobs if planned.status != "done"]

@@ -12,18 +12,11 @@ from pathlib import Path
 
 import psutil
 
+from tunestudy.config.ranks import is_of_ranks
 from tunestudy.records.layout import JobDir
 from tunestudy.records.redact import redact
 
 TORCHRUN = "torch.distributed.run"
-
-_OF_RANKS = frozenset(
-    {"RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT"}
-    | {"WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE"}
-)
-_OF_RANKS_BEGIN = ("TORCHELASTIC_", "PET_")
-"""Variables with which torchrun tells a process its rank, and its own options. Those of whoever started tunestudy
-(another torchrun, a job script) are about other processes."""
 
 _GRACE_S = 10.0
 _WOKEN_S = 0.2
@@ -88,13 +81,13 @@ def start(command: list[str], environment: Mapping[str, str], log: Path) -> subp
 def job_environment(study_env: Mapping[str, str], slot_env: Mapping[str, str], attempt: int) -> dict[str, str]:
     """This process's environment, the slot's share of the machine, what ranks must know, and the study's `env:`.
 
-    Ranks that this process's own environment speaks of are not passed on.
+    Ranks that this process's own environment speaks of, of another torchrun or a job script, are not passed on.
     """
     ours = {"TOKENIZERS_PARALLELISM": "false", "TUNESTUDY_ATTEMPT": str(attempt)}
     ours["TQDM_DISABLE"] = "1"  # bars that libraries draw are long lines of noise in a log
     if study_env:
         ours["TUNESTUDY_ENV"] = json.dumps(sorted(study_env))  # what other hosts must know, too
-    inherited = {name: value for name, value in os.environ.items() if not _is_of_ranks(name)}
+    inherited = {name: value for name, value in os.environ.items() if not is_of_ranks(name)}
     return {**inherited, **ours, **slot_env, **study_env}
 
 
@@ -160,10 +153,6 @@ def _is_torchrun(pid: int) -> bool:
         return psutil.Process(pid).cmdline()[1:3] == ["-m", TORCHRUN]
     except psutil.NoSuchProcess:
         return False
-
-
-def _is_of_ranks(name: str) -> bool:
-    return name in _OF_RANKS or name.startswith(_OF_RANKS_BEGIN)
 
 
 def _itself(pid: int) -> list[psutil.Process]:

@@ -6,21 +6,22 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 
-from tunestudy.config.data import SynthDataset
+from tunestudy.config.data import Dataset, SynthDataset
 from tunestudy.config.deepspeed import INSTALL
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.fonts import NO_HANGUL, candidates
 from tunestudy.config.job import Job
 from tunestudy.config.merge import MergeStage
+from tunestudy.config.ranks import is_of_ranks
 from tunestudy.config.resources import Resources
 from tunestudy.config.world import INSTALL_WORLD
-from tunestudy.preflight.hosts import host_problems
+from tunestudy.preflight.asked import Asked
 from tunestudy.preflight.inputs import hub_point, is_cached
 from tunestudy.preflight.slurm import slurm_problems
 from tunestudy.preflight.trackers import tracker_problems
@@ -34,7 +35,7 @@ from tunestudy.study.load import LoadedStudy
 from tunestudy.study.problems import raise_all
 
 _NEEDED = ("torch", "transformers", "peft", "safetensors", "accelerate", "datasets")
-_SET_BY_TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TUNESTUDY_ATTEMPT")
+_OURS_BEGIN = "TUNESTUDY_"
 _SHOWN_FILES = 3
 _ASSIGNED = re.compile(r"""\b([A-Za-z_]\w*)=(?=["']?([^\s,]+))""")
 """Name and value; what an assignment holds is looked at in its turn, as in `--export=NAME=value`."""
@@ -42,25 +43,27 @@ _RESERVE_BYTES = 200 * 2**20
 """Logs, tokenised data and predictions of a small study."""
 
 
-def check(loaded: LoadedStudy, unfinished: Sequence[Job], study: StudyDir) -> None:
+def check(loaded: LoadedStudy, unfinished: Sequence[Job], study: StudyDir, *, starts: bool | None = None) -> None:
     """Raise StudyError (StudyErrors for several) with exit code 3 for everything that would make a run fail.
 
-    Nothing is written but a probe in the results folder, which is removed at once.
+    `starts`: whether the worker is started; default: where jobs are unfinished. Nothing is written but a probe in the
+    results folder, which is removed at once.
     """
-    found = [
-        *environment_problems(loaded.study.env),
-        *more_environment_problems(loaded.study.resources),
-        *(installation_problems(unfinished) if loaded.study.resources.uses_this_python else ()),
-        *font_problems(unfinished),
-        *tracker_problems(unfinished, loaded.study.env),
-        *(locked_problems(loaded) if unfinished else ()),
-        *(model_problems(loaded) if unfinished and loaded.study.resources.executor == "local" else ()),
-        *(host_problems(loaded) if loaded.study.resources.executor == "local" else ()),
-        *slurm_problems(loaded.study.resources),
-        *image_problems(unfinished, loaded.path.parent, study),
-        *folder_problems(study.root, bytes_needed(unfinished, loaded.path.parent)),
-    ]
-    raise_all([_refusal(loaded, error) for error in found])
+    asked = Asked(loaded, unfinished, study, bool(unfinished) if starts is None else starts)
+    raise_all([_refusal(loaded, error) for name in SOURCES for error in refusals(name, asked)])
+
+
+def refusals(name: str, asked: Asked) -> list[StudyError]:
+    """What the source of that name refuses; all of them, also where it comes upon one that ends its looking."""
+    found: list[StudyError] = []
+    try:
+        found.extend(SOURCES[name](asked))  # keeps what came before an error
+    except StudyError as error:
+        found.append(error)
+    except OSError as error:
+        where = str(error.filename or name)
+        found.append(StudyError(where, f"cannot be looked at: {error.strerror or error}; mend its rights, or the disk"))
+    return found
 
 
 def environment_problems(env: Mapping[str, str], key: str = "env") -> Iterator[StudyError]:
@@ -73,7 +76,7 @@ def environment_problems(env: Mapping[str, str], key: str = "env") -> Iterator[S
             yield StudyError(
                 where, "every job would get the same GPUs; set it before `tunestudy run`, which deals them out"
             )
-        elif name in _SET_BY_TORCHRUN:
+        elif is_of_ranks(name) or name.startswith(_OURS_BEGIN):
             yield StudyError(where, "is set for every rank by the launcher; remove it")
 
 
@@ -88,30 +91,42 @@ def more_environment_problems(resources: Resources) -> Iterator[StudyError]:
                 yield StudyError(at(f"resources.slurm.{key}"), f"secrets do not belong in a study file; {cure}")
 
 
-def installation_problems(unfinished: Sequence[Job], *, torchvision: bool = True) -> Iterator[StudyError]:
-    """What the worker needs and this Python lacks; nothing is imported. Trying a torchvision takes seconds."""
-    for job in unfinished:
+def package_problems(asked: Asked) -> Iterator[StudyError]:
+    """Packages that every job imports and this Python lacks; nothing is imported."""
+    missing = [name for name in _NEEDED if asked.starts_here and importlib.util.find_spec(name) is None]
+    if missing:
+        cure = "pip install 'tunestudy[train]'"
+        yield StudyError("installation", f"training needs {', '.join(missing)}, not installed here; {cure}")
+
+
+def torchvision_problems(asked: Asked) -> Iterator[StudyError]:
+    """One that is there and broken, which transformers relies on all the same."""
+    if asked.unfinished and asked.starts_here and (broken := broken_torchvision()):
+        cure = "uninstall it (nothing here needs it) or install the build for this torch"
+        told = f"torchvision is there but cannot be imported, and transformers relies on it then: {broken}; {cure}"
+        yield StudyError("installation", told)
+
+
+def part_problems(asked: Asked) -> Iterator[StudyError]:
+    """What only some stages need, and this machine lacks: nothing is imported."""
+    if not asked.starts_here:
+        return
+    for job in asked.unfinished:
         what = needs_bitsandbytes(job)
         if what and importlib.util.find_spec("bitsandbytes") is None:
             yield StudyError(f"stages.{job.stage}.{what}", "needs bitsandbytes: pip install 'tunestudy[quant]'")
             break
-    world = next((job for job in unfinished if job.training is not None and job.training.world is not None), None)
+    training = [(job.stage, job.training) for job in asked.unfinished if job.training is not None]
+    world = next((stage for stage, one in training if one.world is not None), None)
     if world is not None and importlib.util.find_spec("diffusers") is None:
-        yield StudyError(f"stages.{world.stage}.world", f"needs diffusers: {INSTALL_WORLD}")
-    sharing = next((job for job in unfinished if job.training is not None and job.training.engine == "deepspeed"), None)
+        yield StudyError(f"stages.{world}.world", f"needs diffusers: {INSTALL_WORLD}")
+    sharing = next((stage for stage, one in training if one.engine == "deepspeed"), None)
     if sharing is not None and importlib.util.find_spec("deepspeed") is None:
-        yield StudyError(f"stages.{sharing.stage}.engine", f"needs deepspeed: {INSTALL}")
-    compiled = next((job for job in unfinished if job.training is not None and job.training.torch_compile), None)
+        yield StudyError(f"stages.{sharing}.engine", f"needs deepspeed: {INSTALL}")
+    compiled = next((stage for stage, one in training if one.torch_compile), None)
     if compiled is not None and shutil.which(os.environ.get("CXX", "c++")) is None:
-        yield StudyError(f"stages.{compiled.stage}.torch_compile", "needs a C++ compiler: apt-get install g++")
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        cure = "pip install 'tunestudy[train]'"
-        yield StudyError("installation", f"training needs {', '.join(missing)}, not installed here; {cure}")
-    if torchvision and unfinished and (broken := broken_torchvision()):
-        cure = "uninstall it (nothing here needs it) or install the build for this torch"
-        told = f"torchvision is there but cannot be imported, and transformers relies on it then: {broken}; {cure}"
-        yield StudyError("installation", told)
+        yield StudyError(f"stages.{compiled}.torch_compile", "needs a C++ compiler: apt-get install g++")
+    yield from font_problems(asked.unfinished)
 
 
 def broken_torchvision() -> str | None:
@@ -166,15 +181,31 @@ def model_problems(loaded: LoadedStudy) -> Iterator[StudyError]:
         yield StudyError(replace(loaded.locate(key), key=key), f"{point.found}: {point.remedy}")
 
 
-def image_problems(unfinished: Sequence[Job], base: Path, study: StudyDir) -> Iterator[StudyError]:
+def image_problems(asked: Asked) -> Iterator[StudyError]:
     """Data sets whose images have not been fetched yet: a job would find out only when it reads them."""
-    datasets = {name: dataset for job in unfinished for name, dataset in job.datasets.items()}
-    for name, dataset in datasets.items():
-        if getattr(dataset, "fetch", None) is None:
+    for name, dataset in fetched_datasets(asked.unfinished).items():
+        if asked.draws and is_drawn(dataset):
             continue
-        missing = what_is_missing(dataset, FetchDir(study.fetch / fetch_key(dataset, files_of(dataset, base))))
-        if missing:
+        key = fetch_key(dataset, files_of(dataset, asked.base))
+        if missing := what_is_missing(dataset, FetchDir(asked.folder.fetch / key)):
             yield StudyError(f"datasets.{name}", missing)
+
+
+def fetched_datasets(unfinished: Sequence[Job]) -> dict[str, Dataset]:
+    """Those of the jobs whose images are named by URL."""
+    datasets = {name: dataset for job in unfinished for name, dataset in job.datasets.items()}
+    return {name: one for name, one in datasets.items() if getattr(one, "fetch", None) is not None}
+
+
+def is_drawn(dataset: Dataset) -> bool:
+    """Whether `run` makes the data set's images here, before it asks for anything."""
+    return getattr(dataset, "drawn", None) is not None
+
+
+def host_problems(asked: Asked) -> Iterator[StudyError]:
+    """Everything that keeps the hosts from working together, in the hostfile's order."""
+    for host, _, found in asked.hosts if asked.is_spread else ():
+        yield from (StudyError(f"host {host.name}", difference.message) for difference in found)
 
 
 def needs_bitsandbytes(job: Job) -> str | None:
@@ -246,7 +277,30 @@ def _is_writable(folder: Path) -> bool:
     return True
 
 
+def space_needed(asked: Asked) -> int:
+    """Bytes that are still to come; none where nothing is to do."""
+    return bytes_needed(asked.unfinished, asked.base) if asked.starts else 0
+
+
 def _refusal(loaded: LoadedStudy, error: StudyError) -> StudyError:
     key = error.place.key
     place = loaded.locate(key) if key.startswith(("env.", "resources.")) else error.place
     return StudyError(replace(place, key=key), error.message, exit_code=Exit.PREFLIGHT_REFUSED)
+
+
+SOURCES: Mapping[str, Callable[[Asked], Iterable[StudyError]]] = {
+    "packages": package_problems,
+    "torchvision": torchvision_problems,
+    "optional parts": part_problems,
+    "results folder": lambda asked: folder_problems(asked.folder.root, space_needed(asked)),
+    "images": image_problems,
+    "lock": lambda asked: locked_problems(asked.loaded) if asked.unfinished else (),
+    "hub": lambda asked: model_problems(asked.loaded) if asked.unfinished and asked.is_local else (),
+    "trackers": lambda asked: tracker_problems(
+        asked.unfinished, asked.study.env, here=asked.resources.uses_this_python
+    ),
+    "env": lambda asked: (*environment_problems(asked.study.env), *more_environment_problems(asked.resources)),
+    "executor": lambda asked: slurm_problems(asked.resources),
+    "hosts": host_problems,
+}
+"""Everything that `run` refuses for, by the point of `check` that tells it: what stands here is asked by both."""

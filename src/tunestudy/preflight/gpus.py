@@ -1,5 +1,6 @@
 """GPUs as nvidia-smi tells of them: there or not, healthy or not, free or not, and whether the driver is new enough."""
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -66,11 +67,19 @@ def look() -> Seen:
     )
 
 
+def are_hidden() -> bool:
+    """Whether CUDA_VISIBLE_DEVICES lets jobs see none of this machine's GPUs."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip() in ("", "-1")
+
+
 def gpu_points(study: Study, unfinished: Sequence[Job]) -> Iterator[Point]:
     """All points about GPUs: of this machine, as far as jobs run on it."""
     if study.resources.executor != "local":
         where = {"slurm": "SLURM's nodes", "ray": "Ray's machines"}[study.resources.executor]
         yield not_needed("GPUs", f"jobs run on {where}, whatever this machine has")
+        return
+    if are_hidden():
+        yield not_needed("GPUs", "CUDA_VISIBLE_DEVICES hides them: jobs run on the CPU")
         return
     seen = look()
     yield _presence(seen, study)
@@ -92,15 +101,17 @@ def _presence(seen: Seen, study: Study) -> Point:
             )
         return ok(check, told)
     if answer.state == "absent":
-        if study.resources.gpus:
+        if study.resources.gpus and not study.resources.is_spread:
             cure = "run on the machine that has them, or leave resources.gpus out"
             return refused(check, f"no nvidia-smi here, and resources.gpus is {study.resources.gpus}", cure)
-        return ok(check, "none (no nvidia-smi): jobs run on the CPU")
+        where = "" if study.resources.is_spread else ": jobs run on the CPU"
+        return ok(check, f"none here (no nvidia-smi){where}")
+    wrong = warning if study.resources.is_spread else refused  # this machine may be none of the hosts
     cure = "is the driver loaded (`nvidia-smi`, `dmesg | grep NVRM`)? after an update of it: reboot"
     if answer.state == "said":
         words = answer.text.strip().splitlines()
-        return refused(check, f"nvidia-smi names no GPU: {words[0][:120] if words else 'it says nothing'}", cure)
-    return refused(check, f"nvidia-smi does not work: {answer.text}", cure)
+        return wrong(check, f"nvidia-smi names no GPU: {words[0][:120] if words else 'it says nothing'}", cure)
+    return wrong(check, f"nvidia-smi does not work: {answer.text}", cure)
 
 
 def _driver(gpus: Sequence[Gpu]) -> Point:

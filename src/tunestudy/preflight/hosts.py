@@ -71,17 +71,15 @@ def on_host(launcher: str, host: str, module: str, *arguments: str) -> list[str]
     return [*SSH, host, f"cd {shlex.quote(str(Path.cwd()))} && exec {shlex.join(words)}"]
 
 
-def host_problems(loaded: LoadedStudy) -> Iterator[StudyError]:
-    """Everything that keeps the hosts from working together, in the hostfile's order."""
-    if loaded.study.resources.is_spread:
-        for host, found in compared(loaded):
-            yield from (StudyError(f"host {host.name}", difference.message) for difference in found)
-
-
 def compared(loaded: LoadedStudy) -> list[tuple[Host, list[Difference]]]:
     """What keeps each host from working as this machine does, all asked at once."""
+    return [(host, found) for host, _, found in told_and_compared(loaded)]
+
+
+def told_and_compared(loaded: LoadedStudy) -> list[tuple[Host, Facts | Difference, list[Difference]]]:
+    """The same with what each host told. StudyError as of `hosts_of`."""
     here = facts(files_named(loaded))
-    return [(host, against(host, here, answer)) for host, answer in answers(loaded)]
+    return [(host, answer, against(host, here, answer)) for host, answer in answers(loaded)]
 
 
 def answers(loaded: LoadedStudy) -> list[tuple[Host, Facts | Difference]]:

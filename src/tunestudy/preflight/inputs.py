@@ -11,27 +11,33 @@ from pathlib import Path
 
 from tunestudy.config.benchmark import LmEval
 from tunestudy.config.data import DatacompDataset, FileDataset
+from tunestudy.config.job import Job
 from tunestudy.config.model import ModelConfig
 from tunestudy.config.order import ScoreOrder
 from tunestudy.config.study import Study
+from tunestudy.preflight.asked import Asked
 from tunestudy.preflight.points import Point, not_needed, ok, refused, some, warning
-from tunestudy.preflight.trackers import wandb_mode, wandb_token_source
 from tunestudy.records.hub_cache import hub_cache, snapshot_folder
 from tunestudy.records.locked import Lock, Named, item_problems
 from tunestudy.study.load import LoadedStudy
+from tunestudy.study.locked import Locking
 from tunestudy.study.nearest import did_you_mean
 
 HUB = "https://huggingface.co"
 PATIENCE_S = 6.0
 FILES_OPENED = 1000
+NOTHING_TO_DO = "all jobs are done"
 _ON = {"1", "true", "yes", "on"}
 
 
-def model_points(loaded: LoadedStudy) -> Iterator[Point]:
+def model_points(asked: Asked) -> Iterator[Point]:
     """The study's model and those that scorers of curricula read with: local folders and architectures."""
-    known = model_types()
-    for key, model in models_of(loaded.study).items():
-        yield from _model(key, model, loaded.path.parent, known)
+    if not asked.starts:
+        yield not_needed("model", NOTHING_TO_DO)
+        return
+    known = model_types() if asked.starts_here else set()
+    for key, model in models_of(asked.study).items():
+        yield from _model(key, model, asked.base, known)
 
 
 def models_of(study: Study) -> dict[str, ModelConfig]:
@@ -153,13 +159,17 @@ def _benchmarks(study: Study) -> Point:
     return ok("benchmarks", "; ".join(told))
 
 
-def hub_points(loaded: LoadedStudy) -> Iterator[Point]:
+def hub_points(asked: Asked) -> Iterator[Point]:
     """Everything that has a hub id: in the hub's cache, or to be fetched, which needs the hub to answer."""
-    locking = loaded.locking
+    locking = asked.loaded.locking
     if locking is None or not locking.named:
         yield not_needed("hub", "the study names nothing of the hub")
         return
-    named, lock, cache = locking.named, locking.lock, hub_cache({**os.environ, **loaded.study.env})
+    named = [one for one in locking.named if asked.starts and _is_read(one, asked.unfinished, locking)]
+    if not named:
+        yield not_needed("hub", "what is still to do reads nothing of it" if asked.starts else NOTHING_TO_DO)
+        return
+    lock, cache = locking.lock, hub_cache({**os.environ, **asked.study.env})
     missing = [one for one in named if not is_cached(one, lock, cache)]
     there = [str(one) for one in named if one not in missing]
     if there:
@@ -169,7 +179,23 @@ def hub_points(loaded: LoadedStudy) -> Iterator[Point]:
         cure = "`tunestudy fetch STUDY` locks it, or give `revision:`"
         yield warning("pinned", f"{some(loose)}: no revision, so what is served may change", cure)
     if missing:
-        yield hub_point(missing, cache)
+        point = hub_point(missing, cache)
+        if point.state == "refused" and not asked.is_local:
+            told = f"{point.found}; the machines that {asked.resources.executor} chooses may have them"
+            point = warning("hub", told, point.remedy)
+        yield point
+
+
+def _is_read(named: Named, unfinished: Sequence[Job], locking: Locking) -> bool:
+    """Whether jobs that are still to do read it: any model, of data sets those that they name. All without a plan."""
+    if named.kind == "model" or not unfinished:
+        return True
+    datasets = {dataset.hub_id for job in unfinished for dataset in job.datasets.values()}
+    benchmarks = {name for job in unfinished for name in job.evaluations}
+    tasks = {task for name in benchmarks for task in locking.tasks.get(name, ())}
+    found = locking.lock.tasks if locking.lock is not None else {}
+    read = {name for task in tasks for name, *_ in found.get(task, {}).get("reads") or ()}
+    return named.id in datasets | read
 
 
 def is_cached(named: Named, lock: Lock | None, cache: Path) -> bool:
@@ -211,33 +237,17 @@ def hub_point(missing: Sequence[Named], cache: Path) -> Point:
     return warning(check, f"{names}: not fetched yet; {address} answers", "tunestudy fetch STUDY, before a GPU is held")
 
 
-def token_points(loaded: LoadedStudy) -> Iterator[Point]:
-    """Whether tokens are there, never what they are."""
+def token_point(loaded: LoadedStudy) -> Point:
+    """Whether the hub's token is there, never what it is."""
     check, there = "Hugging Face token", hub_token_source()
     if there is not None:
-        yield ok(check, f"there, by {there}")
-    elif any(stage.push_to_hub for one in loaded.study.variants.values() for stage in one.stages.values()):
-        yield warning(
-            check, "none: results to push will wait for `tunestudy push`", "hf auth login, or export HF_TOKEN"
-        )
-    elif loaded.locking is not None and loaded.locking.named:
-        yield warning(check, "none: gated and private repositories will refuse", "hf auth login, or export HF_TOKEN")
-    else:
-        yield not_needed(check, "none; the study names nothing of the hub")
-    wanted = {
-        str(name)
-        for variant in loaded.study.variants.values()
-        for one in variant.training.values()
-        for name in one.report_to
-    }
-    if "wandb" not in wanted:
-        yield not_needed("W&B token", "no stage reports to W&B")
-    elif (mode := wandb_mode(loaded.study.env)) in ("offline", "dryrun", "disabled"):
-        yield not_needed("W&B token", f"WANDB_MODE={mode}")
-    elif (there := wandb_token_source()) is not None:
-        yield ok("W&B token", f"there, by {there}")
-    else:
-        yield refused("W&B token", "none", "wandb login, export WANDB_API_KEY, or WANDB_MODE=offline")
+        return ok(check, f"there, by {there}")
+    cure = "hf auth login, or export HF_TOKEN"
+    if any(stage.push_to_hub for one in loaded.study.variants.values() for stage in one.stages.values()):
+        return warning(check, "none: results to push will wait for `tunestudy push`", cure)
+    if loaded.locking is not None and loaded.locking.named:
+        return warning(check, "none: gated and private repositories will refuse", cure)
+    return not_needed(check, "none; the study names nothing of the hub")
 
 
 def hub_token_source() -> str | None:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from tunestudy.config.resources import Resources
-from tunestudy.preflight.facts import facts
+from tunestudy.preflight.asked import Asked
 from tunestudy.preflight.folders import nearest_folder
-from tunestudy.preflight.hosts import PATIENCE_S, Difference, Facts, against, answers, files_named
-from tunestudy.preflight.points import Point, not_needed, ok, refusal, refused, warning
-from tunestudy.preflight.slurm import closed_partitions, partitions, slurm_problems, wanted_partition
+from tunestudy.preflight.hosts import Difference, Facts
+from tunestudy.preflight.inputs import NOTHING_TO_DO
+from tunestudy.preflight.points import Point, not_needed, ok, refused, warning
+from tunestudy.preflight.slurm import closed_partitions, partitions, wanted_partition
 from tunestudy.records import clock
 from tunestudy.records.atomic import read_json
 from tunestudy.records.events import differing_clocks, read_events
@@ -21,33 +22,29 @@ from tunestudy.records.host import host_name
 from tunestudy.records.layout import NETCHECK, StudyDir
 from tunestudy.records.lease import Lease
 from tunestudy.study.hosts import Host
-from tunestudy.study.load import LoadedStudy
 
-HOSTS_PATIENCE_S = PATIENCE_S + 10
 MUCH_AHEAD_S = 60.0
 CONNECT_S = 3.0
 NOTHING_RELIES_ON_CLOCKS = "nothing here relies on clocks, and results tell the file system's time; other logs will not"
 SLOW_PAIR_BITS_PER_S = 1e9
 
 
-def host_points(loaded: LoadedStudy, study: StudyDir) -> Iterator[Point]:
-    """The hosts that one job spreads over, held against this machine; the port where they meet; all clocks in sight."""
-    told: list[tuple[Host, Facts | Difference]] = []
-    resources = loaded.study.resources
-    if resources.launcher == "srun" and resources.executor == "slurm":
-        yield not_needed("hosts", "SLURM chooses the nodes of a job when it starts")
-    elif resources.is_spread:
-        told = answers(loaded)
-        here = facts(files_named(loaded))
-        for host, answer in told:
-            found = against(host, here, answer)
-            yield from (refusal(f"host {host.name}", one.message) for one in found)
-            if not found:
-                yield ok(f"host {host.name}", f"{host.slots} slots; same Python, packages, code and files as here")
-    else:
+def host_points(asked: Asked) -> Iterator[Point]:
+    """The hosts that one job spreads over and that can take part; the port where they meet; all clocks in sight."""
+    resources = asked.resources
+    hosts = asked.hosts if asked.is_spread else []
+    for host, _, found in hosts:
+        if not found:
+            yield ok("hosts", f"{host.name}: {host.slots} slots; same Python, packages, code and files as here")
+    if not resources.is_spread:
         yield not_needed("hosts", "jobs stay on one machine")
+    elif not asked.is_local:
+        yield not_needed("hosts", f"{resources.executor} chooses the machines of a job when it starts")
+    elif not asked.starts:
+        yield not_needed("hosts", NOTHING_TO_DO)
+    told = [(host, answer) for host, answer, _ in hosts]
     yield rendezvous_point(resources, told)
-    yield clock_point({host.name: answer for host, answer in told if not isinstance(answer, Difference)}, study)
+    yield clock_point({host.name: answer for host, answer in told if not isinstance(answer, Difference)}, asked.folder)
 
 
 def clock_point(hosts: Mapping[str, Facts], study: StudyDir) -> Point:
@@ -127,49 +124,46 @@ def network_point(study: StudyDir, resources: Resources) -> Point:
     return ok(check, told)
 
 
-def executor_points(resources: Resources) -> Iterator[Point]:
-    """Whether what places the jobs is there, and would take them."""
-    if resources.executor == "slurm":
-        yield from _slurm(resources)
-    elif resources.executor == "ray":
-        yield _ray(resources)
+def executor_points(asked: Asked) -> Iterator[Point]:
+    """Whether what places the jobs is there, and would take them; of SLURM what `run` does not refuse for."""
+    if asked.resources.executor == "slurm":
+        yield from _slurm(asked.resources)
+    elif asked.resources.executor == "ray":
+        yield _ray(asked.resources) if asked.starts else not_needed("executor", f"Ray: {NOTHING_TO_DO}")
     else:
         yield ok("executor", "local: this program starts the jobs itself")
 
 
 def _slurm(resources: Resources) -> Iterator[Point]:
-    """What `run` would refuse, and a partition that starts nothing now."""
-    problems = list(slurm_problems(resources))
-    yield from (refusal("SLURM", f"{one.place.key}: {one.message}") for one in problems)
-    if problems:
-        return
+    """A partition that starts nothing now, or what it takes."""
     known = partitions()
     chosen = wanted_partition(resources, known)
     if closed := closed_partitions(resources, known):
-        yield warning("SLURM", f"partition {', '.join(closed)} is not up", "jobs wait until it is up again")
+        yield warning("executor", f"SLURM: partition {', '.join(closed)} is not up", "jobs wait until it is up again")
     elif chosen is not None:
         limit = "no time limit" if chosen.limit_s is None else f"jobs of {chosen.limit_s / 3600:g} h at most"
-        yield ok("SLURM", f"partition {resources.slurm.partition or chosen.name} is up: {chosen.nodes} nodes, {limit}")
+        name = resources.slurm.partition or chosen.name
+        yield ok("executor", f"SLURM: partition {name} is up: {chosen.nodes} nodes, {limit}")
 
 
 def _ray(resources: Resources) -> Point:
-    check, address = "Ray", resources.ray.address
+    check, address = "executor", resources.ray.address
     if importlib.util.find_spec("ray") is None:
-        return refused(check, "not installed", "pip install 'tunestudy[ray]'")
+        return refused(check, "Ray is not installed", "pip install 'tunestudy[ray]'")
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS", "") or _ray_on_this_machine()
         if not address:
             return refused(
-                check, "no cluster runs on this machine", "ray start --head, or resources.ray.address=host:port"
+                check, "Ray: no cluster runs on this machine", "ray start --head, or resources.ray.address=host:port"
             )
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if not port.isdigit():
-        return refused(check, f"`{address}` is no address", "resources.ray.address: host:port, or auto")
+        return refused(check, f"Ray: `{address}` is no address", "resources.ray.address: host:port, or auto")
     try:
         with socket.create_connection((host, int(port)), timeout=CONNECT_S):
-            return ok(check, f"the head at {host}:{port} answers")
+            return ok(check, f"Ray: the head at {host}:{port} answers")
     except OSError as error:
-        told = f"the head at {host}:{port} does not answer: {error.strerror or error}"
+        told = f"Ray: the head at {host}:{port} does not answer: {error.strerror or error}"
         return refused(check, told, "ray start --head there, or another resources.ray.address")
 
 

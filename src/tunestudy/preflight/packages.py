@@ -12,7 +12,7 @@ from pathlib import Path
 from tunestudy.config.benchmark import LmEval
 from tunestudy.config.job import Job
 from tunestudy.config.study import Study
-from tunestudy.preflight.checks import broken_torchvision, needs_bitsandbytes
+from tunestudy.preflight.checks import needs_bitsandbytes
 from tunestudy.preflight.points import Point, not_needed, ok, refused, warning
 
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)(?:\[[^]]*])?\s*>=\s*([0-9.]+)")
@@ -57,7 +57,7 @@ def extras_needed(study: Study, unfinished: Sequence[Job]) -> set[str]:
             extras.add("world")
         if settings.engine == "deepspeed":
             extras.add("deepspeed")
-        if {"wandb", "trackio"} & set(map(str, settings.report_to)):
+        if settings.report_to:
             extras.add("trackers")
     return extras | ({"ray"} if study.resources.executor == "ray" else set())
 
@@ -71,11 +71,12 @@ def python_point() -> Point:
     return ok("python", told)
 
 
-def package_points(extras: Collection[str]) -> Iterator[Point]:
-    """A point for the base and for each extra that is needed."""
+def package_points(extras: Collection[str], trackers: Collection[str] = ()) -> Iterator[Point]:
+    """A point for the base and for each extra that is needed; of trackers those that are told of jobs are."""
     declared = requirements()
     for extra in [None, *sorted(extras)]:
-        yield _extra_point(extra, [one for one in declared if one.extra == extra])
+        wanted = [one for one in declared if one.extra == extra]
+        yield _extra_point(extra, [one for one in wanted if extra != "trackers" or one.name in trackers])
 
 
 def _extra_point(extra: str | None, wanted: Sequence[Requirement]) -> Point:
@@ -89,8 +90,6 @@ def _extra_point(extra: str | None, wanted: Sequence[Requirement]) -> Point:
         for one in wanted
         if (version := there[one.name]) is not None and numbers(version) < numbers(one.minimum)
     ]
-    if extra == "trackers" and len(absent) < len(wanted):
-        absent = []  # either of them
     if absent or old:
         told = [f"missing: {', '.join(absent)}"] if absent else []
         return refused(check, "; ".join([*told, *([f"too old: {', '.join(old)}"] if old else [])]), f"{cure} --upgrade")
@@ -115,15 +114,11 @@ def numbers(version: str) -> tuple[int, ...]:
 
 
 def torchvision_point() -> Point:
-    """Not needed; but where it is installed for another torch, transformers cannot be imported any more."""
+    """Not needed; where it is there, it was found to be importable (`checks.torchvision_problems`)."""
     check = "torchvision"
     if importlib.util.find_spec("torchvision") is None:
         return not_needed(check, "not installed: images are decoded by Pillow")
-    broken = broken_torchvision()
-    if broken is None:
-        return ok(check, f"{_version('torchvision')} can be imported")
-    cure = "pip uninstall torchvision (nothing here needs it), or install the build for this torch"
-    return refused(check, f"installed but broken: {broken}", cure)
+    return ok(check, f"{_version('torchvision')} can be imported")
 
 
 def attention_point(study: Study) -> Point:
@@ -151,14 +146,14 @@ def cuda_of_torch() -> str | None:
     return match[1] if match else None
 
 
-def torch_point(num_gpus: int) -> Point:
-    """Whether the installed torch can use this machine's GPUs at all."""
+def torch_point(num_gpus: int | None) -> Point:
+    """Whether the installed torch can use this machine's GPUs at all; None: jobs run elsewhere, or want none."""
     check, version, cuda = "torch build", _version("torch"), cuda_of_torch()
     if version is None:
         return refused(check, "torch is not installed", "pip install 'tunestudy[train]'")
     if num_gpus and cuda is None and "rocm" not in version:
         cure = "install the build for CUDA: https://pytorch.org/get-started/locally"
         return refused(check, f"{version} is for CPUs, and this machine has {num_gpus} GPUs", cure)
-    if not num_gpus and cuda:
+    if num_gpus == 0 and cuda:
         return warning(check, f"{version} (CUDA {cuda}), and no GPU is visible", "jobs would train on the CPU")
     return ok(check, f"{version}, for {f'CUDA {cuda}' if cuda else 'CPUs'}")

@@ -17,6 +17,7 @@ from tunestudy.data.sources import Folders
 from tunestudy.launch.requests.fetch_images import fetch_drawn, with_fetch
 from tunestudy.launch.requests.fetch_study import Wish, fetch_study
 from tunestudy.launch.run import run_study
+from tunestudy.preflight.asked import Asked
 from tunestudy.preflight.checks import image_problems
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.locked import read_lock
@@ -69,7 +70,7 @@ def test_from_the_command_line_to_the_plan(tmp_path, server):
     )
     study = StudyDir(tmp_path / "results" / "pictures")
     before = make_plan(loaded, tmp_path / "results").jobs[0].job
-    (problem,) = image_problems([before], tmp_path, study)
+    (problem,) = image_problems(Asked(loaded, [before], study, starts=True))
     assert str(problem) == "datasets.pool: its images have not been fetched; first `tunestudy fetch STUDY`"
 
     foreseen = subprocess.run(command(tmp_path, "--dry-run"), capture_output=True, text=True, check=True).stdout
@@ -85,7 +86,7 @@ def test_from_the_command_line_to_the_plan(tmp_path, server):
     assert lock.items == () and len(lock.images["pool"]["shards"]) == 1
     assert after.fingerprint != before.fingerprint
     assert make_plan(loaded, tmp_path / "results").jobs[0].job.fingerprint == after.fingerprint
-    assert list(image_problems([after], tmp_path, study)) == []
+    assert list(image_problems(Asked(loaded, [after], study, starts=True))) == []
 
 
 @pytest.mark.slow

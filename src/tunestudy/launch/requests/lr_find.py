@@ -35,7 +35,7 @@ def find_rate(
     plan = make_plan(loaded, results)
     planned = chosen_job(plan, variant, stage)
     require_parents(plan, planned.job)
-    check(loaded, [], plan.folder)
+    check(loaded, [], plan.folder, starts=True)
     folder = plan.folder.lr_find(f"{planned.job.variants[0]}-{planned.job.id}")
     remove_tree(folder.root)
     write_json(folder.job_json, planned.job.model_copy(update={"evaluations": {}}).model_dump(mode="json"))

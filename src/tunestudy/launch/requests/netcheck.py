@@ -34,7 +34,7 @@ def check_network(loaded: LoadedStudy, results: Path) -> list[str]:
     if resources.ranks == 1:
         raise StudyError("resources.ranks", "is 1: one rank has nobody to talk to; set it, or a hostfile")
     study = StudyDir(results / loaded.study.study)
-    check(loaded, [], study)
+    check(loaded, [], study, starts=True)
     folder = study.netcheck
     remove_tree(folder.root)
     write_json(folder.root / REQUEST, {"sizes": SIZES, "pair_bytes": PAIR_BYTES, "repeats": REPEATS})

@@ -83,7 +83,7 @@ def tune_batch(
     space = space_of(plan, job)
     require_inputs(plan, job)
     require_model(plan, loaded)
-    check(loaded, [], plan.folder)
+    check(loaded, [], plan.folder, starts=True)
     resources = plan.study.resources
     bench = Bench(
         plan=plan,
