@@ -138,6 +138,7 @@ SLURM = STUDY + "resources: {executor: slurm, slurm: {partition: gpus}}\n"
 CASES: list[tuple[str, str, Prepare, str]] = [
     ("env", STUDY + f"env: {{HF_TOKEN: {SECRET}}}\n", nothing, "secrets do not belong"),
     ("env", STUDY + "env: {LOCAL_WORLD_SIZE: '2'}\n", nothing, "for every rank by the launcher"),
+    ("env", STUDY + "env: {TUNESTUDY_DEVICES: '0'}\n", nothing, "for every rank by the launcher"),
     ("env", STUDY + f"resources: {{ray: {{runtime_env: {{HF_TOKEN: {SECRET}}}}}}}\n", nothing, "secrets do not belong"),
     ("packages", STUDY, without("accelerate"), "training needs accelerate"),
     ("torchvision", STUDY, broken_torchvision, "torchvision::nms"),
@@ -195,6 +196,46 @@ def test_check_refuses_what_run_refuses(source, text, prepare, told, tmp_path, m
         assert any(words(point).endswith(error.message) for point in points), (str(error), points)
     assert [point for point in points if point.check == source and told in words(point)]
     assert SECRET not in str(points) + str(refused)
+
+
+DRAWN = "datasets: {digits: {type: datacomp, drawn: {count: 4}, fetch: {}}}"
+IMAGE = STUDY + "resources: {executor: slurm, slurm: {python: /opt/python}}\n"
+
+
+def an_image_has_it(tmp_path: Path, patch: pytest.MonkeyPatch) -> None:
+    """A login node of a cluster without torch, and with a torchvision that nobody uses."""
+    slurm("echo 'gpu*|up|infinite|2|gpu:2'")(tmp_path, patch)
+    without("torch")(tmp_path, patch)
+    broken_torchvision(tmp_path, patch)
+    no_font(tmp_path, patch)
+
+
+def driver_is_broken_and_unused(tmp_path: Path, patch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "nvidia-smi").write_text("#!/bin/sh\necho failed >&2; exit 9\n")
+    (tmp_path / "bin" / "nvidia-smi").chmod(0o755)
+    patch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+    patch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "prepare", "told"),
+    [
+        (IMAGE, an_image_has_it, "jobs run with /opt/python"),
+        (IMAGE.replace("architecture: qwen3", "architecture: qwen99"), an_image_has_it, "qwen99 with random weights"),
+        (OF_HUB + IMAGE.removeprefix(STUDY), an_image_has_it, "the machines that slurm chooses may have them"),
+        (STUDY.replace("datasets: {digits: {type: digits}}", DRAWN), nothing, "digits: drawn here by `run`"),
+        (STUDY, driver_is_broken_and_unused, "CUDA_VISIBLE_DEVICES hides them"),
+    ],
+)
+def test_check_takes_what_run_takes(text, prepare, told, tmp_path, monkeypatch):
+    (tmp_path / "study.yaml").write_text(text)
+    prepare(tmp_path, monkeypatch)
+    loaded = load_study(tmp_path / "study.yaml")
+    plan = make_plan(loaded, tmp_path / "results")
+    points = readiness.readiness(loaded, [one.job for one in plan.jobs], plan.folder)
+    assert [point for point in points if point.state == "refused"] == []
+    assert [point for point in points if told in point.found], points
 
 
 def test_every_source_has_a_case_above():

@@ -14,18 +14,23 @@ from typing import Any
 
 import pytest
 
-from tunestudy.config.errors import Exit
+from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.job import Job
 from tunestudy.config.resources import Resources
+from tunestudy.launch import check as launched
 from tunestudy.launch.check import check_study
+from tunestudy.launch.local import Slot
+from tunestudy.launch.run import run_study
 from tunestudy.preflight import folders, inputs, neighbours, packages, trackers
 from tunestudy.preflight.asked import Asked
 from tunestudy.preflight.hosts import Difference
 from tunestudy.preflight.points import Answer, Point
 from tunestudy.preflight.readiness import points_of
+from tunestudy.records.atomic import write_json
 from tunestudy.records.layout import StudyDir
 from tunestudy.study.hosts import Host
 from tunestudy.study.load import LoadedStudy, load_study
+from tunestudy.study.plan import make_plan
 
 STUDY = """\
 study: tiny
@@ -69,6 +74,61 @@ def test_a_study_that_is_ready_for_people_and_for_machines(tmp_path, capsys):
     told = json.loads(capsys.readouterr().out)
     assert told["ready"] and {"check", "state", "found", "remedy"} == set(told["points"][0])
     assert not (tmp_path / "results").exists() and not list(tmp_path.glob(".tmp-*"))
+
+
+@pytest.fixture
+def finish(tmp_path: Path) -> Callable[[LoadedStudy], None]:
+    """Leave behind what a run of a study leaves, as far as states go."""
+
+    def leave(loaded: LoadedStudy) -> None:
+        plan = make_plan(loaded, tmp_path / "results")
+        for planned in plan.jobs:
+            write_json(plan.folder.job(planned.job.id).result_json, {"fingerprint": planned.job.fingerprint})
+
+    return leave
+
+
+def test_a_study_that_is_done_needs_nothing_but_its_folder(finish, tmp_path, capsys):
+    """Nor does `run`, which reports it: no GPUs, no cluster, no allocation, no model."""
+    lost = "resources: {gpus: 64, executor: ray, ray: {address: '127.0.0.1:9'}}\n"
+    finish(load(tmp_path, HUB))
+    assert check_study(load(tmp_path, HUB + lost), tmp_path / "results", as_json=True) == Exit.DONE
+    points = {one["check"]: one for one in json.loads(capsys.readouterr().out)["points"]}
+    assert points["plan"]["found"] == "1 job, all done: `run` reports them"
+    for name in ("slots", "torch build", "optional parts", "GPUs", "model", "hub", "executor", "trackers"):
+        assert points[name]["state"] == "not needed", points[name]
+    for resources in (lost, "resources: {gpus: 64}\n", "resources: {launcher: srun, ranks: 2}\n"):
+        loaded = load(tmp_path, HUB + resources)
+        assert run_study(loaded, tmp_path / "results", quiet=True, report=False) == Exit.DONE
+
+
+def test_results_of_another_study_of_that_name_are_told(finish, tmp_path, capsys):
+    finish(load(tmp_path))
+    check_study(load(tmp_path), tmp_path / "results")
+    assert "earlier results" not in capsys.readouterr().out
+    check_study(load(tmp_path, STUDY.replace("qwen3", "gemma3")), tmp_path / "results", as_json=True)
+    points = {one["check"]: one for one in json.loads(capsys.readouterr().out)["points"]}
+    told = points["earlier results"]
+    assert told["state"] == "warning" and "holds 1 job, none of them of this study" in told["found"]
+
+
+def test_slots_of_a_cluster_are_those_that_run_would_have(tmp_path, monkeypatch):
+    """A cluster that answers may have too few GPUs, or other packages: what `run` says of it, `check` says."""
+    left = []
+
+    class Cluster:
+        def __init__(self, *_: object) -> None: ...
+
+        @property
+        def slots(self) -> list[Slot]:
+            raise StudyError("resources.ranks", "no machine of the cluster has 8 GPUs; set it to 4")
+
+        def close(self) -> None:
+            left.append(self)
+
+    monkeypatch.setattr(launched, "RayPlace", Cluster)
+    (point,) = launched.slot_points(load(tmp_path, STUDY + "resources: {executor: ray}\n"))
+    assert (point.check, point.state, point.remedy) == ("slots", "refused", "set it to 4") and len(left) == 1
 
 
 def test_all_that_is_wrong_is_told_at_once_and_refuses(tmp_path, capsys):

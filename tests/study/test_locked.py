@@ -100,7 +100,13 @@ def test_another_id_asks_for_a_fetch(folder: Folder) -> None:
     assert not any("not pinned" in line for line in plan.warnings), "told once"
     assert not any(one.job.offline for one in plan.jobs)
     refused = [str(error) for error in locked_problems(loaded)]
-    assert "hub.lock: does not hold model org/other: first `tunestudy fetch" in refused[0]
+    assert "hub.lock: does not hold model org/other; first `tunestudy fetch" in refused[0]
+
+
+def test_the_revisions_that_a_lock_holds_in_place_of_the_named_one_are_told(folder: Folder) -> None:
+    lock(folder)
+    told = [str(error) for error in locked_problems(folder.load(STUDY.replace("revision: v1", "revision: v2")))]
+    assert "hub.lock: does not hold model org/judge @ v2, only org/judge @ v1; first `tunestudy fetch" in told[0]
 
 
 def test_what_this_machine_lacks_is_told_before_a_run(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:

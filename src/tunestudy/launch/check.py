@@ -3,7 +3,7 @@
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,16 @@ from rich.text import Text
 
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.job import Job
-from tunestudy.launch.local import find_slots
-from tunestudy.preflight.points import Point, answer_of, ok, refused, warning
+from tunestudy.launch.local import Slot, find_slots
+from tunestudy.launch.ray.place import RayPlace
+from tunestudy.preflight.hosts import files_named
+from tunestudy.preflight.inputs import NOTHING_TO_DO
+from tunestudy.preflight.points import Point, answer_of, not_needed, ok, refusal, refused, warning
 from tunestudy.preflight.readiness import readiness
 from tunestudy.records.layout import StudyDir
 from tunestudy.study.load import LoadedStudy
-from tunestudy.study.plan import make_plan
+from tunestudy.study.plan import Plan, make_plan
+from tunestudy.study.problems import CombinedError
 
 TORCH_FACTS = "tunestudy.train.torch_facts"
 TORCH_PATIENCE_S = 120.0
@@ -45,31 +49,65 @@ def check_study(loaded: LoadedStudy, results: Path, *, deep: bool = False, as_js
 
 def all_points(loaded: LoadedStudy, results: Path, *, deep: bool) -> list[Point]:
     """The plan and the slots, which come of it, then everything that is asked of the machine."""
-    points: list[Point] = []
+    planned: list[Point] = []
     unfinished: list[Job] | None = None
     try:
         plan = make_plan(loaded, results)
         unfinished = [planned.job for planned in plan.jobs if planned.status != "done"]
-        points.append(ok("plan", f"{len(plan.jobs)} jobs, {len(unfinished)} to do"))
+        planned += plan_points(plan, len(unfinished))
     except StudyError as error:
-        points.append(refused("plan", str(error), "see `tunestudy plan`"))
-    points.append(slot_point(loaded))
-    points += readiness(loaded, unfinished, StudyDir(results / loaded.study.study))
-    return [*points, *(deep_points() if deep else ())]
+        planned.append(refused("plan", str(error), "see `tunestudy plan`"))
+    asked = readiness(loaded, unfinished, StudyDir(results / loaded.study.study))
+    if unfinished == []:
+        planned.append(not_needed("slots", NOTHING_TO_DO))
+    elif loaded.study.resources.executor != "ray" or not any(_refuses(one, "executor") for one in asked):
+        planned += slot_points(loaded)
+    return [*planned, *asked, *(deep_points() if deep else ())]
 
 
-def slot_point(loaded: LoadedStudy) -> Point:
-    """Whether one job of the study fits on this machine, and how many at a time."""
+def _refuses(point: Point, check: str) -> bool:
+    return point.check == check and point.state == "refused"
+
+
+def plan_points(plan: Plan, todo: int) -> Iterator[Point]:
+    """How much is to do; and whether the results folder holds jobs, and none of this plan's."""
+    count = f"{len(plan.jobs)} job{'s' * (len(plan.jobs) != 1)}"
+    yield ok("plan", f"{count}, {f'{todo} to do' if todo else 'all done: `run` reports them'}")
+    if plan.orphans and not any(plan.folder.job(one).root.is_dir() for one in plan.by_id):
+        others = f"{len(plan.orphans)} job{'s' * (len(plan.orphans) > 1)}"
+        told = f"{plan.folder.root} holds {others}, none of them of this study as it is now"
+        cure = "`tunestudy plan` tells what changed; if they are another study's, rename `study:` or use --results"
+        yield warning("earlier results", told, cure)
+
+
+def slot_points(loaded: LoadedStudy) -> Iterator[Point]:
+    """Whether one job of the study fits where `run` would start it, and how many at a time, as `run` finds out.
+
+    A Ray cluster is joined for that, which takes some seconds.
+    """
     resources = loaded.study.resources
-    if resources.executor != "local":
-        return ok("slots", f"{resources.executor} places the jobs")
+    if resources.executor == "slurm":
+        yield ok("slots", "SLURM places the jobs")
+        return
     try:
-        slots = find_slots(resources)
+        slots = find_slots(resources) if resources.executor == "local" else ray_slots(loaded)
     except StudyError as error:
-        return refused("slots", error.message, "")
+        errors = error.errors if isinstance(error, CombinedError) else [error]
+        yield from (refusal("slots", str(one)) for one in errors)
+        return
     kind = "GPU" if slots[0].devices else "CPU"
-    where = "over all hosts" if resources.is_spread else f"on this machine ({kind})"
-    return ok("slots", f"{len(slots)} at a time {where}, ranks per job: {resources.ranks}")
+    here = "over all hosts" if resources.is_spread else f"on this machine ({kind})"
+    where = here if resources.executor == "local" else "on the Ray cluster"
+    yield ok("slots", f"{len(slots)} at a time {where}, ranks per job: {resources.ranks}")
+
+
+def ray_slots(loaded: LoadedStudy) -> Sequence[Slot]:
+    """What the cluster can do at a time. StudyError where it cannot do it."""
+    place = RayPlace(loaded.study.resources, files_named(loaded))
+    try:
+        return place.slots
+    finally:
+        place.close()
 
 
 def deep_points() -> list[Point]:

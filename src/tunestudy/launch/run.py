@@ -14,7 +14,8 @@ from tunestudy.launch.detach import detach as go_on_detached
 from tunestudy.launch.detach import typed_again
 from tunestudy.launch.estimates.schedule import memory_of
 from tunestudy.launch.estimates.tell import tell_time
-from tunestudy.launch.place import Place
+from tunestudy.launch.local import planned_slots
+from tunestudy.launch.place import Place, ThisMachine
 from tunestudy.launch.placing import place_for
 from tunestudy.launch.prepare import prepare
 from tunestudy.launch.presence import neighbours_in_words
@@ -22,7 +23,7 @@ from tunestudy.launch.queue import unknown_works
 from tunestudy.launch.requests.fetch_images import fetch_drawn
 from tunestudy.launch.select import select
 from tunestudy.launch.slurm.run import run_by_slurm
-from tunestudy.launch.torchrun import Command
+from tunestudy.launch.torchrun import Command, command_here
 from tunestudy.preflight.checks import check
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.locked import write_lock
@@ -82,9 +83,15 @@ def run_study(
 
 
 def _place_of(jobs: Sequence[Job], plan: Plan, loaded: LoadedStudy, command: Command | None) -> Place | None:
-    """Where the loop starts `jobs`; None where SLURM places them. Raises StudyError where not even one of them fits."""
-    if loaded.study.resources.executor == "slurm":
+    """Where the loop starts `jobs`; None where SLURM places them. Raises StudyError where not even one of them fits.
+
+    What is done needs no place: no GPUs, no cluster, no allocation. SLURM is asked all the same what its jobs took.
+    """
+    resources = loaded.study.resources
+    if resources.executor == "slurm":
         return None
+    if not _unfinished(jobs, plan):
+        return ThisMachine(planned_slots(resources), command or command_here)
     memory = memory_of(plan)
     smallest = min((memory[job.id] for job in jobs if job.id in memory), default=None)
     return place_for(loaded, command, smallest_mb=smallest)
@@ -92,8 +99,7 @@ def _place_of(jobs: Sequence[Job], plan: Plan, loaded: LoadedStudy, command: Com
 
 def _check_and_write(chosen: Sequence[Job], plan: Plan, loaded: LoadedStudy, place: Place | None) -> None:
     """Refuse what cannot run, and put the plan on disk with the lock that its data came by. Raises StudyError."""
-    mine = {job.id for job in chosen}
-    unfinished = [planned.job for planned in plan.jobs if planned.status != "done" and planned.job.id in mine]
+    unfinished = _unfinished(chosen, plan)
     check(loaded, unfinished, plan.folder)
     if unfinished and place is not None:
         assert place.slots, "a place has a slot, or says why not"  # a cluster is asked only now
@@ -101,6 +107,11 @@ def _check_and_write(chosen: Sequence[Job], plan: Plan, loaded: LoadedStudy, pla
     prepare(loaded.study, source, [planned.job for planned in plan.jobs], plan.as_json(), plan.folder)
     if loaded.locking is not None and loaded.locking.lock is not None:
         write_lock(plan.folder.lock, loaded.locking.lock)
+
+
+def _unfinished(chosen: Sequence[Job], plan: Plan) -> list[Job]:
+    mine = {job.id for job in chosen}
+    return [planned.job for planned in plan.jobs if planned.status != "done" and planned.job.id in mine]
 
 
 def tell_detached(pid: int, loaded: LoadedStudy, results: Path, study: StudyDir) -> None:

@@ -158,7 +158,9 @@ def locked_problems(loaded: LoadedStudy) -> Iterator[StudyError]:
         return
     fetch = f"`tunestudy fetch {loaded.typed}`"
     for named in locking.missing:
-        yield StudyError(locking.path.name, f"does not hold {named.kind} {named}: first {fetch}")
+        others = [str(item) for item in locking.lock.items if (item.kind, item.id) == (named.kind, named.id)]
+        held = f", only {' and '.join(others)}" if others and str(named) not in others else ""
+        yield StudyError(locking.path.name, f"does not hold {named.kind} {named}{held}; first {fetch}")
     cache = hub_cache({**os.environ, **loaded.study.env})
     for named in locking.named:
         wrong = problems(locking.lock, cache, [named])
@@ -178,7 +180,7 @@ def model_problems(loaded: LoadedStudy) -> Iterator[StudyError]:
     mine = [one for one in locking.named if (one.kind, one.id) == ("model", loaded.study.model.model_name_or_path)]
     missing = [one for one in mine if not is_cached(one, None, cache)]
     if missing and (point := hub_point(missing, cache)).state == "refused":
-        yield StudyError(replace(loaded.locate(key), key=key), f"{point.found}: {point.remedy}")
+        yield StudyError(replace(loaded.locate(key), key=key), f"{point.found}; {point.remedy}")
 
 
 def image_problems(asked: Asked) -> Iterator[StudyError]:

@@ -31,7 +31,8 @@ def folder_points(root: Path, needed: int) -> Iterator[Point]:
     """Of a folder that can be written and has room: how much, and how fast it is."""
     present = nearest_folder(root)
     free = shutil.disk_usage(present).free
-    yield ok("results folder", f"{root}: {bytes_text(free)} free, about {bytes_text(needed)} needed at least")
+    wanted = f", about {bytes_text(needed)} needed at least" if needed else ""
+    yield ok("results folder", f"{root}: {bytes_text(free)} free{wanted}")
     yield speed_point(present)
 
 

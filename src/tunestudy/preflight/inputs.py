@@ -230,9 +230,7 @@ def hub_point(missing: Sequence[Named], cache: Path) -> Point:
         pass  # it answers
     except (OSError, ValueError) as error:
         said = getattr(error, "reason", None) or error
-        cure = (
-            "on a machine with internet `tunestudy fetch STUDY`, with the same HF_HOME; or set a proxy or HF_ENDPOINT"
-        )
+        cure = "`tunestudy fetch STUDY` on a machine with internet and the same HF_HOME, or set a proxy or HF_ENDPOINT"
         return refused(check, f"{names}: not in {cache}, and {address} cannot be reached: {said}", cure)
     return warning(check, f"{names}: not fetched yet; {address} answers", "tunestudy fetch STUDY, before a GPU is held")
 

@@ -59,7 +59,7 @@ def extras_needed(study: Study, unfinished: Sequence[Job]) -> set[str]:
             extras.add("deepspeed")
         if settings.report_to:
             extras.add("trackers")
-    return extras | ({"ray"} if study.resources.executor == "ray" else set())
+    return extras | ({"ray"} if unfinished and study.resources.executor == "ray" else set())
 
 
 def python_point() -> Point:

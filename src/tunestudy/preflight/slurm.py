@@ -162,7 +162,7 @@ def _seconds(limit: str) -> float:
 
 
 def _silent(said: str) -> StudyError:
-    cure = "try again in a minute; `scontrol ping` tells whether it is up"
+    cure = "try again in a minute, `scontrol ping` tells whether it is up"
     return StudyError(
         at("resources.executor"), f"SLURM does not answer: {said}; {cure}", exit_code=Exit.PREFLIGHT_REFUSED
     )

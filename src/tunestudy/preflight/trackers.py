@@ -21,7 +21,7 @@ def tracker_problems(jobs: Sequence[Job], env: Mapping[str, str], *, here: bool 
     stages = stages_by_tracker(jobs)
     missing = [name for name in stages if here and importlib.util.find_spec(name) is None]
     for tracker in missing:
-        message = f"{tracker} is not installed: {INSTALL_TRACKERS}, or leave it out"
+        message = f"{tracker} is not installed; {INSTALL_TRACKERS}, or leave it out"
         yield _refused(f"stages.{stages[tracker]}.report_to", message)
     if "wandb" not in stages or "wandb" in missing:
         return
@@ -29,8 +29,8 @@ def tracker_problems(jobs: Sequence[Job], env: Mapping[str, str], *, here: bool 
     if mode not in WANDB_MODES:
         yield _refused("WANDB_MODE", f"is {mode!r}; W&B knows {', '.join(WANDB_MODES[:3])}")
     elif mode in _ASK_FOR_A_KEY and wandb_token_source() is None:
-        cure = "`wandb login`, or export WANDB_API_KEY=…; or export WANDB_MODE=offline and `wandb sync` later"
-        yield _refused(where, f"wandb has no key on this machine: {cure}")
+        cure = "`wandb login`, or export WANDB_API_KEY=…, or export WANDB_MODE=offline and `wandb sync` later"
+        yield _refused(where, f"wandb has no key on this machine; {cure}")
 
 
 def tracker_points(jobs: Sequence[Job], env: Mapping[str, str]) -> Iterator[Point]:

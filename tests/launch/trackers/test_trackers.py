@@ -366,7 +366,7 @@ def no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_preflight_asks_for_a_key_before_an_hour_is_spent(monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = [make_job()]
     (found,) = tracker_problems(jobs, {})
-    assert str(found).startswith("stages.adapt.report_to: wandb has no key on this machine: `wandb login`")
+    assert str(found).startswith("stages.adapt.report_to: wandb has no key on this machine; `wandb login`")
     assert "WANDB_MODE=offline" in found.message
     assert not list(tracker_problems(jobs, {"WANDB_MODE": "offline"}))
     (found,) = tracker_problems(jobs, {"WANDB_MODE": "ofline"})
@@ -380,4 +380,4 @@ def test_preflight_names_the_package_to_install(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     found = [str(error) for error in tracker_problems([make_job()], {})]
     assert len(found) == 3
-    assert all("is not installed: pip install 'tunestudy[trackers]'" in words for words in found)
+    assert all("is not installed; pip install 'tunestudy[trackers]'" in words for words in found)
