@@ -9,7 +9,7 @@ from foreign_configs import AXOLOTL, LLAMA, SWIFT, TRL
 from typer.testing import CliRunner
 
 from tunestudy.cli import app
-from tunestudy.config.errors import Exit
+from tunestudy.config.errors import Exit, StudyError
 from tunestudy.study.importing import finish
 
 Y = "config.yaml"
@@ -171,3 +171,38 @@ def test_the_command(importing: Any) -> None:
     done = CliRunner().invoke(app, ["import-config", str(path), "-o", str(importing.output), "--", "--lora_rank", "4"])
     assert done.exit_code == 0, done.output
     assert "lora_r: 4" in importing.output.read_text()
+
+
+KINDS: list[tuple[str, str, str]] = [
+    (SWIFT.replace("tuner_type: lora", "tuner_type: [lora]"), "ms-swift", "tuner_type: ['lora'] is not here"),
+    (LLAMA.replace("stage: sft", "stage: [sft]"), "llamafactory", "stage: ['sft'] is none of LLaMA-Factory's"),
+    (LLAMA.replace("stage: sft", "stage: stf"), "llamafactory", "stage: stf is none of LLaMA-Factory's"),
+    (SWIFT + "per_device_train_batch_size: 0\n", "ms-swift", "per_device_train_batch_size: 0: must be a whole number"),
+    (TRL + "per_device_train_batch_size: .inf\n", "trl", "per_device_train_batch_size: .inf: is not of the kind"),
+    (AXOLOTL + "batch_size: .inf\n", "axolotl", "batch_size: .inf: is not of the kind that axolotl takes"),
+    (LLAMA + "lora_rank: .inf\n", "llamafactory", "lora_rank: tunestudy refuses it: must be a whole number"),
+    (LLAMA + "lora_alpha: .nan\n", "llamafactory", "lora_alpha: tunestudy refuses it: must be a finite"),
+    (
+        LLAMA + "learning_rate: .nan\n",
+        "llamafactory",
+        "config.yaml:7: learning_rate: the study that it makes is refused",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "program", "words"), KINDS, ids=[words[:40] for _, _, words in KINDS])
+def test_a_value_of_the_wrong_kind_is_told(text: str, program: str, words: str, importing: Any) -> None:
+    try:
+        importing.run(importing.write(text), program=program)
+    except StudyError as error:
+        assert words in str(error)
+    else:
+        assert words in importing.printed
+
+
+def test_data_in_place_of_a_configuration_are_not_read(importing: Any) -> None:
+    path = importing.write("k: v\n")
+    with path.open("ab") as file:
+        file.truncate(20_000_000)
+    error = _message(importing, "config.yaml")
+    assert "holds 20.0 MB; a configuration takes less than 0.5 MB: is this the data?" in error

@@ -140,7 +140,7 @@ def _judged(key: str, value: Any, made: Imported, view: View, given: Given) -> O
         return Outcome(key, line, "not needed", str(reason))
     except ImpossibleError as reason:
         return Outcome(key, line, "impossible", f"{_brief(value)}{reason}")
-    except (TypeError, ValueError, AttributeError):
+    except (TypeError, ValueError, AttributeError, ArithmeticError):
         return Outcome(key, line, "impossible", f"{_brief(value)}is not of the kind that {view.program.title} takes")
     return _written(key, value, written, made, given)
 
@@ -226,7 +226,7 @@ def _of_default(key: str, rule: Rule, view: View) -> Iterator[tuple[str, Any]]:
     try:
         value = view[key]
         written = {} if value is None else rule(value, view)
-    except (NotNeededError, ImpossibleError, TypeError, ValueError):
+    except (NotNeededError, ImpossibleError, TypeError, ValueError, ArithmeticError):
         return
     yield from written.items()
 

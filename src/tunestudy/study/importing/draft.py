@@ -1,6 +1,7 @@
 """The study file that is being made: settings by path, each with where it came from, and its text with comments."""
 
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,12 +60,19 @@ class Draft:
 
     def take(self, key: str) -> list[str] | None:
         """Remove what stands at a key of the finished file, or around it; its origins, None where nothing does."""
+        path = self._path_at(key)
+        return None if path is None else self.settings.pop(path).origins
+
+    def origin_of(self, key: str) -> str:
+        """The first origin of what stands at a key of the finished file, or around it; empty where nothing does."""
+        path = self._path_at(key)
+        return "" if path is None else next(iter(self.settings[path].origins), "")
+
+    def _path_at(self, key: str) -> str | None:
         if key.startswith("datasets."):
             key = f"datasets.*.{key.split('.', 2)[2]}" if key.count(".") > 1 else key
-        for path in sorted(self.settings, key=len, reverse=True):
-            if key == shown_path(path) or key.startswith(f"{shown_path(path)}."):
-                return self.settings.pop(path).origins
-        return None
+        at_key = (path for path in self.settings if f"{key}.".startswith(f"{shown_path(path)}."))
+        return max(at_key, key=len, default=None)
 
     @property
     def variant(self) -> str:
@@ -149,6 +157,8 @@ def shown(value: Any) -> str:
     if isinstance(value, str):
         is_plain = re.fullmatch(r"[A-Za-z_./][\w./@+-]*", value) and resolve_scalar(value) == value
         return value if is_plain else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value).replace("inf", ".inf").replace("nan", ".nan")  # `nan` would be read back as text
     return repr(value)
 
 

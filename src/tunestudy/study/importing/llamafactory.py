@@ -27,9 +27,11 @@ _LOSS = "the loss is the mean over target tokens; no other is here"
 
 
 def _refusal(view: View) -> str | None:
-    if view["stage"] in _PREFERENCES:
-        what = _PREFERENCES[view["stage"]]
-        return f"stage: {view['stage']} trains {what}; preferences and rewards are not what tunestudy does"
+    stage = str(view["stage"])
+    if stage in _PREFERENCES:
+        return f"stage: {stage} trains {_PREFERENCES[stage]}; preferences and rewards are not what tunestudy does"
+    if stage not in ("sft", "pt"):
+        return f"stage: {stage} is none of LLaMA-Factory's; a study can be made of sft and pt"
     if "do_train" in view.given and not view.on("do_train"):
         return "do_train is false: this evaluates; `tunestudy eval --model` does, or a study without stages"
     if "do_train" not in view.given and (view.on("do_predict") or view.given.get("export_dir")):

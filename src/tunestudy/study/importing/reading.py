@@ -16,6 +16,8 @@ from tunestudy.study.source import Composer, read_text, resolve_scalar
 
 BLOT = "blotted-out-secret"
 """Stands where a token stood."""
+LARGEST_BYTES = 500_000
+"""A hundred times a long configuration; what is larger is not read, as a file of data would take minutes."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,11 @@ def _refuse_output(path: Path, first: str) -> None:
 
 
 def _text_of(path: Path) -> str:
+    if path.is_file() and path.stat().st_size > LARGEST_BYTES:
+        told = (
+            f"holds {path.stat().st_size / 1e6:,.1f} MB; a configuration takes less than {LARGEST_BYTES / 1e6:.1f} MB"
+        )
+        raise StudyError(at("", file=str(path)), f"{told}: is this the data?")
     text = read_text(path, "configuration", endings=(".yaml", ".yml", ".json", ".sh"))
     if not text.strip():
         raise StudyError(at("", file=str(path)), "the file is empty")

@@ -41,8 +41,8 @@ def _refusal(view: View) -> str | None:
         return f"rlhf_type: {view['rlhf_type']}; preferences and rewards are not what tunestudy does"
     if view["task_type"] not in (None, "causal_lm"):
         return f"task_type: {view['task_type']} trains no language model; tunestudy trains models that answer in text"
-    if view["tuner_type"] != "full" and not _TUNERS.get(view["tuner_type"]):
-        tuner = view["tuner_type"]
+    tuner = str(view["tuner_type"])
+    if tuner != "full" and tuner not in _TUNERS:
         return f"tuner_type: {tuner} is not here; to have LoRA in its place: import-config FILE -- --tuner_type lora"
     return None
 
