@@ -34,8 +34,8 @@ Estimate = Annotated[
     bool, typer.Option("--estimate", help="First time a few real steps of every stage that has no evidence yet.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print only what went wrong.")]
-TrainedVariant = Annotated[str, typer.Option("--variant", help="Default: the first that trains.")]
-TrainedStage = Annotated[str, typer.Option("--stage", help="Default: the variant's last.")]
+TrainedVariant = Annotated[str, typer.Option("--variant", help="Default: the first that trains the stage.")]
+TrainedStage = Annotated[str, typer.Option("--stage", help="Default: the last that the variant trains.")]
 _INDENTED_JOBS = 1000
 """JSON of more jobs comes in one line: indenting it would take longer than finding it out."""
 DEFAULT_RESULTS = Path("results")

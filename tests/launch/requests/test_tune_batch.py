@@ -153,6 +153,27 @@ def test_a_stage_that_names_its_accumulation_is_told_the_new_one(
         assert f"  {line}\n" in told
 
 
+def test_keys_go_where_they_count(tmp_path: Path, tries: FakeTries, capsys: pytest.CaptureFixture[str]) -> None:
+    over = "{stages: [base], matrix: {x: [1.5]}, overrides: {base: {per_device_train_batch_size: 1}}}"
+    text = STUDY.replace("  plain: {stages: [base]}", f'  "plain_{{x}}": {over}')
+    tune(study_of(tmp_path, text=text), tmp_path)
+    assert "Put into `variants: plain_{x}: overrides: base:`" in capsys.readouterr().out
+
+
+def test_a_stage_of_another_variant_needs_no_variant(
+    tmp_path: Path, tries: FakeTries, capsys: pytest.CaptureFixture[str]
+) -> None:
+    longer = "  longer: {stages: [base, more]}"
+    more = "  more: {max_steps: 30, effective_batch_size: 8, per_device_train_batch_size: 1}"
+    text = STUDY.replace("variants:", f"{more}\nvariants:").replace("resources", f"{longer}\nresources")
+    tune(study_of(tmp_path, text=text), tmp_path, stage="more")
+    assert "longer, stage more: effective batch 8" in capsys.readouterr().out
+    with pytest.raises(StudyError, match="the study has no stage `many`; known are: base, more"):
+        tune(study_of(tmp_path, text=text), tmp_path, stage="many")
+    with pytest.raises(StudyError, match="`plain` has no stage `more`; known are: base"):
+        tune(study_of(tmp_path, text=text), tmp_path, stage="more", variant="plain")
+
+
 def test_time_that_is_up_and_ctrl_c_keep_what_was_measured(
     loaded: LoadedStudy, tmp_path: Path, tries: FakeTries, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -219,9 +240,10 @@ def test_results_that_depend_on_the_cut_are_told(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"minutes": 0.0}, "--minutes and --memory-gb must be above 0"),
-        ({"memory_gb": -1.0}, "--minutes and --memory-gb must be above 0"),
-        ({"minutes": float("nan")}, "--minutes and --memory-gb must be above 0"),
+        ({"minutes": 0.0}, "--minutes and --memory-gb must be numbers above 0"),
+        ({"memory_gb": -1.0}, "--minutes and --memory-gb must be numbers above 0"),
+        ({"minutes": float("nan")}, "--minutes and --memory-gb must be numbers above 0"),
+        ({"memory_gb": float("inf")}, "--minutes and --memory-gb must be numbers above 0"),
         ({"variant": "plane"}, "did you mean `plain`"),
         ({"stage": "bass"}, "no stage `bass`"),
     ],

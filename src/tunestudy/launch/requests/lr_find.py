@@ -26,7 +26,7 @@ FEWEST_STEPS = 20
 def find_rate(
     loaded: LoadedStudy, results: Path, *, variant: str, stage: str, low: float, high: float, steps: int
 ) -> list[str]:
-    """Sweep and return the lines to print. Empty `variant`: the first that trains; empty `stage`: its last.
+    """Sweep and return the lines to print. `variant`, `stage`: see `chosen_job`.
 
     Trials, checkpoints and plans stay as they are; files go to `lr-find/` in the study's results.
     """
@@ -45,19 +45,29 @@ def find_rate(
 
 
 def chosen_job(plan: Plan, variant: str, stage: str) -> PlannedJob:
-    """The job at the study's first seed whose stage is to be swept."""
-    trained = [name for name, one in plan.study.variants.items() if one.stages]
+    """The job at the study's first seed whose stage is to be swept.
+
+    Empty `variant`: the first that trains the stage; empty `stage`: the last that the variant trains.
+    """
+    variants = plan.study.variants
+    learns = {
+        name: [each for each, settings in one.stages.items() if not settings.trains_nothing]
+        for name, one in variants.items()
+    }
+    trained = [name for name, stages in learns.items() if stages]
     if not trained:
         raise StudyError("variants", "no variant of this study trains anything")
-    name = variant or trained[0]
+    having = [name for name in trained if not stage or stage in learns[name]]
+    name = variant or (having or trained)[0]
     if name not in trained:
         raise StudyError("--variant", f"there is no variant `{name}` that trains; {did_you_mean(name, trained)}")
-    stages = list(plan.study.variants[name].stages)
-    wanted = stage or stages[-1]
-    if wanted not in stages:
-        raise StudyError("--stage", f"`{name}` has no stage `{wanted}`; {did_you_mean(wanted, stages)}")
-    if plan.study.variants[name].stages[wanted].trains_nothing:
+    wanted = stage or learns[name][-1]
+    if wanted in variants[name].stages and wanted not in learns[name]:
         raise StudyError("--stage", f"nothing learns in `{wanted}` of `{name}`")
+    if wanted not in learns[name]:
+        known = dict.fromkeys(each for one in ([variant] if variant else trained) for each in learns[one])
+        whose = f"`{variant}` has" if variant else "the study has"
+        raise StudyError("--stage", f"{whose} no stage `{wanted}`; {did_you_mean(wanted, known)}")
     seed = plan.study.seeds[0]
     return next(
         one for one in plan.jobs if name in one.job.variants and one.job.stage == wanted and one.job.seed == seed

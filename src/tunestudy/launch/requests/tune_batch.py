@@ -1,6 +1,7 @@
 """`tunestudy tune-batch`: which micro-batch, checkpointing and workers fit the card at hand, and which are fastest."""
 
 import json
+import math
 import signal
 import sys
 import time
@@ -73,11 +74,11 @@ def tune_batch(
 ) -> None:
     """Search, print what was found, and keep what was measured. Nothing of the study changes.
 
-    Empty `variant`: the first that trains; empty `stage`: its last. `fresh`: what is known is measured again.
+    `variant`, `stage`: see `chosen_job`. `fresh`: what is known is measured again.
     StudyError when nothing fits, or nothing runs.
     """
-    if not (minutes > 0 and (memory_gb is None or memory_gb > 0)):  # nan is neither
-        raise StudyError("command line", "--minutes and --memory-gb must be above 0")
+    if not (minutes > 0 and (memory_gb is None or 0 < memory_gb < math.inf)):  # nan is neither
+        raise StudyError("command line", "--minutes and --memory-gb must be numbers above 0")
     plan = make_plan(loaded, results)
     job = chosen_job(plan, variant, stage).job
     space = space_of(plan, job)

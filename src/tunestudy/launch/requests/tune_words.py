@@ -16,7 +16,7 @@ from tunestudy.launch.requests.tuning import (
     few_divisors,
     not_needed,
 )
-from tunestudy.study.load import LoadedStudy
+from tunestudy.study.load import LoadedStudy, locate
 
 HEADER = ("micro-batch", "checkpointing", "workers", "accumulation", "peak", "tokens/s", "±", "samples/s", "wait", "")
 GIGABYTE = 1e9
@@ -136,8 +136,18 @@ def _recommendation(tuning: Tuning, loaded: LoadedStudy) -> list[str]:
     if best.candidate == tuning.space.now:
         return [f"Leave it as it is: nothing tried is faster beyond chance; {room} of the memory is free{tight}."]
     gain = "the study's own does not fit" if own is None or not own.usable else _gain(best, own)
-    lines = [f"Best: {gain}; {room} of the memory is free{tight}.", f"Put into `stages: {tuning.job.stage}:`", ""]
+    lines = [f"Best: {gain}; {room} of the memory is free{tight}.", f"Put into `{_section(tuning, loaded)}:`", ""]
     return lines + [f"  {key}: {_yaml(value)}" for key, value in keys_to_set(tuning, loaded).items()]
+
+
+def _section(tuning: Tuning, loaded: LoadedStudy) -> str:
+    """Where the keys hold: the stage, or the variant's overrides where those have one of them and would win."""
+    variant, stage = tuning.job.variants[0], tuning.job.stage
+    for key in keys_to_set(tuning, loaded):
+        place = locate(loaded.source, loaded.raw_variants, ("variants", variant, "stages", stage, key))
+        if place.key.startswith("variants."):
+            return f"variants: {loaded.raw_variants[variant].uses[stage].written}: overrides: {stage}"
+    return f"stages: {stage}"
 
 
 def _gain(best: Tried, own: Tried) -> str:
