@@ -44,9 +44,12 @@ def _is_number(part: object) -> bool:
 
 
 def _in_order(value: tuple[float, float]) -> tuple[float, float]:
-    if not 0 <= value[0] <= value[1] <= LONGEST_S:
-        told = f"{value[0]:g} to {value[1]:g} is none"
-        raise ValueError(f"must be a number, or a range from low to high, of {LONGEST_S:g} at most; {told}")
+    low, high = value
+    if not (low >= 0 and 0 <= high <= LONGEST_S):  # nan is neither
+        wrong = high if low >= 0 else low
+        raise ValueError(f"must be from 0 to {LONGEST_S:g}, got {wrong:g}")
+    if low > high:
+        raise ValueError(f"a range goes from low to high, got {low:g} to {high:g}")
     return value
 
 
@@ -121,7 +124,16 @@ class EstimateSettings(Prior):
                 found |= {key: value for key, value in stated.items() if value is not None}
         return Prior(**found)
 
-    def claim(self, stage: str, variants: tuple[str, ...]) -> Claim | None:
-        """What is believed of a job of the stage."""
+    def claims_of(self, stage: str, variants: tuple[str, ...]) -> tuple[Claim, ...]:
+        """What is believed of a job of the stage, once for each variant that shares it and says so.
+
+        What is said of a variant goes before what is said of the stage, number by number.
+        """
+        general = _stated(self.claims.get(stage))
         named = [self.claims[key] for variant in variants if (key := f"{variant}.{stage}") in self.claims]
-        return named[0] if named else self.claims.get(stage)
+        return tuple(Claim(**{**general, **_stated(one)}) for one in named) or (Claim(**general),)
+
+
+def _stated(one: Prior | Claim | None) -> dict[str, Any]:
+    """The numbers that a statement holds."""
+    return {} if one is None else {key: value for key, value in one if value is not None}

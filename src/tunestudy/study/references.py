@@ -73,12 +73,12 @@ def reference_mistakes(study: Study, locate: Locate, folder: Path) -> Iterator[S
 
 def _estimate(study: Study, locate: Locate) -> Iterator[StudyError]:
     """Costs are stated of stages, or of a stage as a variant has it."""
-    known = {stage for variant in study.variants.values() for stage in variant.stages}
-    known |= {f"{name}.{stage}" for name, variant in study.variants.items() for stage in variant.stages}
+    known = [stage for variant in study.variants.values() for stage in variant.stages]
+    known += [f"{name}.{stage}" for name, variant in study.variants.items() for stage in variant.stages]
     for section, entries in (("stages", study.estimate.stages), ("claims", study.estimate.claims)):
         for name in entries:
             if name not in known:
-                message = f"no variant has a stage `{name}`; {did_you_mean(name, known)}"
+                message = f"no variant has a stage `{name}`; {did_you_mean(name, dict.fromkeys(known))}"
                 yield StudyError(locate(("estimate", section, name)), message)
 
 

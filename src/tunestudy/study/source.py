@@ -43,7 +43,8 @@ class Source:
 
     def place(self, path: KeyPath) -> Place:
         """File and line of a key, or the command line if that set it."""
-        if any(path[:end] in self.given for end in range(1, len(path) + 1)):
+        of_it = path not in self.lines and any(key[: len(path)] == path for key in self.given)
+        if of_it or any(path[:end] in self.given for end in range(1, len(path) + 1)):
             return at(dotted(path), file="command line")
         return at(dotted(path), file=str(self.path), line=self.line_of(path))
 

@@ -70,6 +70,17 @@ def test_each_doubt_says_what_and_how_to_mend_it(tmp_path: Path, stated: str, ex
     assert told[0].startswith("base (v): " + expected)
 
 
+def test_a_claim_of_every_variant_that_shares_a_job_is_held_against_it(tmp_path: Path) -> None:
+    claims = "{base: {training: 9h}, w.base: {total: 5h}, v.base: {training: 16 min}}"
+    path = tmp_path / "s.yaml"
+    text = SMALL.format(estimate=f"{{step_s: 1, save_s: 1, evaluation_s: 1, claims: {claims}}}")
+    path.write_text(text.replace("{v: {stages: [base]}}", "{v: {stages: [base]}, w: {stages: [base]}}"))
+    told = doubts(costs_of(path), None)
+    assert "base (v +1): 1,000 steps × 1 s = 16.7 min; stated 9 h" in told, "of w, as all of the stage"
+    assert any("the whole job comes to" in line and "stated 5 h" in line for line in told)
+    assert len(told) == 2
+
+
 def test_cadences_that_are_proposed_are_round_and_cheap_enough() -> None:
     for one_s, step_s in ((450.0, 3.0), (10.0, 1.0), (0.01, 1.0), (7.0, 0.013)):
         cadence = rarer(one_s, step_s)
@@ -82,12 +93,21 @@ def test_ranges_are_told_shortly() -> None:
     assert hours(Span(3600, 5000, 10000)) == "1.4 (1–2.8) h"
 
 
+def test_a_mistake_of_the_command_line_is_told_there(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(SMALL.format(estimate="{}"))
+    with pytest.raises(StudyError) as caught:
+        load_study(path, ["estimate.stages.bse.step_s=3"])
+    assert str(caught.value).startswith("command line: estimate.stages.bse: no variant has a stage `bse`")
+
+
 @pytest.mark.parametrize(
     ("stated", "place", "message"),
     [
         ("{step_s: soon}", "estimate.step_s", "must be a duration such as 6h"),
-        ("{step_s: -3}", "estimate.step_s", ""),
-        ("{save_s: 10-5 min}", "estimate.save_s", "from low to high"),
+        ("{step_s: -3}", "estimate.step_s", "must be from 0 to 3.1536e+09, got -3"),
+        ("{save_s: 10-5 min}", "estimate.save_s", "a range goes from low to high, got 600 to 300"),
+        ("{save_s: 1e12}", "estimate.save_s", "must be from 0 to 3.1536e+09, got 1e+12"),
         ("{stages: {bse: {step_s: 1}}}", "estimate.stages.bse", "no variant has a stage `bse`; did you mean `base`?"),
         ("{claims: {v.basis: {total: 1h}}}", "estimate.claims.v.basis", "no variant has a stage `v.basis`"),
         ("{step: 3}", "estimate.step", "did you mean `step_s`?"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from tunestudy.config.estimate import Claim
 from tunestudy.study.estimates.costs import StageCost
 from tunestudy.study.estimates.spans import Span
 
@@ -17,7 +18,12 @@ def doubts(costs: Sequence[StageCost], card_bytes: float | None) -> list[str]:
     """One sentence each; stages of one name and equal words are told once."""
     found: dict[str, list[str]] = {}
     for cost in costs:
-        for words in (*_claims(cost), *_overheads(cost), *_uploads(cost), *_card(cost, card_bytes)):
+        for words in (
+            *(one for claim in cost.claims for one in _of_claim(cost, claim)),
+            *_overheads(cost),
+            *_uploads(cost),
+            *_card(cost, card_bytes),
+        ):
             found.setdefault(words, []).append(_name(cost))
     return [f"{', '.join(dict.fromkeys(names))}: {words}" for words, names in found.items()]
 
@@ -27,10 +33,7 @@ def _name(cost: StageCost) -> str:
     return f"{cost.stage} ({cost.variants[0]}{more})"
 
 
-def _claims(cost: StageCost) -> Iterator[str]:
-    claim = cost.claim
-    if claim is None:
-        return
+def _of_claim(cost: StageCost, claim: Claim) -> Iterator[str]:
     training = cost.times["training"]
     if claim.training and training and not training.meets(claim.training, slack=SLACK) and cost.step_s:
         yield (

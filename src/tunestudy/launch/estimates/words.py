@@ -91,7 +91,8 @@ def _totals(costs: Costs) -> list[str]:
         dates = [time.strftime("%Y-%m-%d %H:%M", time.localtime(costs.now + end)) for end in _ends(costs.left)]
         lines.append(f"  done about   {' – '.join(dates)}")
     lines += _uploads(costs.stages)
-    lines.append(f"  disk         {'unknown' if costs.disk_bytes is None else gigabytes(costs.disk_bytes)}")
+    done = ", with what is done" if any(stage.left < stage.jobs for stage in costs.stages) else ""
+    lines.append(f"  disk         {'unknown' if costs.disk_bytes is None else gigabytes(costs.disk_bytes) + done}")
     by_words: dict[str, list[str]] = {}
     for name, words in costs.downloads.items():
         by_words.setdefault(words, []).append(name)

@@ -60,7 +60,7 @@ class StageCost:
     memory: Memory | None
     no_memory: str
     """Why there is no memory, in words."""
-    claim: Claim | None
+    claims: tuple[Claim, ...]
 
     @property
     def seconds(self) -> Span | None:
@@ -205,7 +205,7 @@ def _cost(plan: Plan, group: Group, seen: Seen, shift: Shift | None, scored: Map
         disk_bytes=_disk_bytes(settings, saves, checkpoint),
         memory=memory,
         no_memory="" if memory else str(seen.counted.get("missing", "")),
-        claim=plan.study.estimate.claim(group.stage, group.variants),
+        claims=plan.study.estimate.claims_of(group.stage, group.variants),
     )
 
 
