@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from tunestudy.bench.run import is_scored
 from tunestudy.config.errors import StudyError, at
+from tunestudy.config.job import Evaluation, Job
 from tunestudy.records.layout import JobDir
+from tunestudy.records.progress import Progress
 from tunestudy.train.checkpoint import NotFiniteError
 from tunestudy.train.finite import LossNotFiniteError
 from tunestudy.train.roll_call import RanksLostError
-from tunestudy.worker import kind_of, no_collections, report_failure
+from tunestudy.worker import is_trained, kind_of, no_collections, report_failure, tell_phase
 
 
 class OutOfPagesError(torch.OutOfMemoryError):
@@ -79,3 +82,20 @@ def test_what_packages_say_of_each_other_is_no_part_of_a_log() -> None:
     told = "logging.getLogger('bitsandbytes.backends.cpu.ops').warning('Failed to load CPU gemm_4bit_forward')"
     done = subprocess.run([sys.executable, "-c", code + told], capture_output=True, text=True, check=True, timeout=60)
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 50, b"{half", b"[]", b"{}"])
+def test_what_a_power_loss_left_of_its_files_ends_no_job(tmp_path: Path, content: bytes) -> None:
+    """None of these is read for anything that cannot be found or made anew."""
+    folder = JobDir(tmp_path)
+    folder.eval.mkdir()
+    for path in (folder.progress_json, folder.failure_json, folder.result_json, folder.eval_json("b")):
+        path.write_bytes(content)
+    assert not is_trained(Job.model_construct(fingerprint="f"), folder)
+    assert not is_scored(folder, "b", Evaluation.model_construct(fingerprint="f"))
+    Progress(folder, writes=False)
+    report_failure(folder, 0, ValueError("x"))
+    assert json.loads(folder.failure_json.read_text())["message"]
+    folder.progress_json.write_bytes(content)
+    tell_phase(folder, "done")
+    assert json.loads(folder.progress_json.read_text())["phase"] == "done"

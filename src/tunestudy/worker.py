@@ -22,7 +22,7 @@ from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.failures import FailureKind, sign_in
 from tunestudy.config.job import Job
 from tunestudy.records import clock
-from tunestudy.records.atomic import read_json, sweep, write_json
+from tunestudy.records.atomic import read_json, read_object, sweep, write_json
 from tunestudy.records.host import host_name
 from tunestudy.records.hub_cache import stay_offline
 from tunestudy.records.layout import JobDir
@@ -137,8 +137,7 @@ def train_and_evaluate(job: Job, folder: JobDir, world: "World", stop: StopReque
 
 def is_trained(job: Job, folder: JobDir) -> bool:
     """Whether the result of exactly this job is published."""
-    result = read_json(folder.result_json)
-    if result is None or result["fingerprint"] != job.fingerprint:
+    if read_object(folder.result_json).get("fingerprint") != job.fingerprint:
         return False
     return job.settings is None or folder.model.is_dir()
 
@@ -180,9 +179,9 @@ def report_failure(folder: JobDir, rank: int, error: BaseException) -> int:
     if kind != "user" and not isinstance(error, NoSpaceError):
         traceback.print_exc()
     print(f"rank {rank} failed: {error}", file=sys.stderr, flush=True)
-    progress = {**(read_json(folder.progress_json) or {}), **known_here()}
+    progress = {**read_object(folder.progress_json), **known_here()}
     attempt = int(os.environ.get("TUNESTUDY_ATTEMPT", "1"))
-    told = read_json(folder.failure_json) or {}
+    told = read_object(folder.failure_json)
     first, lost_others = told.get("attempt") != attempt, type(error).__name__ == "RanksLostError"
     if first or (told.get("lost_others") and not lost_others):
         facts = {
@@ -234,7 +233,7 @@ def innermost_line(error: BaseException) -> str:
 
 def tell_phase(folder: JobDir, phase: str) -> None:
     """Replace the phase in progress.json and keep the rest of the last sign of life."""
-    progress = read_json(folder.progress_json) or {}
+    progress = read_object(folder.progress_json)
     told = {"t": clock.now(folder.root), "phase": phase, "pid": os.getpid(), "host": host_name()}
     write_json(folder.progress_json, {**progress, **told})
 

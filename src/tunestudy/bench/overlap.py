@@ -28,7 +28,7 @@ from tunestudy.data.overlap import Trained, trained_on
 from tunestudy.data.select import split_name
 from tunestudy.data.sources import Folders
 from tunestudy.data.store import ImageStore
-from tunestudy.records.atomic import DamagedFileError, read_json, replace_bytes, write_json
+from tunestudy.records.atomic import DamagedFileError, read_json, read_object, replace_bytes, write_json
 from tunestudy.records.layout import JobDir
 from tunestudy.records.manifest import problems
 
@@ -189,8 +189,8 @@ def _found(asked: _Lazy, trained: Trained, used: NDArray[np.bool_], folder: JobD
     """`pairs` by kind, and `undecodable` rows; from the cache where another variant or seed had the same data."""
     parts = (VERSION, asked.digest, trained.identity, hashlib.sha256(used.tobytes()).hexdigest())
     cache = folder.study.cache / "overlap" / f"{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}.json"
-    known = read_json(cache)
-    if known is None:
+    known = read_object(cache)
+    if not known:
         pairs = overlap_with(asked.asked, trained, used)
         known = {"pairs": pairs, "undecodable": asked.asked.undecodable}
         replace_bytes(cache, json.dumps(known).encode())

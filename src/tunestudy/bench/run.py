@@ -31,7 +31,7 @@ from tunestudy.models.placement import place
 from tunestudy.models.results import load_result
 from tunestudy.models.slicing import slice_blocks
 from tunestudy.records.adjusted import read_adjusted
-from tunestudy.records.atomic import read_json, write_json, write_text
+from tunestudy.records.atomic import read_object, write_json, write_text
 from tunestudy.records.layout import CheckpointScores, JobDir
 from tunestudy.records.progress import Progress
 from tunestudy.records.stop import StopRequest
@@ -73,7 +73,7 @@ def load_to_score(job: Job, folder: JobDir, world: "World") -> tuple[LoadedModel
 
 def is_scored(folder: JobDir, name: str, wanted: Evaluation) -> bool:
     """Whether eval/<name>.json holds the score of exactly this benchmark."""
-    return bool((read_json(folder.eval_json(name)) or {}).get("fingerprint") == wanted.fingerprint)
+    return bool(read_object(folder.eval_json(name)).get("fingerprint") == wanted.fingerprint)
 
 
 def score(

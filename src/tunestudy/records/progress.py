@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from tunestudy.records import clock
-from tunestudy.records.atomic import read_json, write_json
+from tunestudy.records.atomic import read_object, write_json
 from tunestudy.records.host import host_name
 from tunestudy.records.layout import JobDir
 
@@ -51,7 +51,7 @@ class Progress:
         """goes_on: a phase after the job's own work; what was told of that stays, and nothing has to move but what is
         done `at_work`. computing_counts: also a process that computes moves, as one piece of its work may take long.
         """
-        before = read_json(folder.progress_json) or {}
+        before = read_object(folder.progress_json)
         self._path = folder.progress_json
         self._began = self.now()
         self._moved = None if goes_on else self._began
