@@ -216,15 +216,16 @@ def test_env_knows_this_machine() -> None:
     assert json.loads(done.output)["python"].startswith("3.")
 
 
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOTDIR])
 def test_a_disk_that_refuses_is_no_bug(
-    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
 ) -> None:
     def refused(*_: object, **__: object) -> None:
-        raise OSError(errno.EROFS, "Read-only file system", "results/demo/cache")
+        raise OSError(number, os.strerror(number), "results/demo/cache")
 
     monkeypatch.setattr("tunestudy.study.load.load_study", refused)
     assert run_main(monkeypatch, "plan", str(study)) == 3
-    assert capsys.readouterr().err == "results/demo/cache: cannot be written or read: Read-only file system\n"
+    assert capsys.readouterr().err == f"results/demo/cache: cannot be written or read: {os.strerror(number)}\n"
 
 
 def test_results_that_are_a_file(

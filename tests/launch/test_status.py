@@ -10,6 +10,7 @@ from tunestudy.launch.durations import attempts_of
 from tunestudy.launch.logs import show
 from tunestudy.launch.prepare import prepare
 from tunestudy.launch.status import code_of, print_status, status
+from tunestudy.launch.stop import stop_study
 from tunestudy.records.events import read_events
 from tunestudy.records.layout import JobDir, StudyDir
 from tunestudy.report.collect import collect
@@ -117,6 +118,27 @@ def test_a_plan_that_someone_else_wrote_compares_with_nothing(planned: Planned, 
     assert collect(planned.study).jobs is not None
 
 
+def test_a_study_that_never_ran_is_not_taken_for_one_that_waits(planned: Planned, capsys) -> None:
+    print_status(planned.told())
+    assert "nothing has run yet" not in capsys.readouterr().out
+    elsewhere = planned.results / "wrong"
+    told = status(planned.loaded, elsewhere)
+    assert not told["begun"] and not elsewhere.exists()
+    print_status(told)
+    where = elsewhere / planned.loaded.study.study
+    assert f"nothing has run yet: there is no {where}; see --results\n" in capsys.readouterr().out
+    assert stop_study(where) == Exit.DONE
+    assert f"is running: there is no {where}; see --results\n" in capsys.readouterr().out
+
+
+def test_the_last_words_of_a_killed_job_are_shown(planned: Planned, capsys) -> None:
+    logs = planned.folder.root / "logs"
+    logs.mkdir()
+    (logs / "rank-0.log").write_text("step 1\nSegmentation fau")
+    assert show(planned.study.root, "", follow=False) == Exit.DONE
+    assert capsys.readouterr().out == "step 1\nSegmentation fau\n"
+
+
 def test_files_where_folders_belong(planned: Planned, capsys) -> None:
     planned.study.launchers.mkdir(parents=True)
     (planned.study.launchers / "x").write_text("y")
@@ -126,6 +148,8 @@ def test_files_where_folders_belong(planned: Planned, capsys) -> None:
     (planned.study.slurm.submissions / "a.json").write_text('{"slurm_id": "x"}')
     assert planned.told()["launchers"] == []
     assert show(planned.study.root, "", follow=False) == Exit.DONE
+    assert stop_study(planned.study.root) == Exit.DONE
+    assert capsys.readouterr().out == f"nothing of {planned.study.root.name} is running\n"
     planned.study.plan_json.unlink()
     planned.study.plan_json.mkdir()
     with pytest.raises(StudyError, match="a folder has its name"):

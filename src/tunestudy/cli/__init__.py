@@ -24,8 +24,8 @@ from tunestudy.config.streams import go_on_unheard, last_words, may_close
 __all__ = ["app", "data", "machine", "main", "models", "studies", "watching"]
 
 
-_DISK = (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EIO)
-"""What a disk or its rights refuse can meet any command at any file; none of it is a bug."""
+_DISK = (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR)
+"""What a disk or its rights refuse, or a file where a folder belongs, can meet any command; none of it is a bug."""
 
 _LOOKS = {"validate", "schema", "plan", "commands", "status", "watch", "logs", "data", "check", "env"}
 """Commands that only print: they end with their reader (`| head`), and all others carry on what they do."""

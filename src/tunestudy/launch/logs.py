@@ -20,8 +20,11 @@ def show(study_dir: Path, job_prefix: str | None, follow: bool) -> Exit:
     reached: dict[Path, int] = {}
     while True:
         running = follow and any(_runs(folder) for folder in folders)
-        for log in (log for folder in folders for log in logs_of(folder)):
-            reached[log] = print_from(log, reached.get(log, 0), title=len(folders) > 1 or log.name != "rank-0.log")
+        for folder in folders:
+            torn = not follow and not _runs(folder)
+            for log in logs_of(folder):
+                title = len(folders) > 1 or log.name != "rank-0.log"
+                reached[log] = print_from(log, reached.get(log, 0), title=title, torn=torn)
         if not running:
             return Exit.DONE
         time.sleep(POLL_S)
@@ -45,19 +48,23 @@ def logs_of(folder: Path) -> list[Path]:
     return [*sorted(outputs.glob(f"{folder.name}.*.out")), *sorted((folder / "logs").glob("*.log"))]
 
 
-def print_from(log: Path, position: int, *, title: bool) -> int:
-    """Print whole lines of `log` from `position` on; returns where to go on. A rewritten log is not repeated."""
+def print_from(log: Path, position: int, *, title: bool, torn: bool) -> int:
+    """Print whole lines of `log` from `position` on; returns where to go on. A rewritten log is not repeated.
+
+    `torn`: a last line without an end, too, as it may be all that a killed job came to say.
+    """
     size = log.stat().st_size
     if size <= position:
         return size
     with open(log, "rb") as file:
         file.seek(position)
         data = file.read(size - position)
-    data = data[: data.rfind(b"\n") + 1]
+    if not torn:
+        data = data[: data.rfind(b"\n") + 1]
     if data:
         if title:
             print(f"==> {log.parent.parent.name}/{log.name} <==")
-        print(redact(data.decode(errors="replace")), end="", flush=True)
+        print(redact(data.decode(errors="replace")), end="" if data.endswith(b"\n") else "\n", flush=True)
     return position + len(data)
 
 

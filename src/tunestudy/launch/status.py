@@ -55,6 +55,7 @@ def status(loaded: LoadedStudy, results: Path, *, brief: bool = False) -> dict[s
     told["totals"]["duration_s"] = round(busy_seconds(spans), 3)
     told["slurm_problem"] = _add_slurm(told, plan, study) if study.slurm.root.is_dir() else ""
     told["launchers"] = _launchers(study) if study.launchers.is_dir() else []
+    told["folder"], told["begun"] = str(study.root), study.root.is_dir()
     return told
 
 
@@ -115,6 +116,9 @@ def print_status(told: dict[str, Any]) -> None:
             style="yellow",
             markup=False,
         )
+    if not told["begun"]:
+        console.print(f"nothing has run yet: there is no {told['folder']}; see --results", markup=False, soft_wrap=True)
+        return
     totals = told["totals"]
     console.print(
         f"took {duration_text(totals['duration_s'])}, jobs together {duration_text(totals['job_duration_s'])}"

@@ -33,7 +33,9 @@ def stop_study(study_dir: Path) -> Exit:
         print(f"{study_dir.name} also runs as {holder}: use `tunestudy stop` on that machine")
     if not here and not orphans:
         if not elsewhere:
-            print("stopped; `tunestudy run` continues" if submitted else f"nothing of {study_dir.name} is running")
+            where = "" if study_dir.is_dir() else f": there is no {study_dir}; see --results"
+            idle = f"nothing of {study_dir.name} is running{where}"
+            print("stopped; `tunestudy run` continues" if submitted else idle)
         return Exit.PREFLIGHT_REFUSED if elsewhere else Exit.DONE
     print("asked the jobs to save and leave …", flush=True)
     while not all(holder.is_gone for holder in here) or any(orphan_of(folder) for folder in _job_folders(study)):
@@ -43,7 +45,8 @@ def stop_study(study_dir: Path) -> Exit:
 
 
 def _job_folders(study: StudyDir) -> list[JobDir]:
-    return [JobDir(folder) for folder in study.jobs.iterdir()] if study.jobs.is_dir() else []
+    found = study.jobs.iterdir() if study.jobs.is_dir() else ()
+    return [JobDir(folder) for folder in found if folder.is_dir()]
 
 
 def _stop_orphans(study: StudyDir) -> int:
