@@ -97,9 +97,13 @@ def report(
     """Write the report from what is there, and print the table."""
     from tunestudy.records.layout import StudyDir
     from tunestudy.report.build import build_report
+    from tunestudy.report.stale import stale_lines
 
     loaded = load(study, overrides, tiny)
-    leave(build_report(StudyDir(results / loaded.study.study), settings=loaded.study.report))
+    code = build_report(StudyDir(results / loaded.study.study), settings=loaded.study.report)
+    for line in stale_lines(loaded, results):
+        print(line)
+    leave(code)
 
 
 @app.command()
