@@ -49,10 +49,10 @@ def edited(folder: Path, old: str, new: str) -> LoadedStudy:
 )
 def test_what_the_file_says_otherwise_is_told(ran: Path, old: str, new: str, words: list[str]) -> None:
     loaded = edited(ran, old, new)
-    head, *lines, cure = stale_lines(loaded, ran)
-    assert head.startswith("The study file has changed since this ran")
+    head, *lines = stale_lines(loaded, ran)
+    assert head.startswith("The study file has changed since this ran, and the table is of what ran. ")
+    assert head.endswith(f"`tunestudy run {loaded.typed}` would bring it up to date:")
     assert len(lines) == len(words) and all(map(str.startswith, lines, words))
-    assert cure == f"`tunestudy run {loaded.typed}` brings the table up to date"
 
 
 def test_nothing_is_told_where_nothing_that_counts_changed(ran: Path) -> None:

@@ -1,4 +1,4 @@
-"""Whether the study file still says what ran: a report is of what is on disk, whatever was written into the file since."""
+"""Whether the study file still says what ran: a report is of what is on disk, whatever the file says since."""
 
 from pathlib import Path
 
@@ -20,20 +20,16 @@ def stale_lines(loaded: LoadedStudy, results: Path) -> list[str]:
     except StudyError as error:
         return [f"whether the study file has changed since this ran cannot be told here: {error}"]
     ran = read_object(plan.folder.plan_json).get("jobs")
-    before = (
-        {entry["id"] for entry in ran if isinstance(entry, dict) and "id" in entry} if isinstance(ran, list) else set()
-    )
-    gone = len(before - {planned.job.id for planned in plan.jobs})
-    replaced = sum(len(change.jobs) for change in plan.changes if change.kind == "changed")
+    entries = [entry for entry in ran if isinstance(entry, dict)] if isinstance(ran, list) else []
+    gone = len({str(entry.get("id")) for entry in entries} - {planned.job.id for planned in plan.jobs})
+    left = gone - sum(len(change.jobs) for change in plan.changes if change.kind == "changed")
     lines = [f"  {change}" for change in plan.changes[:MOST_CHANGES]]
     if len(plan.changes) > MOST_CHANGES:
         lines.append(f"  and {len(plan.changes) - MOST_CHANGES} more; `tunestudy plan {loaded.typed}` shows all")
-    if gone > replaced:
-        left = gone - replaced
-        lines.append(
-            f"  {left} job{'s' if left != 1 else ''} of what ran {'are' if left != 1 else 'is'} not in it any more"
-        )
+    if left > 0:
+        count = f"{left} jobs of what ran are" if left > 1 else "1 job of what ran is"
+        lines.append(f"  {count} not in it any more")
     if not lines:
         return []
-    head = "The study file has changed since this ran, and the table is of what ran:"
-    return [head, *lines, f"`tunestudy run {loaded.typed}` brings the table up to date"]
+    head = "The study file has changed since this ran, and the table is of what ran. "
+    return [f"{head}`tunestudy run {loaded.typed}` would bring it up to date:", *lines]

@@ -90,10 +90,9 @@ def _give_up(error: StudyError, made: Imported, path: Path) -> None:
     """A setting that tunestudy refuses is taken out and told, with its words. Raises where a study needs it."""
     origins = None if error.place.key in _NEEDED else made.draft.take(error.place.key)
     if origins is None:
-        origin = made.draft.origin_of(error.place.key)
-        name, _, line = origin.partition(", line ")
+        name, _, number = made.draft.origin_of(error.place.key).partition(", line ")
         raise StudyError(
-            at(name, file=str(path), line=int(line or 0)),
+            at(name, file=str(path), line=int(number or 0)),
             f"the study that it makes is refused: {error.place.key}: {error.message}",
         )
     keys = [origin.partition(", line ")[0] for origin in origins]
