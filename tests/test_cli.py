@@ -250,3 +250,10 @@ def test_export_says_what_it_lacks(
         assert run_main(monkeypatch, "export", str(study), *words) == 2
         told = capsys.readouterr().err
         assert "--form and --to are missing" in told and "--form merged --to DIR" in told and "quantised" in told
+
+
+def test_export_of_a_folder_is_shown_without_what_chooses_in_a_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(monkeypatch, "export", str(tmp_path)) == 2
+    assert f"`tunestudy export {tmp_path} --form merged --to DIR`" in capsys.readouterr().err

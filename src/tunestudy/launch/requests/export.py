@@ -39,7 +39,8 @@ def export(
 ) -> Exit:
     """Export the result in a job's folder, or of a study's variant. Raises StudyError."""
     if to is None or not form:
-        example = f"tunestudy export {where} --only VARIANT --seed 1 --form merged --to DIR"
+        which = "" if where.is_dir() else " --only VARIANT --seed 1"
+        example = f"tunestudy export {where}{which} --form merged --to DIR"
         forms = "`--form folded` is the adapter alone, `merged` a whole model, `quantised` that in few bits"
         raise StudyError("export", f"--form and --to are missing, such as `{example}`; {forms}")
     form = "quantised" if form == "quantized" else form
