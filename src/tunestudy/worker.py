@@ -4,7 +4,6 @@ Trains the job's stage unless its result is there, runs the benchmarks whose sco
 how it went: progress.json while it lives, result.json and eval/ when it is done, failure.json when it failed.
 """
 
-import errno
 import faulthandler
 import gc
 import logging
@@ -22,7 +21,7 @@ from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.failures import FailureKind, sign_in
 from tunestudy.config.job import Job
 from tunestudy.records import clock
-from tunestudy.records.atomic import read_json, read_object, sweep, write_json
+from tunestudy.records.atomic import is_disk_full, read_json, read_object, sweep, write_json
 from tunestudy.records.host import host_name
 from tunestudy.records.hub_cache import stay_offline
 from tunestudy.records.layout import JobDir
@@ -31,7 +30,7 @@ from tunestudy.records.logs import scrub, write_output_to
 from tunestudy.records.progress import Progress, known_here
 from tunestudy.records.redact import redact
 from tunestudy.records.snapshot import snapshot
-from tunestudy.records.space import NoSpaceError
+from tunestudy.records.space import NoSpaceError, told_if_full
 from tunestudy.records.stop import StopRequest
 
 if TYPE_CHECKING:
@@ -175,6 +174,8 @@ def report_failure(folder: JobDir, rank: int, error: BaseException) -> int:
 
     A rank that only lost others knows no cause: whoever does overwrites what it wrote.
     """
+    if is_disk_full(error) and not isinstance(error, NoSpaceError):
+        error = full_disk(error, folder.root)
     kind = kind_of(error)
     if kind != "user" and not isinstance(error, NoSpaceError):
         traceback.print_exc()
@@ -195,9 +196,19 @@ def report_failure(folder: JobDir, rank: int, error: BaseException) -> int:
             "phase": progress.get("phase"),
             "lost_others": lost_others,
         }
-        write_json(folder.failure_json, facts)
-    tell_phase(folder, "failed")
+        with told_if_full(folder.failure_json):
+            write_json(folder.failure_json, facts)
+    with told_if_full(folder.progress_json):
+        tell_phase(folder, "failed")
     return error.exit_code if isinstance(error, StudyError) else UNEXPECTED
+
+
+def full_disk(error: BaseException, folder: Path) -> NoSpaceError:
+    """What anything raised about a full disk, in our words: with the file where that is known."""
+    name = getattr(error, "filename", None)
+    if name is None:
+        return NoSpaceError("to go on", folder, None, error)
+    return NoSpaceError(f"for {Path(name).name}", Path(name).parent, None, error)
 
 
 def kind_of(error: BaseException) -> FailureKind:
@@ -206,7 +217,7 @@ def kind_of(error: BaseException) -> FailureKind:
         return "user"
     if isinstance(error, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
         return "oom"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_disk_full(error):
         return "disk"
     if isinstance(error, FloatingPointError):
         return "nan"

@@ -57,9 +57,18 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     succeed(["umount", "-l", made.folder])
 
 
-def begun(folder: Path, *words: str) -> "subprocess.Popen[str]":
+ONE_LONG_EPOCH = (
+    STUDY.replace("retries: {disk: 0}", "retries: {disk: 1, wait_s: 1}")
+    .replace("limit: 200", "limit: 3200")
+    .replace("max_steps: 40", "max_steps: 300")
+    .replace("full_save_steps: 5", "full_save_steps: 30, save_steps: 30")
+)
+"""A row of loss_log.csv is all that is written between two checkpoints."""
+
+
+def begun(folder: Path, *words: str, study: str = STUDY) -> "subprocess.Popen[str]":
     folder.mkdir(exist_ok=True)
-    (folder / "study.yaml").write_text(STUDY)
+    (folder / "study.yaml").write_text(study)
     command = [sys.executable, "-m", "tunestudy.cli", *words, "study.yaml"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
     return subprocess.Popen(command, cwd=folder, text=True, **pipes)  # type: ignore[call-overload, no-any-return]
@@ -102,3 +111,44 @@ def test_a_full_disk_costs_time_and_nothing_else(disk: Disk, tmp_path: Path, unt
     assert json.loads((job / "result.json").read_text())["resumed_from"] == [5]
     assert undisturbed.wait(timeout=100) == Exit.DONE
     assert left(disk.folder) == left(tmp_path / "quiet")
+
+
+@pytest.mark.slow
+@pytest.mark.lab
+def test_a_row_of_the_loss_log_that_finds_no_room_is_told_and_leaves_no_half(
+    disk: Disk, tmp_path: Path, until: Callable[..., None]
+) -> None:
+    run = begun(disk.folder, "run", study=ONE_LONG_EPOCH)
+    until(lambda: list(disk.folder.glob("results/full/jobs/*/checkpoint-30")) or run.poll() is not None, "a checkpoint")
+    disk.leave_free(0)
+    told = run.communicate(timeout=100)[0]
+    assert run.returncode == Exit.JOBS_FAILED, told
+    (job,) = disk.folder.glob("results/full/jobs/*")
+    assert f"rank 0 failed: no space left for a line of loss_log.csv in {job}: about " in told
+    assert " B needed, 0 B free" in told and "next: make room (`tunestudy clean`" in told
+    assert "its pause is over and there still was no room, so it was not started again" in told
+    assert "Traceback" not in told and "Traceback" not in (job / "logs" / "rank-0.log").read_text()
+    rows = (job / "loss_log.csv").read_bytes()
+    assert rows.endswith(b"\n") and rows.count(b"\n") > 30
+    disk.make_room()
+    again = begun(disk.folder, "run", study=ONE_LONG_EPOCH)
+    undisturbed = begun(tmp_path / "quiet", "run", study=ONE_LONG_EPOCH)
+    told = again.communicate(timeout=100)[0]
+    assert again.returncode == Exit.DONE, told
+    assert json.loads((job / "result.json").read_text())["resumed_from"]
+    assert undisturbed.wait(timeout=100) == Exit.DONE
+    assert left(disk.folder) == left(tmp_path / "quiet")
+
+
+@pytest.mark.slow
+@pytest.mark.lab
+def test_a_disk_without_inodes_is_told_as_such(disk: Disk) -> None:
+    succeed(["mount", "-o", "remount,nr_inodes=40", disk.folder])
+    run = begun(disk.folder, "run")
+    told = run.communicate(timeout=100)[0]
+    assert run.returncode in (Exit.PREFLIGHT_REFUSED, Exit.JOBS_FAILED), told
+    assert "GB free, but no inodes for more files" in told and "Traceback" not in told
+    succeed(["mount", "-o", "remount,nr_inodes=10000", disk.folder])
+    again = begun(disk.folder, "run")
+    told = again.communicate(timeout=100)[0]
+    assert again.returncode == Exit.DONE, told

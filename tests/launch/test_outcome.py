@@ -138,3 +138,11 @@ def test_memory_counter_reads_the_kernels(tmp_path, monkeypatch):
     before = memory_kills()
     group.write_text("low 0\noom 4\noom_kill 3\n")
     assert memory_kills() - before == 1
+
+
+def test_a_full_disk_that_had_no_room_for_words_is_the_cause_of_what_nobody_explains(ended, monkeypatch):
+    assert ended(log="last words").kind == "error"
+    monkeypatch.setattr(outcomes, "is_full", lambda folder: True)
+    end = ended(log="last words")
+    assert end.kind == "disk" and "last words; no space is left" in end.message
+    assert ended(failure=failure("nan")).kind == "nan"

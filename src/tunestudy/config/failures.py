@@ -37,6 +37,7 @@ _SIGNS: tuple[tuple[Source, FailureKind, str], ...] = (
     ("library", "oom", r"CUBLAS_STATUS_ALLOC_FAILED|CUSOLVER_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED"),
     ("library", "oom", r"DefaultCPUAllocator: (?:can't|not enough memory)|[Cc]annot allocate memory|std::bad_alloc"),
     ("library", "oom", r"\b(?:torch|cuda)\.OutOfMemoryError|^MemoryError\b|NCCL.*[Oo]ut of memory"),
+    ("library", "disk", r"^rank \d+ failed: no space left"),
     ("library", "disk", r"No space left on device|Disk quota exceeded"),
     ("library", "hang", r"[Tt]imed out (?:waiting|after)|\b[Ww]ait timeout\b|Timeout: .*(?:recv|send|store)"),
 )

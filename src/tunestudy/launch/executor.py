@@ -32,6 +32,7 @@ from tunestudy.records.events import Journal, read_events
 from tunestudy.records.host import machine
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.lease import Lease, LeaseHeldError
+from tunestudy.records.space import is_full
 from tunestudy.records.stop import StopRequest
 
 POLL_S = 0.1
@@ -227,9 +228,14 @@ def try_again_or_leave(task: Task, launch: Launch) -> None:
 
 
 def end_pauses(tasks: Sequence[Task]) -> None:
-    """Jobs whose pause is over wait for a slot again."""
+    """Jobs whose pause is over wait for a slot again; not those that paused for room, of which there still is none."""
     for task in tasks:
-        if task.state == "paused" and time.monotonic() >= task.pause_ends:
+        if task.state != "paused" or time.monotonic() < task.pause_ends:
+            continue
+        if task.failures[-1].kind == "disk" and is_full(task.folder.root):
+            task.given_up = "its pause is over and there still was no room, so it was not started again"
+            task.state, task.note = "failed", task.given_up
+        else:
             task.state, task.note = "waiting", "its pause is over"
 
 

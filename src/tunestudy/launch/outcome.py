@@ -17,6 +17,7 @@ from tunestudy.records import clock
 from tunestudy.records.atomic import read_object, write_json
 from tunestudy.records.layout import JobDir
 from tunestudy.records.redact import redact
+from tunestudy.records.space import is_full, told_if_full
 from tunestudy.study.state import missing_evaluations
 
 Kind = Literal["done", "interrupted"] | FailureKind
@@ -159,6 +160,8 @@ def unexplained(ended: Outcome, logs: Logs) -> Outcome:
     sign = sign_in(f"{logs.launch}\n{logs.ranks}", "library")
     last = next((line.strip() for line in reversed(words.splitlines()) if line.strip()), "it printed nothing")
     message = redact(f"ended with exit code {ended.exit_code}: {sign.line if sign else last}")
+    if sign is None and is_full(logs.folder.root):
+        return replace(ended, kind="disk", message=f"{message}; no space is left, perhaps not for more words either")
     return replace(ended, kind=sign.kind if sign else "error", message=message)
 
 
@@ -192,7 +195,8 @@ def record_failure(folder: JobDir, outcome: Outcome, attempt: int) -> None:
             "phase": outcome.phase,
             "by_expectation": outcome.by_expectation,
         }
-        write_json(folder.failure_json, {"t": round(clock.now(folder.root), 3), "attempt": attempt, **facts})
+        with told_if_full(folder.failure_json):
+            write_json(folder.failure_json, {"t": round(clock.now(folder.root), 3), "attempt": attempt, **facts})
 
 
 def memory_kills() -> int:

@@ -3,6 +3,7 @@
 `run` is also resume: whatever is done stays done, whatever is missing is made.
 """
 
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -129,5 +130,11 @@ def _reported(code: Exit, *, study: StudyDir, report: bool, quiet: bool, whole: 
         return code
     from tunestudy.report.build import build_report  # whose statistics take a second to import
 
-    met = build_report(study, quiet=quiet)
+    try:
+        met = build_report(study, quiet=quiet)
+    except StudyError as error:
+        if code == Exit.DONE:
+            raise
+        print(error, file=sys.stderr)  # what failed before weighs more, and often has the same cause
+        return code
     return max(code, met) if whole else code

@@ -62,8 +62,10 @@ def write_bytes(path: Path, data: bytes) -> None:
             sys.audit("tunestudy.fsync", str(path))
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None:
+            error.filename = str(path)  # a full disk names no file, and the temporary one says nothing to anyone
         raise
     fsync_file(path.parent)
 
@@ -78,6 +80,16 @@ def replace_bytes(path: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def overwrite(path: Path, data: bytes) -> None:
+    """Put `data` where a small file has its bytes, which needs no room on most file systems that are full.
+
+    Neither atomic nor durable: for what readers take as absent when it is torn.
+    """
+    with open(path, "r+b", buffering=0) as file:
+        file.write(data)
+        file.truncate(len(data))
 
 
 def write_text(path: Path, text: str) -> None:

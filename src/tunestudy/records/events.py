@@ -1,14 +1,15 @@
 """Append-only journal: one file per writer, one JSON object per line, so two writers never meet in a file."""
 
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 from tunestudy.records import clock
+from tunestudy.records.appended import AppendedFile
 from tunestudy.records.redact import redact
+from tunestudy.records.space import NoSpaceError
 
 CLOCK_DIFFERS = "clock_differs"
 
@@ -25,22 +26,41 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         self.writer = writer
         self._folder = folder
-        self._file = open(folder / f"{writer}.jsonl", "ab")  # noqa: SIM115 - closed by close()
+        self._file = AppendedFile(folder / f"{writer}.jsonl")
+        self._late: list[bytes] = []
         self.clock_ahead_s = clock.ahead_s(folder)
         """By how much this machine's clock is ahead of the file server's; 0 where they agree."""
         if self.clock_ahead_s:
             self.write(CLOCK_DIFFERS, ahead_s=round(self.clock_ahead_s, 1))
 
     def write(self, event: str, **facts: Any) -> None:
-        """Append `{"t": <unix seconds>, "event": event, …}`; texts are redacted."""
+        """Append `{"t": <unix seconds>, "event": event, …}`; texts are redacted.
+
+        On a full disk events wait in memory, and are written before the next one that finds room: no decision hangs on
+        them, and a launcher that waits for room must not end for want of it.
+        """
         t = round(clock.now(self._folder), 3)
         line = json.dumps({"t": t, "event": event, **facts}, ensure_ascii=False, allow_nan=False)
-        sys.audit("tunestudy.append", self._file.name)
-        self._file.write(redact(line).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        self._late.append(redact(line).encode() + b"\n")
+        try:
+            self._write_late()
+        except NoSpaceError as error:
+            if len(self._late) <= 1:
+                print(f"warning: {error}; written when there is room", file=sys.stderr, flush=True)
+
+    def _write_late(self) -> None:
+        if not self._late:
+            return
+        self._file.append(b"".join(self._late))
+        self._late = []
+        self._file.sync()
 
     def close(self) -> None:
+        """Write what waited for room. What finds none now either is lost, and told."""
+        try:
+            self._write_late()
+        except NoSpaceError as error:
+            print(f"warning: {error}; events that are lost: {len(self._late)}", file=sys.stderr, flush=True)
         self._file.close()
 
     def __enter__(self) -> Self:

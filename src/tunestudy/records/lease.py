@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from tunestudy.records.atomic import temporary_beside, write_json
+from tunestudy.records.atomic import is_disk_full, overwrite, temporary_beside, write_json
 from tunestudy.records.host import host_name, machine, process_start, user_name
 
 HEARTBEAT_S = 10.0
@@ -158,7 +158,16 @@ class Lease:
         self._thread.join()
         with contextlib.suppress(FileNotFoundError):  # the study was deleted: there is nothing to give back
             if self._file.exists():
-                write_json(self._file, {**self._record, "released": True})
+                self._write_released()
+
+    def _write_released(self) -> None:
+        given_back = {**self._record, "released": True}
+        try:
+            write_json(self._file, given_back)
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            overwrite(self._file, json.dumps(given_back).encode())
 
     def _beat(self) -> None:
         while not self._stop.wait(self._heartbeat_s):

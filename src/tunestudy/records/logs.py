@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from tunestudy.records.atomic import write_bytes
+from tunestudy.records.atomic import is_disk_full, write_bytes
 from tunestudy.records.redact import redact
 
 
@@ -15,14 +15,28 @@ class RedactedStream(io.TextIOBase):
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._line = ""
+        self._lost = 0
 
     def write(self, text: str) -> int:
         self._line += text
         end = max(self._line.rfind("\n"), self._line.rfind("\r")) + 1
         ready, self._line = self._line[:end], self._line[end:]
         if ready:
-            os.write(self._descriptor, redact(ready).encode())
+            self._let_out(redact(ready))
         return len(text)
+
+    def _let_out(self, lines: str) -> None:
+        """On a full disk lines are lost, which the next one that finds room tells: what they are about goes on."""
+        told = f"({self._lost} lines before this one are lost: the disk was full)\n" if self._lost else ""
+        left = (told + lines).encode()
+        try:
+            while left:
+                left = left[os.write(self._descriptor, left) :]
+            self._lost = 0
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            self._lost += lines.count("\n")
 
     def flush(self) -> None:
         """Lines leave when they are whole: half of one could be half a token."""

@@ -2,11 +2,16 @@
 
 import contextlib
 import errno
+import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from tunestudy.records.atomic import is_disk_full
+
+_HARDLY_BYTES = 64 * 1024
+"""A few blocks, which files of some lines need each."""
 
 
 class NoSpaceError(OSError):
@@ -33,13 +38,39 @@ def space(what: str, folder: Path, needed_bytes: int | None = None) -> Iterator[
         raise NoSpaceError(what, folder, needed_bytes, error) from error
 
 
+@contextlib.contextmanager
+def told_if_full(path: Path) -> Iterator[None]:
+    """Around what goes on without `path` should that find no room: a log's last block often has some for the words."""
+    try:
+        yield
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        print(f"{path} could not be written: {error.strerror}", file=sys.stderr, flush=True)
+
+
 def free_text(folder: Path) -> str:
-    """`1.5 MB free`, of the file system that `folder` lies on or will lie on."""
+    """`1.5 MB free`, of the file system that `folder` lies on or will lie on; and where no more files fit, that."""
     try:
         present = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        return f"{bytes_text(shutil.disk_usage(present).free)} free"
+        files = ", but no inodes for more files" if _has_no_inodes(present) else ""
+        return f"{bytes_text(shutil.disk_usage(present).free)} free{files}"
     except OSError:
         return "nothing can be told of what is free"
+
+
+def is_full(folder: Path) -> bool:
+    """Whether hardly anything can be written any more, even words about it."""
+    try:
+        return shutil.disk_usage(folder).free < _HARDLY_BYTES or _has_no_inodes(folder)
+    except OSError:
+        return False
+
+
+def _has_no_inodes(folder: Path) -> bool:
+    """File systems that make them as needed (btrfs) count none at all."""
+    facts = os.statvfs(folder)
+    return facts.f_files > 0 and facts.f_favail == 0
 
 
 def bytes_text(size: int) -> str:

@@ -2,11 +2,10 @@
 
 import csv
 import io
-import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tunestudy.records.appended import AppendedFile
 from tunestudy.records.atomic import write_text
 
 Value = float | int | str | None
@@ -23,18 +22,19 @@ class TableLog:
         self.columns = list(columns)
         kept = [row for row in read_table(path) if int(row.get("step", keep_through_step)) <= keep_through_step]
         write_text(path, _lines([self.columns] + [[row.get(name, "") for name in self.columns] for row in kept]))
-        self._file = open(path, "a", encoding="utf-8", newline="")  # noqa: SIM115 - closed by close()
+        self._file = AppendedFile(path)
 
     def append(self, row: Mapping[str, Value]) -> None:
-        """Write one row; a key that is no column is an error of the caller."""
+        """Write one row; a key that is no column is an error of the caller.
+
+        Raises NoSpaceError, and the table is as before.
+        """
         assert row.keys() <= set(self.columns), f"no such column: {row.keys() - set(self.columns)}"
-        sys.audit("tunestudy.append", self._file.name)
-        self._file.write(_lines([[row.get(name) for name in self.columns]]))
-        self._file.flush()
+        self._file.append(_lines([[row.get(name) for name in self.columns]]).encode())
 
     def sync(self) -> None:
         """Make all rows durable; called before a checkpoint that counts on them."""
-        os.fsync(self._file.fileno())
+        self._file.sync()
 
     def close(self) -> None:
         self._file.close()

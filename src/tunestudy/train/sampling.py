@@ -1,10 +1,12 @@
 """A thread that looks at the machine now and then while a stage trains."""
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Self
 
+from tunestudy.records.space import NoSpaceError
 from tunestudy.records.tables import TableLog, Value
 
 Look = Callable[[], Iterable[Mapping[str, Value]]]
@@ -38,5 +40,6 @@ class Sampler:
         while not ended:
             ended = self._end.wait(self._interval_s)
             for row in look():
-                table.append(row)
+                with contextlib.suppress(NoSpaceError):  # what cannot do without the disk tells of it
+                    table.append(row)
         table.close()

@@ -7,14 +7,14 @@ fetched again.
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from tunestudy.config.errors import Exit, StudyError
+from tunestudy.records.appended import AppendedFile
 from tunestudy.records.atomic import read_json, write_bytes, write_json
 from tunestudy.records.fetched import FetchDir
 from tunestudy.records.redact import redactor
@@ -114,7 +114,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file: TextIO | None = None
+        self._file: AppendedFile | None = None
         self._waiting: list[str] = []
 
     def add(self, key: Key, outcome: Outcome) -> None:
@@ -128,9 +128,8 @@ class Journal:
         if self._file is None:
             self._file = self._opened()
         written = len(self._waiting)
-        self._file.write("".join(self._waiting[:written]))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        self._file.append("".join(self._waiting[:written]).encode())
+        self._file.sync()
         del self._waiting[:written]
 
     def close(self) -> None:
@@ -138,13 +137,13 @@ class Journal:
             self._file.close()
             self._file = None
 
-    def _opened(self) -> TextIO:
+    def _opened(self) -> AppendedFile:
         """The file, ended by a line break: a torn last line must not swallow the next."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         torn = self._path.exists() and not self._path.read_bytes().endswith(b"\n")
-        file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
+        file = AppendedFile(self._path)
         if torn:
-            file.write("\n")
+            file.append(b"\n")
         return file
 
 
