@@ -146,7 +146,7 @@ def evaluate(job: Job, folder: JobDir, world: "World", stop: StopRequest) -> boo
     from tunestudy.bench.checkpoints import score_checkpoints
     from tunestudy.bench.run import run_benchmarks
 
-    progress = Progress(folder, writes=world.rank == 0, goes_on="benchmark")
+    progress = Progress(folder, writes=True, rank=world.rank, goes_on="benchmark")
     try:
         finished = run_benchmarks(job, folder, world, stop, progress)
         finished = finished and score_checkpoints(job, folder, world, stop, progress)

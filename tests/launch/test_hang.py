@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tunestudy.launch import hang
-from tunestudy.launch.hang import LAST_WORDS_S, SignsOfLife, end_if_it_hangs, stands_still
+from tunestudy.launch.hang import LAST_WORDS_S, SignsOfLife, end_if_it_hangs, frame_of, stands_still
 from tunestudy.records.atomic import write_json
 from tunestudy.records.layout import JobDir
 
@@ -48,7 +48,7 @@ def test_a_process_that_lives_without_moving(tmp_path: Path, phase: str, hangs: 
     "told",
     [
         [{"phase": "train", "t": t, "moved": t} for t in range(6)],
-        [{"phase": "done", "t": 1, "moved": 1}] * 6,
+        [{"phase": "done", "t": t, "moved": 1} for t in range(6)],
         [{"phase": "benchmark", "t": t, "moved": None} for t in range(6)],
         [{"phase": "merge 40%", "t": t, "moved": t} for t in range(6)],
         [{"phase": "train", "t": 1, "moved": 1, "attempt": 0}] * 6,
@@ -115,3 +115,58 @@ def test_a_launcher_that_was_suspended_with_its_job_does_not_take_that_for_a_han
     monkeypatch.setattr(hang.time, "monotonic", lambda: 4026)
     end_if_it_hangs(signs, ranks, folder, 1, 25.0)
     assert ranks.asked == ["stacks"]
+
+
+def looked_at_ranks(folder: JobDir, *seen: tuple[dict[str, Any], dict[str, Any]]) -> list[str]:
+    """The same of two ranks."""
+    signs, found = SignsOfLife(), []
+    for place, (first, second) in enumerate(seen):
+        write_json(folder.progress_json, {"attempt": 1, "step": 7, **first})
+        write_json(folder.rank_progress(1), {"attempt": 1, "step": 6, "host": "h2", **second})
+        found.append(stands_still(signs, folder, attempt=1, patience_s=25, now=10.0 * place))
+    return found
+
+
+@pytest.mark.parametrize("phase", ["save", "evaluate", "benchmark"])
+def test_another_rank_that_gives_no_sign_while_rank_0_works_alone(tmp_path: Path, phase: str) -> None:
+    seen = [({"phase": phase, "t": t, "moved": t}, {"phase": phase, "t": 5, "moved": 5}) for t in range(4)]
+    *before, last = looked_at_ranks(JobDir(tmp_path), *seen)
+    assert not any(before)
+    assert last.startswith(f"rank 1 on h2 gave no sign of life for 30 s in phase {phase} after step 6: ")
+
+
+@pytest.mark.parametrize(("phase", "hangs"), [("evaluate", True), ("train", True), ("save", False), ("survey", False)])
+def test_another_rank_that_lives_without_moving(tmp_path: Path, phase: str, hangs: bool) -> None:
+    seen = [({"phase": phase, "t": t, "moved": t}, {"phase": phase, "t": t, "moved": 5}) for t in range(4)]
+    last = looked_at_ranks(JobDir(tmp_path), *seen)[-1]
+    assert last.startswith(f"no progress of rank 1 on h2 for 30 s in phase {phase}") is hangs
+
+
+def test_another_rank_of_an_earlier_attempt_or_at_nothing_does_not_count(tmp_path: Path) -> None:
+    seen = [
+        ({"phase": "train", "t": t, "moved": t}, {"phase": "train", "t": 5, "moved": 5, "attempt": 0}) for t in range(6)
+    ]
+    assert not any(looked_at_ranks(JobDir(tmp_path), *seen))
+
+
+@pytest.mark.parametrize("phase", ["done", "failed", "interrupted"])
+def test_processes_that_do_not_end_after_their_work(tmp_path: Path, phase: str) -> None:
+    *before, last = looked_at(JobDir(tmp_path), *[{"phase": phase, "t": 5, "moved": 5}] * 4)
+    assert not any(before) and last == f"its processes do not end, 30 s after they were {phase}"
+
+
+STACKS = """step 7
+Thread 0x00007 (most recent call first):
+  File "/usr/lib/python3.11/threading.py", line 331 in wait
+
+Current thread 0x00009 (most recent call first):
+  File "/usr/lib/python3.11/threading.py", line 327 in wait
+  File "/x/src/tunestudy/data/loader.py", line 104 in _take
+  File "/x/src/tunestudy/train/loop.py", line 141 in accumulate_gradients
+"""
+
+
+def test_the_frame_where_a_rank_stood() -> None:
+    assert frame_of(STACKS) == "loader.py:104 in _take"
+    assert frame_of(STACKS.replace("/tunestudy/", "/mine/")) == "threading.py:327 in wait"
+    assert frame_of("no stacks at all") == frame_of("") == ""

@@ -278,7 +278,8 @@ def take_in_hang(task: Task, tasks: Sequence[Task], launch: Launch) -> None:
     """Write down that a job which another launcher had started stood still and was ended from here, and go on."""
     told = read_object(task.folder.progress_json)
     number, step = int(told.get("attempt") or 0), task.signs.step
-    outcome = Outcome(kind="hang", message=task.signs.hang, step=step, phase=str(told.get("phase")), attempt=number)
+    phase, rank = str(told.get("phase")), task.signs.rank
+    outcome = Outcome(kind="hang", message=task.signs.hang, step=step, rank=rank, phase=phase, attempt=number)
     task.signs = SignsOfLife()
     write_down_failure(task, number, outcome, launch.study, launch.journal)
     launch.show(tasks)  # it may start again before the next time

@@ -1,17 +1,20 @@
 """Jobs whose processes live while their work stands still.
 
-Rank 0's progress.json tells two things: that the process lives (`t`, once a second, from a thread of its own) and when
-its work last went on (`moved`: after each micro-batch, part of a merge, batch of questions or generated token; null
-while it is at something that may take any time). Ranks that wait for one another end by themselves after `timeout_s`
-and name who is missing, so a job gets half as long again before it is ended from here. Clocks are not compared: what
-counts is for how long this process saw no change.
+Each rank's file (progress.json that of rank 0) tells two things: that the process lives (`t`, once a second, from a
+thread of its own) and when its work last went on (`moved`: after each micro-batch, part of a merge, batch of questions
+or generated token; null while it is at something that may take any time). Ranks that wait for one another end by
+themselves after `timeout_s` and name who is missing, so a job gets half as long again before it is ended from here.
+Clocks are not compared: what counts is for how long this process saw no change.
 """
 
+import re
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from tunestudy.records.atomic import read_object
+from tunestudy.records.follow import last_lines
 from tunestudy.records.layout import JobDir
 
 PATIENCE = 1.5
@@ -25,6 +28,12 @@ STEPPING = ("train", "evaluate", "survey", "merge", "benchmark")
 """Phases whose work is counted."""
 TELLING = ("load", "data", "score", "save", *STEPPING)
 """Phases in which a thread tells of life."""
+OVER = ("done", "failed", "interrupted")
+"""Phases after which processes only have to end."""
+IN_STEP = ("train", "evaluate")
+"""Phases in which a rank waits for others in nothing but collectives, which end by themselves."""
+_STACKS_BYTES = 64 * 1024
+_FRAME = re.compile(r'File "([^"]+)", line (\d+) in (\S+)')
 
 
 class Ended(Protocol):
@@ -44,6 +53,10 @@ class SignsOfLife:
     hang: str = ""
     """What stood still, once that was found."""
     found: float = 0.0
+    ended: bool = False
+    """Whether its ranks were killed for it."""
+    rank: int = 0
+    """Which one stood."""
     step: int | None = None
     """Where it stood then: one that is woken for its stacks goes on for a moment."""
 
@@ -70,7 +83,11 @@ def end_if_it_hangs(signs: SignsOfLife, running: Ended, folder: JobDir, attempt:
         signs.seen.clear()
     signs.looked = now
     if signs.hang:
-        if now - signs.found > LAST_WORDS_S:
+        if now - signs.found > LAST_WORDS_S and not signs.ended:
+            frame = frame_of(_end_of(folder.rank_log(signs.rank)))
+            signs.hang += f"; rank {signs.rank} stood at {frame}" if frame else ""
+            signs.ended = True
+        if signs.ended:
             running.kill()
         return
     signs.hang = stands_still(signs, folder, attempt=attempt, patience_s=patience_s, now=now)
@@ -82,18 +99,65 @@ def end_if_it_hangs(signs: SignsOfLife, running: Ended, folder: JobDir, attempt:
 def stands_still(signs: SignsOfLife, folder: JobDir, *, attempt: int, patience_s: float, now: float) -> str:
     """What stood still for too long, in words; empty while the attempt is not in a phase that tells."""
     told = read_object(folder.progress_json)
-    phase = str(told.get("phase")).partition(" ")[0]  # of `merge 37%`
-    if told.get("attempt") != attempt or phase not in TELLING:
+    phase = _phase_in(told)
+    if told.get("attempt") != attempt or phase not in (*TELLING, *OVER):
         signs.seen.clear()
         return ""
-    where = f"in phase {told['phase']}{_place_in(told)}"
-    beat_s, move_s = signs.silent_s("t", told.get("t"), now), signs.silent_s("moved", told.get("moved"), now)
-    if beat_s > patience_s:
-        return f"rank 0 gave no sign of life for {beat_s:.0f} s {where}: it was suspended, or its disk does not answer"
-    if phase in STEPPING and move_s > patience_s:
+    others = _of_other_ranks(folder, attempt)
+    silent = {rank: signs.silent_s(f"t {rank}", one.get("t"), now) for rank, one in {0: told, **others}.items()}
+    moves = {rank: signs.silent_s(f"moved {rank}", one.get("moved"), now) for rank, one in {0: told, **others}.items()}
+    if phase in OVER:
+        return f"its processes do not end, {silent[0]:.0f} s after they were {phase}" if silent[0] > patience_s else ""
+    for rank, one in {0: told, **others}.items():
+        if silent[rank] > patience_s:
+            signs.rank = rank
+            for_s = f"no sign of life for {silent[rank]:.0f} s {_where(one)}"
+            return f"{_name(rank, one)} gave {for_s}: it was suspended, or its disk does not answer"
+    if phase in STEPPING and moves[0] > patience_s:
         waits = f", where rank 0 waits for {told['waits_for']}" if told.get("waits_for") else ""
-        return f"no progress for {move_s:.0f} s {where}{waits}; stacks of its ranks are in their logs"
+        return f"no progress for {moves[0]:.0f} s {_where(told)}{waits}; stacks of its ranks are in their logs"
+    for rank, one in others.items():
+        if _phase_in(one) in IN_STEP and moves[rank] > patience_s:
+            signs.rank = rank
+            name = _name(rank, one)
+            return f"no progress of {name} for {moves[rank]:.0f} s {_where(one)}; stacks of its ranks are in their logs"
     return ""
+
+
+def frame_of(stacks: str) -> str:
+    """Where a process stood by the last stacks in its log: `loader.py:104 in _take`; empty without any.
+
+    The main thread is told last; its innermost frame of ours counts, or else the innermost one.
+    """
+    _, told, last = stacks.rpartition("(most recent call first):")
+    frames = _FRAME.findall(last) if told else []
+    ours = [frame for frame in frames if "/tunestudy/" in frame[0]]
+    return next((f"{file.rpartition('/')[2]}:{line} in {name}" for file, line, name in ours or frames), "")
+
+
+def _end_of(log: Path) -> str:
+    try:
+        return last_lines(log, _STACKS_BYTES)[0]
+    except OSError:
+        return ""
+
+
+def _of_other_ranks(folder: JobDir, attempt: int) -> dict[int, dict[str, Any]]:
+    """What those tell that are at something, by rank."""
+    found = {int(path.stem.partition("-")[2]): read_object(path) for path in folder.logs.glob("progress-*.json")}
+    return {rank: found[rank] for rank in sorted(found) if found[rank].get("attempt") == attempt}
+
+
+def _phase_in(told: dict[str, Any]) -> str:
+    return str(told.get("phase")).partition(" ")[0]  # of `merge 37%`
+
+
+def _name(rank: int, told: dict[str, Any]) -> str:
+    return "rank 0" if rank == 0 else f"rank {rank} on {told.get('host')}"
+
+
+def _where(told: dict[str, Any]) -> str:
+    return f"in phase {told['phase']}{_place_in(told)}"
 
 
 def _place_in(told: dict[str, Any]) -> str:

@@ -244,6 +244,10 @@ class JobDir:
         """Seconds that a rank works on a step by itself; with several ranks only."""
         return self.logs / f"pace-{rank}.csv"
 
+    def rank_progress(self, rank: int) -> Path:
+        """The latest sign of life of a rank other than 0; there only while that rank tells of it."""
+        return self.logs / f"progress-{rank}.json"
+
     @property
     def progress_json(self) -> Path:
         """The latest sign of life; replaced, never appended."""

@@ -1,5 +1,9 @@
-"""Signs of life: progress.json, replaced once a second by a thread, and a bar where someone watches."""
+"""Signs of life: progress.json, replaced once a second by a thread, and a bar where someone watches.
 
+Other ranks than 0 have a file of the same form each, `logs/progress-<rank>.json`, for as long as they are at something.
+"""
+
+import json
 import os
 import sys
 import threading
@@ -9,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from tunestudy.records import clock
-from tunestudy.records.atomic import read_object, write_json
+from tunestudy.records.atomic import read_object, replace_bytes, write_json
 from tunestudy.records.host import host_name
 from tunestudy.records.layout import JobDir
 
@@ -45,14 +49,17 @@ def known_here() -> dict[str, Any]:
 
 
 class Progress:
-    """What rank 0 tells about itself. The loop only leaves facts here; the thread writes them out."""
+    """What a rank tells about itself. The loop only leaves facts here; the thread writes them out."""
 
-    def __init__(self, folder: JobDir, *, writes: bool, goes_on: str = "", computing_counts: bool = False) -> None:
+    def __init__(
+        self, folder: JobDir, *, writes: bool, rank: int = 0, goes_on: str = "", computing_counts: bool = False
+    ) -> None:
         """goes_on: a phase after the job's own work; what was told of that stays, and nothing has to move but what is
         done `at_work`. computing_counts: also a process that computes moves, as one piece of its work may take long.
         """
         before = read_object(folder.progress_json)
-        self._path = folder.progress_json
+        self._path = folder.progress_json if rank == 0 else folder.rank_progress(rank)
+        self._rank, self._folder = rank, folder.root
         self._began = self.now()
         self._moved = None if goes_on else self._began
         self._computing_counts, self._looked, self._computed = computing_counts, time.monotonic(), time.process_time()
@@ -71,7 +78,7 @@ class Progress:
         note_here(**self._facts)
         self._told: dict[str, Any] = {}
         self._end = threading.Event()
-        self._bar = _bar() if writes and sys.stderr.isatty() else None
+        self._bar = _bar() if writes and rank == 0 and sys.stderr.isatty() else None
         self._thread = threading.Thread(target=self._write_until_end, name="progress", daemon=True) if writes else None
         if self._thread is not None:
             self._thread.start()
@@ -120,11 +127,14 @@ class Progress:
         self._end.set()
         if self._thread is not None:
             self._thread.join()
-            self._write()
+            if self._rank == 0:
+                self._write()
+            else:
+                self._path.unlink(missing_ok=True)  # what it waits for from now on may take any time
 
     def now(self) -> float:
         """Unix seconds by the clock that dates the job's files."""
-        return clock.now(self._path.parent)
+        return clock.now(self._folder)
 
     def _write_until_end(self) -> None:
         while True:
@@ -142,7 +152,10 @@ class Progress:
     def _write(self) -> None:
         try:
             told = {"t": self.now(), "moved": self._moved, "elapsed_s": self.elapsed_s}
-            write_json(self._path, {**self._facts, **told})
+            if self._rank == 0:
+                write_json(self._path, {**self._facts, **told})
+            else:
+                replace_bytes(self._path, json.dumps({**self._facts, **told}).encode())
         except OSError as error:
             print(f"{self._path} could not be written: {error.strerror or error}", file=sys.stderr)
 

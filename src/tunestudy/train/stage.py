@@ -58,7 +58,7 @@ from tunestudy.train.world import World
 
 def run_stage(job: Job, folder: JobDir, world: World, stop: StopRequest) -> bool:
     """Train the job's stage from wherever it stands and publish its result; False when asked to stop on the way."""
-    progress = Progress(folder, writes=world.rank == 0)
+    progress = Progress(folder, writes=True, rank=world.rank)
     try:
         if job.settings is None or job.settings.trains_nothing:
             publish_untrained(job, folder, world, progress)
