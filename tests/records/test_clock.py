@@ -8,6 +8,8 @@ import pytest
 
 from tunestudy.records import clock
 from tunestudy.records.events import Journal, differing_clocks, last_signs, read_events
+from tunestudy.records.layout import JobDir
+from tunestudy.records.progress import Progress
 
 
 def test_a_clock_that_is_off_tells_the_file_servers_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,3 +44,22 @@ def test_the_last_sign_of_an_attempt_that_another_followed(tmp_path: Path) -> No
     started = [{"t": 9, "event": "job_started", "job": "a", **line} for line in lines]
     (tmp_path / "w.jsonl").write_text("".join(json.dumps(line) + "\n" for line in started))
     assert last_signs(read_events(tmp_path)) == {("a", 1): 5.5}
+
+
+def test_a_file_server_whose_clock_is_set_back_turns_no_journal_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = iter([5000.0, 1400.0, 1410.0, 5001.0])
+    monkeypatch.setattr(clock, "now", lambda folder: next(times))
+    with Journal(tmp_path, "me") as journal:
+        for name in ("started", "finished", "started again", "finished again"):
+            journal.write(name)
+    events = read_events(tmp_path)
+    assert [event["event"] for event in events] == ["started", "finished", "started again", "finished again"]
+    assert [event["t"] for event in events] == [5000.0, 5000.0, 5000.0, 5001.0]
+
+
+def test_time_spent_on_a_job_counts_no_dates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    progress = Progress(JobDir(tmp_path), writes=False)
+    monkeypatch.setattr(clock, "now", lambda folder: 0.0)
+    assert 0 <= progress.elapsed_s < 60

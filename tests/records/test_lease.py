@@ -101,6 +101,19 @@ def test_clock_of_this_machine_does_not_matter(tmp_path, monkeypatch):
     lease.release()
 
 
+def test_a_lost_holder_is_given_up_in_time_though_the_file_servers_clock_was_set_back(tmp_path, monkeypatch):
+    path = tmp_path / "job"
+    lease = Lease.acquire(path, heartbeat_s=60)
+    pretend_elsewhere(path, age_s=-3600)
+    ticks = time.monotonic()
+    for seconds, holds in [(0, True), (29, True), (31, False)]:
+        monkeypatch.setattr(time, "monotonic", lambda seconds=seconds: ticks + seconds)
+        assert (Lease.holder(path, stale_s=30) is not None) is holds
+    pretend_elsewhere(path, age_s=-3590)  # it was touched
+    assert Lease.holder(path, stale_s=30) is not None
+    lease.release()
+
+
 def test_replaced_holder_knows_it(tmp_path):
     path = tmp_path / "job"
     sleeper = Lease.acquire(path, heartbeat_s=60)

@@ -17,9 +17,9 @@ CLOCK_DIFFERS = "clock_differs"
 class Journal:
     """Appends events to `<folder>/<writer>.jsonl`, each durable before `write` returns.
 
-    Times are those of the file server, so that events of several machines can be sorted and subtracted; a machine whose
-    own clock differs says so first (`clock_differs`). `writer` must be unique (host, pid, start time); use as a context
-    manager or `close()` it.
+    Times are those of the file server, so that events of several machines can be sorted and subtracted, and none is
+    earlier than the one before; a machine whose own clock differs says so first (`clock_differs`). `writer` must be
+    unique (host, pid, start time); use as a context manager or `close()` it.
     """
 
     def __init__(self, folder: Path, writer: str) -> None:
@@ -28,6 +28,7 @@ class Journal:
         self._folder = folder
         self._file = AppendedFile(folder / f"{writer}.jsonl")
         self._late: list[bytes] = []
+        self._last_t = 0.0
         self.clock_ahead_s = clock.ahead_s(folder)
         """By how much this machine's clock is ahead of the file server's; 0 where they agree."""
         if self.clock_ahead_s:
@@ -39,7 +40,7 @@ class Journal:
         On a full disk events wait in memory, and are written before the next one that finds room: no decision hangs on
         them, and a launcher that waits for room must not end for want of it.
         """
-        t = round(clock.now(self._folder), 3)
+        t = self._last_t = max(self._last_t, round(clock.now(self._folder), 3))
         line = json.dumps({"t": t, "event": event, **facts}, ensure_ascii=False, allow_nan=False)
         self._late.append(redact(line).encode() + b"\n")
         try:

@@ -23,11 +23,15 @@ from pathlib import Path
 from typing import Any, Self
 
 from tunestudy.records.atomic import is_disk_full, overwrite, temporary_beside, write_json
+from tunestudy.records.clock import TOLERANCE_S
 from tunestudy.records.host import host_name, machine, process_start, user_name
 
 HEARTBEAT_S = 10.0
 STALE_S = 100.0
 """Without a touch for this long a holder on another machine counts as dead. Above NFS' attribute cache (60 s)."""
+
+_from_the_future: dict[tuple[Path, float], float] = {}
+"""Leases that were touched at a time which is yet to come → when that was first seen, by our monotonic clock."""
 
 _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
@@ -289,4 +293,6 @@ def _is_fresh(path: Path, touched: float, stale_s: float) -> bool:
     finally:
         with contextlib.suppress(OSError):
             probe.unlink(missing_ok=True)
+    if now - touched < -TOLERANCE_S:  # the file server's own clock was set back: for how long did we see no touch?
+        return time.monotonic() - _from_the_future.setdefault((path, touched), time.monotonic()) < stale_s
     return now - touched < stale_s

@@ -60,7 +60,7 @@ class Progress:
         before = read_object(folder.progress_json)
         self._path = folder.progress_json if rank == 0 else folder.rank_progress(rank)
         self._rank, self._folder = rank, folder.root
-        self._began = self.now()
+        self._began, self._began_ticks = self.now(), time.monotonic()
         self._moved = None if goes_on else self._began
         self._computing_counts, self._looked, self._computed = computing_counts, time.monotonic(), time.process_time()
         self._elapsed_before = float(before.get("elapsed_s") or 0.0)
@@ -86,7 +86,7 @@ class Progress:
     @property
     def elapsed_s(self) -> float:
         """Seconds spent on this job so far, over all attempts."""
-        return self._elapsed_before + self.now() - self._began
+        return self._elapsed_before + time.monotonic() - self._began_ticks  # dates may be set back meanwhile
 
     def tell(self, **facts: Any) -> None:
         """Leave facts for the next write."""
