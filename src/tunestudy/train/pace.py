@@ -35,12 +35,16 @@ class RankPace:
         if world.size > 1:
             self._table = TableLog(folder.pace_log(world.rank), COLUMNS, keep_through_step=keep_through_step)
 
-    def watch(self, parts: Sequence[nn.Module]) -> None:
-        """Of the forward pass these alone count. Hooks of the engine, which wait for weights, run before and after."""
+    def watch(self, parts: Sequence[nn.Module], *, compiled: bool = False) -> None:
+        """Of the forward pass these alone count. Hooks of the engine, which wait for weights, run before and after.
+
+        A compiler leaves the engine's hooks out of a part, and these as well: what is between them stays one graph.
+        """
         self._has_parts = bool(parts) and self._table is not None
+        left_out: Any = torch.compiler.disable if compiled else lambda hook: hook
         for part in parts if self._has_parts else ():
-            part.register_forward_pre_hook(self._enter)
-            part.register_forward_hook(self._exit, prepend=True)
+            part.register_forward_pre_hook(left_out(self._enter))
+            part.register_forward_hook(left_out(self._exit), prepend=True)
 
     @contextmanager
     def own(self) -> Iterator[None]:

@@ -51,8 +51,7 @@ def start_run(task: Task, material: Material, learner: Learner, base: Mapping[st
     saver.newest = taken
     logs.history(state.history)
     pace = RankPace(task.folder, task.world, keep_through_step=step if step > 0 else -1)
-    if not task.settings.torch_compile:  # which hooks would cut into pieces
-        pace.watch(learner.engine.between_gatherings())
+    pace.watch(learner.engine.between_gatherings(), compiled=task.settings.torch_compile)
     return Run(task=task, material=material, learner=learner, saver=saver, logs=logs, state=state, pace=pace)
 
 
