@@ -115,6 +115,8 @@ REJECTED = {
     "empty completion": ({"prompt": "x", "completion": ""}, "empty answer"),
     "number for text": ({"prompt": "x", "completion": 7}, "wrong type: completion must be text, not int"),
     "empty text": ({"text": ""}, "empty text"),
+    "text of white space": ({"text": " \n"}, "empty text"),
+    "caption of white space": ({"caption": "\t "}, "empty answer"),
     "image that is not there": (turn(content=[{"type": "image", "path": "x.png"}]), "no such image: x.png"),
     "column of an image that is not there": ({**RECORDS["messages"], "images": ["x.png"]}, "no such image: x.png"),
     "URL": (turn(content=[{"type": "image_url", "image_url": {"url": "https://a/b.png"}}]), "image is a URL: .*fetch"),
@@ -155,6 +157,15 @@ def test_empty_cells_are_bad_records(empty):
 def test_a_mapped_column_that_is_not_there_names_the_nearest():
     with pytest.raises(StudyError, match="there is no column 'qestion'; the first record has: question"):
         reader({"question": "a", "answer": "b"}, format="prompt_completion", columns={"prompt": "qestion"})
+
+
+def test_a_mapped_column_may_be_missing_in_the_first_record_and_not_in_all():
+    one = reader({"prompt": "a", "completion": "b"}, columns={"id": "number"})
+    one.example({"prompt": "c", "completion": "d"})
+    with pytest.raises(StudyError, match="there is no column 'number'; the first record has: prompt, completion"):
+        one.check_columns()
+    one.example({"prompt": "c", "completion": "d", "number": 7})
+    one.check_columns()
 
 
 def test_a_mapped_field_that_the_format_lacks():

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tunestudy.config.errors import StudyError
+from tunestudy.data.fetch.examine import examine
 from tunestudy.data.images import STORE, ImageBytes, ImagePlaces, decode
 from tunestudy.data.rejected import Rejected
 from tunestudy.data.store import ImageStore
@@ -81,6 +83,30 @@ def test_the_pixel_limit_is_the_data_sets(tmp_path: Path) -> None:
     assert decode(PNG, max_pixels=64 * 64).size == (64, 64)
     with pytest.raises(Rejected, match="64 × 64, the limit is 4,095"):
         decode(PNG, max_pixels=64 * 64 - 1)
+
+
+def test_a_limit_above_pillows_own_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow refuses twice its limit, and warns of more than once."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert decode(PNG, max_pixels=64 * 64 + 7).size == (64, 64)
+        assert examine(JPEG, max_pixels=64 * 64 + 8) == (64, 64)
+    assert Image.MAX_IMAGE_PIXELS == 64 * 64 + 8
+    with pytest.raises(Rejected, match=r"too many pixels: the limit is 1,001"):
+        decode(huge_header(2000, 2000), max_pixels=1001)
+
+
+def test_images_that_are_named_absolutely_stay_where_they_are(tmp_path: Path) -> None:
+    """The study's folder may move; what lies beside it as the study says moves along."""
+    home, pool = tmp_path / "study" / "jobs" / ".." / "..", tmp_path / "pool"
+    (tmp_path / "study" / "jobs").mkdir(parents=True)
+    pool.mkdir()
+    (pool / "a.png").write_bytes(PNG)
+    (tmp_path / "b.png").write_bytes(PNG)
+    places = ImagePlaces(home, ImageStore(tmp_path / "images"))
+    absolute, beside = (places.settle(ImageBytes(path=path)) for path in (pool / "a.png", home / "b.png"))
+    assert (absolute.place, beside.place) == ((pool / "a.png").as_posix(), "b.png")
 
 
 def exif_rotated() -> bytes:

@@ -189,6 +189,20 @@ def test_too_many_bad_records_refuse_the_data_set(prepared, write_jsonl, tmp_pat
     assert not list((tmp_path / "results").rglob("rejected.jsonl"))  # nothing half-written
 
 
+def test_few_records_that_a_limit_leaves_are_judged_by_themselves(prepared, write_jsonl):
+    """Beside all that were read they would be within the share."""
+    write_jsonl("d.jsonl", [*rows(60), *({"prompt": f"{'x' * 90}{i}", "completion": "y"} for i in range(60))])
+    with pytest.raises(StudyError, match=r"\d of 10 records that the stage takes are bad, over max_rejected \(0.1\)"):
+        prepared({"d": {"path": "d.jsonl", "limit": 10, "max_rejected": 0.1}}, max_length=64)
+
+
+def test_a_column_that_only_the_first_record_lacks(prepared, write_jsonl):
+    write_jsonl("d.jsonl", [{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": "d", "number": "7"}])
+    assert len(prepared({"d": {"path": "d.jsonl", "columns": {"id": "number"}}}).train) == 2
+    with pytest.raises(StudyError, match=r"datasets\.d\.columns\.image: there is no column 'photo'"):
+        prepared({"d": {"path": "d.jsonl", "columns": {"image": "photo"}}})
+
+
 def test_every_record_too_long(prepared, write_jsonl):
     write_jsonl("d.jsonl", rows(5))
     with pytest.raises(StudyError, match=r"none of its 5 records can be used \(too long 5"):

@@ -17,6 +17,7 @@ from tunestudy.adapters.low_rank import Pair
 from tunestudy.config.adapter import MoleExpert
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.job import Job
+from tunestudy.config.paths import located
 from tunestudy.models.fold import ROOT, scale_of
 from tunestudy.models.identity import Identity, ends_identity, folder_identity, hub_identity
 from tunestudy.models.origin import Origin, check_model_folder, load_tokenizer, pretrained
@@ -62,7 +63,7 @@ def find_expert(job: Job, folder: JobDir, name: str, expert: MoleExpert) -> Foun
         tokenizer = load_tokenizer(job.model, folder.root / job.base_dir)
         identity = frozen_identity(job, job.model, folder, tokenizer)
         return FoundExpert(name, str(expert.stage), place, identity, "full")
-    path = (folder.root / job.base_dir / Path(expert.path).expanduser()).resolve()
+    path = located(folder.root / job.base_dir, expert.path).resolve()
     if not path.is_dir():
         raise StudyError(at(f"{place}.path"), f"there is no folder {expert.path}", exit_code=Exit.PREFLIGHT_REFUSED)
     return replace(_in_folder(name, expert.path, place, path, None), base_revision=expert.base_revision)

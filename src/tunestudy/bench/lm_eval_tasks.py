@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tunestudy.config.errors import Exit, StudyError, at
+from tunestudy.config.paths import located
 
 INSTALL = "needs lm-evaluation-harness: pip install 'tunestudy[lm-eval]'"
 
@@ -28,7 +29,7 @@ def load(benchmark: str, names: Sequence[str], base_dir: Path) -> dict[str, Any]
     found: dict[str, Any] = {"tasks": {}, "groups": {}, "group_map": {}}
     for name in names:
         try:
-            one = _local(base_dir / name) if (base_dir / name).exists() else _shipped(name)
+            one = _local(located(base_dir, name)) if located(base_dir, name).exists() else _shipped(name)
         except StudyError as error:
             raise StudyError(where, error.message, exit_code=error.exit_code) from error
         except (ArithmeticError, AttributeError, ImportError, LookupError, OSError, TypeError, ValueError) as error:

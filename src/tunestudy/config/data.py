@@ -31,7 +31,8 @@ class Dataset(Config):
     held_out: float = Field(0.0, ge=0, lt=1)
     """Share of records kept from training, chosen by hash of id; named `<data set>@held_out`."""
     max_rejected: float = Field(0.01, ge=0, le=1)
-    """Share of bad records above which the data set is refused."""
+    """Share of bad records above which the data set is refused: of all that are read, and of those that `limit` and the
+    split leave for a stage."""
     question: str | None = None
     """What is asked about images that have only a caption; default: nothing, the caption follows its image."""
     image_folder: str | None = None

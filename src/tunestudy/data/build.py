@@ -20,7 +20,7 @@ from tunestudy.data.rejected import Rejected
 from tunestudy.data.select import HELD_OUT, is_held_out
 from tunestudy.data.sources import Folders
 from tunestudy.data.store import ImageStore
-from tunestudy.data.survey import Record, Survey, survey
+from tunestudy.data.survey import Record, Survey, Tally, survey
 from tunestudy.data.tokenize import TOO_LONG, Sample, Tokenize
 from tunestudy.data.vision import Eyes, Vision
 from tunestudy.records.layout import JobDir
@@ -74,11 +74,13 @@ Routes = Mapping[str, Sequence[tuple[CorpusWriter, int]]]
 def _write_dataset(found: Survey, routes: Routes, tokenised: "TokenizeInOrder", rejected: TextIO) -> dict[str, Any]:
     """Send every chosen record of a data set to the corpora that want it; a record nobody wants is not tokenised."""
     rejected.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in found.bad)
-    tally, written = found.tally, dict.fromkeys(_sources_of(found, routes), 0)
+    tally, taken, written = found.tally, Tally(), dict.fromkeys(_sources_of(found, routes), 0)
     wanted = ((record, source) for record in found.records() if (source := _source(found, record)) in routes)
     for (record, source), outcome in tokenised(wanted):
+        taken.read += 1
         if isinstance(outcome, Rejected):
             tally.reject(record.place, outcome)
+            taken.reject(record.place, outcome)
             row = {"id": record.id, "source": found.name, "line": record.place, "reason": str(outcome)}
             rejected.write(json.dumps(row, ensure_ascii=False) + "\n")
             continue
@@ -93,6 +95,8 @@ def _write_dataset(found: Survey, routes: Routes, tokenised: "TokenizeInOrder", 
                 content=record.content,
             )
     tally.check(found.name, found.dataset)
+    if taken.read:  # those that `limit` and the split leave may be few beside those that were read
+        taken.check(found.name, found.dataset, where=" that the stage takes")
     for source, count in written.items():
         if count == 0:
             raise StudyError(

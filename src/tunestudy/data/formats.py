@@ -50,6 +50,8 @@ class RecordReader:
         self.format_name = dataset.format if dataset.format != "auto" else detect(name, first, dataset.columns)
         self._format = FORMATS[self.format_name]
         self._columns = _columns(name, self.format_name, dataset.columns, first)
+        self._first = tuple(first)
+        self._awaited = {field: column for field, column in dataset.columns.items() if column not in first}
 
     def id_of(self, record: Mapping[str, Any]) -> Any:
         """The record's own id, None where it has none."""
@@ -57,6 +59,8 @@ class RecordReader:
 
     def example(self, record: Mapping[str, Any]) -> Example:
         """The canonical example of a record. Raises Rejected."""
+        if self._awaited:
+            self._awaited = {field: column for field, column in self._awaited.items() if column not in record}
         if any(record.get(column) for column in OTHER_MEDIA):
             raise Rejected("video or audio", "no stage can train on it")
         fields = {name: record[column] for name, column in self._columns.items() if record.get(column) is not None}
@@ -76,6 +80,11 @@ class RecordReader:
             num_context = example.num_context and example.num_context + 1
             example = replace(example, messages=messages, num_context=num_context)
         return example
+
+    def check_columns(self) -> None:
+        """After the last record. Raises StudyError for a column that `columns:` names and none of them has."""
+        for wanted, column in self._awaited.items():
+            raise _no_column(self._name, wanted, column, self._first)
 
     def _with_rationale(self, example: Example, fields: Mapping[str, Any]) -> Example:
         if self._dataset.chain_of_thought == "none":
@@ -115,18 +124,24 @@ def _such_as(first: Mapping[str, Any]) -> str:
 
 
 def _columns(name: str, format_name: str, mapping: Mapping[str, str], first: Mapping[str, Any]) -> dict[str, str]:
-    """Field → column, after checking that every mapped field and column exists."""
+    """Field → column, after checking that every mapped field exists, and the column of every one that must be there:
+    others may be missing in some records, and so in the first."""
     known = FORMATS[format_name]
     fields = (*known.required, *known.optional, "id", "choices", "rationale", *COLUMNS)
     for wanted, column in mapping.items():
         key = f"datasets.{name}.columns.{wanted}"
         if wanted not in fields:
             raise StudyError(at(key), f"{format_name} has no such field; it has: {', '.join(fields)}")
-        if column not in first:
-            near = get_close_matches(column, list(first), 1) or list(first)
-            raise StudyError(at(key), f"there is no column {column!r}; the first record has: {', '.join(near)}")
+        if column not in first and wanted in known.required:
+            raise _no_column(name, wanted, column, first)
     usual = {wanted: known.aliases.get(wanted, known.plain.get(wanted, wanted)) for wanted in fields}
     return {**{f: (c if c in first else f) for f, c in usual.items()}, **mapping}
+
+
+def _no_column(name: str, wanted: str, column: str, first: Iterable[str]) -> StudyError:
+    near = get_close_matches(column, list(first), 1) or list(first)
+    key = f"datasets.{name}.columns.{wanted}"
+    return StudyError(at(key), f"there is no column {column!r}; the first record has: {', '.join(near)}")
 
 
 def _messages(fields: Mapping[str, Any]) -> Example:
@@ -167,14 +182,14 @@ def _prompt_completion(fields: Mapping[str, Any]) -> Example:
 
 def _caption(fields: Mapping[str, Any]) -> Example:
     caption = _text(fields, "caption")
-    if not caption:
+    if not caption.strip():
         raise Rejected("empty answer")
     return Example(prompt="", completion=caption)
 
 
 def _plain_text(fields: Mapping[str, Any]) -> Example:
     text = _text(fields, "text")
-    if not text:
+    if not text.strip():
         raise Rejected("empty text")
     return Example(text=text)
 

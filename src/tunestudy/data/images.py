@@ -76,7 +76,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, draft: tuple[int, int] 
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    _quieten()
+    take_up_to(max_pixels)
     if not data:
         raise Rejected("empty image", "a file of 0 bytes")
     try:
@@ -97,8 +97,8 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, draft: tuple[int, int] 
     except UnidentifiedImageError:
         kind = "a web page" if data[:64].lstrip().lower().startswith(_WEB_PAGE) else f"begins with {data[:8]!r}"
         raise Rejected("not an image", kind) from None
-    except Image.DecompressionBombError as error:
-        raise Rejected("too many pixels", str(error)) from error
+    except Image.DecompressionBombError:  # twice Pillow's own limit, which is never below ours
+        raise Rejected("too many pixels", f"the limit is {max_pixels:,}") from None
     except Exception as error:
         raise Rejected("broken image", str(error)) from error
 
@@ -113,10 +113,16 @@ def known_formats() -> list[str]:
 
 
 @lru_cache
-def _quieten() -> None:
-    """Pillow warns of odd metadata, and of sizes that our own limit is for. Once: filters belong to all threads."""
+def take_up_to(max_pixels: int) -> None:
+    """Have Pillow leave the judging of sizes to `max_pixels`, and keep silent about odd metadata.
+
+    Its own limit, which belongs to all threads, is raised to ours where that is higher and never lowered; above twice
+    the limit it refuses by an error, below it warns. Once for each limit, because filters belong to all threads too.
+    """
     from PIL import Image
 
+    if Image.MAX_IMAGE_PIXELS is not None:
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, max_pixels)
     warnings.filterwarnings("ignore", module=r"PIL\..*")
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
@@ -142,7 +148,8 @@ class ImageFacts:
     """What training must know of an image: where it lies, what it must be, and how large it is upright."""
 
     place: str
-    """`store` for the study's own store, else a path relative to the study file's folder."""
+    """`store` for the study's own store, else a path: relative to the study file's folder, or absolute where the images
+    are named so."""
     offset: int
     length: int
     sha256: str
@@ -169,7 +176,7 @@ class ImagePlaces:
         if image.path is None:
             self.store.keep(data)
         elif image.path != self.store.path(digest):
-            place, offset = _relative(image.path, self.base_dir), image.offset
+            place, offset = _place(image.path, self.base_dir), image.offset
         return ImageFacts(place, offset, len(data), digest, decoded.width, decoded.height)
 
     def path(self, facts: ImageFacts) -> Path:
@@ -192,8 +199,10 @@ class ImagePlaces:
         return data
 
 
-def _relative(path: Path, base_dir: Path) -> str:
-    return Path(os.path.relpath(path, base_dir)).as_posix()
+def _place(path: Path, base_dir: Path) -> str:
+    """As it was written: what was found from the study file's folder on moves with it, the rest stays where it is."""
+    place = Path(os.path.relpath(path, base_dir)) if path.is_relative_to(base_dir) else path.absolute()
+    return place.as_posix()
 
 
 def images_of(value: Any, folders: Folders, *, several: bool) -> list[ImageBytes]:

@@ -30,7 +30,7 @@ from tunestudy.records.layout import JobDir, StudyDir
 from tunestudy.records.lease import Lease
 from tunestudy.records.manifest import problems, seal
 
-DATA_VERSION = 2
+DATA_VERSION = 3
 """Raised when the same settings begin to make other tokens: old caches are then left aside."""
 
 OVERLAP_EXAMPLES = 5

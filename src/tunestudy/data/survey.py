@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tunestudy.config.data import Dataset
 from tunestudy.config.errors import Exit, StudyError, at
+from tunestudy.config.paths import located
 from tunestudy.data.example import Example
 from tunestudy.data.formats import RecordReader
 from tunestudy.data.groups import ImageGroups
@@ -57,8 +58,8 @@ class Tally:
         if len(self.examples) < EXAMPLES:
             self.examples.append(f"{place}: {problem}")
 
-    def check(self, name: str, dataset: Dataset) -> None:
-        """Refuse a data set with no record, or with more bad ones than it may have.
+    def check(self, name: str, dataset: Dataset, *, where: str = "") -> None:
+        """Refuse a data set with no record, or with more bad ones than it may have; `where`: in which of its records.
 
         Of web images a third is usually gone: what could not be fetched counts neither as bad nor as read here.
         """
@@ -72,11 +73,13 @@ class Tally:
             why = ", ".join(f"{reason} {count}" for reason, count in self.lost.most_common())
             raise StudyError(key, f"none of its {self.read} images is here ({why})", exit_code=Exit.PREFLIGHT_REFUSED)
         if bad == read:
-            raise StudyError(key, f"none of its {bad} records can be used {told}", exit_code=Exit.PREFLIGHT_REFUSED)
+            raise StudyError(
+                key, f"none of its {bad} records{where} can be used {told}", exit_code=Exit.PREFLIGHT_REFUSED
+            )
         if bad > dataset.max_rejected * read:
             raise StudyError(
                 key,
-                f"{bad} of {read} records are bad, over max_rejected ({dataset.max_rejected:g}) {told}",
+                f"{bad} of {read} records{where} are bad, over max_rejected ({dataset.max_rejected:g}) {told}",
                 exit_code=Exit.PREFLIGHT_REFUSED,
             )
 
@@ -166,8 +169,8 @@ def hashes_of(example: Example) -> list[str]:
 def image_base(dataset: Dataset, folders: Folders) -> Path:
     """Where relative paths of a data set's images start: as it says, else beside its file."""
     if dataset.image_folder is not None:
-        return folders.base / Path(dataset.image_folder).expanduser()
-    path = folders.base / Path(getattr(dataset, "path", None) or ".").expanduser()
+        return located(folders.base, dataset.image_folder)
+    path = located(folders.base, getattr(dataset, "path", None) or ".")
     return path if path.is_dir() else path.parent
 
 
@@ -202,3 +205,5 @@ def _examples(name: str, dataset: Dataset, folders: Folders) -> Iterator[tuple[R
         except Rejected as problem:
             outcome = problem
         yield raw, reader.id_of(raw.columns), outcome
+    if reader is not None:
+        reader.check_columns()

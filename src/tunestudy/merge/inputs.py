@@ -10,6 +10,7 @@ from pathlib import Path
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.job import Job
 from tunestudy.config.merge import BASE, STUDY_MODEL, MergeStage, Weights
+from tunestudy.config.paths import located
 from tunestudy.merge.adapter_source import AdapterSource, read_config
 from tunestudy.merge.source import FolderSource, Inputs, Source
 from tunestudy.models.fold import GATED_CONFIG
@@ -113,7 +114,7 @@ def _find(job: Job, folder: JobDir, name: str, weights: Weights) -> Found:
         assert weights.stage == STUDY_MODEL, "other stages are among the job's inputs"
         path, identity = study_model(job, folder)
         return Found(name=name, key=key, folder=path, kind="", identity=identity)
-    path = (folder.root / job.base_dir / Path(weights.path).expanduser()).resolve()
+    path = located(folder.root / job.base_dir, weights.path).resolve()
     if not path.is_dir():
         raise StudyError(
             at(f"{key}.path"), f"there is no folder {weights.path} (relative paths start at the study file)"

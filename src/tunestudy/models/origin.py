@@ -9,6 +9,7 @@ import torch
 
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.model import CharacterTokenizer, ModelConfig
+from tunestudy.config.paths import located
 from tunestudy.config.stage import Quantization
 from tunestudy.models.components.load import class_with_components, wrong_tensors
 from tunestudy.models.quantize import check_quantised, keep_layout, loading_options
@@ -38,7 +39,7 @@ def find_origin(settings: ModelConfig, base_dir: Path) -> Origin:
     """The origin of a pretrained model; a path is relative to the study file, anything else is a hub id."""
     name = settings.model_name_or_path
     assert name is not None
-    folder = (base_dir / Path(name).expanduser()).resolve()
+    folder = located(base_dir, name).resolve()
     if folder.is_dir():
         return Origin(str(folder))
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
@@ -68,7 +69,7 @@ def load_tokenizer(settings: ModelConfig, base_dir: Path) -> Any:
     if tokenizer.chat_template is None and settings.model_name_or_path:
         tokenizer.chat_template = _template_of_processor(settings, base_dir)
     if settings.chat_template:
-        path = base_dir / settings.chat_template
+        path = located(base_dir, settings.chat_template)
         inline = "{" in settings.chat_template or "\n" in settings.chat_template
         if not inline and not path.is_file():
             raise StudyError(at("model.chat_template"), f"there is no file {settings.chat_template}")
@@ -229,7 +230,7 @@ def _pretrained_tokenizer(settings: ModelConfig, base_dir: Path) -> Any:
 
     name = settings.tokenizer or settings.model_name_or_path
     assert isinstance(name, str)
-    folder = (base_dir / Path(name).expanduser()).resolve()
+    folder = located(base_dir, name).resolve()
     revision = settings.revision if settings.tokenizer is None else settings.tokenizer_revision
     try:
         tokenizer = AutoTokenizer.from_pretrained(

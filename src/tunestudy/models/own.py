@@ -9,6 +9,7 @@ import torch
 from tunestudy.config.job import Job
 from tunestudy.config.merge import MergeStage
 from tunestudy.config.model import ModelConfig
+from tunestudy.config.paths import located
 from tunestudy.models.identity import Identity, base_identity, folder_identity, random_identity
 from tunestudy.models.loaded import LoadedModel, with_processor
 from tunestudy.models.origin import Origin, architecture_config, find_origin, load_tokenizer, pretrained, random_weights
@@ -40,7 +41,7 @@ def as_it_comes(job: Job, folder: JobDir, device: torch.device | str) -> LoadedM
     assert not job.parents, "who trains nothing goes on from nothing"
     loaded = own_model(job, folder, tokenizer_of(job, folder), device)
     if job.model.weights is not None:
-        loaded = replace(loaded, model=lay_over(loaded.model, folder.root / job.base_dir / job.model.weights))
+        loaded = replace(loaded, model=lay_over(loaded.model, located(folder.root / job.base_dir, job.model.weights)))
     return with_processor(loaded, job, folder)
 
 

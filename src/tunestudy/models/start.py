@@ -10,6 +10,7 @@ import torch
 from tunestudy.config.adapter import MoleAdapter, changed_shape
 from tunestudy.config.errors import StudyError, at
 from tunestudy.config.job import Job
+from tunestudy.config.paths import located
 from tunestudy.config.world import WORLD_ALONE, changed_world
 from tunestudy.models.components.world import install_world, world_of
 from tunestudy.models.fold import RAW
@@ -61,7 +62,7 @@ def _start(job: Job, folder: JobDir, device: torch.device | str) -> LoadedModel:
     settings = job.training
     if job.model.weights is not None:
         loaded = _load_start(job, folder, device)
-        return replace(loaded, model=lay_over(loaded.model, folder.root / job.base_dir / job.model.weights))
+        return replace(loaded, model=lay_over(loaded.model, located(folder.root / job.base_dir, job.model.weights)))
     if settings is None or settings.components is None:
         return _load_start(job, folder, device)
     from tunestudy.models.components.install import has_components  # imports InternVL's classes

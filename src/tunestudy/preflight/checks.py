@@ -18,6 +18,7 @@ from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.fonts import NO_HANGUL, candidates
 from tunestudy.config.job import Job
 from tunestudy.config.merge import MergeStage
+from tunestudy.config.paths import located
 from tunestudy.config.ranks import is_of_ranks
 from tunestudy.config.resources import Resources
 from tunestudy.config.world import INSTALL_WORLD
@@ -248,7 +249,7 @@ def bytes_needed(jobs: Sequence[Job], base: Path) -> int:
             continue
         if settings is None or name is None or settings.adapter is not None or settings.world is not None:
             continue
-        weights = _weights_bytes(base / name)
+        weights = _weights_bytes(located(base, name))
         published += weights
         with_optimiser = 3 * weights if settings.writes_full else weights
         largest = max(largest, with_optimiser * (settings.save_total_limit + 1))
@@ -261,7 +262,7 @@ def _merged_bytes(stage: MergeStage, name: str | None, base: Path) -> int:
         return 0
     first = next(iter(stage.inputs.values()))
     folder = first.path if first.path is not None else name
-    return _weights_bytes(base / folder) if folder is not None else 0
+    return _weights_bytes(located(base, folder)) if folder is not None else 0
 
 
 def _weights_bytes(folder: Path) -> int:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from tunestudy.config.data import DatacompDataset, FileDataset, SynthDataset
 from tunestudy.config.errors import Exit, StudyError, at
+from tunestudy.config.paths import located
 from tunestudy.config.resources import Resources
 from tunestudy.preflight.facts import facts
 from tunestudy.preflight.slurm import node_names
@@ -51,7 +52,7 @@ def hosts_of(resources: Resources, base: Path) -> list[Host]:
     Raises StudyError for a hostfile that is wrong, outside of an allocation, and where ranks do not divide by nodes.
     """
     if resources.hostfile is not None:
-        return read_hostfile(base / resources.hostfile)
+        return read_hostfile(located(base, resources.hostfile))
     nodes = os.environ.get("SLURM_JOB_NODELIST")
     if nodes is None:
         cure = "srun spreads over an allocation, and this is none: salloc --nodes=2 tunestudy run …, or within sbatch"
@@ -105,7 +106,7 @@ def files_named(loaded: LoadedStudy) -> list[str]:
     fonts = [one.font for one in loaded.study.datasets.values() if isinstance(one, SynthDataset) and one.font]
     hostfile = loaded.study.resources.hostfile
     named = [loaded.path.name, *([hostfile] if hostfile else []), *data, *fonts]
-    return [str((base / name).resolve()) for name in named]
+    return [str(located(base, name).resolve()) for name in named]
 
 
 def ask(launcher: str, host: Host, files: Sequence[str]) -> Facts | Difference:

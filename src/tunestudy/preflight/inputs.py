@@ -14,6 +14,7 @@ from tunestudy.config.data import DatacompDataset, FileDataset
 from tunestudy.config.job import Job
 from tunestudy.config.model import ModelConfig
 from tunestudy.config.order import ScoreOrder
+from tunestudy.config.paths import located
 from tunestudy.config.study import Study
 from tunestudy.preflight.asked import Asked
 from tunestudy.preflight.points import Point, not_needed, ok, refused, some, warning
@@ -59,7 +60,7 @@ def _model(check: str, model: ModelConfig, base: Path, known: set[str]) -> Itera
             yield ok(check, f"{model.architecture} with random weights")
         return
     assert model.model_name_or_path is not None
-    folder = base / Path(model.model_name_or_path).expanduser()
+    folder = located(base, model.model_name_or_path)
     if folder.is_dir():
         yield _model_folder(check, folder, known, trusted=model.trust_remote_code)
 
@@ -124,7 +125,7 @@ def data_points(loaded: LoadedStudy) -> Iterator[Point]:
     }
     unread = []
     for name, path in files.items():
-        if problem := _unreadable(loaded.path.parent / path):
+        if problem := _unreadable(located(loaded.path.parent, path)):
             unread.append(f"{name}: {problem}")
     if unread:
         yield refused("data", "; ".join(unread), "put the files there, with rights to read them")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tunestudy.config.data import Dataset
+from tunestudy.config.paths import located
 from tunestudy.records.atomic import read_json
 from tunestudy.records.hashes import content_of
 
@@ -69,7 +70,7 @@ def files_of(dataset: Dataset, base: Path, hash_of: Callable[[Path], str] | None
     `base`: the study file's folder.
     """
     path = getattr(dataset, "path", None)
-    return None if path is None else content_of(base / path, hash_of)
+    return None if path is None else content_of(located(base, path), hash_of)
 
 
 def fetch_key(dataset: Dataset, content: Any) -> str:

@@ -17,6 +17,7 @@ from tunestudy.config.adapter import (
 )
 from tunestudy.config.deepspeed import zero_stage
 from tunestudy.config.model import ModelConfig
+from tunestudy.config.paths import located
 from tunestudy.config.stage import TrainStage
 from tunestudy.study.nearest import nearest
 
@@ -155,7 +156,7 @@ def model_sizes(model: ModelConfig, folder: Path) -> dict[str, Any]:
     """The configuration of the study's model where it is at hand: given, or in a local folder. Else empty."""
     if model.architecture:
         return model.config
-    path = folder / (model.model_name_or_path or "") / "config.json"
+    path = located(folder, model.model_name_or_path or "") / "config.json"
     try:
         sizes = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -6,6 +6,7 @@ from typing import Any
 
 from tunestudy.config.deepspeed import mistakes
 from tunestudy.config.errors import StudyError
+from tunestudy.config.paths import located
 from tunestudy.config.stage import TrainStage
 from tunestudy.study.source import KeyPath, Source
 
@@ -20,7 +21,7 @@ def read_deepspeed_files(source: Source) -> Iterator[StudyError]:
             continue
         settings[KEY] = {}
         try:
-            content = json.loads((source.path.parent / written).read_text(encoding="utf-8"))
+            content = json.loads(located(source.path.parent, written).read_text(encoding="utf-8"))
         except FileNotFoundError:
             yield StudyError(source.place((*path, KEY)), f"there is no file `{written}` beside the study file")
         except (OSError, ValueError) as error:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunestudy.config.errors import StudyError, at
+from tunestudy.config.paths import located
 from tunestudy.config.resources import Resources
 from tunestudy.study.source import Source
 
@@ -18,7 +19,7 @@ _LINE = re.compile(r"(?P<name>\S+)\s+slots=(?P<slots>\d+)")
 def ranks_per_host(resources: Resources, base: Path) -> int:
     """Ranks of a job that share a machine; of the host with fewest. `base`: the study file's folder."""
     if resources.hostfile is not None:
-        return min(host.slots for host in read_hostfile(base / resources.hostfile))
+        return min(host.slots for host in read_hostfile(located(base, resources.hostfile)))
     if resources.launcher == "srun":
         return max(1, resources.ranks // resources.slurm.nodes)
     return resources.ranks
@@ -66,7 +67,7 @@ def spread_over_hosts(source: Source) -> Iterator[StudyError]:
     if not isinstance(resources, dict) or not isinstance(written, str):
         return
     try:
-        total = sum(host.slots for host in read_hostfile(source.path.parent / written))
+        total = sum(host.slots for host in read_hostfile(located(source.path.parent, written)))
     except StudyError as error:
         there = bool(error.place.line)
         yield error if there else StudyError(source.place(("resources", "hostfile")), f"`{written}` {error.message}")

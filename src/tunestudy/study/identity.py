@@ -14,6 +14,7 @@ from tunestudy.config.data import DatacompDataset, Dataset, DigitsDataset, FileD
 from tunestudy.config.errors import StudyError
 from tunestudy.config.fonts import candidates
 from tunestudy.config.model import ModelConfig
+from tunestudy.config.paths import located
 from tunestudy.config.stage import TrainStage
 from tunestudy.config.study import Study
 from tunestudy.records.atomic import read_object, write_json
@@ -66,13 +67,13 @@ class Identities:
 
     def of_path(self, path: str) -> str:
         """Digest of a file's or a folder's content; the path is relative to the study file."""
-        return digest(self._content(self._folder / path))
+        return digest(self._content(located(self._folder, path)))
 
     def of_benchmark(self, benchmark: Benchmark) -> str:
         """Digest of what a benchmark's rows come from: its data set, or the files of its own tasks."""
         if not isinstance(benchmark, LmEval):
             return self.dataset_digests[benchmark.dataset.partition("@")[0]]
-        paths = [self._folder / name for name in benchmark.named]
+        paths = [located(self._folder, name) for name in benchmark.named]
         return digest([self._task(path) if path.exists() else None for path in paths])
 
     def _task(self, path: Path) -> Any:
@@ -122,7 +123,7 @@ class Identities:
         """Hashes of the fonts that images are drawn with: the one that is named, or the best of this system."""
         if not dataset.draws_text:
             return {}
-        named = [self._folder / dataset.font] if dataset.font is not None else []
+        named = [located(self._folder, dataset.font)] if dataset.font is not None else []
         files = {language: next(iter(named or candidates(language)), None) for language in dataset.languages}
         return {language: None if file is None else self._hash(file) for language, file in files.items()}
 
@@ -131,13 +132,13 @@ class Identities:
         options: dict[str, Any] = significant(model)
         for key in ("model_name_or_path", "tokenizer", "chat_template"):
             name = options[key]
-            if isinstance(name, str) and "\n" not in name and (self._folder / name).exists():
-                options[key] = self._content(self._folder / name)
+            if isinstance(name, str) and "\n" not in name and located(self._folder, name).exists():
+                options[key] = self._content(located(self._folder, name))
             elif isinstance(name, str) and key != "chat_template":
                 pin = model.revision if key == "model_name_or_path" else model.tokenizer_revision
                 options[key] = {"hub": name, "revision": self._revision(name, pin)}
         if model.weights is not None:
-            options["weights"] = self._content(self._folder / model.weights)
+            options["weights"] = self._content(located(self._folder, model.weights))
         del options["revision"]
         options.pop("tokenizer_revision", None)
         return options
@@ -168,4 +169,4 @@ def _encoders(study: Study, folder: Path) -> set[str]:
     stages = {id(stage): stage for variant in study.variants.values() for stage in variant.training.values()}
     encoders = [stage.world.encoder for stage in stages.values() if stage.world is not None]
     names = {one.model_name_or_path for one in encoders if one.revision is None}
-    return {name for name in names if name is not None and not (folder / name).exists()}
+    return {name for name in names if name is not None and not located(folder, name).exists()}

@@ -15,6 +15,7 @@ from tunestudy.config.data import AnyDataset, DatacompDataset, HubDataset
 from tunestudy.config.merge import MergeStage, Weights
 from tunestudy.config.model import ModelConfig
 from tunestudy.config.order import ScoreOrder
+from tunestudy.config.paths import located
 from tunestudy.config.stage import AnyStage, TrainStage, inputs_of
 from tunestudy.config.study import Study, Variant
 from tunestudy.config.world import WorldEncoderSettings
@@ -108,7 +109,7 @@ def _unlockable(names: Sequence[str], tasks: Mapping[str, Any], folder: Path) ->
         if name in tasks:
             if tasks[name]["reads"] is None:
                 return str(tasks[name]["why"])
-        elif not (folder / name).exists():
+        elif not located(folder, name).exists():
             return f"which data {name} reads is known once they are fetched"
     return ""
 
@@ -144,7 +145,7 @@ def is_hub_id(name: str, folder: Path) -> bool:
     """As `models.origin.find_origin` decides: no folder of that name, and not written like a path."""
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\n" in name:
         return False
-    return not (folder / name).exists()
+    return not located(folder, name).exists()
 
 
 def _names(study: Study, folder: Path) -> Iterator[tuple[str, str, str | None, str]]:
@@ -169,9 +170,9 @@ def _base_on_hub(weights: Weights, folder: Path) -> tuple[str, str | None] | Non
     """Id and revision of the base that an adapter in a folder names; None where nothing of the hub is named."""
     if weights.path is None:
         return None
-    told = read_object(folder / weights.path / ADAPTER_CONFIG)
+    told = read_object(located(folder, weights.path) / ADAPTER_CONFIG)
     base, revision = str(told.get("base_model_name_or_path") or ""), str(told.get("revision") or "")
-    if not base or not is_hub_id(base, folder / weights.path):
+    if not base or not is_hub_id(base, located(folder, weights.path)):
         return None
     return base, weights.base_revision or revision or None
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from tunestudy.config.adapter import RESERVED, MoleAdapter, MoleExpert
 from tunestudy.config.deepspeed import zero_stage
 from tunestudy.config.merge import BASE, STUDY_MODEL, TASK_VECTORS, MergeStage, Weights
+from tunestudy.config.paths import located
 from tunestudy.config.stage import AnyStage, TrainStage, inputs_of
 from tunestudy.config.study import Study
 from tunestudy.study.lineage import Left, descends, lineage
@@ -94,7 +95,7 @@ def _folders(stage: AnyStage, folder: Path) -> Iterator[Found]:
         if one.path is None:
             continue
         needs_adapter = (adapters_only and name != BASE) or (isinstance(one, MoleExpert) and one.use == "factors")
-        if message := folder_mistake(folder / one.path, one.path, needs_adapter=needs_adapter):
+        if message := folder_mistake(located(folder, one.path), one.path, needs_adapter=needs_adapter):
             yield (*where_of(stage, name), "path"), message
 
 

@@ -11,6 +11,7 @@ from tunestudy.config.data import DatacompDataset, FileDataset, MixturePart, Syn
 from tunestudy.config.errors import Place, StudyError
 from tunestudy.config.model import ModelConfig
 from tunestudy.config.order import ScoreOrder
+from tunestudy.config.paths import located
 from tunestudy.config.stage import SLICING, TrainStage
 from tunestudy.config.study import Study
 from tunestudy.study.adapter_options import adapter_mistakes, model_sizes
@@ -85,7 +86,7 @@ def _estimate(study: Study, locate: Locate) -> Iterator[StudyError]:
 def _tasks(locate: Locate, benchmark: LmEval, folder: Path, path: KeyPath) -> Iterator[StudyError]:
     """What looks like a path must be there; whether a name is known, only lm-evaluation-harness can say."""
     for name in benchmark.named:
-        if (os.sep in name or name.endswith((".yaml", ".yml"))) and not (folder / name).exists():
+        if (os.sep in name or name.endswith((".yaml", ".yml"))) and not located(folder, name).exists():
             message = (
                 f"there is no `{name}` beside the study file; give a task's name, its YAML file, or a folder of them"
             )
@@ -133,12 +134,12 @@ def _model(model: ModelConfig, locate: Locate, folder: Path, path: KeyPath) -> I
         ("model_name_or_path", model.model_name_or_path),
         ("tokenizer", model.tokenizer if isinstance(model.tokenizer, str) else None),
     ):
-        if name is None or (folder / name).is_dir():
+        if name is None or located(folder, name).is_dir():
             continue
-        if (folder / name).exists():
+        if located(folder, name).exists():
             yield StudyError(locate((*path, key)), f"`{name}` is a file; give the folder that holds config.json")
         elif not _looks_like_hub_id(name):
-            near = nearest(Path(name).name, _folders_beside(folder / name))
+            near = nearest(Path(name).name, _folders_beside(located(folder, name)))
             hint = f"; did you mean `{Path(name).parent / near}`?" if near else ""
             yield StudyError(
                 locate((*path, key)),
@@ -157,7 +158,7 @@ def _weights(study: Study, locate: Locate, folder: Path) -> Iterator[StudyError]
     if weights is None:
         return
     where = locate(("model", "weights"))
-    if not any((folder / weights / name).is_file() for name in LAID_OVER):
+    if not any((located(folder, weights) / name).is_file() for name in LAID_OVER):
         yield StudyError(where, f"`{weights}` is no folder with one of {', '.join(LAID_OVER)} in it")
     if trained := next((name for name, variant in study.variants.items() if variant.stages), None):
         yield StudyError(where, f"is for evaluation alone, and `{trained}` trains; give it `stages: []`")
@@ -175,9 +176,9 @@ def _files(study: Study, locate: Locate, folder: Path) -> Iterator[StudyError]:
     for name, dataset in study.datasets.items():
         if isinstance(dataset, FileDataset | DatacompDataset) and dataset.path is not None:
             cure = BY_THE_HUB if isinstance(dataset, DatacompDataset) else ""
-            yield from _file(folder / dataset.path, dataset.path, locate(("datasets", name, "path")), cure)
+            yield from _file(located(folder, dataset.path), dataset.path, locate(("datasets", name, "path")), cure)
         if isinstance(dataset, SynthDataset) and dataset.font is not None:
-            yield from _file(folder / dataset.font, dataset.font, locate(("datasets", name, "font")))
+            yield from _file(located(folder, dataset.font), dataset.font, locate(("datasets", name, "font")))
 
 
 def _file(path: Path, written: str, where: Place, cure: str = "") -> Iterator[StudyError]:

@@ -18,6 +18,7 @@ from tunestudy.bench.scorer import before_first
 from tunestudy.bench.tasks import Question
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.job import Job
+from tunestudy.config.paths import located
 from tunestudy.data.images import decode
 from tunestudy.data.vision import Eyes
 from tunestudy.models.stored import MOLE_CONFIG
@@ -50,7 +51,7 @@ def served(job: Job, folder: JobDir) -> Served:
         name = model.model_name_or_path
         if name is None:
             raise _refused("the model has random weights and lies in no folder")
-        local = folder.root / job.base_dir / name
+        local = located(folder.root / job.base_dir, name)
         return Served(str(local.resolve()) if local.is_dir() else name, model.revision, **options)
     if settings is not None and (
         settings.components is not None or settings.world is not None or settings.quantization is not None

@@ -1,11 +1,10 @@
 """Whether bytes are an image that training can use: told by decoding it once, within a cap on its pixels."""
 
 import io
-import warnings
 
 from PIL import Image, UnidentifiedImageError
 
-from tunestudy.data.images import known_formats
+from tunestudy.data.images import known_formats, take_up_to
 from tunestudy.data.rejected import Rejected
 
 ORIENTATION = 0x0112
@@ -15,15 +14,13 @@ TURNED = (5, 6, 7, 8)
 DRAFT = 8
 """A JPEG is decoded at an eighth of its size: all its data are read, a sixty-fourth of its pixels are kept."""
 
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the cap below is our own
-warnings.filterwarnings("ignore", module=r"PIL\.")  # odd metadata are common, and nobody's fault here
-
 
 def examine(data: bytes, *, max_pixels: int) -> tuple[int, int]:
     """(width, height) as seen, that is, after EXIF orientation. Raises Rejected.
 
     The header is judged before anything is decoded.
     """
+    take_up_to(max_pixels)
     if not data:
         raise Rejected("empty")
     try:

@@ -13,6 +13,7 @@ from typing import Any
 
 from tunestudy.config.data import FileDataset
 from tunestudy.config.errors import Exit, StudyError, at
+from tunestudy.config.paths import located
 from tunestudy.data.fetch.wanted import images_identity, with_images
 from tunestudy.data.sources import Folders, Raw
 from tunestudy.data.sources.halves import HALF, holds_half, may_hold_half
@@ -63,7 +64,7 @@ def identity(dataset: FileDataset, folders: Folders) -> str:
 
 def data_files(dataset: FileDataset, base_dir: Path) -> list[Path]:
     """The file itself, or every data file in the folder."""
-    path = base_dir / Path(dataset.path).expanduser()
+    path = located(base_dir, dataset.path)
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in READERS and file.is_file())
         if not files:

@@ -9,6 +9,7 @@ from PIL import ImageFont
 
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.fonts import NO_HANGUL, candidates
+from tunestudy.config.paths import located
 from tunestudy.config.synth import SynthSettings
 
 Font = ImageFont.FreeTypeFont
@@ -44,7 +45,7 @@ def find_fonts(settings: SynthSettings, base_dir: Path) -> Fonts:
     if not settings.draws_text:
         return Fonts()
     if settings.font is not None:
-        path = base_dir / settings.font
+        path = located(base_dir, settings.font)
         for language in settings.languages:
             if not draws(path, language):
                 lacking = "cannot be read as a font" if not draws(path, "en") else "has no Hangul"

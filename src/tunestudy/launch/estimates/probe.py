@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tunestudy.config.job import Job
+from tunestudy.config.paths import located
 from tunestudy.launch.estimates.alone import alone
 from tunestudy.launch.local import Slot, find_slots
 from tunestudy.launch.spread import command_for
@@ -103,7 +104,7 @@ def not_to_time(plan: Plan, base: Path) -> dict[str, str]:
 def absent_model(plan: Plan, base: Path) -> str | None:
     """The study's model if its weights are neither in a folder nor in the hub's cache on this machine."""
     name = plan.study.model.model_name_or_path
-    here = name is None or (base / Path(name).expanduser()).is_dir() or in_hub_cache(name, plan.study.env)
+    here = name is None or located(base, name).is_dir() or in_hub_cache(name, plan.study.env)
     return None if here else name
 
 

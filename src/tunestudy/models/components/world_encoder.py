@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tunestudy.config.errors import Exit, StudyError, at
+from tunestudy.config.paths import located
 from tunestudy.config.world import INSTALL_WORLD, WorldEncoderSettings
 from tunestudy.models.identity import Identity, folder_identity, settings_identity
 
@@ -120,7 +121,7 @@ def load_encoder(settings: WorldEncoderSettings, *, seed: int, device: str | Non
     if settings.model_name_or_path is None:
         identity = settings_identity(dict(settings.config), settings.type, seed)
         return WorldEncoder(_random(made, settings, seed), identity=identity, device=device)
-    folder = (base_dir / Path(settings.model_name_or_path).expanduser()).resolve()
+    folder = located(base_dir, settings.model_name_or_path).resolve()
     name = str(folder) if folder.is_dir() else settings.model_name_or_path
     try:
         vae = made.from_pretrained(

@@ -24,6 +24,7 @@ from tunestudy.config.data import (
 )
 from tunestudy.config.model import CharacterTokenizer
 from tunestudy.config.order import Curriculum
+from tunestudy.config.paths import located
 from tunestudy.config.stage import TrainStage
 from tunestudy.config.study import Study
 
@@ -169,7 +170,7 @@ def _count(dataset: Dataset, folder: Path) -> Amount | None:
         return Amount(min(known)) if known else None
     if not isinstance(dataset, FileDataset):
         return None
-    path = folder / dataset.path
+    path = located(folder, dataset.path)
     files = [path] if path.is_file() else sorted(entry for entry in path.rglob("*") if entry.is_file())
     counts = [_records_in(file) for file in files]
     return None if None in counts else Amount(sum(count for count in counts if count))
