@@ -1,16 +1,19 @@
 """The queue and the loop that empties it, against a hub that fails on purpose."""
 
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 from fakehub import FakeHub, Fault
-from published import WEIGHTS, checkpoint, make_published, publish, target_of
+from published import WEIGHTS, checkpoint, make_published, publish, seal_files, target_of
 
+from tunestudy.config.errors import Exit
 from tunestudy.records.layout import JobDir
 from tunestudy.records.manifest import problems
 from tunestudy.records.pushes import enqueue, num_superseded, read_pushed, take, waiting
-from tunestudy.share.drain import Drain
+from tunestudy.share.drain import Drain, main
 from tunestudy.share.hub import Hub
 
 
@@ -76,6 +79,29 @@ def test_whole_checkpoints_lie_in_a_folder_with_what_training_goes_on_from(
     enqueue(folder, checkpoint(folder, 5), keep_older=False)
     assert run(drain(folder, strategy=strategy))
     assert {f"{where}/resume/state.json", f"{where}/MANIFEST.json", "adapter_model.safetensors"} <= files(server).keys()
+
+
+def test_the_last_checkpoint_holds_nothing_of_those_before_it(server: FakeHub, login: str, tmp_path: Path) -> None:
+    folder = make_published(tmp_path, result=False)
+    for step, own in ((5, "resume/experts.json"), (10, "resume/optimizer.safetensors")):
+        files_there = {"adapter_model.safetensors": b"w", "resume/state.json": b"{}", own: b"{}"}
+        seal_files(folder.checkpoint(step), files_there, kind="full", step=step)
+        enqueue(folder, folder.checkpoint(step), keep_older=True)
+        assert run(drain(folder, strategy="checkpoint"))
+    left = {name for name in files(server) if name.startswith("last-checkpoint/resume/")}
+    assert left == {"last-checkpoint/resume/state.json", "last-checkpoint/resume/optimizer.safetensors"}
+
+
+@pytest.mark.parametrize("said", ["", '[{"job": "ada'])
+def test_a_run_that_ended_before_it_said_what_to_push_leaves_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], said: str
+) -> None:
+    (tmp_path / "input").write_text(said)
+    monkeypatch.setattr(os, "nice", lambda step: step)
+    with open(tmp_path / "input") as given:
+        monkeypatch.setattr(sys, "stdin", given)
+        assert main(str(tmp_path)) == Exit.INTERRUPTED
+    assert "the run ended before it said what to push" in capsys.readouterr().out
 
 
 def test_a_result_is_pushed_once_with_its_card_and_again_when_it_was_made_anew(

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +14,8 @@ from tunestudy.config.errors import StudyError
 from tunestudy.models.results import load_result
 from tunestudy.records.layout import JobDir
 from tunestudy.records.manifest import problems, read_manifest
-from tunestudy.train.export import Request, export
-from tunestudy.train.outputs import apart, logits_of, probe_ids
+from tunestudy.train.export import Request, _told_perplexity, export, require_finite, told
+from tunestudy.train.outputs import Rows, apart, logits_of, perplexity, probe_ids
 
 SORA = {"type": "sora", "lora_r": 4, "target_modules": "all-linear", "target_sparsity": 0.5}
 
@@ -97,6 +98,30 @@ def test_four_bits_are_compared_by_outputs_and_by_perplexity(trained: dict[str, 
     facts = exported(trained["lora"], tmp_path / "out", "quantised", bits=4)
     assert facts["max_difference"] > 1e-4 > facts["max_difference_saved"]
     assert facts["rows"] > 0 and 0.5 < facts["perplexity_after"] / facts["perplexity_before"] < 2
+
+
+def test_a_perplexity_beyond_floats_is_told_and_no_overflow(trained: dict[str, JobDir], tmp_path: Path) -> None:
+    class Sure(torch.nn.Module):
+        """Of the token 0, by 800 nats."""
+
+        device = torch.device("cpu")
+
+        def forward(self, input_ids: torch.Tensor) -> SimpleNamespace:
+            logits = torch.zeros(*input_ids.shape, 4)
+            logits[..., 0] = 800
+            return SimpleNamespace(logits=logits)
+
+    rows = Rows(samples=((torch.tensor([0, 1, 2]), torch.tensor([False, True, True])),))
+    facts = _told_perplexity(1.5, perplexity(Sure(), rows), rows)
+    require_finite({"dtype": "float32", **facts})
+    assert json.loads(json.dumps(facts, allow_nan=False)) == {
+        "perplexity_before": 1.5,
+        "perplexity_after": "inf",
+        "rows": 1,
+    }
+    request = Request(folder=trained["lora"], to=tmp_path, form="merged", dtype=None, bits=None)
+    lines = told(request, {"max_difference": 1.0, "largest_output": 2.0, **facts})
+    assert "   perplexity on 1 held-out rows: 1.5 before, inf in few bits" in lines
 
 
 def test_a_changed_byte_and_a_form_that_does_not_fit_are_refused(trained: dict[str, JobDir], tmp_path: Path) -> None:

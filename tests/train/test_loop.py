@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from stops import StopAt
 from tinyjob import ADAPTER, facts_of, make_job, rows_of, run
 from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP
 
@@ -280,6 +281,35 @@ def test_the_best_checkpoint_is_not_given_up_for_a_full_disk(tmp_path: Path, mon
     assert run(folder)
     result = json.loads(folder.result_json.read_text())
     assert (result["resumed_from"], result["best"]["step"]) == ([2], 4)
+
+
+def test_a_best_checkpoint_that_finds_no_space_tells_that_nothing_is_there_to_go_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_job(tmp_path, load_best_model_at_end=True, eval_steps=1, full_save_steps=None, max_steps=2)
+    monkeypatch.setattr(writer, "write_checkpoint", _no_space)
+    with pytest.raises(OSError, match="the stage will begin anew, as with full_save_steps: null it writes nothing"):
+        run(folder)
+
+
+def test_a_stop_takes_the_full_checkpoint_that_found_no_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_job(tmp_path, full_save_steps=3, max_steps=6)
+    real, tries = writer.write_checkpoint, []
+
+    def full_for_a_while(taken: Snapshot, final: Path) -> None:
+        tries.append(taken.step)
+        if len(tries) <= 2:  # once more after older ones were pruned
+            _no_space()
+        real(taken, final)
+
+    monkeypatch.setattr(writer, "write_checkpoint", full_for_a_while)
+    assert run(folder, stop=StopAt(4)) is False
+    assert tries == [3, 3, 3] and folder.checkpoint(3).is_dir()
+    assert run(folder) and json.loads(folder.result_json.read_text())["resumed_from"] == [3]
+
+
+def _no_space(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_a_job_without_a_stage_publishes_that_it_is_a_base(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Which file of a result or a checkpoint goes where in its repository."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tunestudy.config.sharing import Strategy
@@ -42,6 +42,14 @@ def no_longer(before: Mapping[str, object], now: Mapping[str, Path]) -> list[str
     """Files of an earlier push to the same place that this one does not have: other shards of the same weights."""
     kept = (f"{LAST}/", "checkpoint-", CARD)
     return sorted(name for name in before if name not in now and not name.startswith(kept))
+
+
+def left_over(before: Iterable[str], now: Mapping[str, Path]) -> list[str]:
+    """Files of earlier saves in the folder of the last checkpoint, where this save lies now and does not have them."""
+    folder = f"{LAST}/"
+    if not any(name.startswith(folder) for name in now):
+        return []
+    return sorted({name for name in before if name.startswith(folder) and name not in now})
 
 
 def _names(folder: Path) -> list[str]:

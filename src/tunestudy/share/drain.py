@@ -160,7 +160,11 @@ def main(root: str, backoff_s: float = 2.0) -> int:
     """Exit code of `config.errors.Exit`."""
     os.nice(NICENESS)
     study = StudyDir(Path(root))
-    targets = targets_from_text(_first_line(sys.stdin.fileno()))
+    asked = _first_line(sys.stdin.fileno())
+    if not asked.endswith("\n"):
+        _say("the run ended before it said what to push; what waits is kept: `tunestudy push STUDY` goes on")
+        return int(Exit.INTERRUPTED)
+    targets = targets_from_text(asked)
     try:
         with Lease.acquire(study.push_lease, wait_s=GIVE_UP_S):  # one of an earlier run may be at its last tries
             card_of = card_of_study(study)
@@ -180,11 +184,11 @@ def main(root: str, backoff_s: float = 2.0) -> int:
 
 
 def _first_line(descriptor: int) -> str:
-    """Read without a buffer, which would hide from `select` what it holds."""
+    """Read without a buffer, which would hide from `select` what it holds. Without its end where the launcher died."""
     line = b""
     while not line.endswith(b"\n") and (byte := os.read(descriptor, 1)):
         line += byte
-    return line.decode()
+    return line.decode(errors="replace")
 
 
 def _say(text: str) -> None:

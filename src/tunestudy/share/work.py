@@ -14,7 +14,7 @@ from tunestudy.records.hashes import sha256
 from tunestudy.records.layout import JobDir, StudyDir
 from tunestudy.records.manifest import MANIFEST, problems
 from tunestudy.records.pushes import MODEL, forget, note_pushed, read_pushed, take, taken, waiting
-from tunestudy.share.content import CARD, Files, no_longer, of_checkpoint, of_model
+from tunestudy.share.content import CARD, Files, left_over, no_longer, of_checkpoint, of_model
 from tunestudy.share.hub import DOWNLOADED_BYTES, Hub, Place, Pushed, RefusedError
 from tunestudy.study.sharing import Target
 from tunestudy.study.state import job_status
@@ -87,9 +87,17 @@ def push_item(hub: Hub, item: Item, card_of: CardOf, *, download: int = DOWNLOAD
         forget(item.folder, item.key)
         raise RefusedError(f"{item} was damaged while it waited and is left out: {wrong[0]}")
     files = of_checkpoint(path, cast(Strategy, item.target.strategy))
-    pushed = _push(hub, item, files, path, f"{item.key} of {item.folder.root.name}", [], download)
+    gone = left_over(_files_there(item, hub.full_name(item.target.repo)), files)
+    pushed = _push(hub, item, files, path, f"{item.key} of {item.folder.root.name}", gone, download)
     forget(item.folder, item.key)
     return pushed
+
+
+def _files_there(item: Item, repo: str) -> Iterator[str]:
+    """What has been pushed of this job to the same place."""
+    for one in read_pushed(item.folder).values():
+        if (one.get("repo"), one.get("revision")) == (repo, item.target.revision):
+            yield from one.get("files", {})
 
 
 def _push_model(hub: Hub, item: Item, card_of: CardOf, download: int) -> Pushed:

@@ -230,7 +230,13 @@ def _stock(folder: Path, settings: Any, device: torch.device) -> Any:
 def _told_perplexity(before: float | None, after: float | None, rows: Rows) -> dict[str, Any]:
     if before is None or after is None:
         return {"perplexity": rows.why_none}
-    return {"perplexity_before": before, "perplexity_after": after, "rows": len(rows.samples)}
+    told = {"perplexity_before": before, "perplexity_after": after}
+    return {**{key: _in_json(value) for key, value in told.items()}, "rows": len(rows.samples)}
+
+
+def _in_json(value: float) -> float | str:
+    """JSON has no infinity. A perplexity that is too large for a float is a finding, not an overflow of outputs."""
+    return "inf" if math.isinf(value) else value
 
 
 def _with_tokens(request: Request) -> LoadedModel:
@@ -268,8 +274,8 @@ def told(request: Request, facts: dict[str, Any]) -> list[str]:
         scale = f"(outputs reach {facts['largest_output']:.3g})"
         lines.append(f"   outputs differ from {what} by at most {facts['max_difference']:.2g} {scale}")
     if "perplexity_before" in facts:
-        before, after = facts["perplexity_before"], facts["perplexity_after"]
-        lines.append(f"   perplexity on {facts['rows']} held-out rows: {before:.4g} before, {after:.4g} in few bits")
+        before, after = (f"{float(facts[key]):.4g}" for key in ("perplexity_before", "perplexity_after"))
+        lines.append(f"   perplexity on {facts['rows']} held-out rows: {before} before, {after} in few bits")
     elif "perplexity" in facts:
         lines.append(f"   perplexity was not compared: {facts['perplexity']}")
     training = request.job.training

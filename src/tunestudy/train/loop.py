@@ -326,7 +326,8 @@ def save_before_leaving(run: Run) -> None:
     It is no candidate for the best one: a run that was never interrupted would not have it.
     """
     newest = run.saver.newest
-    if run.state.step > 0 and (newest is None or (newest.step, newest.kind) != (run.state.step, "full")):
+    taken = newest is not None and (newest.step, newest.kind) == (run.state.step, "full")
+    if run.state.step > 0 and (not taken or run.world.any(run.saver.gave_up(run.state.step))):
         metrics = newest.metrics if newest is not None and newest.step == run.state.step else {}
         take_checkpoint(run, "full", metrics)
     run.saver.finish()

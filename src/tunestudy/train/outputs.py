@@ -1,6 +1,7 @@
 """Outputs of two forms of one model, side by side: logits on fixed tokens, perplexity on held-out rows."""
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,8 @@ from tunestudy.train.world import World
 
 MOST_ROWS = 16
 PROBE_TOKENS = 24
+LARGEST_LOSS = math.log(sys.float_info.max)
+"""Nats; e to more is no float."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +72,14 @@ def rows_of(job: Job, folder: JobDir, loaded: LoadedModel) -> Rows:
 
 @torch.no_grad()
 def perplexity(model: Any, rows: Rows) -> float | None:
-    """Of target tokens over all rows; None without rows."""
+    """Of target tokens over all rows; None without rows, infinite where it is too large for a float."""
     total, count = 0.0, 0
     for ids, is_target in rows.samples:
         logits = logits_of(model, ids[None].to(model.device))[0, :-1]
         losses = cross_entropy(logits.double(), ids[1:], reduction="none")
         total += float(losses[is_target[1:]].sum())
         count += int(is_target[1:].sum())
-    return math.exp(total / count) if count else None
+    if not count:
+        return None
+    mean = total / count
+    return math.inf if mean > LARGEST_LOSS else math.exp(mean)

@@ -130,6 +130,11 @@ class Saver:
         if self._writer is not None:
             self._writer.wait()
 
+    def gave_up(self, step: int) -> bool:
+        """Whether the checkpoint of `step` found no space, once all is written; only the rank that writes knows."""
+        self.finish()
+        return self._writer is not None and step in self._writer.given_up
+
     def close(self) -> None:
         """`finish` and end the writer's thread."""
         if self._writer is not None:

@@ -35,7 +35,7 @@ class CheckpointWriter:
         self._logs = logs
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
-        self.given_up: list[int] = []
+        self.given_up: set[int] = set()
         """Steps whose checkpoint found no space."""
 
     def wait(self) -> None:
@@ -79,6 +79,7 @@ class CheckpointWriter:
         write_checkpoint(snapshot, final)
         if found := problems(final):
             raise UnreadableError("; ".join(found))
+        self.given_up.discard(snapshot.step)
 
     def _let_wait_for_upload(self, step: int) -> None:
         """Queue the checkpoint where the stage pushes at every save. What goes wrong there never stops training."""
@@ -98,6 +99,12 @@ class CheckpointWriter:
         """Keep only the last checkpoints (one of all, one full one), the best and the pinned."""
         prune(self._folder, self._settings.model_copy(update={"save_total_limit": 1}), self._pinned)
 
+    def _with_price(self, full: NoSpaceError) -> NoSpaceError:
+        """The stage fails by it, and goes on from its last full checkpoint: told where there can be none."""
+        if not self._settings.writes_full:
+            full.words += "; the stage will begin anew, as with full_save_steps: null it writes nothing to go on from"
+        return full
+
     def _try_once_more(self, snapshot: Snapshot) -> None:
         try:
             self._write_and_prove(snapshot)
@@ -106,6 +113,6 @@ class CheckpointWriter:
                 raise
             full = NoSpaceError(f"for checkpoint-{snapshot.step}", self._folder.root, size_of(snapshot), error)
             if snapshot.needed:
-                raise full from error
-            self.given_up.append(snapshot.step)
+                raise self._with_price(full) from error
+            self.given_up.add(snapshot.step)
             print(f"{full}; training goes on without it", file=sys.stderr, flush=True)
