@@ -1,12 +1,13 @@
 """Which data tasks of the harness read, found without loading them, and read at the commits of a lock."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tunestudy.bench.lm_eval_data import at_commits, configs_of, main, told_of
-from tunestudy.config.errors import Exit
+from tunestudy.config.errors import Exit, StudyError
 from tunestudy.records.atomic import read_json, write_json
 from tunestudy.records.locked import snapshot_folder
 
@@ -42,6 +43,72 @@ def test_what_a_task_of_ones_own_reads(tmp_path: Path, more: str, reads: Any, wh
     (tmp_path / "code.py").write_text("def rows(**_):\n    raise AssertionError('nothing is loaded')\n")
     found = told(tmp_path, more)
     assert found["reads"] == reads and why in (found["why"] or "")
+
+
+OWN = "dataset_path: json\nmetric_list: [{metric: METRIC}]\n"
+CODE = """\
+import evaluate
+
+try:
+    first = evaluate.load("at_import")
+except ImportError:
+    raise
+
+def deeper(items):
+    return evaluate.load("in_code").compute(items)
+
+def called(doc, results):
+    return {"deep": deeper(results)}
+
+def unused(doc, results):
+    return evaluate.load("unused")
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "metrics"),
+    [
+        (OWN.replace("METRIC", "exact_match"), []),
+        (OWN.replace("METRIC", "wer"), ["wer"]),
+        (OWN.replace("METRIC", "exact_match, hf_evaluate: true"), ["exact_match"]),
+        (OWN.replace("METRIC", "f1, hf_evaluate: true") + "output_type: multiple_choice\n", []),
+        (OWN.replace("METRIC", "deep") + "process_results: !function code.called\n", ["at_import", "in_code"]),
+    ],
+)
+def test_metrics_that_evaluate_loads_are_found_without_loading_them(tmp_path: Path, more: str, metrics: Any) -> None:
+    (tmp_path / "code.py").write_text(CODE)
+    for name in ("own", "again"):  # the harness imports a module once
+        assert told(tmp_path, more, name)["metrics"] == metrics
+
+
+def test_a_module_that_cannot_do_without_a_metric_is_told_in_a_line(tmp_path: Path) -> None:
+    """So do several of the harness's own: they raise RuntimeError of whatever went wrong."""
+    (tmp_path / "broken.py").write_text("raise RuntimeError('Error loading evaluation metrics')\n")
+    with pytest.raises(
+        StudyError, match=r"`own.yaml` cannot be loaded: RuntimeError: Error loading evaluation metrics"
+    ):
+        told(tmp_path, HUB + "process_results: !function broken.f\n")
+
+
+def test_a_metric_that_cannot_be_had_is_told_before_any_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    import evaluate
+
+    from tunestudy.bench.lm_eval_metrics import require_metrics
+
+    def gone(name: str) -> None:
+        raise FileNotFoundError(name)
+
+    monkeypatch.setattr(evaluate, "load", gone)
+    from lm_eval.api.registry import get_metric
+
+    listed = {name: get_metric(name) for name in ("exact_match", "wer")}
+    task = SimpleNamespace(OUTPUT_TYPE="generate_until", config=SimpleNamespace(), _metric_fn_list=listed)
+    with pytest.raises(
+        StudyError, match="the metric wer of own is none of lm-evaluation-harness's, and `evaluate` cannot"
+    ):
+        require_metrics("b", {"own": task})
+    task.OUTPUT_TYPE = "multiple_choice"
+    require_metrics("b", {"own": task})
 
 
 def test_all_tasks_of_a_folder_and_its_group(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from locks import locked, put_into
 
 from tunestudy.config.errors import StudyError
 from tunestudy.preflight.checks import locked_problems
+from tunestudy.preflight.inputs import data_points
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.locked import Lock, read_lock, write_lock
 from tunestudy.study.load import load_study
@@ -174,6 +175,19 @@ def test_harness_tasks_that_load_by_code_say_so(folder: Folder) -> None:
     (folder.root / "own.yaml").write_text("task: own")
     tasks_lock(folder, None)
     assert folder.load(ARC).locking.unlockable == {"benchmarks.arc": "it loads by code of its own"}
+
+
+def test_metrics_that_evaluate_loads_are_not_locked_and_keep_jobs_online(folder: Folder) -> None:
+    (folder.root / "own.yaml").write_text("task: own")
+    told = {"arc_easy": {"harness": "1", "reads": [["org/arc", "easy", None]], "why": None, "metrics": ["bleu", "wer"]}}
+    items = (*ITEMS, locked("dataset", "org/arc", "easy"))
+    write_lock(folder.root / "hub.lock", Lock("hub", tasks=told).with_items(items))
+    loaded = folder.load(ARC)
+    why = "`evaluate` loads bleu, wer, of the metrics of arc_easy, from the hub at run time"
+    assert loaded.locking.unlockable == {"benchmarks.arc": why}
+    assert not any(one.job.offline for one in folder.plan(ARC).jobs)
+    points = [(one.state, one.found) for one in data_points(loaded) if one.check == "benchmarks.arc"]
+    assert points == [("warning", f"{why}, so not locked: jobs ask the hub")]
 
 
 def test_bases_that_adapters_in_folders_name(folder: Folder) -> None:

@@ -6,10 +6,11 @@
 
 and `out` becomes
 
-    {"arc_easy": {"harness": "0.4.13", "reads": [["allenai/ai2_arc", "ARC-Easy", null]], "why": null}}
+    {"arc_easy": {"harness": "0.4.13", "reads": [["allenai/ai2_arc", "ARC-Easy", null]], "why": null, "metrics": []}}
 
-with id, subset and revision; `reads` is null where only running the task would tell, and `why` says so. A mistake of
-the user's stands there as {"error": …, "key": …}.
+with id, subset and revision; `reads` is null where only running the task would tell, and `why` says so. `metrics` are
+those that `evaluate` loads from the hub, at no commit of a lock. A mistake of the user's stands there as
+{"error": …, "key": …}.
 """
 
 import os
@@ -20,6 +21,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from tunestudy.bench.lm_eval_metrics import loaded_by, none_loaded
 from tunestudy.bench.lm_eval_tasks import load, version
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.streams import go_on_unheard, may_close
@@ -52,16 +54,19 @@ def main(path: str) -> int:
 
 def told_of(benchmark: str, name: str, base_dir: Path) -> dict[str, Any]:
     """What the lock keeps of one task, group or tag. StudyError for one that is unknown."""
+    metrics: set[str] = set()
     try:
-        reads: list[Read] | None = sorted(set(_reads(configs_of(benchmark, name, base_dir))), key=str)
+        configs = configs_of(benchmark, name, base_dir)
+        metrics = loaded_by(configs)
+        reads: list[Read] | None = sorted(set(_reads(configs)), key=str)
         why = None
     except UntoldError as error:
         reads, why = None, str(error)
-    return {"harness": version(), "reads": reads, "why": why}
+    return {"harness": version(), "reads": reads, "why": why, "metrics": sorted(metrics)}
 
 
 def configs_of(benchmark: str, name: str, base_dir: Path) -> list[dict[str, Any]]:
-    """The configurations of all tasks behind a name, while no data are loaded."""
+    """The configurations of all tasks behind a name, while no data and no metrics are loaded."""
     found: list[dict[str, Any]] = []
 
     def noted(config: dict[str, Any]) -> Any:
@@ -82,7 +87,8 @@ def configs_of(benchmark: str, name: str, base_dir: Path) -> list[dict[str, Any]
     factory._build_task = lambda self, entry, overrides: noted(self._load_full_config(entry, overrides))
     _factory.ConfigurableTask = noted
     try:
-        load(benchmark, [name], base_dir)
+        with none_loaded():
+            load(benchmark, [name], base_dir)
     finally:
         factory._build_task, _factory.ConfigurableTask = build, plain
     return found

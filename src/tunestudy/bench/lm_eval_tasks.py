@@ -10,6 +10,8 @@ from typing import Any
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.paths import located
 
+UNLOADABLE = (ArithmeticError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+"""What files of tasks, and the modules beside them, raise."""
 INSTALL = "needs lm-evaluation-harness: pip install 'tunestudy[lm-eval]'"
 
 
@@ -32,7 +34,7 @@ def load(benchmark: str, names: Sequence[str], base_dir: Path) -> dict[str, Any]
             one = _local(located(base_dir, name)) if located(base_dir, name).exists() else _shipped(name)
         except StudyError as error:
             raise StudyError(where, error.message, exit_code=error.exit_code) from error
-        except (ArithmeticError, AttributeError, ImportError, LookupError, OSError, TypeError, ValueError) as error:
+        except UNLOADABLE as error:
             message = f"`{name}` cannot be loaded: {type(error).__name__}: {error}"
             raise StudyError(where, message, exit_code=Exit.PREFLIGHT_REFUSED) from error
         for key, values in one.items():

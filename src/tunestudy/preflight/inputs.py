@@ -135,6 +135,10 @@ def data_points(loaded: LoadedStudy) -> Iterator[Point]:
     if made:
         yield ok("data made here", f"{some(made)}: nothing to fetch")
     yield _benchmarks(loaded.study)
+    if loaded.locking is not None and loaded.locking.lock is not None:
+        for name, why in loaded.locking.unlockable.items():
+            cure = "run once where the hub answers, with the HF_HOME of the jobs, or take another task"
+            yield warning(name, f"{why}, so not locked: jobs ask the hub", cure)
 
 
 def _unreadable(path: Path) -> str:

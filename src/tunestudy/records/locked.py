@@ -7,7 +7,8 @@
         "config.json": {"size": 726, "git_sha1": "…"},
         "model.safetensors": {"size": 1503300328, "sha256": "…"}}}],
      "images": {"pool": {"key": "…", "shards": ["…"]}},
-     "tasks": {"arc_easy": {"harness": "0.4.13", "reads": [["allenai/ai2_arc", "ARC-Easy", null]], "why": null}}}
+     "tasks": {"arc_easy": {"harness": "0.4.13", "reads": [["allenai/ai2_arc", "ARC-Easy", null]], "why": null,
+      "metrics": []}}}
 
 `tunestudy fetch` writes it, people commit it to git, `results/<study>/study.lock` is a copy for whoever has the results
 alone. Large files have their SHA-256, small ones the hash that git knows them by: what the hub tells of them.

@@ -104,11 +104,13 @@ def pinned(study: Study, lock: Lock, folder: Path) -> Study:
 
 
 def _unlockable(names: Sequence[str], tasks: Mapping[str, Any], folder: Path) -> str:
-    """Why data of these tasks are not locked; empty where they are, and for files of one's own that name no hub."""
+    """Why data or metrics of these tasks are not locked; empty where they are, or are none of the hub's."""
     for name in names:
         if name in tasks:
             if tasks[name]["reads"] is None:
                 return str(tasks[name]["why"])
+            if metrics := tasks[name].get("metrics"):
+                return f"`evaluate` loads {', '.join(metrics)}, of the metrics of {name}, from the hub at run time"
         elif not located(folder, name).exists():
             return f"which data {name} reads is known once they are fetched"
     return ""

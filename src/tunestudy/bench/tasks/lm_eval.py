@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from tunestudy.bench.lm_eval_data import at_commits
+from tunestudy.bench.lm_eval_metrics import require_metrics
 from tunestudy.bench.lm_eval_tasks import load, version
 from tunestudy.bench.tasks import Asking, Evaluated, Scored, Totals
 from tunestudy.config.benchmark import LmEval
@@ -38,6 +39,7 @@ def evaluate(asking: Asking) -> Evaluated:
     benchmark = asking.benchmark
     with at_commits(benchmark.revisions or {}, asking.cache / "hub"):
         found = load(asking.name, benchmark.named, asking.base_dir)
+    require_metrics(asking.name, found["tasks"])
     for name, task in found["tasks"].items():
         _set_fewshot(asking.name, name, task, benchmark.num_fewshot)
     results = _run(asking, found)

@@ -107,7 +107,8 @@ def _with_tasks(loaded: LoadedStudy, locking: Locking, results: Path) -> Locking
         return locking
     lock = locking.lock or Lock(loaded.study.study)
     names = dict.fromkeys(name for of in locking.tasks.values() for name in of)
-    known = {name: lock.tasks[name] for name in names if lock.tasks.get(name, {}).get("harness") == installed}
+    told = {name: lock.tasks[name] for name in names if name in lock.tasks}
+    known = {name: one for name, one in told.items() if one.get("harness") == installed and "metrics" in one}
     left = {key: missing for key, of in locking.tasks.items() if (missing := [one for one in of if one not in known])}
     if left:
         print("looking up what tasks of lm-evaluation-harness read …", file=sys.stderr, flush=True)
