@@ -32,7 +32,7 @@ from tunestudy.adapters.attach import attach
 from tunestudy.config.adapter import LoraAdapter
 from tunestudy.data.batch import Batch, Layout, Row
 from tunestudy.data.corpus import Corpus
-from tunestudy.models.attention import segment_attention_obstacle
+from tunestudy.models.attention import switch_to_segment_attention
 from tunestudy.train.engines import Engine, open_engine
 from tunestudy.train.loss import LossModel
 from tunestudy.train.world import World, open_world
@@ -121,7 +121,7 @@ def measure(world: World) -> Iterator[dict[str, Any]]:
     corpus = make_corpus()
     expected = reference(corpus)
     model = make_model()
-    assert segment_attention_obstacle(model) is None
+    assert switch_to_segment_attention(model) is None
     engine = open_engine(LossModel(model), world)
     for layout, (rows, how) in LAYOUTS.items():
         for accumulation in (1, 2, 4, 8):

@@ -45,7 +45,7 @@ from tunestudy.data.loader import Cutter, made_ahead
 from tunestudy.data.order import Schedule
 from tunestudy.data.pictured import with_images
 from tunestudy.data.vision import Eyes
-from tunestudy.models.attention import segment_attention_obstacle
+from tunestudy.models.attention import switch_to_segment_attention
 from tunestudy.models.decoder import forward_arguments
 from tunestudy.models.loaded import LoadedModel
 from tunestudy.models.origin import load_processor, load_tokenizer, random_weights
@@ -80,7 +80,7 @@ def exactness(architecture: str, folder: Path) -> tuple[float, float]:
     expected = {name: p.grad.clone() for name, p in loaded.model.named_parameters() if p.grad is not None}
     loaded.model.zero_grad(set_to_none=True)
 
-    layout = "free" if segment_attention_obstacle(loaded.model) is None else "right"
+    layout = "free" if switch_to_segment_attention(loaded.model) is None else "right"
     batch = batch_of(corpus, ROWS, layout, eyes=eyes)
     with torch.no_grad():
         packed = loaded.model(**forward_arguments(loaded.model, batch)).logits
@@ -163,7 +163,7 @@ def packing(loaded: LoadedModel, folder: Path, samples: int) -> tuple[float, flo
     in_rows = [plain.rows_of_step(step) for step in range(plain.steps_in_epoch(0))]
     model = LossModel(loaded.model)
     padded = [batch_of(corpus, rows, "right", eyes=eyes) for rows in in_rows]
-    assert segment_attention_obstacle(loaded.model) is None
+    assert switch_to_segment_attention(loaded.model) is None
     free = [batch_of(corpus, rows, "free", eyes=eyes) for rows in in_packs]
     useful = {
         "packed": 1 - packed.packing_waste(0),
@@ -185,7 +185,7 @@ def packing(loaded: LoadedModel, folder: Path, samples: int) -> tuple[float, flo
 def loading(loaded: LoadedModel, folder: Path, steps: int) -> tuple[float, float, float]:
     """Seconds of a step with decoding, without, and of decoding a micro-batch in this thread."""
     corpus = corpus_of_examples(ragged(48, lambda _: (320, 240)), loaded, folder, max_length=MAX_LENGTH)
-    assert segment_attention_obstacle(loaded.model) is None
+    assert switch_to_segment_attention(loaded.model) is None
     cutter = Cutter(layout="free", rank=0, world_size=1, eyes=eyes_of(loaded, folder))
     schedule = Schedule(corpus, DataSettings(data=(), max_length=MAX_LENGTH), 0, 8)
     model = LossModel(loaded.model)

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from cut import micro_batches
 from gradient_equality import _free_port, make_corpus, make_model, ours
 
-from tunestudy.models.attention import segment_attention_obstacle
+from tunestudy.models.attention import switch_to_segment_attention
 from tunestudy.train.engines import open_engine
 from tunestudy.train.loss import LossModel
 from tunestudy.train.trainable import Trainable, UntrainedError, require_gradients
@@ -28,7 +28,7 @@ from tunestudy.train.world import World, open_world
 def steps(world: World) -> list[dict[str, Any]]:
     """Two optimiser steps' gradients."""
     corpus, model = make_corpus(), make_model()
-    assert segment_attention_obstacle(model) is None
+    assert switch_to_segment_attention(model) is None
     model.forgotten = torch.nn.Parameter(torch.ones(2))
     model.shared_part = torch.nn.Parameter(torch.ones(1))
     if world.rank == 0:

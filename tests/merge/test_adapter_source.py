@@ -94,6 +94,32 @@ def test_folded_as_peft_folds(case: str, tmp_path: Path) -> None:
         assert (difference != 0).any() == (name in touched), name
 
 
+@pytest.mark.parametrize("trusted", [True, False])
+def test_a_base_of_code_of_its_own_is_asked_for_names_only_if_it_is_trusted(tmp_path: Path, trusted: bool) -> None:
+    """Of a person nothing is asked: transformers would, and wait."""
+    adapted(llama(), tmp_path, target_modules=["q_proj"])
+    folder = tmp_path / "base"
+    config = json.loads((folder / "config.json").read_text())
+    own = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.Own"}
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "own", "auto_map": own}))
+    (folder / "own.py").write_text(
+        "from transformers import LlamaConfig, LlamaForCausalLM\n"
+        "class OwnConfig(LlamaConfig):\n    model_type = 'own'\n"
+        "class Own(LlamaForCausalLM):\n    config_class = OwnConfig\n"
+    )
+    stored = load_file(folder / "model.safetensors")
+    renamed = {name.removeprefix("model."): tensor for name, tensor in stored.items()}  # as of a model without its head
+    save_file(renamed, folder / "model.safetensors", metadata={"format": "pt"})
+    if not trusted:
+        with pytest.raises(
+            StudyError, match=r"only the class of its base can tell; .* set model.trust_remote_code: true"
+        ):
+            AdapterSource(FolderSource(folder), tmp_path / "adapter")
+        return
+    source = AdapterSource(FolderSource(folder), tmp_path / "adapter", trust_remote_code=True)
+    assert not source.is_untouched("layers.0.self_attn.q_proj.weight")
+
+
 def test_any_slice_has_the_bits_of_the_whole(tmp_path: Path) -> None:
     model = llama(hidden_size=96, intermediate_size=BLOCK_VALUES // 96 * 2 + 7)
     adapted(model, tmp_path, target_modules=["up_proj", "down_proj"], use_dora=True)

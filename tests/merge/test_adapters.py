@@ -14,6 +14,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from tunestudy.config.errors import StudyError
 from tunestudy.config.merge import MergeStage
+from tunestudy.merge import adapters
+from tunestudy.merge.adapter_files import AdapterFiles
 from tunestudy.merge.adapters import AdapterFacts, merge_adapters
 from tunestudy.merge.whole import merge_differences
 from tunestudy.models.roles import role_of
@@ -418,3 +420,14 @@ def test_compat_peft_needs_one_rank(made: Maker, tmp_path: Path) -> None:
     folders = {"en": made("en"), "ko": made("ko", r=2)}
     with pytest.raises(StudyError, match=r"one rank.*en: 4, ko: 2"):
         merge(folders, stage("linear", compat="peft"), tmp_path)
+
+
+def test_files_are_closed_however_a_merge_ends(made: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[str] = []
+    monkeypatch.setattr(AdapterFiles, "close", lambda self: closed.append(self.name))
+    folders = {"en": made("en"), "ko": made("ko", target_modules=["q_proj"])}
+    settings = stage("linear")
+    monkeypatch.setattr(adapters, "_merge_module", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        merge_adapters(tmp_path / "out", folders, settings, seed=0)
+    assert sorted(closed) == ["en", "ko"]

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from tunestudy.data.batch import IGNORED, Batch
-from tunestudy.models.attention import samples_leak, segment_attention_obstacle
+from tunestudy.models.attention import samples_leak, switch_to_segment_attention
 from tunestudy.models.decoder import SEGMENT_ATTENTION, last_hidden_states
 
 torch.set_num_threads(1)
@@ -74,7 +74,7 @@ def gradients(model: Any, outputs: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", [*SEGMENTED, "gemma3"])
 def test_together_equals_alone(name: str) -> None:
     model = make(name)
-    assert (segment_attention_obstacle(model) is None) == (name in SEGMENTED)
+    assert (switch_to_segment_attention(model) is None) == (name in SEGMENTED)
     ids = random_ids()
     together = last_hidden_states(model, laid_out(ids, LENGTHS))
     alone = torch.cat(
@@ -90,7 +90,7 @@ def test_together_equals_alone(name: str) -> None:
 @pytest.mark.parametrize("changed", range(len(LENGTHS)))
 def test_a_sample_reaches_no_other(name: str, changed: int) -> None:
     model = make(name)
-    segment_attention_obstacle(model)
+    switch_to_segment_attention(model)
     ids = random_ids()
     others = list(ids.split(LENGTHS, dim=1))
     others[changed] = (others[changed] + 1) % 61
@@ -102,7 +102,7 @@ def test_a_sample_reaches_no_other(name: str, changed: int) -> None:
 
 def test_no_mask_of_all_tokens_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make("qwen3")
-    assert segment_attention_obstacle(model) is None
+    assert switch_to_segment_attention(model) is None
     masks: list[Any] = []
     attend = torch.nn.functional.scaled_dot_product_attention
 
@@ -122,7 +122,7 @@ def test_plain_calls_stay_plain() -> None:
     mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
     expected = model(input_ids=ids, attention_mask=mask).logits
     written = model.generate(ids, attention_mask=mask, max_new_tokens=4, do_sample=False, eos_token_id=None)
-    assert segment_attention_obstacle(model) is None
+    assert switch_to_segment_attention(model) is None
     assert torch.equal(model(input_ids=ids, attention_mask=mask).logits[mask.bool()], expected[mask.bool()])
     again = model.generate(ids, attention_mask=mask, max_new_tokens=4, do_sample=False, eos_token_id=None)
     assert torch.equal(again, written)
@@ -130,7 +130,7 @@ def test_plain_calls_stay_plain() -> None:
 
 def test_the_switch_is_not_published() -> None:
     model = make("qwen3")
-    assert segment_attention_obstacle(model) is None
+    assert switch_to_segment_attention(model) is None
     assert SEGMENT_ATTENTION not in model.config.to_json_string(use_diff=False)
 
 
@@ -147,7 +147,7 @@ def test_what_it_cannot_compute_is_left_alone(change: dict[str, Any], said: str)
     model = make("qwen3")
     for name, value in change.items():
         setattr(model.config, name, value)
-    assert said in (segment_attention_obstacle(model) or "")
+    assert said in (switch_to_segment_attention(model) or "")
     assert model.config._attn_implementation == "sdpa"
 
 
@@ -164,7 +164,7 @@ def test_the_trial_leaves_no_trace() -> None:
     model.model.layers[1].eval()
     modes = [module.training for module in model.modules()]
     random_state = torch.get_rng_state()
-    assert segment_attention_obstacle(model) is None
+    assert switch_to_segment_attention(model) is None
     assert [module.training for module in model.modules()] == modes
     assert torch.equal(torch.get_rng_state(), random_state)
 
@@ -173,12 +173,12 @@ def test_mixed_types_run_in_the_shortest() -> None:
     """Frozen weights in bfloat16 below trainable ones in float32."""
     model = make("qwen3").to(torch.bfloat16)
     model.model.layers[0].mlp.float()
-    assert segment_attention_obstacle(model) is None
+    assert switch_to_segment_attention(model) is None
 
 
 def test_activation_checkpointing_keeps_segments() -> None:
     model = make("qwen3")
-    assert segment_attention_obstacle(model) is None
+    assert switch_to_segment_attention(model) is None
     batch = laid_out(random_ids(), LENGTHS)
     model.train()
     expected = gradients(model, last_hidden_states(model, batch))

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, Qwen3Config
 from tunestudy.config.adapter import MoleAdapter
 from tunestudy.config.errors import StudyError
 from tunestudy.data.batch import IGNORED, Batch
-from tunestudy.models.attention import samples_leak, segment_attention_obstacle
+from tunestudy.models.attention import samples_leak, switch_to_segment_attention
 from tunestudy.models.decoder import batch_told, last_hidden_states
 from tunestudy.models.mole import Mole, MoleLinear, mole_of, put_mole, telling
 from tunestudy.models.mole_gates import Gate, Scene, Tokens, tokens_of
@@ -178,7 +178,7 @@ def by_sample(hidden_BTD: Tensor, batch: Batch) -> list[Tensor]:
 @pytest.mark.parametrize("layout", ["free", "right", "packed"])
 def test_no_layout_of_a_batch_changes_what_a_sample_becomes(gate: str, layout: str) -> None:
     model = tiny(gate=gate)
-    assert segment_attention_obstacle(model) is None and samples_leak(model) is None
+    assert switch_to_segment_attention(model) is None and samples_leak(model) is None
     batch = row_batch(SAMPLES, layout)
     with torch.no_grad():
         got = by_sample(last_hidden_states(model, batch), batch)

@@ -22,7 +22,7 @@ from transformers import (
 
 from tunestudy.config.errors import StudyError
 from tunestudy.data.batch import IGNORED, Batch
-from tunestudy.models.attention import segment_attention_obstacle
+from tunestudy.models.attention import switch_to_segment_attention
 from tunestudy.train import linear_ce
 from tunestudy.train.head import check_head
 from tunestudy.train.linear_ce import Scratch, linear_cross_entropy
@@ -147,7 +147,7 @@ def assert_equal_to_reference(
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_equals_full_logits_one_sample_at_a_time(layout: Layout, tied: bool, lora: bool, smoothing: float) -> None:
     model = with_lora(qwen3(tied=tied)) if lora else qwen3(tied=tied)
-    assert segment_attention_obstacle(model) is None
+    assert switch_to_segment_attention(model) is None
     assert LossModel(model).head.kind == "fused"
     assert_equal_to_reference(model, samples(), layout, smoothing)
 
@@ -201,7 +201,7 @@ def test_a_head_that_is_not_understood_gives_all_logits() -> None:
     head = check_head(model)
     assert head.kind == "full"
     assert "not known" in (head.reason or "")
-    assert segment_attention_obstacle(model) is None
+    assert switch_to_segment_attention(model) is None
     assert_equal_to_reference(model, samples(), "free", 0.1)
 
 
@@ -218,7 +218,7 @@ def test_no_targets_give_zero_and_gradients_of_zeros(lora_on_head: bool) -> None
 @pytest.mark.parametrize("layout", ["free", "right packed"])
 def test_a_sample_changes_no_other_sample_s_loss(layout: Layout) -> None:
     model = qwen3()
-    segment_attention_obstacle(model)
+    switch_to_segment_attention(model)
     loss_model = LossModel(model)
     made = samples(masked=0.0)
     ids = (made[0][0] + 1) % VOCABULARY
@@ -239,7 +239,7 @@ def test_a_model_that_mixes_samples_is_refused() -> None:
 
 def test_activation_checkpointing_changes_nothing() -> None:
     model = qwen3().train()
-    segment_attention_obstacle(model)
+    switch_to_segment_attention(model)
     loss_model, batch = LossModel(model), as_batch(samples(), "free")
     expected = gradient(model, loss_model(batch).nll_sum)
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -248,7 +248,7 @@ def test_activation_checkpointing_changes_nothing() -> None:
 
 def test_accumulated_micro_batches_give_the_gradient_of_all() -> None:
     model = qwen3()
-    segment_attention_obstacle(model)
+    switch_to_segment_attention(model)
     loss_model, made = LossModel(model), samples()
     whole = gradient(model, loss_model(as_batch(made, "free")).nll_sum)
     halves = sum(gradient(model, loss_model(as_batch(part, "free")).nll_sum) for part in (made[:1], made[1:]))

@@ -150,8 +150,8 @@ def own_factors(found: FoundExpert) -> dict[str, Pair]:
     factors = {}
     for key in downs:
         module = key.removesuffix(".lora_A.weight").removeprefix(ROOT)
-        up = files.whole(key.replace(".lora_A.", ".lora_B.")).float() * scale_of(config, module)
-        factors[module] = (files.whole(key).float(), up)
+        down, up = (files.whole(one).float() for one in (key, key.replace(".lora_A.", ".lora_B.")))
+        factors[module] = (down, up * scale_of(vars(config), module, len(down)))
     return factors
 
 

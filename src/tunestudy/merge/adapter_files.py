@@ -1,6 +1,7 @@
 """Adapters that are to become one: their factors, read module by module, and whether they belong together."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,8 @@ import torch
 from torch import Tensor
 
 from tunestudy.config.errors import Exit, StudyError, at
-from tunestudy.merge.adapter_source import FACTORS, MOVES_BASE, STRANGE, read_config, scale_of
-from tunestudy.models.fold import GATED_CONFIG, ROOT
+from tunestudy.merge.adapter_source import FACTORS, MOVES_BASE, STRANGE, read_config
+from tunestudy.models.fold import GATED_CONFIG, ROOT, scale_of
 from tunestudy.models.stored import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from tunestudy.models.tensorfiles import TensorFiles
 from tunestudy.records.manifest import read_manifest
@@ -150,19 +151,25 @@ class AdapterFiles:
         return values
 
 
-def open_together(folders: Mapping[str, Path]) -> dict[str, AdapterFiles]:
-    """Adapters that can become one; StudyError for different bases, and whole tensors that are not the same in all."""
-    found = {name: AdapterFiles(name, folder) for name, folder in folders.items()}
-    first, *others = found.values()
-    for other in others:
-        same = other.base == first.base or (other.base_identity and other.base_identity == first.base_identity)
-        if not same:
-            raise other.wrong(
-                f"it is an adapter of {other.base[0]}, and {first.name} of {first.base[0]}: only adapters of one base "
-                f"become one; {FOLD}"
-            )
-        _require_same_saved(first, other)
-    return found
+@contextmanager
+def opened_together(folders: Mapping[str, Path]) -> Iterator[dict[str, AdapterFiles]]:
+    """Adapters that can become one; StudyError for different bases, and whole tensors that are not the same in all.
+    Their files are closed however it ends."""
+    with ExitStack() as open_files:
+        found: dict[str, AdapterFiles] = {}
+        for name, folder in folders.items():
+            found[name] = AdapterFiles(name, folder)
+            open_files.callback(found[name].close)
+        first, *others = found.values()
+        for other in others:
+            same = other.base == first.base or (other.base_identity and other.base_identity == first.base_identity)
+            if not same:
+                raise other.wrong(
+                    f"it is an adapter of {other.base[0]}, and {first.name} of {first.base[0]}: only adapters of one "
+                    f"base become one; {FOLD}"
+                )
+            _require_same_saved(first, other)
+        yield found
 
 
 def _require_same_saved(first: AdapterFiles, other: AdapterFiles) -> None:

@@ -5,7 +5,6 @@ asked for, so that any slice of a tensor has the same bits.
 """
 
 import json
-import math
 import re
 import threading
 from collections import OrderedDict
@@ -20,8 +19,9 @@ from torch import Tensor
 
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.merge.source import FolderSource, Source
-from tunestudy.models.fold import ROOT
+from tunestudy.models.fold import ROOT, scale_of
 from tunestudy.models.names import names_on_disk
+from tunestudy.models.origin import BAD_SETTINGS
 from tunestudy.models.stored import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from tunestudy.models.tensorfiles import TensorFiles, TensorInfo
 
@@ -78,12 +78,15 @@ class AdapterSource:
     Raises StudyError for an adapter that is no LoRA or DoRA, that fits the base nowhere, or has tensors left over.
     """
 
-    def __init__(self, base: FolderSource, folder: Path, *, same_base: bool = True) -> None:
-        """same_base: differences will be taken to `base`, so that what the adapter leaves out needs no look."""
+    def __init__(
+        self, base: FolderSource, folder: Path, *, same_base: bool = True, trust_remote_code: bool = False
+    ) -> None:
+        """same_base: differences will be taken to `base`, so that what the adapter leaves out needs no look.
+        trust_remote_code: of the base's folder, where it is needed to tell how its class calls a tensor."""
         self.base, self.folder = base, folder
         self.config = read_config(folder)
         _refuse_strange(folder, self.config)
-        self._same_base = same_base
+        self._same_base, self._trusted = same_base, trust_remote_code
         self._files = TensorFiles(folder, ADAPTER_WEIGHTS)
         self._modules: dict[str, _Module] = {}
         """By the name of the weight on disk."""
@@ -222,21 +225,16 @@ class AdapterSource:
 
     @cached_property
     def _renamed(self) -> dict[str, str]:
-        return names_on_disk(self.base.folder, self.base.tensors)
+        try:
+            return names_on_disk(self.base.folder, self.base.tensors, trust_remote_code=self._trusted)
+        except (OSError, ImportError, *BAD_SETTINGS) as error:
+            cure = "" if self._trusted else "; if that takes code of its own, set model.trust_remote_code: true"
+            raise self._wrong(
+                f"changes tensors whose names only the class of its base can tell{cure}: {error}"
+            ) from error
 
     def _wrong(self, message: str) -> StudyError:
         return _unusable(self.folder, message)
-
-
-def scale_of(config: Mapping[str, Any], module: str, rank: int) -> float:
-    """s of one module: alpha/r, or alpha/√r, where a pattern may say another alpha.
-
-    rank: of its factors. PEFT's patterns are the ends of modules' names, or regular expressions for those.
-    """
-    patterns: Mapping[str, float] = config.get("alpha_pattern") or {}
-    own = (alpha for key, alpha in patterns.items() if re.match(rf"(.*\.)?({key})$", module))
-    alpha = next(own, config["lora_alpha"])
-    return float(alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank)
 
 
 def _require_numbers(folder: Path, config: Mapping[str, Any]) -> None:

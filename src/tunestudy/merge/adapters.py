@@ -26,7 +26,7 @@ from tunestudy.adapters.low_rank import cut
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.merge import SPARSE, MergeStage
 from tunestudy.merge import compat_peft, one_stream
-from tunestudy.merge.adapter_files import CHOICE, FOLD, AdapterFiles, Factors, open_together, sits_alike
+from tunestudy.merge.adapter_files import CHOICE, FOLD, AdapterFiles, Factors, opened_together, sits_alike
 from tunestudy.merge.whole import merge_differences
 from tunestudy.models.roles import role_of
 from tunestudy.models.stored import ADAPTER_CONFIG, ADAPTER_WEIGHTS
@@ -80,7 +80,18 @@ def merge_adapters(
     adapters cannot have.
     """
     require_adapters_can(settings)
-    adapters = open_together({name: folders[name] for name in settings.models})
+    with opened_together({name: folders[name] for name in settings.models}) as adapters:
+        tensors, ranks, energy = _merged(adapters, settings, seed, moves)
+        first = next(iter(adapters.values()))
+        tensors |= {key: first.whole(key) for key in first.saved}
+    _write(prepared, tensors, _config_of(adapters, ranks, prepared))
+    return _facts(adapters, settings, tensors, ranks, energy, prepared)
+
+
+def _merged(
+    adapters: Mapping[str, AdapterFiles], settings: MergeStage, seed: int, moves: Callable[[], None] | None
+) -> tuple[dict[str, Tensor], dict[str, int], dict[str, float]]:
+    """Factors by their keys; rank, and the share of its energy where it was cut, by module."""
     modules = sorted({module for one in adapters.values() for module in one.modules}, key=_in_order)
     tensors: dict[str, Tensor] = {}
     ranks, energy = {}, {}
@@ -98,12 +109,7 @@ def merge_adapters(
             energy[module] = merged.energy
         if moves is not None:
             moves()
-    first = next(iter(adapters.values()))
-    tensors |= {key: first.whole(key) for key in first.saved}
-    _write(prepared, tensors, _config_of(adapters, ranks, prepared))
-    for one in adapters.values():
-        one.close()
-    return _facts(adapters, settings, tensors, ranks, energy, prepared)
+    return tensors, ranks, energy
 
 
 @contextmanager

@@ -67,14 +67,14 @@ def open_inputs(job: Job, folder: JobDir) -> Inputs:
     if BASE in found:
         found[BASE] = _folded(found[BASE], folder)
     _check_kinds(found, settings, job.stage)
-    return _opened(found, settings)
+    return _opened(found, settings, trusted=job.model.trust_remote_code)
 
 
-def _opened(found: Mapping[str, Found], settings: MergeStage) -> Inputs:
+def _opened(found: Mapping[str, Found], settings: MergeStage, *, trusted: bool) -> Inputs:
     bases = {name: _base_of(one) for name, one in found.items() if one.kind == "adapter"}
     _check_same_base(found, bases, settings)
     to = found[BASE].folder if BASE in found and found[BASE].kind == "full" else None
-    sources = {name: _source(one, bases.get(name), to) for name, one in found.items()}
+    sources = {name: _source(one, bases.get(name), to, trusted=trusted) for name, one in found.items()}
     models = {name: sources[name] for name in settings.models}
     carrier = _carrier(sources, settings)
     identities = {name: _identity(one, bases.get(name)) for name, one in found.items()}
@@ -89,10 +89,11 @@ def _opened(found: Mapping[str, Found], settings: MergeStage) -> Inputs:
     )
 
 
-def _source(one: Found, base: Path | None, to: Path | None) -> Source:
+def _source(one: Found, base: Path | None, to: Path | None, *, trusted: bool) -> Source:
     if base is None:
         return FolderSource(one.folder)
-    return AdapterSource(FolderSource(base), one.folder, same_base=to is not None and to == base)
+    same = to is not None and to == base
+    return AdapterSource(FolderSource(base), one.folder, same_base=same, trust_remote_code=trusted)
 
 
 def _carrier(sources: Mapping[str, Source], settings: MergeStage) -> str:

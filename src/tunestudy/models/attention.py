@@ -30,7 +30,7 @@ from tunestudy.models.decoder import (
 )
 
 
-def segment_attention_obstacle(model: nn.Module) -> str | None:
+def switch_to_segment_attention(model: nn.Module) -> str | None:
     """Switch the model to segment attention if it keeps samples apart exactly; otherwise leave it as it was.
 
     None when the switch was made, else what stands in the way.

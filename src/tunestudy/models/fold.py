@@ -7,6 +7,7 @@ The raw form, with gates, lies in files of other names: stock PEFT would drop th
 import copy
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from pathlib import Path
@@ -47,8 +48,8 @@ def fold(state: Mapping[str, Tensor], config: Any) -> tuple[dict[str, Tensor], A
     ranks, alphas = {}, {}
     for key in [key for key in state if key.endswith(GATE)]:
         module = key.removesuffix(GATE)
-        scale = scale_of(config, module.removeprefix(ROOT))
         gate = folded.pop(key)
+        scale = scale_of(vars(config), module.removeprefix(ROOT), len(gate))
         keep = (gate != 0).nonzero().squeeze(1)
         if len(keep) == 0:
             keep = gate.new_zeros(1, dtype=keep.dtype)
@@ -76,13 +77,16 @@ def joined(trained: Mapping[str, Tensor], start: Mapping[str, Tensor], config: A
     return state, config
 
 
-def scale_of(config: Any, module: str) -> float:
-    """s of one module: alpha/r, or alpha/√r, after the configuration's patterns."""
-    from peft.utils.other import get_pattern_key
+def scale_of(options: Mapping[str, Any], module: str, rank: int) -> float:
+    """s of one module: alpha/r, or alpha/√r, where a pattern may say another alpha.
 
-    rank = config.rank_pattern.get(get_pattern_key(config.rank_pattern.keys(), module), config.r)
-    alpha = config.alpha_pattern.get(get_pattern_key(config.alpha_pattern.keys(), module), config.lora_alpha)
-    return float(alpha / math.sqrt(rank) if config.use_rslora else alpha / rank)
+    options: PEFT's, by their names. rank: of the module's factors. PEFT's patterns are the ends of modules' names, or
+    regular expressions for those.
+    """
+    patterns: Mapping[str, float] = options.get("alpha_pattern") or {}
+    own = (alpha for key, alpha in patterns.items() if re.match(rf"(.*\.)?({key})$", module))
+    alpha = next(own, options["lora_alpha"])
+    return float(alpha / math.sqrt(rank) if options.get("use_rslora") else alpha / rank)
 
 
 def raw_config_text(values: Mapping[str, Any], *, use_dora: bool) -> str:

@@ -8,10 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 
-def names_on_disk(folder: Path, stored: Iterable[str]) -> dict[str, str]:
+def names_on_disk(folder: Path, stored: Iterable[str], *, trust_remote_code: bool = False) -> dict[str, str]:
     """Name in the model → name in `folder`'s files, of the tensors `stored` that loading takes as they are.
 
-    Those that it splits or joins (a mixture's experts) are left out. Builds the model without weights.
+    Those that it splits or joins (a mixture's experts) are left out. Builds the model without weights. Raises
+    ValueError for one of code of its own that is not to be trusted; asked for nothing, transformers would ask a person.
     """
     import torch
     from transformers import AutoConfig
@@ -20,10 +21,13 @@ def names_on_disk(folder: Path, stored: Iterable[str]) -> dict[str, str]:
 
     from tunestudy.models.origin import Origin, class_of
 
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     model_class, extra = class_of(config, Origin(str(folder)))
     with torch.device("meta"):
-        model = model_class(config, **extra) if extra else model_class.from_config(config)
+        if extra:
+            model = model_class(config, **extra)
+        else:
+            model = model_class.from_config(config, trust_remote_code=trust_remote_code)
     transforms = get_model_conversion_mapping(model)
     renamings = [one for one in transforms if isinstance(one, WeightRenaming)]
     converters = [one for one in transforms if isinstance(one, WeightConverter)]

@@ -20,6 +20,7 @@ from tunestudy.config.model import ModelConfig
 from tunestudy.config.paths import located
 from tunestudy.config.stage import TrainStage
 from tunestudy.study.nearest import nearest
+from tunestudy.study.problems import Mistake
 
 KINDS: dict[str, type[LoraAdapter | DoraAdapter | SoraAdapter | SdoraAdapter | MoleAdapter]] = {
     "lora": LoraAdapter,
@@ -31,9 +32,6 @@ KINDS: dict[str, type[LoraAdapter | DoraAdapter | SoraAdapter | SdoraAdapter | M
 
 DEFAULT_KIND = "lora"
 """Of an adapter that does not name its type."""
-
-Mistake = tuple[tuple[str, ...], str]
-"""(path inside the stage, message)."""
 
 
 def option_of_another(kind: str, option: str) -> str | None:
@@ -79,12 +77,9 @@ def start_mistakes(stage: TrainStage) -> Iterator[Mistake]:
         return
     start, key = stage.adapter.init_lora_weights, ("adapter", "init_lora_weights")
     if stage.quantization is not None:
-        yield (
-            key,
-            f"{start} needs the weights' own factors, which few bits do not keep; use default",
-        )
+        yield Mistake(key, f"{start} needs the weights' own factors, which few bits do not keep; use default")
     if stage.adapter.target_parameters:
-        yield key, f"{start} starts from linear modules; use default with target_parameters"
+        yield Mistake(key, f"{start} starts from linear modules; use default with target_parameters")
 
 
 def quantisation_mistakes(stage: TrainStage, *, engine: str) -> Iterator[Mistake]:
@@ -94,13 +89,13 @@ def quantisation_mistakes(stage: TrainStage, *, engine: str) -> Iterator[Mistake
     every GPU, and its issue 3983; bitsandbytes' issue 1945 on wider storage.
     """
     if engine == "deepspeed" and stage.quantization is not None and zero_stage(stage.deepspeed) == 3:
-        yield (
+        yield Mistake(
             ("quantization",),
             "ZeRO stage 3 cannot slice weights in few bits: bitsandbytes packs them in a form of its own; use stage 2, "
             "which slices what learns, or engine: ddp",
         )
     if engine == "fsdp2" and stage.quantization is not None and stage.fsdp2.shard == "all":
-        yield (
+        yield Mistake(
             ("quantization",),
             "fsdp2 cannot slice weights in few bits: packed as uint8 they stay whole on every GPU and losses of 0 have "
             "been seen, and packed in a wider type bitsandbytes computes with what slicing made of them; use "
@@ -126,7 +121,7 @@ def rank_mistakes(adapter: AnyAdapter, sizes: dict[str, Any]) -> Iterator[Mistak
 def _too_large(path: tuple[str, ...], rank: int, sides: dict[str, int]) -> Iterator[Mistake]:
     name = min(sides, key=lambda name: sides[name], default=None)
     if name is not None and rank > sides[name]:
-        yield (
+        yield Mistake(
             path,
             f"rank {rank} is larger than the matrix: `{name}` of this model has rank {sides[name]} at most; "
             f"use {sides[name]} or less, or leave `{name}` out of target_modules",

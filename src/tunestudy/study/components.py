@@ -7,15 +7,13 @@ from tunestudy.config.components import VisionComponents
 from tunestudy.config.merge import MergeStage
 from tunestudy.config.stage import AnyStage, TrainStage
 from tunestudy.study.lineage import start_of
+from tunestudy.study.problems import Mistake
 
 ARCHITECTURE = "internvl"
 """The `model_type` of transformers that has them."""
 
 _Standing = tuple[str, VisionComponents]
 """(stage that added them, components)."""
-
-Mistake = tuple[str, str]
-"""(stage, message), at the stage's `components`."""
 
 
 def component_mistakes(stages: Mapping[str, AnyStage], model_type: str | None) -> Iterator[Mistake]:
@@ -35,16 +33,19 @@ def component_mistakes(stages: Mapping[str, AnyStage], model_type: str | None) -
         wanted = stage.components
         below = stages.get(start) if start else None
         if wanted is not None and model_type not in (None, ARCHITECTURE):
-            yield name, f"only InternVL has them (model_type {ARCHITECTURE}), and this study's model is {model_type}"
+            yield Mistake(
+                (name, "components"),
+                f"only InternVL has them (model_type {ARCHITECTURE}), and this study's model is {model_type}",
+            )
         elif wanted is not None and inherited is not None and wanted != inherited[1]:
-            yield (
-                name,
+            yield Mistake(
+                (name, "components"),
                 f"`{inherited[0]}` before it added others ({_shown(inherited[1])}; here {_shown(wanted)}); a model "
                 "keeps its components: name the same, leave them out, or start from `init: base`",
             )
         elif wanted is not None and inherited is None and _on_adapter(stage, below):
-            yield (
-                name,
+            yield Mistake(
+                (name, "components"),
                 f"cannot be added below an adapter that was trained without them (init: {stage.init}); add them in the "
                 "first stage, or use `init: merge_then_new`",
             )

@@ -8,6 +8,7 @@ from tunestudy.config.deepspeed import mistakes
 from tunestudy.config.errors import StudyError
 from tunestudy.config.paths import located
 from tunestudy.config.stage import TrainStage
+from tunestudy.study.problems import Mistake
 from tunestudy.study.source import KeyPath, Source
 
 KEY = "deepspeed"
@@ -33,11 +34,11 @@ def read_deepspeed_files(source: Source) -> Iterator[StudyError]:
                 yield StudyError(source.place((*path, KEY)), f"`{written}` must hold one mapping of keys")
 
 
-def deepspeed_mistakes(stage: TrainStage) -> Iterator[tuple[KeyPath, str]]:
+def deepspeed_mistakes(stage: TrainStage) -> Iterator[Mistake]:
     """What is wrong with a complete stage's section, at its key."""
     if stage.engine == "deepspeed":
         for message in mistakes(stage.deepspeed, stage):
-            yield (KEY,), message
+            yield Mistake((KEY,), message)
 
 
 def _settings_of_stages(values: dict[str, Any]) -> Iterator[tuple[KeyPath, dict[str, Any]]]:

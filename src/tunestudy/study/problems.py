@@ -1,8 +1,18 @@
 """Several mistakes told together, so that a study file is put right in one go."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from tunestudy.config.errors import StudyError
+from tunestudy.study.source import KeyPath
+
+
+class Mistake(NamedTuple):
+    """What is wrong with settings, found by who knows nothing of files and lines."""
+
+    path: KeyPath
+    """Below what the finder was given: a stage, or the stages of a variant."""
+    message: str
 
 
 class CombinedError(StudyError):

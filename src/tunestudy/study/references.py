@@ -21,6 +21,7 @@ from tunestudy.study.deepspeed import deepspeed_mistakes
 from tunestudy.study.expectations import expectation_mistakes
 from tunestudy.study.merges import merge_mistakes, mole_mistakes
 from tunestudy.study.nearest import did_you_mean, nearest
+from tunestudy.study.problems import Mistake
 from tunestudy.study.source import KeyPath
 
 LONGEST_NAME = 100
@@ -49,10 +50,9 @@ def reference_mistakes(study: Study, locate: Locate, folder: Path) -> Iterator[S
     for name, message in text_only(study, model_type, sizes):
         yield StudyError(locate(("benchmarks", name, "type")), message)
     for variant_name, variant in study.variants.items():
-        for stage_name, message in component_mistakes(variant.stages, model_type):
-            yield StudyError(locate(("variants", variant_name, "stages", stage_name, "components")), message)
-        for stage_name, inner_path, message in merge_mistakes(variant.stages, folder):
-            yield StudyError(locate(("variants", variant_name, "stages", stage_name, *inner_path)), message)
+        found = (*component_mistakes(variant.stages, model_type), *merge_mistakes(variant.stages, folder))
+        for inner, message in found:
+            yield StudyError(locate(("variants", variant_name, "stages", *inner)), message)
         for stage_name, stage in variant.training.items():
             if id(stage) not in checked:
                 checked.add(id(stage))
@@ -60,11 +60,9 @@ def reference_mistakes(study: Study, locate: Locate, folder: Path) -> Iterator[S
                 yield from _stage(study, locate, stage, path)
                 if isinstance(stage.order, ScoreOrder) and isinstance(stage.order.scorer, ModelConfig):
                     yield from _model(stage.order.scorer, locate, folder, (*path, "order", "scorer"))
-                for key, message in _engine_mistakes(study, stage):
-                    yield StudyError(locate((*path, key)), message)
                 used = engine if stage.engine == "auto" or engine == "single" else stage.engine
                 of_adapter = (*adapter_mistakes(stage, sizes, engine=used), *mole_mistakes(stage))
-                for inner, message in (*of_adapter, *deepspeed_mistakes(stage)):
+                for inner, message in (*_engine_mistakes(study, stage), *of_adapter, *deepspeed_mistakes(stage)):
                     yield StudyError(locate((*path, *inner)), message)
     yield from _seeds(study, locate)
     yield from _report(study, locate)
@@ -93,20 +91,20 @@ def _tasks(locate: Locate, benchmark: LmEval, folder: Path, path: KeyPath) -> It
             yield StudyError(locate(path), message)
 
 
-def _engine_mistakes(study: Study, stage: TrainStage) -> Iterator[tuple[str, str]]:
+def _engine_mistakes(study: Study, stage: TrainStage) -> Iterator[Mistake]:
     """An engine that cannot share what the study has between as many ranks, at its key."""
     ranks = study.resources.ranks
     if stage.engine == "single" and ranks > 1:
-        yield "engine", f"single is one rank, and resources.ranks is {ranks}"
+        yield Mistake(("engine",), f"single is one rank, and resources.ranks is {ranks}")
     if isinstance(stage.order, ScoreOrder) and stage.order.scorer == "start" and stage.engine in SLICING and ranks > 1:
         cure = "use base or a smaller model, which every rank holds whole, or order by a column"
-        yield "order", f"scorer: start cannot score in slices under {stage.engine}; {cure}"
+        yield Mistake(("order",), f"scorer: start cannot score in slices under {stage.engine}; {cure}")
     if stage.device_map is not None and (ranks > 1 or stage.engine not in ("auto", "single")):
         message = "spreads the model of a single rank; set resources.ranks: 1 and engine: single"
-        yield "device_map", message
+        yield Mistake(("device_map",), message)
     if study.model.dtype == "float16" and not stage.bf16 and stage.engine in SLICING and ranks > 1:
         why = "a model in float16 needs a loss scaler, which does not see other ranks' slices"
-        yield "engine", f"{why} under {stage.engine}; set bf16: true, or dtype: bfloat16 of the model"
+        yield Mistake(("engine",), f"{why} under {stage.engine}; set bf16: true, or dtype: bfloat16 of the model")
 
 
 def _names(study: Study, locate: Locate) -> Iterator[StudyError]:

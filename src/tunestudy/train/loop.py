@@ -8,7 +8,7 @@ anywhere.
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,8 +88,8 @@ def agree(run: Run, shares: list[Share]) -> tuple[int, bool]:
     return int(targets), stops > 0
 
 
-def tokens_of(run: Run, rows: list[Row]) -> int:
-    """Tokens of a whole step over all ranks, without padding."""
+def tokens_of(run: Run, rows: Sequence[Row]) -> int:
+    """Tokens of rows without padding; of those of a step, over all ranks."""
     return int(run.material.corpus.lengths[[sample for row in rows for sample in row]].sum())
 
 

@@ -21,7 +21,7 @@ from tunestudy.data.loader import Cutter, Loader
 from tunestudy.data.order import Schedule
 from tunestudy.data.prepare import PreparedData, prepare
 from tunestudy.data.vision import Vision
-from tunestudy.models.attention import segment_attention_obstacle
+from tunestudy.models.attention import switch_to_segment_attention
 from tunestudy.models.components.world import world_of
 from tunestudy.models.decoder import base_model_of, blocks_of
 from tunestudy.models.loaded import LoadedModel
@@ -240,7 +240,7 @@ def choose_layout(model: Any, task: Task) -> Layout:
     padding = task.settings.padding
     if padding == "right" or (padding == "auto" and task.job.model.attn_implementation != "sdpa"):
         return "right"
-    obstacle = segment_attention_obstacle(model)
+    obstacle = switch_to_segment_attention(model)
     if obstacle is not None and padding == "free":
         where = at(f"stages.{task.job.stage}.padding")
         raise StudyError(where, f"free does not work with this model: {obstacle}; use right")

@@ -10,7 +10,7 @@ as they come are timed. The stage starts from the study's own model, as in a pro
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +66,7 @@ def main(folder: str) -> None:
         with telling_of_memory(job_dir, task.world, limit, known):
             run = open_run(task)
             try:
-                known["longest_row"] = tokens_in(run, longest_rows(run)[:1])
+                known["longest_row"] = tokens_of(run, longest_rows(run)[:1])
                 found = attempt(run, limit)
             finally:
                 run.close()
@@ -188,12 +188,7 @@ def longest_step(run: Run, limit: Limit) -> int:
     move_weights(run, int(targets))
     run.world.wait_for_device()
     require_room(run.world, limit)
-    return tokens_in(run, rows[: run.material.batches.micro_batch])
-
-
-def tokens_in(run: Run, rows: Sequence[Row]) -> int:
-    """Without padding."""
-    return int(run.material.corpus.lengths[[sample for row in rows for sample in row]].sum())
+    return tokens_of(run, rows[: run.material.batches.micro_batch])
 
 
 def longest_rows(run: Run) -> list[Row]:

@@ -16,7 +16,7 @@ from tinyeyes import CONFIGS, corpus_of_examples, example, eyes_of, stock_argume
 from tunestudy.data.batch import IGNORED, Batch, Layout, Row, batch_of
 from tunestudy.data.corpus import Corpus
 from tunestudy.data.vision import Eyes
-from tunestudy.models.attention import segment_attention_obstacle
+from tunestudy.models.attention import switch_to_segment_attention
 from tunestudy.models.loaded import LoadedModel
 from tunestudy.train.loss import LossModel
 
@@ -70,7 +70,7 @@ def test_losses_and_gradients_of_a_batch_are_those_of_its_samples_alone(
     expected = torch.stack([alone(loaded, corpus, eyes, sample)[0] for row in rows for sample in row]).sum()
     expected.backward()
     wanted = gradients(loaded.model)
-    if layout == "free" and (obstacle := segment_attention_obstacle(loaded.model)):
+    if layout == "free" and (obstacle := switch_to_segment_attention(loaded.model)):
         assert loaded.model.config.model_type == "gemma3", obstacle
         layout = "right"
     losses = token_losses(LossModel(loaded.model), batch_of(corpus, rows, layout, eyes=eyes))
