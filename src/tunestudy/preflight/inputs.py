@@ -160,7 +160,10 @@ def _benchmarks(study: Study) -> Point:
     own = [name for name in study.benchmarks if name not in harness]
     told = [f"{some(own)}: from the study's data sets"] if own else []
     if harness:
-        told.append(f"{', '.join(harness)}: tasks of lm-evaluation-harness, which fetches their data itself")
+        told.append(
+            f"{', '.join(harness)}: tasks of lm-evaluation-harness, which fetches their data and some metrics itself; "
+            "`tunestudy fetch` says what is not locked"
+        )
     return ok("benchmarks", "; ".join(told))
 
 
