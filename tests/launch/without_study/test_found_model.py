@@ -162,3 +162,8 @@ def test_a_hub_id() -> None:
     assert find_model("OpenGVLab/InternVL2_5-8B") == FoundModel(
         {"model_name_or_path": "OpenGVLab/InternVL2_5-8B"}, "InternVL2_5-8B"
     )
+
+
+def test_a_home_of_nobody_is_told_in_a_line() -> None:
+    with pytest.raises(StudyError, match="~nobody-of-that-name/model"):
+        find_model("~nobody-of-that-name/model")

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from tunestudy.config.adapter import MoleAdapter
 from tunestudy.config.errors import StudyError
 from tunestudy.config.job import Job
+from tunestudy.config.paths import located
 from tunestudy.records.manifest import read_manifest
 
 OPTION = "--model"
@@ -43,7 +44,7 @@ class FoundModel:
 
 def find_model(written: str) -> FoundModel:
     """The model at a path, or of a hub id. StudyError for what cannot be evaluated by itself, with the cure."""
-    path = Path(written).expanduser()
+    path = located(Path(), written)
     if path.is_file():
         raise _wrong(written, "is a file; give the folder that holds it")
     if not path.is_dir():
