@@ -252,6 +252,14 @@ def test_export_says_what_it_lacks(
         assert "--form and --to are missing" in told and "--form merged --to DIR" in told and "quantised" in told
 
 
+def test_export_names_its_own_option_when_a_seed_is_unknown(
+    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--form", "merged", "--to", "there", "--only", "full", "--seed", "9")
+    assert run_main(monkeypatch, "export", str(study), *words) == 2
+    assert capsys.readouterr().err.startswith("--seed: the study has no `9`; known are: ")
+
+
 def test_export_of_a_folder_is_shown_without_what_chooses_in_a_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

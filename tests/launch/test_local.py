@@ -106,7 +106,7 @@ def test_only_takes_ancestors_along(fresh_study):
 
 @pytest.mark.parametrize(
     ("only", "seeds", "told"),
-    [(["w"], [], "there are: v"), (["v@adopt"], [], "did you mean 'adapt'"), ([], [7], "there are: 1")],
+    [(["w"], [], "known are: v"), (["v@adopt"], [], "did you mean `adapt`"), ([], [7], "known are: 1")],
 )
 def test_unknown_choice_names_what_there_is(fresh_study, only, seeds, told):
     with pytest.raises(StudyError, match=told):

@@ -44,6 +44,14 @@ def test_progress_of_a_torn_file_is_unknown_and_notes_are_redacted(tmp_path):
     assert row.step is None and row.note == "[hidden]"
 
 
+def test_what_an_ended_attempt_told_is_not_the_state_of_the_next(tmp_path):
+    job = StudyDir(tmp_path).job("base-1")
+    write_json(job.progress_json, {"phase": "interrupted", "step": 84, "total_steps": 126, "attempt": 1})
+    begun = make_row("base-1", "base-1", "running", "started", job, attempt=2)
+    assert (begun.phase, begun.step) == ("", None)
+    assert make_row("base-1", "base-1", "running", "started", job, attempt=1).step == 84
+
+
 def test_durations_add_attempts_and_use_the_last_sign_of_life_of_killed_ones(tmp_path):
     study = StudyDir(tmp_path)
     write_json(study.job("a").progress_json, {"t": 130.0, "attempt": 2})

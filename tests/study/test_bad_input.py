@@ -113,6 +113,12 @@ CASES = {
         "`rotated` holds nothing out",
     ),
     "unknown stage": ("full: {stages: [base, adapt]}", "full: {stages: [base, adpt]}", "adpt", "did you mean `adapt`?"),
+    "unknown stage that is overridden by its right name": (
+        "stages: [base, adapt]\n    overrides:",
+        "stages: [base, adpt]\n    overrides:",
+        "adpt",
+        "there is no stage `adpt`; did you mean `adapt`?",
+    ),
     "stage twice": ("full: {stages: [base, adapt]}", "full: {stages: [base, base]}", "full", "comes twice"),
     "override of no stage": (
         "adapt.adapter.lora_r",

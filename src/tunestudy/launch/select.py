@@ -1,10 +1,10 @@
 """Which jobs of a plan `run --only` and `--seeds` ask for."""
 
-import difflib
 from collections.abc import Iterable, Sequence
 
 from tunestudy.config.errors import StudyError
 from tunestudy.config.job import Job
+from tunestudy.study.nearest import did_you_mean
 
 
 def select(jobs: Sequence[Job], only: Sequence[str], seeds: Sequence[int]) -> list[Job]:
@@ -13,7 +13,7 @@ def select(jobs: Sequence[Job], only: Sequence[str], seeds: Sequence[int]) -> li
     `only`: `VARIANT` or `VARIANT@STAGE`. Raises StudyError for a variant, stage or seed that the plan does not have.
     """
     for seed in seeds:
-        _must_be_known("--seeds", str(seed), {str(job.seed) for job in jobs})
+        must_be_known("--seeds", str(seed), {str(job.seed) for job in jobs})
     wanted = [job for job in jobs if (not seeds or job.seed in seeds)]
     if only:
         asked = [_parsed(text, jobs) for text in only]
@@ -27,18 +27,17 @@ def select(jobs: Sequence[Job], only: Sequence[str], seeds: Sequence[int]) -> li
 
 def _parsed(text: str, jobs: Sequence[Job]) -> tuple[str, str | None]:
     variant, _, stage = text.partition("@")
-    _must_be_known("--only", variant, {name for job in jobs for name in job.variants})
+    must_be_known("--only", variant, {name for job in jobs for name in job.variants})
     if stage:
-        _must_be_known(f"--only {text}", stage, {job.stage for job in jobs if variant in job.variants})
+        must_be_known(f"--only {text}", stage, {job.stage for job in jobs if variant in job.variants})
     return variant, stage or None
 
 
-def _must_be_known(where: str, name: str, known: Iterable[str]) -> None:
+def must_be_known(where: str, name: str, known: Iterable[str]) -> None:
+    """Raise StudyError unless the study has `name`; where: the option that asks for it."""
     known = sorted(known)
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        cure = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
-        raise StudyError(where, f"the study has no {name!r}; {cure}")
+        raise StudyError(where, f"the study has no `{name}`; {did_you_mean(name, known)}")
 
 
 def _with_ancestors(jobs: Sequence[Job], ids: set[str]) -> list[Job]:

@@ -81,12 +81,20 @@ def row_of(task: Task) -> Row:
     if task.attempt is not None and task.attempt.running.waits:
         return make_row(task.job.id, task.name, "waiting", task.attempt.running.waits, None)
     running = task.state in ("running", "elsewhere")
-    return make_row(task.job.id, task.name, task.state, task.note, task.folder if running else None)
+    number = task.attempt.number if task.attempt is not None else None
+    return make_row(task.job.id, task.name, task.state, task.note, task.folder if running else None, attempt=number)
 
 
-def make_row(id_: str, name: str, state: str, note: str, running_in: JobDir | None) -> Row:
-    """A row; `running_in` is the folder whose progress.json belongs to it now."""
+def make_row(
+    id_: str, name: str, state: str, note: str, running_in: JobDir | None, *, attempt: int | None = None
+) -> Row:
+    """A row; `running_in` is the folder whose progress.json belongs to it now.
+
+    attempt: where it is known; what an earlier one told before it was ended is then left out.
+    """
     told = read_object(running_in.progress_json) if running_in else {}
+    if attempt is not None and told.get("attempt") != attempt:
+        told = {}
     live = {key: told.get(key) for key in ("step", "total_steps", "loss", "tokens_per_s", "eta_s")}
     return Row(id=id_, name=name, state=state, note=redact(note), phase=told.get("phase", ""), **live)
 

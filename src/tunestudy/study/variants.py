@@ -58,10 +58,11 @@ class Resolver:
         if name in chain:
             circle = " → ".join((*chain[chain.index(name) :], name))
             raise StudyError(self._source.place((*path, "from")), f"a cycle: {circle}")
-        uses = self._prefix(variant, path, (*chain, name))
-        self._check_overrides(variant, path, uses)
+        shared = self._prefix(variant, path, (*chain, name))
+        uses = dict(shared)
         for stage in variant.get("stages") or ():
             self._add(uses, stage, variant, path)
+        self._check_overrides(variant, path, shared)  # last: a slip in `stages` is the cause of what it finds
         rest = {key: value for key, value in variant.items() if key not in ("stages", "from", "overrides")}
         self._done[name] = RawVariant(written, uses, rest)
         return self._done[name]

@@ -6,7 +6,7 @@ from pathlib import Path
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.job import Job
 from tunestudy.launch.requests.by_worker import by_worker, refuse_without
-from tunestudy.launch.select import select
+from tunestudy.launch.select import must_be_known, select
 from tunestudy.records.atomic import read_json
 from tunestudy.records.layout import JobDir, StudyDir
 from tunestudy.study.load import load_study
@@ -91,8 +91,10 @@ def folder_of_study(where: Path, results: Path, only: str, seed: int | None, *, 
 
 def chosen(plan: Plan, only: str, seed: int | None) -> Job:
     """The job of a variant's stage (its last by default) at a seed, which may be left out where there is one."""
-    seeds = [] if seed is None else [seed]
-    jobs = select([planned.job for planned in plan.jobs], [only], seeds)
+    every = [planned.job for planned in plan.jobs]
+    if seed is not None:
+        must_be_known("--seed", str(seed), {str(job.seed) for job in every})
+    jobs = select(every, [only], [] if seed is None else [seed])
     variant, _, stage = only.partition("@")
     wanted = stage or next(reversed(plan.study.variants[variant].stages), "")
     found = [job for job in jobs if variant in job.variants and wanted in ("", job.stage)]
