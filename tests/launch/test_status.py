@@ -69,6 +69,14 @@ def test_a_failure_that_someone_else_wrote(planned: Planned, capsys, failure: st
     assert words in " ".join(told.split()) and "next: read the log" in told
 
 
+def test_a_job_s_id_stays_on_one_line_in_a_pipe(planned: Planned, capsys) -> None:
+    told = planned.told()
+    long = {"id": "harder_half-a91f9f2000ab", "variants": ["exp4_two_stages_curriculum"]}
+    told["jobs"] = [{**told["jobs"][0], **long}]
+    print_status(told)
+    assert "harder_half-a91f9f2000ab  exp4_two_stages_curriculum  1 " in capsys.readouterr().out
+
+
 def test_progress_that_someone_else_wrote(planned: Planned, capsys) -> None:
     planned.folder.progress_json.write_text('{"step": "[/bold]", "loss": "low", "total_steps": {}, "t": "now"}')
     print_status(planned.told())

@@ -3,6 +3,7 @@
 With ten thousand jobs a second goes by quickly: what only some studies need is imported when they do.
 """
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,8 @@ from tunestudy.study.plan import Plan, make_plan
 MOST_ROWS = 60
 """Of more jobs only those are listed that a reader most wants to see."""
 MOST_ALERTS = 10
+_FILE_WIDTH = 150
+"""Columns where nobody's terminal says how many: in a file or a pipe a job's id stays on one line."""
 _FIRST = ("running", "failed", "interrupted", "evaluate", "pending", "done")
 
 
@@ -87,7 +90,7 @@ def code_of(told: Mapping[str, Any]) -> Exit:
 
 def print_status(told: dict[str, Any]) -> None:
     """`status` for people."""
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=_FILE_WIDTH)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("job", "variants", "seed", "status", "step", "loss", "took"):
         table.add_column(column, overflow="fold")
