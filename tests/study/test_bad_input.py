@@ -399,3 +399,14 @@ def test_names_that_lead_out_of_their_folder(folder: Folder, edited: Edit, name:
 def test_ordinary_names_are_fine(folder: Folder, edited: Edit) -> None:
     for name in ("LoRA r=4, α=8", "r16@lr1e-4", "v1.2"):
         folder.load(edited(("variants:\n", f'variants:\n  "{name}": {{stages: [base]}}\n')))
+
+
+def test_files_beside_a_missing_one_are_named_in_order(folder: Folder) -> None:
+    for name in "hgfedcba":
+        (folder.root / f"{name}.csv").write_text("x\n")
+    text = (
+        folder.write()
+        .read_text()
+        .replace("rotated: {type: digits, rotate: 90, held_out: 0.2}", "rotated: {path: nothing}")
+    )
+    assert "known are: a.csv, b.csv, c.csv, d.csv, e.csv, f.csv, g.csv, h.csv, study.yaml" in folder.error(text)

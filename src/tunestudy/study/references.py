@@ -181,7 +181,7 @@ def _files(study: Study, locate: Locate, folder: Path) -> Iterator[StudyError]:
 
 def _file(path: Path, written: str, where: Place, cure: str = "") -> Iterator[StudyError]:
     if not path.exists():
-        siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        siblings = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
         hint = f"; {did_you_mean(path.name, siblings)}" if siblings else ""
         hint = f"; {cure}" if cure else hint
         yield StudyError(where, f"there is no file `{written}` (relative to the study file){hint}")
