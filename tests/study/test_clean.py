@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
+from tunestudy.config.errors import StudyError
 from tunestudy.config.job import Job
 from tunestudy.launch.prepare import prepare
 from tunestudy.records.atomic import point_to, write_json
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.lease import Lease
 from tunestudy.study.clean import clean_lines
+from tunestudy.study.load import load_study
 from tunestudy.study.unused import LITTER_AGE_S
 
 Folder = Any
@@ -103,7 +105,7 @@ def test_a_checkpoint_that_the_study_names_by_its_path_stays(folder, study, clea
     assert names(job) == {"checkpoint-2", "checkpoint-4", "checkpoint-5"}
 
 
-def test_nothing_of_a_running_job_or_of_what_it_reads_is_deleted(study, clean):
+def test_nothing_of_a_running_job_or_of_what_it_reads_is_deleted(folder, study, clean):
     jobs = [path.name for path in study.jobs.iterdir()]
     adapt = study.job(next(name for name in jobs if name.startswith("adapt-")))
     parent = study.job(json.loads(adapt.job_json.read_text())["parents"][-1])
@@ -111,20 +113,49 @@ def test_nothing_of_a_running_job_or_of_what_it_reads_is_deleted(study, clean):
     with Lease.acquire(adapt.claim):
         told = clean(checkpoints=True, leftovers=True, caches=True)
         assert "caches are left alone" in told
-        orphans = clean("seeds=[9]")  # now every job is an orphan
+        folder.write(folder.path.read_text().replace("seeds: [1, 2, 3]", "seeds: [9]"))  # every job is an orphan
+        orphans = clean()
     assert f"{adapt.root.name}  " in orphans and "still running, kept" in orphans
     assert len(names(adapt)) == len(names(parent)) == 5 and litter.exists()
     assert {path.name for path in study.jobs.iterdir()} == {adapt.root.name, parent.root.name}
 
 
-def test_a_lease_taken_in_the_last_moment_keeps_its_job(study, clean, monkeypatch):
+def test_a_lease_taken_in_the_last_moment_keeps_its_job(folder, study, clean, monkeypatch):
     from tunestudy.study import unused
 
     job = first_job(study)
     with Lease.acquire(job.claim):
         monkeypatch.setattr(unused, "is_running", lambda folder: False)
-        told = clean("seeds=[9]")
+        folder.write(folder.path.read_text().replace("seeds: [1, 2, 3]", "seeds: [9]"))
+        told = clean()
     assert f"{job.root.name}  " in told and "in use, kept" in told and job.root.is_dir()
+
+
+def test_jobs_that_the_file_has_stay_whatever_is_typed_beside_it(study, clean):
+    """A sweep by the command line, cleaned up setting by setting, must not cost the jobs of the file itself."""
+    unused = study.job("base-0123456789ab")
+    written(unused.result_json)
+    before = {path.name for path in study.jobs.iterdir()}
+    told = clean("seeds=[9]")
+    assert before - {path.name for path in study.jobs.iterdir()} == {unused.root.name}, "and the orphan goes"
+    assert told.count("in the study file, which has other settings than were typed, kept") == len(before) - 1
+    assert clean("seeds=[9]", delete=False).endswith("0 B in all; `clean --yes` deletes them")
+
+
+def test_caches_that_the_file_needs_stay_whatever_is_typed_beside_it(study, clean):
+    for name in (path.name for path in study.jobs.iterdir()):
+        write_json(study.job(name).data_report, {"cache": ("a" if name.startswith("base-") else "b") * 32})
+    cache = written(study.data_cache / ("b" * 32) / "ids.bin").parent
+    clean("variants={one: {stages: [base]}}", caches=True)
+    assert cache.is_dir()
+
+
+def test_a_file_that_is_wrong_without_what_is_typed_is_told(folder, study):
+    folder.write(folder.path.read_text().replace("seeds: [1, 2, 3]", "seeds: many"))
+    with pytest.raises(StudyError, match=r"without seeds=\[9\] the file is wrong, and `clean` keeps") as caught:
+        clean_lines(load_study(folder.path, ["seeds=[9]"]), folder.results, delete=True)
+    assert caught.value.place.line == 2
+    assert first_job(study).root.is_dir()
 
 
 def test_caches_go_when_no_job_reads_them(study, clean):

@@ -7,7 +7,7 @@ from tunestudy.config.errors import Exit, StudyError
 from tunestudy.records.atomic import remove_tree
 from tunestudy.records.lease import Lease, LeaseHeldError
 from tunestudy.records.space import bytes_text
-from tunestudy.study.load import LoadedStudy
+from tunestudy.study.load import LoadedStudy, load_study
 from tunestudy.study.plan import make_plan
 from tunestudy.study.unused import Item, Unused
 
@@ -24,11 +24,14 @@ def clean_lines(
     leftovers: bool = False,
 ) -> list[str]:
     """What can go, by kind, with sizes. `delete` removes orphaned jobs, and of the other kinds those that are asked
-    for; never what a process works on or a setting names, nor anything outside of the study's results."""
+    for; never what a process works on, a setting names or the file has without the settings that were typed, nor
+    anything outside of the study's results."""
     plan = make_plan(loaded, results)
     if not plan.folder.root.is_dir():
         raise StudyError(str(plan.folder.root), "there is no such results folder, so nothing to clean; see --results")
-    unused = Unused(loaded, plan)
+    written = as_written(loaded)
+    written_plan = plan if written is loaded else make_plan(written, results, brief=True)
+    unused = Unused(loaded, plan, written=written, written_plan=written_plan)
     lines = _orphan_lines(list(unused.orphans()), delete=delete)
     kinds = (
         ("checkpoints that finished jobs need not keep", "checkpoints", unused.checkpoints, checkpoints),
@@ -44,6 +47,17 @@ def clean_lines(
     return lines or ["nothing to clean: every job directory belongs to the study"]
 
 
+def as_written(loaded: LoadedStudy) -> LoadedStudy:
+    """The study as its file has it, without the settings that were typed. Raises StudyError where it is wrong then."""
+    if not loaded.overrides:
+        return loaded
+    try:
+        return load_study(loaded.path, tiny=loaded.tiny)
+    except StudyError as error:
+        why = f"without {' '.join(loaded.overrides)} the file is wrong, and `clean` keeps what it has"
+        raise StudyError(error.place, f"{error.message}; {why}") from None
+
+
 def _orphan_lines(orphans: Sequence[Item], *, delete: bool) -> list[str]:
     if not orphans:
         return []
@@ -52,7 +66,8 @@ def _orphan_lines(orphans: Sequence[Item], *, delete: bool) -> list[str]:
     for item, done in zip(orphans, gone, strict=True):
         kept = item.kept or ("in use, kept" if delete and not done else "")
         lines.append(f"{item.name}  {bytes_text(item.size_bytes)}{f'  ({kept})' if kept else ''}")
-    total = bytes_text(sum(item.size_bytes for item, done in zip(orphans, gone, strict=True) if done or not delete))
+    meant = gone if delete else [not item.kept for item in orphans]
+    total = bytes_text(sum(item.size_bytes for item, one in zip(orphans, meant, strict=True) if one))
     return [*lines, f"{total} deleted" if delete else f"{total} in all; `clean --yes` deletes them"]
 
 

@@ -48,10 +48,12 @@ class Item:
 class Unused:
     """Looks through the results of one study."""
 
-    def __init__(self, loaded: LoadedStudy, plan: Plan) -> None:
-        self._loaded, self._plan, self._study = loaded, plan, plan.folder
+    def __init__(self, loaded: LoadedStudy, plan: Plan, *, written: LoadedStudy, written_plan: Plan) -> None:
+        """`written`: the study file without the settings that were typed with the command. What it has stays, too."""
+        self._studies, self._plan, self._study = (loaded, written), plan, plan.folder
         self._root = plan.folder.root.resolve()
-        self._known = {planned.job.id: planned.job for planned in plan.jobs}
+        self._written = written_plan.by_id
+        self._known = {**self._written, **plan.by_id}
 
     @cached_property
     def running(self) -> set[str]:
@@ -81,6 +83,8 @@ class Unused:
         for orphan in self._plan.orphans:
             folder = self._study.job(orphan.id)
             why = "still running, kept" if orphan.id in self.running else self._spared(folder.root)
+            if orphan.id in self._written:
+                why = why or "in the study file, which has other settings than were typed, kept"
             yield Item(orphan.id, (folder.root,), orphan.size_bytes, folder.claim, why)
 
     def caches(self) -> Iterator[Item]:
@@ -158,22 +162,23 @@ class Unused:
     def _data_in_use(self) -> set[str] | None:
         """Names of tokenised data that jobs have told of; None while a job has not begun, which may use any."""
         found = set()
-        for planned in self._plan.jobs:
-            settings = planned.job.training
-            if settings is None or settings.trains_nothing:
+        for job in self._known.values():
+            if job.training is None or job.training.trains_nothing:
                 continue
-            told = read_object(self._study.job(planned.job.id).data_report).get("cache")
+            told = read_object(self._study.job(job.id).data_report).get("cache")
             if not isinstance(told, str):
                 return None
             found.add(told)
         return found
 
     def _fetches_in_use(self) -> set[str]:
-        base, keys = self._loaded.path.parent, set()
-        for dataset in self._loaded.study.datasets.values():
-            if getattr(dataset, "fetch", None) is not None:
-                keys.add(fetch_key(dataset, files_of(dataset, base)))
-        return keys
+        base = self._studies[0].path.parent
+        return {
+            fetch_key(dataset, files_of(dataset, base))
+            for loaded in self._studies
+            for dataset in loaded.study.datasets.values()
+            if getattr(dataset, "fetch", None) is not None
+        }
 
     def _images(self) -> Iterator[Path]:
         """Stored images that neither tokenised data nor what was fetched speaks of."""
@@ -213,8 +218,9 @@ class Unused:
     @cached_property
     def _named(self) -> list[Path]:
         """Paths inside these results that the study's settings name: a model to start from, an input of a merge."""
-        base = self._loaded.path.parent
-        found = {(base / text).resolve() for text in _texts(self._loaded.study.model_dump(mode="json")) if "/" in text}
+        base = self._studies[0].path.parent
+        texts = (text for loaded in self._studies for text in _texts(loaded.study.model_dump(mode="json")))
+        found = {(base / text).resolve() for text in texts if "/" in text}
         return [path for path in found if path.is_relative_to(self._root) and path != self._root]
 
     def _is_young(self, path: Path) -> bool:
