@@ -34,7 +34,7 @@ from tunestudy.study.merges import merge_warnings
 from tunestudy.study.sharing import check_sharing
 from tunestudy.study.shrink import Forecast, forecast
 from tunestudy.study.shrink import warnings as shrink_warnings
-from tunestudy.study.state import Status, folders_on_disk, status_at
+from tunestudy.study.state import Status, folders_on_disk, status_at, steps_kept
 from tunestudy.study.unread import unread_warnings
 
 
@@ -48,6 +48,12 @@ class PlannedJob:
     not_final: tuple[str, ...] = ()
     """What it reads that `fetch` has still to pin, data sets by their names and the model by its id: it has another
     fingerprint then."""
+    steps_kept: int = 0
+    """Of a job that has begun: those before the checkpoint that it goes on from."""
+
+    def share_left(self, steps: int | None) -> float:
+        """How much of `steps`, as many as it takes in all, is still to do."""
+        return max(0.0, 1 - self.steps_kept / steps) if steps else 1.0
 
     @property
     def steps(self) -> int | None:
@@ -119,9 +125,9 @@ class Plan:
             "trials": len(self.study.variants) * len(self.study.seeds),
             "stages_without_reuse": stages * len(self.study.seeds),
             "steps": _sum([planned.steps for planned in self.jobs]),
-            "steps_to_do": _sum([planned.steps for planned in todo]),
+            "steps_to_do": _sum([_share(one.steps, one) for one in todo]),
             "tokens": _sum([planned.tokens for planned in self.jobs]),
-            "tokens_to_do": _sum([planned.tokens for planned in todo]),
+            "tokens_to_do": _sum([_share(one.tokens, one) for one in todo]),
             "checkpoints": _sum([planned.checkpoints for planned in self.jobs]),
         }
 
@@ -218,7 +224,9 @@ def _with_estimates(
         if known not in loose:
             loose[known] = identities.not_final(study, job.training)
         estimate = estimates[known] if job.training else NO_STEPS
-        planned.append(PlannedJob(job, states[job.id], estimate, loose[known]))
+        begun = job.training is not None and states[job.id] in ("interrupted", "failed", "running")
+        kept = steps_kept(folder.job(job.id)) if begun else 0
+        planned.append(PlannedJob(job, states[job.id], estimate, loose[known], kept))
     return planned
 
 
@@ -294,6 +302,10 @@ def _unfetched(identities: Identities, loaded: LoadedStudy) -> list[str]:
         "steps count all that are asked for, and the ids of jobs that read them are not final"
         for name in wanted
     ]
+
+
+def _share(amount: int | None, planned: PlannedJob) -> int | None:
+    return None if amount is None else round(amount * planned.share_left(planned.steps))
 
 
 def _sum(values: Sequence[int | None]) -> int | None:

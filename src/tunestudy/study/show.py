@@ -128,7 +128,12 @@ def _sum(plan: Plan, what: str) -> str:
 
 
 def _states(jobs: Sequence[PlannedJob]) -> str:
-    states = [planned.status for planned in jobs]
+    states = [
+        f"{planned.status} ({planned.steps_kept:,} of {planned.steps:,} steps done)"
+        if planned.steps_kept and planned.steps
+        else planned.status
+        for planned in jobs
+    ]
     return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
 
 

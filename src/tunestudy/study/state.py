@@ -46,6 +46,12 @@ def is_running(folder: JobDir) -> bool:
     return Lease.holder(folder.lease) is not None or Lease.holder(folder.claim) is not None
 
 
+def steps_kept(folder: JobDir) -> int:
+    """Steps that an unfinished job need not take again: those before its last full checkpoint. Whether that holds
+    what it should, the job itself finds out."""
+    return max((one.step for one in find_checkpoints(folder.root) if one.kind == "full"), default=0)
+
+
 def missing_evaluations(folder: JobDir, job: Job) -> Iterator[str]:
     """Benchmarks without a score of today's definition; of a checkpoint `<benchmark> of checkpoint-500`.
 

@@ -10,6 +10,7 @@ from tunestudy.launch.estimates import card, memory
 from tunestudy.launch.estimates.card import card_of
 from tunestudy.launch.estimates.costs import put_together, remember_costs
 from tunestudy.launch.estimates.memory import foresee_missing
+from tunestudy.launch.estimates.outlook import make_outlook
 from tunestudy.launch.estimates.probe import in_hub_cache, not_to_time
 from tunestudy.launch.estimates.words import cost_lines
 from tunestudy.records.atomic import write_json
@@ -19,6 +20,7 @@ from tunestudy.study.estimates.costs import memory_key
 from tunestudy.study.estimates.memory import MEBIBYTE
 from tunestudy.study.load import load_study
 from tunestudy.study.plan import Plan, make_plan
+from tunestudy.study.show import plan_lines
 
 STUDY = """\
 study: small
@@ -73,6 +75,23 @@ def test_a_stated_card_and_stated_times_are_enough(plan: Plan, tmp_path: Path) -
     assert max(map(len, told)) <= 120
     assert any("does not fit 16.0 GB" in line for line in told)
     assert any("someone/model-8b" in line for line in told), "what has to be downloaded"
+
+
+def test_of_an_interrupted_job_only_what_is_left_is_counted(plan: Plan, tmp_path: Path) -> None:
+    whole = put_together(plan, tmp_path, now=0.0)
+    folder = plan.folder.job(plan.jobs[0].job.id)
+    write_json(folder.progress_json, {"phase": "interrupted"})
+    for step, kind in ((700, "full"), (750, "full"), (900, "lite")):
+        write_json(folder.checkpoint(step) / "MANIFEST.json", {"step": step, "kind": kind, "files": {}})
+    plan = make_plan(load_study(tmp_path / "small.yaml"), tmp_path / "results")
+    costs, one = put_together(plan, tmp_path, now=0.0), whole.stages[0].seconds
+    assert whole.job_s and costs.job_s and costs.left and one
+    begun = (one.expected - 60) / 4 + 60  # it starts anew
+    assert costs.job_s.expected == pytest.approx(one.expected + begun)
+    assert costs.left.expected == pytest.approx(one.expected), "the other one of two at a time"
+    assert make_outlook(plan).left[plan.jobs[0].job.id] == pytest.approx(one.expected / 4)
+    assert (plan.totals()["steps"], plan.totals()["steps_to_do"]) == (2000, 1250)
+    assert "1 interrupted (750 of 1,000 steps done), 1 pending" in "\n".join(plan_lines(plan))
 
 
 def test_full_checkpoints_of_epochs_count_as_such(tmp_path: Path) -> None:

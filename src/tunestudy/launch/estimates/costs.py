@@ -73,7 +73,7 @@ def put_together(plan: Plan, base: Path, *, now: float, notes: Sequence[str] = (
     """Of every stage and in total. What could not be known is told in `notes`."""
     card = card_of(plan.study)
     stages = stage_costs(plan, host=host_name(), device=card.device)
-    job_s = total(None if (span := stage.seconds) is None else span.times(stage.left) for stage in stages)
+    job_s = total(stage.seconds_left(planned) for stage in stages for planned in stage.group.jobs)
     per_job = plan.study.resources.ranks * plan.study.resources.gpus_per_rank
     return Costs(
         stages=stages,
@@ -99,18 +99,14 @@ def remember_costs(plan: Plan, costs: Costs) -> None:
 
 def _left(plan: Plan, stages: Sequence[StageCost]) -> Span | None:
     """Until the last job is done; jobs that train nothing count as none."""
-    spans = {planned.job.id: stage.seconds for stage in stages for planned in stage.group.jobs}
+    spans = {planned.job.id: stage.seconds_left(planned) for stage in stages for planned in stage.group.jobs}
     if not spans or None in spans.values():
         return None
-    done = {planned.job.id for planned in plan.jobs if planned.status in ("done", "evaluate")}
-
     times = expected_times(plan, ranks=plan.study.resources.ranks, host=host_name())
 
     def until(end: str) -> float:
         left: Mapping[str, float | None] = {
-            planned.job.id: 0.0
-            if planned.job.id in done or (span := spans.get(planned.job.id)) is None
-            else float(getattr(span, end))
+            planned.job.id: 0.0 if (span := spans.get(planned.job.id)) is None else float(getattr(span, end))
             for planned in plan.jobs
         }
         packing = make_schedule(plan, times, left).packing

@@ -10,7 +10,7 @@ from tunestudy.launch.local import Slot, planned_slots
 from tunestudy.launch.queue import seats_of, with_guesses
 from tunestudy.records.atomic import read_object, write_json
 from tunestudy.report.format import duration, listing, plural
-from tunestudy.study.estimates.timing import Alike, JobTime, alike
+from tunestudy.study.estimates.timing import Alike, JobTime, alike, training_left
 from tunestudy.study.packing.dispatch import Work
 from tunestudy.study.packing.pack import Packing, pack
 from tunestudy.study.plan import Plan, PlannedJob
@@ -108,7 +108,7 @@ def memory_of(plan: Plan) -> dict[str, float]:
 
 def _work(planned: PlannedJob, plan: Plan, time: JobTime, left: float | None, memory_mb: float | None) -> Work:
     job = planned.job
-    trained_s = 0.0 if planned.status == "evaluate" else (time.train_s or 0.0) + time.start_s
+    trained_s = training_left(planned, time) or 0.0
     return Work(
         id=job.id,
         seconds=left or 0.0,

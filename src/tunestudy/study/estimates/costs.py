@@ -67,6 +67,17 @@ class StageCost:
         """Of one job; start and benchmarks are left out where nobody timed or stated them (`lacking`)."""
         return total(span for name, span in self.times.items() if name not in self.lacking)
 
+    def seconds_left(self, planned: PlannedJob) -> Span | None:
+        """Of one of its jobs: from its last full checkpoint on, where it has begun; it starts anew all the same."""
+        if planned.status in ("done", "evaluate"):
+            return NOTHING
+        share = planned.share_left(self.steps)
+        return total(
+            span.times(share) if span and name not in ("start", "benchmarks") else span
+            for name, span in self.times.items()
+            if name not in self.lacking
+        )
+
     @property
     def lacking(self) -> tuple[str, ...]:
         """Terms that are not part of `seconds`."""

@@ -161,11 +161,19 @@ def benchmark_seconds(jobs: Sequence[PlannedJob], folder: StudyDir, on_disk: set
     return {name: sum(values) / len(values) for name, values in found.items()}
 
 
+def training_left(planned: PlannedJob, time: JobTime) -> float | None:
+    """What a job's training still takes; of one that goes on from a checkpoint, by the share of steps that are left."""
+    if planned.status in ("done", "evaluate"):
+        return 0.0
+    return None if time.train_s is None else time.train_s * planned.share_left(planned.steps) + time.start_s
+
+
 def seconds_left(planned: PlannedJob, time: JobTime) -> float | None:
     """What a job still takes: nothing when done, its benchmarks when trained."""
     if planned.status == "done":
         return 0.0
-    return (time.benchmark_s or 0.0) if planned.status == "evaluate" else time.seconds
+    left = training_left(planned, time)
+    return None if left is None else left + (time.benchmark_s or 0.0)
 
 
 def remember_estimates(plan: Plan, times: Mapping[str, JobTime], *, now: float) -> None:
