@@ -23,6 +23,7 @@ from tunestudy.records.atomic import read_object
 from tunestudy.records.layout import StudyDir
 from tunestudy.study.benchmarks import curve_warnings
 from tunestudy.study.changes import Change, Orphan, explain_changes, find_orphans
+from tunestudy.study.estimates.agreement import require_agreement
 from tunestudy.study.estimates.steps import NO_STEPS, UNKNOWN, Estimate, Estimator, Measured
 from tunestudy.study.fingerprint import canonical
 from tunestudy.study.footing import footing_warnings, parts_warnings, seen_rows_warnings
@@ -166,6 +167,7 @@ def make_plan(loaded: LoadedStudy, results: Path, *, brief: bool = False) -> Pla
     states = {job.id: status_at(f"{place}/{job.id}", job) if job.id in on_disk else "pending" for job in jobs}
     if brief:
         return Plan(study, folder, [PlannedJob(job, states[job.id], UNKNOWN) for job in jobs], inputs)
+    require_agreement(loaded, jobs)
     planned = _with_estimates(jobs, states, study, loaded.path.parent, folder, on_disk, identities)
     gates, gate_warnings = _foresee_gates(planned)
     return Plan(
