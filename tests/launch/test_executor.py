@@ -1,8 +1,12 @@
 """The loop, with real processes that honour the file contract."""
 
+import shutil
 import signal
+from pathlib import Path
 
 import pytest
+
+from tunestudy.records.atomic import read_object
 
 pytestmark = pytest.mark.alone
 
@@ -241,3 +245,33 @@ def test_no_token_reaches_a_file_of_the_launcher(study, monkeypatch):
     for path in files:
         assert token not in str(path), path
         assert token.encode() not in path.read_bytes() and secret.encode() not in path.read_bytes(), path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["moved", "deleted"])
+def test_results_that_go_away_while_jobs_run_are_told_and_jobs_stopped(study, until, way):
+    study.behave(base={"steps": 10_000, "step_s": 0.02})
+    study.keep("base")
+    launcher = study.launch(stop_grace_s=2)
+    until(lambda: (study.folder("base").root / "steps.txt").exists(), "a step")
+    pid = read_object(study.folder("base").progress_json)["pid"]
+    study.dir.root.rename(elsewhere := study.dir.root.with_name("elsewhere"))
+    if way == "deleted":
+        shutil.rmtree(elsewhere)
+        study.folder("base").root.mkdir(parents=True)  # as a job does that saves
+    output, _ = launcher.communicate(timeout=30)
+    assert f"StudyError: {study.dir.root}: was moved or deleted while jobs ran, so they were stopped" in output
+    until(lambda: not Path(f"/proc/{pid}").exists(), "the job's end")
+
+
+@pytest.mark.slow
+def test_results_that_are_moved_and_linked_to_go_on(study, until):
+    study.behave(base={"steps": 60, "step_s": 0.05})
+    study.keep("base")
+    launcher = study.launch()
+    until(lambda: (study.folder("base").root / "steps.txt").exists(), "a step")
+    study.dir.root.rename(elsewhere := study.dir.root.with_name("elsewhere"))
+    study.dir.root.symlink_to(elsewhere)
+    output, _ = launcher.communicate(timeout=30)
+    assert "was moved or deleted" not in output
+    assert launcher.returncode == 0, output

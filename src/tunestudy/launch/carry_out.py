@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from tunestudy.config.errors import Exit
+from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.job import Job
 from tunestudy.config.resources import Resources
 from tunestudy.config.study import Study
@@ -27,6 +27,11 @@ from tunestudy.records.layout import StudyDir
 from tunestudy.records.stop import StopRequest
 from tunestudy.study.packing.dispatch import Work
 
+GONE = (
+    "was moved or deleted while jobs ran, so they were stopped; what they have written since may lie there in a new "
+    "folder. Put the results back, or name the folder that they are in now with --results, and run again to continue"
+)
+
 
 def carry_out(
     study: Study,
@@ -43,6 +48,7 @@ def carry_out(
 
     `works`: what is known of their times and memory, by job id; None: nothing. `uploads`: push to the hub beside them
     what is to be pushed. `hurry`: a second signal, while jobs save and leave, kills them.
+    Raises StudyError, when jobs have left, where the folder was moved or deleted meanwhile.
     """
     tasks = tasks_of(folder, jobs)
     with (
@@ -78,6 +84,8 @@ def carry_out(
         untold = sinks.close()
         watchman.close(tasks)
         journal.write("run_finished", status=code.name.lower())
+    if journal.lost:
+        raise StudyError(str(folder.root), GONE, exit_code=Exit.PREFLIGHT_REFUSED)
     if code == Exit.INTERRUPTED:
         print(f"interrupted: {summary(row_of(task) for task in tasks)}; run again to continue")
     print_failures(tasks)

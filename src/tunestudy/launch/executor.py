@@ -56,20 +56,24 @@ class Launch:
 
 
 def execute(tasks: Sequence[Task], launch: Launch, stop: StopRequest) -> Exit:
-    """Run every task that is not done, parents before children, until nothing more can run or `stop` is wanted."""
+    """Run every task that is not done, parents before children, until nothing more can run or `stop` is wanted.
+
+    It is wanted, too, when the study's folder is not there any more (`Journal.lost`).
+    """
     by_id = {task.job.id: task for task in tasks}
-    while True:
+    while launch.journal.look():
         collect_ended(tasks, launch, stopping=bool(stop))
         look_elsewhere(tasks, launch)
         block_children_of_failed(tasks, by_id)
         end_pauses(tasks)
-        if stop:
+        if stop or launch.journal.lost:
             break
         start_ready(tasks, by_id, launch)
         launch.show(tasks)
         if not any(task.state in ("waiting", "paused", "running", "elsewhere") for task in tasks):
             break
         time.sleep(POLL_S)
+    stop.wanted = stop.wanted or launch.journal.lost
     if stop:
         stop_running(tasks, launch)
     launch.show(tasks)
@@ -188,6 +192,10 @@ def collect_ended(tasks: Sequence[Task], launch: Launch, *, stopping: bool) -> N
             if not stopping:
                 patience_s = PATIENCE * launch.resources.timeout_s
                 end_if_it_hangs(attempt.signs, attempt.running, task.folder, attempt.number, patience_s)
+            continue
+        if not launch.journal.look(at_once=True):
+            task.state, task.note = "interrupted", "its folder is gone"
+            leave(task)
             continue
         worker = Lease.holder(task.folder.lease)
         if worker is not None and not is_complete(task.job, task.folder):

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -12,6 +13,8 @@ from tunestudy.records.redact import redact
 from tunestudy.records.space import NoSpaceError
 
 CLOCK_DIFFERS = "clock_differs"
+LOOK_S = 1.0
+"""Between two looks whether a journal is still there."""
 
 
 class Journal:
@@ -26,7 +29,11 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         self.writer = writer
         self._folder = folder
-        self._file = AppendedFile(folder / f"{writer}.jsonl")
+        self._path = folder / f"{writer}.jsonl"
+        self._file = AppendedFile(self._path)
+        self._next_look = 0.0
+        self.lost = False
+        """Whether `look` has found it gone."""
         self._late: list[bytes] = []
         self._last_t = 0.0
         self.clock_ahead_s = clock.ahead_s(folder)
@@ -48,6 +55,28 @@ class Journal:
         except NoSpaceError as error:
             if len(self._late) <= 1:
                 print(f"warning: {error}; written when there is room", file=sys.stderr, flush=True)
+
+    def look(self, *, at_once: bool = False) -> bool:
+        """Whether the file is still where it was made; asks once a second at most, or `at_once`.
+
+        It is not where the results were moved or deleted, although jobs make their folders anew by the same names. The
+        number of a folder would tell less: some file systems give it another one at any time.
+        """
+        if not self.lost and (at_once or time.monotonic() >= self._next_look):
+            if not self._is_there():
+                time.sleep(LOOK_S)  # what is moved and linked to is there again by then
+                self.lost = not self._is_there()
+            self._next_look = time.monotonic() + LOOK_S
+        return not self.lost
+
+    def _is_there(self) -> bool:
+        try:
+            self._path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            return True  # a file server that is away says nothing of it
+        return True
 
     def _write_late(self) -> None:
         if not self._late:
