@@ -189,6 +189,15 @@ def test_a_disk_that_is_full_under_a_submission(on_slurm, monkeypatch, capsys):
     assert verdict.outcome == "stopped" and "ended early" in verdict.message and "No space left" in verdict.message
 
 
+def test_results_that_go_away_under_a_submission_are_told_without_a_traceback(tmp_path, monkeypatch, capsys):
+    def gone(*_: object) -> int:
+        raise StudyError("results/s", "was moved or deleted", exit_code=Exit.PREFLIGHT_REFUSED)
+
+    monkeypatch.setattr(inside, "carried_out", gone)
+    assert inside.main(str(tmp_path), "k") == 3
+    assert capsys.readouterr().err == "results/s: was moved or deleted\n"
+
+
 def test_a_login_node_without_sacct(cluster, on_slurm, monkeypatch):
     """Nor anything else of SLURM's than the fake programs: what left the queue long ago is simply unknown."""
     study = on_slurm()

@@ -64,24 +64,23 @@ def main(root: str, key: str, module: str = "tunestudy.worker") -> int:
     """Carry out what a submission holds; returns the exit code. `module` runs a job (tests replace it)."""
     try:
         return carried_out(StudyDir(Path(root)), key, module)
+    except StudyError as error:
+        print(error, file=sys.stderr, flush=True)
+        return int(error.exit_code)
     except OSError as error:
         print(f"{root}: {error.strerror or error}; make room there, `tunestudy run` continues", file=sys.stderr)
         return int(Exit.JOBS_FAILED)
 
 
 def carried_out(study: StudyDir, key: str, module: str) -> int:
-    """The exit code. OSError where the results cannot be written any more."""
+    """The exit code. OSError where the results cannot be written any more, StudyError where nothing can be run."""
     limit = Limit()
-    try:
-        settings = understood(study)
-        jobs = wanted_jobs(study, key)
-        base, works = base_of(study, jobs), remembered_works(study, jobs)
-        smallest = min((work.memory_mb for work in works.values() if work.memory_mb is not None), default=None)
-        place = place_for(settings.resources, base, single=key != ALLOCATION, smallest_mb=smallest, module=module)
-        alone = packed(study, jobs) if key == ALLOCATION else [ready(study, job) for job in jobs]
-    except StudyError as error:
-        print(error, file=sys.stderr, flush=True)
-        return int(error.exit_code)
+    settings = understood(study)
+    jobs = wanted_jobs(study, key)
+    base, works = base_of(study, jobs), remembered_works(study, jobs)
+    smallest = min((work.memory_mb for work in works.values() if work.memory_mb is not None), default=None)
+    place = place_for(settings.resources, base, single=key != ALLOCATION, smallest_mb=smallest, module=module)
+    alone = packed(study, jobs) if key == ALLOCATION else [ready(study, job) for job in jobs]
     with Journal(study.events, f"{writer_name()}-slurm") as journal:
         before = lives_of(study, slurm_id())
         journal.write("slurm_started", **facts(key, jobs), **whence(before))
