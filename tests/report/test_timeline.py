@@ -65,12 +65,15 @@ def test_an_attempt_whose_launcher_was_killed_lasts_until_its_last_sign_of_life(
     job.progress["t"] = STARTED + 3600.0
     facts = replace(facts, jobs=[job])
     bar = timeline(facts).happened[0]
-    assert (bar.ending, bar.end) == ("lost", STARTED + 3600.0)
+    assert (bar.ending, bar.end) == ("done", STARTED + 3600.0), "its folder tells how it ended"
+    gone = timeline(replace(facts, jobs=[replace(job, status="interrupted")])).happened[0]
+    assert (gone.ending, gone.end) == ("lost", STARTED + 3600.0)
     begun = next(event for event in facts.events if event["event"] == "job_started" and event["job"] == job.id)
     last = begun["t"] + 7.0
     again = {**begun, "t": STARTED + 3590.0, "attempt": 2, "left": {"attempt": 1, "t": last}}
     lost, other = timeline(replace(facts, events=[*facts.events, again])).happened
     assert (lost.end, other.end) == (last, STARTED + 3600.0), "each has its own"
+    assert (lost.ending, other.ending) == ("lost", "done")
 
 
 @pytest.mark.parametrize(

@@ -189,6 +189,12 @@ def test_an_attempt_that_outlived_its_launcher_ends_on_the_page(half: StudyDir, 
     bars = [bar for slot in told["timeline"]["slots"] for bar in slot["bars"]]
     assert {outcome for _, _, outcome, _ in bars} == {"done", "failed"}
     assert max(end for _, end, _, _ in bars) == pytest.approx(told["now"], abs=60), "its folder changed just now"
+    *_, (_, _, _, end, outcome) = client.get(f"/job?id={folder.root.name}").json()["spans"]
+    assert (end, outcome) == (pytest.approx(told["now"], abs=60), "done"), "as the bar says"
+    folder.eval_json(next(iter(job["evaluations"]))).unlink()
+    folder.result_json.unlink()
+    bars = [bar for slot in client.get("/data").json()["timeline"]["slots"] for bar in slot["bars"]]
+    assert any(outcome == "lost" and start == end for start, end, outcome, _ in bars), "the report's word"
 
 
 def test_a_job_is_told_in_full(half: StudyDir, served: Callable[..., Any]) -> None:

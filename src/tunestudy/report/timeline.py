@@ -11,6 +11,8 @@ from tunestudy.report.values import mapping, number, texts
 
 Ending = Literal["planned", "done", "failed", "interrupted", "running", "lost"]
 """`lost`: nothing tells how it ended; its launcher was killed, too."""
+ENDINGS_LEFT: Mapping[str, Ending] = {"running": "running", "done": "done", "failed": "failed"}
+"""Of a job's latest attempt whose end no launcher told, by the job's state, which its folder tells; else it is lost."""
 _ENDINGS: Mapping[str, Ending] = {
     "job_finished": "done",
     "job_failed": "failed",
@@ -153,9 +155,9 @@ def _end(job: JobFacts, start: float, told: Settings | None, now: float) -> tupl
     if told is not None:
         kind = f" ({told.get('kind')})" if told.get("kind") else ""
         return max(start, number(told.get("t")) or start), _ENDINGS[str(told.get("event"))], kind
-    if job.status == "running":
-        return max(start, now), "running", ""
-    return max(start, number(job.progress.get("t")) or start), "lost", ""
+    ending = ENDINGS_LEFT.get(job.status, "lost")
+    last = now if ending == "running" else number(job.progress.get("t"))
+    return max(start, last or start), ending, ""
 
 
 def _hosts(events: Iterable[Settings]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """One job, looked at: its state, error, settings, where it ran, its logs and some of its answers."""
 
 import json
+import time
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from tunestudy.report.differences import not_default
 from tunestudy.report.format import setting
 from tunestudy.report.values import mapping, texts
 from tunestudy.web.board import Board, Seen
+from tunestudy.web.journal import Span
+from tunestudy.web.slots import ended
 
 LOG_BYTES = 64 * 1024
 MOST_ROWS = 12
@@ -35,7 +38,7 @@ def job_details(board: Board, job_id: str) -> dict[str, Any] | None:
         "needs": list(seen.needs),
         "failure": read_object(folder.failure_json) if seen.status == "failed" else {},
         "progress": read_object(folder.progress_json) if seen.status != "done" else {},
-        "spans": [[s.attempt, s.slot, s.start, s.end, s.outcome] for s in board.journal.spans.get(job_id, [])],
+        "spans": [_told(board, span) for span in board.journal.spans.get(job_id, [])],
         "expected_s": board.expected.get(job_id),
         "settings": _settings(job),
         "provenance": _provenance(folder, job),
@@ -44,6 +47,13 @@ def job_details(board: Board, job_id: str) -> dict[str, Any] | None:
         "scores": _scores(folder, job),
     }
     return {"state": _state_of(seen), **mapping(redact_tree(details))}
+
+
+def _told(board: Board, span: Span) -> list[Any]:
+    """Of an attempt: number, slot, start, end, how it ended. No end while it runs, and where nothing tells it."""
+    end, how = ended(board, span, time.time())
+    known = span.end is not None or how in ("done", "failed")
+    return [span.attempt, span.slot, span.start, end if known else None, how]
 
 
 def log_piece(board: Board, job_id: str, name: str, start: int | None) -> dict[str, Any] | None:
