@@ -13,7 +13,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from tunestudy.bench.scorer import Scorer
 from tunestudy.bench.tasks import Asking, lm_eval
 from tunestudy.config.benchmark import LmEval
-from tunestudy.config.errors import StudyError
+from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.model import CharacterTokenizer
 from tunestudy.models.tokenizer import character_tokenizer
 
@@ -198,6 +198,29 @@ def test_what_cannot_be_run_is_told(
     with pytest.raises(StudyError, match=message) as error:
         ours(parts, folder, **settings)
     assert "benchmarks.b" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("float('nan')", "acc of tiny_choice is nan over these answers, no number; mend it"),
+        ("float('inf')", "acc of tiny_choice is inf"),
+        ("sum(items) / 0", "cannot be computed over these answers .ZeroDivisionError"),
+    ],
+)
+def test_no_other_metric_stands_in_for_a_first_one_without_a_value(
+    parts: tuple[Any, Any], tasks: Path, tmp_path: Path, value: str, message: str
+) -> None:
+    (tmp_path / "own.py").write_text(f"def over(items):\n    return {value}\n")
+    (tmp_path / "choice.jsonl").write_text((tasks / "choice.jsonl").read_text())
+    first = "{metric: acc, aggregation: !function own.over, higher_is_better: true}"
+    (tmp_path / "own.yaml").write_text(CHOICE.replace("{metric: acc}", first))
+    with pytest.raises(StudyError, match=message) as error:
+        ours(parts, tmp_path, tasks="own.yaml", limit=2)
+    assert error.value.exit_code == Exit.JOBS_FAILED
+    (tmp_path / "own.yaml").write_text(CHOICE.replace("{metric: acc_norm}", first.replace("acc", "acc_norm", 1)))
+    if "items" not in value:
+        assert "acc_norm" not in ours(parts, tmp_path, tasks="own.yaml", limit=2).totals.metrics, "beside a first one"
 
 
 def test_a_task_that_samples_is_refused(parts: tuple[Any, Any], tasks: Path, tmp_path: Path) -> None:

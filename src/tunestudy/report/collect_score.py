@@ -50,7 +50,8 @@ def _valid(path: Path, wanted: Settings, reader: Reader) -> dict[str, Any] | Non
     if stale or not metrics:
         return None
     if not numbers(metrics) or (primary in metrics and number(metrics[primary]) is None):
-        reader.refuse(path, f"its {primary} is not a finite number")  # another metric must not stand in for it
+        cure = "delete the file and run again: only that is scored anew"
+        reader.refuse(path, f"its {primary} is not a finite number; {cure}")  # another metric must not stand in for it
         return None
     return found
 

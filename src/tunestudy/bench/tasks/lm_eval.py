@@ -30,6 +30,8 @@ BOOTSTRAPS = 1000
 MEAN = "mean of tasks"
 """The primary metric of several tasks that are no group."""
 
+OTHER_METRIC = "mend it, ask more questions (limit), or take a metric that has a value; the training is kept"
+
 SHOWN = 2000
 """Characters of a prompt that its line of predictions.jsonl holds, from its end."""
 
@@ -91,6 +93,9 @@ def _run(asking: Asking, found: Any) -> dict[str, Any]:
         )
     except ValueError as error:
         raise StudyError(at(f"benchmarks.{asking.name}.tasks"), f"lm-evaluation-harness: {error}") from error
+    except ArithmeticError as error:
+        told = f"a metric cannot be computed over these answers ({type(error).__name__}: {error}); {OTHER_METRIC}"
+        raise StudyError(at(f"benchmarks.{asking.name}.tasks"), told, exit_code=Exit.JOBS_FAILED) from error
     return results
 
 
@@ -99,6 +104,7 @@ def totals(results: Mapping[str, Any], tasks: Mapping[str, Any], groups: Sequenc
 
     Of one task under the metric's name, of several under `<task>/<metric>`. A filter's name stands in brackets. The
     primary metric is the first that the task, or the group, defines; of several tasks without one, the mean of theirs.
+    StudyError where a first one is no finite number: another metric must not stand in for it.
     """
     metrics: dict[str, float] = {}
     firsts: list[float] = []
@@ -106,6 +112,7 @@ def totals(results: Mapping[str, Any], tasks: Mapping[str, Any], groups: Sequenc
     single = len(told) == 1
     primary = ""
     for name, values in told.items():
+        _refuse_without_value(name, values)
         numbers = {_named(key): float(value) for key, value in values.items() if _is_metric(key, value)}
         metrics |= {key if single else f"{name}/{key}": value for key, value in numbers.items()}
         if numbers and not primary and (single or name in groups):
@@ -118,6 +125,13 @@ def totals(results: Mapping[str, Any], tasks: Mapping[str, Any], groups: Sequenc
     if not metrics:
         raise StudyError(at("benchmarks.tasks"), "these tasks give no number", exit_code=Exit.JOBS_FAILED)
     return Totals(primary, metrics)
+
+
+def _refuse_without_value(name: str, values: Mapping[str, Any]) -> None:
+    first = next(((key, value) for key, value in values.items() if _is_value(key, value)), None)
+    if first is not None and not np.isfinite(first[1]):
+        message = f"{_named(first[0])} of {name} is {first[1]} over these answers, no number; {OTHER_METRIC}"
+        raise StudyError(at("benchmarks.tasks"), message, exit_code=Exit.JOBS_FAILED)
 
 
 def higher_is_better(
@@ -140,7 +154,11 @@ def higher_is_better(
 
 
 def _is_metric(key: str, value: Any) -> bool:
-    return "," in key and isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
+    return _is_value(key, value) and bool(np.isfinite(value))
+
+
+def _is_value(key: str, value: Any) -> bool:
+    return "," in key and isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _named(key: str) -> str:
