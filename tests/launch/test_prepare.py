@@ -10,8 +10,9 @@ from ruamel.yaml import YAML
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.job import Job
 from tunestudy.config.study import Study
+from tunestudy.launch import prepare as prepare_module
 from tunestudy.launch.prepare import prepare
-from tunestudy.records.atomic import pointed_to, read_json
+from tunestudy.records.atomic import point_to, pointed_to, read_json
 from tunestudy.records.layout import StudyDir
 from tunestudy.study.load import load_study
 from tunestudy.study.plan import make_plan
@@ -77,6 +78,35 @@ def test_links_of_earlier_plans_go_and_text_files_serve_where_there_are_no_links
     prepare(study, SOURCE, [job for job in jobs if job.variants != ("long",)], plan, folder)
     assert not link.exists() and folder.trial("short", 1, "base").exists()
     assert not (folder.trials / "long" / "seed_1" / "adapt").exists()
+
+
+def test_two_launchers_at_once_do_not_take_each_other_s_links(parts, monkeypatch):
+    study, jobs, plan, folder = parts
+    symlink = os.symlink
+
+    def the_other_is_faster(target: str, link: Path) -> None:
+        monkeypatch.undo()
+        symlink(target, link)
+        prepare(study, SOURCE, jobs, plan, folder)
+        assert link.is_symlink()
+
+    monkeypatch.setattr(os, "symlink", the_other_is_faster)
+    prepare(study, SOURCE, jobs, plan, folder)
+    assert len(list(folder.trials.glob("*/seed_*/*"))) == 2 * (1 + 1 + 2)
+
+
+def test_a_launcher_with_another_file_removes_the_folder_that_was_just_made(parts, monkeypatch):
+    study, jobs, plan, folder = parts
+
+    def gone(link: Path, target: str) -> None:
+        monkeypatch.undo()
+        link.parent.rmdir()
+        link.parent.parent.rmdir()
+        point_to(link, target)
+
+    monkeypatch.setattr(prepare_module, "point_to", gone)
+    prepare(study, SOURCE, jobs, plan, folder)
+    assert len(list(folder.trials.glob("*/seed_*/*"))) == 2 * (1 + 1 + 2)
 
 
 @pytest.mark.parametrize("nth", [1, 2, 7])

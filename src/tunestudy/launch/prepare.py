@@ -4,6 +4,7 @@ Every file is replaced whole or not touched at all, and those that already say t
 again after a kill, or beside a running study, is harmless.
 """
 
+import contextlib
 import io
 import json
 import os
@@ -56,13 +57,12 @@ def link_trials(jobs: Iterable[Job], seeds: Sequence[int], folder: StudyDir) -> 
             wanted[folder.trial(variant, job.seed, job.stage)] = f"../../../jobs/{job.id}"
     for link, target in wanted.items():
         if not _points_to(link, target):
-            link.parent.mkdir(parents=True, exist_ok=True)
-            point_to(link, target)
-    for link in folder.trials.glob("*/seed_*/*"):
-        if link not in wanted:
-            link.unlink()
-    _remove_empty(folder.trials.glob("*/seed_*"))
-    _remove_empty(folder.trials.glob("*"))
+            _link(link, target)
+    old = [link for link in folder.trials.glob("*/seed_*/*") if link not in wanted and link.name[0] != "."]
+    for link in old:  # what is hidden is a link that another launcher is about to make
+        link.unlink(missing_ok=True)
+    _remove_empty({link.parent for link in old})
+    _remove_empty({link.parent.parent for link in old})
 
 
 def resolved_yaml(study: Study) -> bytes:
@@ -92,6 +92,15 @@ def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
+def _link(link: Path, target: str) -> None:
+    try:
+        link.parent.mkdir(parents=True, exist_ok=True)
+        point_to(link, target)
+    except FileNotFoundError:  # a launcher with another study file has removed the folder while it was empty
+        link.parent.mkdir(parents=True, exist_ok=True)
+        point_to(link, target)
+
+
 def _points_to(link: Path, target: str) -> bool:
     if link.is_symlink():
         return os.readlink(link) == target
@@ -100,5 +109,5 @@ def _points_to(link: Path, target: str) -> bool:
 
 def _remove_empty(folders: Iterable[Path]) -> None:
     for folder in folders:
-        if folder.is_dir() and not any(folder.iterdir()):
+        with contextlib.suppress(OSError):  # something is in it, or it is gone
             folder.rmdir()

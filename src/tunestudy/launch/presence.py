@@ -22,7 +22,7 @@ def writer_name() -> str:
 def present(study: StudyDir) -> Iterator[None]:
     """Be listed in `launchers` meanwhile; those that were killed are struck off."""
     for left in study.launchers.iterdir() if study.launchers.is_dir() else ():
-        if Lease.holder(left) is None:
+        if Lease.is_abandoned(left):
             shutil.rmtree(left, ignore_errors=True)
     folder = study.launchers / writer_name()
     try:

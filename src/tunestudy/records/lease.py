@@ -134,6 +134,11 @@ class Lease:
             if holder is not None or newest == _newest(path):  # else it passed to the next number while we looked
                 return holder
 
+    @staticmethod
+    def is_abandoned(path: Path) -> bool:
+        """Whether it was held and nobody holds it now. A folder that is still empty is of someone about to take it."""
+        return _newest(path) > 0 and Lease.holder(path) is None
+
     def still_mine(self) -> bool:
         """Whether no one has taken over. Ask before publishing anything: a suspended holder may be out of date."""
         return self._file.exists() and _newest(self.path) == self.attempt
