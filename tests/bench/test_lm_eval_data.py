@@ -81,6 +81,14 @@ def test_metrics_that_evaluate_loads_are_found_without_loading_them(tmp_path: Pa
         assert told(tmp_path, more, name)["metrics"] == metrics
 
 
+def test_a_file_that_is_no_yaml_is_told_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(
+        StudyError, match=r"^benchmarks\.b\.tasks: `own\.yaml` cannot be loaded: ParserError: .*line"
+    ) as error:
+        told(tmp_path, "metric_list: [")
+    assert "\n" not in str(error.value)
+
+
 def test_a_module_that_cannot_do_without_a_metric_is_told_in_a_line(tmp_path: Path) -> None:
     """So do several of the harness's own: they raise RuntimeError of whatever went wrong."""
     (tmp_path / "broken.py").write_text("raise RuntimeError('Error loading evaluation metrics')\n")

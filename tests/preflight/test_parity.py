@@ -12,7 +12,7 @@ import pytest
 from locks import locked, put_into
 
 from tunestudy.config.errors import Exit, StudyError
-from tunestudy.preflight import checks, folders, hosts, readiness
+from tunestudy.preflight import checks, folders, hosts, metrics, readiness
 from tunestudy.preflight.checks import SOURCES, check
 from tunestudy.preflight.points import Point, ok
 from tunestudy.records.layout import StudyDir
@@ -133,6 +133,13 @@ def full_disk(_: Path, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(psutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
 
 
+def metric_of_the_hub(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setenv("HF_EVALUATE_OFFLINE", "1")
+    patch.setattr(metrics, "told_of", lambda _, tasks: {"own.yaml": {"metrics": ["wer"]}} if tasks else {})
+    (folder / "own.yaml").write_text("task: own\n")
+
+
+OF_HARNESS = STUDY + "benchmarks: {own: {type: lm_eval, tasks: own.yaml}}\n"
 CHART = "datasets: {digits: {type: synth, kind: chart, count: 9, language: ko}}"
 SLURM = STUDY + "resources: {executor: slurm, slurm: {partition: gpus}}\n"
 CASES: list[tuple[str, str, Prepare, str]] = [
@@ -152,6 +159,7 @@ CASES: list[tuple[str, str, Prepare, str]] = [
     ("lock", OF_HUB, lock_of_another, "does not hold model org/model"),
     ("lock", OF_HUB, file_of_the_lock_is_gone, "is missing"),
     ("hub", OF_HUB, nothing, "HF_HUB_OFFLINE is set"),
+    ("metrics", OF_HARNESS, metric_of_the_hub, "`evaluate` loads wer of own.yaml from the hub, where it is not cached"),
     ("hosts", STUDY + "resources: {hostfile: hosts.txt, ranks: 2}\n", silent_host, "host h2: cannot be reached"),
     ("hosts", STUDY + "resources: {launcher: srun}\n", nothing, "this is none: salloc"),
     ("executor", SLURM, slurm(""), "there is no sbatch"),

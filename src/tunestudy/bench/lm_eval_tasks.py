@@ -7,10 +7,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from tunestudy.config.errors import Exit, StudyError, at
 from tunestudy.config.paths import located
 
-UNLOADABLE = (ArithmeticError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+UNLOADABLE = (
+    *(ArithmeticError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError),
+    yaml.YAMLError,
+)
 """What files of tasks, and the modules beside them, raise."""
 INSTALL = "needs lm-evaluation-harness: pip install 'tunestudy[lm-eval]'"
 
@@ -35,7 +40,7 @@ def load(benchmark: str, names: Sequence[str], base_dir: Path) -> dict[str, Any]
         except StudyError as error:
             raise StudyError(where, error.message, exit_code=error.exit_code) from error
         except UNLOADABLE as error:
-            message = f"`{name}` cannot be loaded: {type(error).__name__}: {error}"
+            message = f"`{name}` cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())}"
             raise StudyError(where, message, exit_code=Exit.PREFLIGHT_REFUSED) from error
         for key, values in one.items():
             found[key].update(values)

@@ -24,6 +24,7 @@ from tunestudy.config.resources import Resources
 from tunestudy.config.world import INSTALL_WORLD
 from tunestudy.preflight.asked import Asked
 from tunestudy.preflight.inputs import hub_point, is_cached
+from tunestudy.preflight.metrics import metric_problems
 from tunestudy.preflight.slurm import slurm_problems
 from tunestudy.preflight.trackers import tracker_problems
 from tunestudy.records.fetched import FetchDir, fetch_key, files_of, what_is_missing
@@ -299,6 +300,7 @@ SOURCES: Mapping[str, Callable[[Asked], Iterable[StudyError]]] = {
     "images": image_problems,
     "lock": lambda asked: locked_problems(asked.loaded) if asked.unfinished else (),
     "hub": lambda asked: model_problems(asked.loaded) if asked.unfinished and asked.is_local else (),
+    "metrics": lambda asked: metric_problems(asked) if asked.unfinished else (),
     "trackers": lambda asked: tracker_problems(
         asked.unfinished, asked.study.env, here=asked.resources.uses_this_python
     ),

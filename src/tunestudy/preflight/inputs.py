@@ -6,7 +6,7 @@ import json
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tunestudy.config.benchmark import LmEval
@@ -27,8 +27,9 @@ from tunestudy.study.nearest import did_you_mean
 HUB = "https://huggingface.co"
 PATIENCE_S = 6.0
 FILES_OPENED = 1000
+RUN_ONCE = "run once where the hub answers, with the HF_HOME of the jobs, or take another task"
 NOTHING_TO_DO = "all jobs are done"
-_ON = {"1", "true", "yes", "on"}
+ON = {"1", "true", "yes", "on"}
 
 
 def model_points(asked: Asked) -> Iterator[Point]:
@@ -137,8 +138,7 @@ def data_points(loaded: LoadedStudy) -> Iterator[Point]:
     yield _benchmarks(loaded.study)
     if loaded.locking is not None and loaded.locking.lock is not None:
         for name, why in loaded.locking.unlockable.items():
-            cure = "run once where the hub answers, with the HF_HOME of the jobs, or take another task"
-            yield warning(name, f"{why}, so not locked: jobs ask the hub", cure)
+            yield warning(name, f"{why}, so not locked: jobs ask the hub", RUN_ONCE)
 
 
 def _unreadable(path: Path) -> str:
@@ -227,20 +227,32 @@ def hub_home() -> Path:
 def hub_point(missing: Sequence[Named], cache: Path) -> Point:
     """Whether the hub answers for what is not in its cache; waits for at most `PATIENCE_S` seconds."""
     check, names = "hub", some([one.id for one in missing])
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() in _ON:
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ON:
         cure = "unset HF_HUB_OFFLINE for one `tunestudy fetch STUDY`, on a machine with internet"
         return refused(check, f"{names}: not in {cache}, and HF_HUB_OFFLINE is set", cure)
-    address = os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
+    address, silent = hub_address(os.environ), no_answer(os.environ)
+    if silent:
+        cure = "`tunestudy fetch STUDY` on a machine with internet and the same HF_HOME, or set a proxy or HF_ENDPOINT"
+        return refused(check, f"{names}: not in {cache}, and {silent}", cure)
+    return warning(check, f"{names}: not fetched yet; {address} answers", "tunestudy fetch STUDY, before a GPU is held")
+
+
+def hub_address(environment: Mapping[str, str]) -> str:
+    """Of the hub that its client asks."""
+    return environment.get("HF_ENDPOINT", HUB).rstrip("/")
+
+
+def no_answer(environment: Mapping[str, str]) -> str:
+    """That the hub cannot be reached, and why; empty where it answers. Waits for at most `PATIENCE_S` seconds."""
+    address = hub_address(environment)
     try:
         with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=PATIENCE_S):
             pass
     except urllib.error.HTTPError:
         pass  # it answers
     except (OSError, ValueError) as error:
-        said = getattr(error, "reason", None) or error
-        cure = "`tunestudy fetch STUDY` on a machine with internet and the same HF_HOME, or set a proxy or HF_ENDPOINT"
-        return refused(check, f"{names}: not in {cache}, and {address} cannot be reached: {said}", cure)
-    return warning(check, f"{names}: not fetched yet; {address} answers", "tunestudy fetch STUDY, before a GPU is held")
+        return f"{address} cannot be reached: {getattr(error, 'reason', None) or error}"
+    return ""
 
 
 def token_point(loaded: LoadedStudy) -> Point:

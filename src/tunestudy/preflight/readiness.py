@@ -20,6 +20,8 @@ from tunestudy.preflight.checks import (
     space_needed,
 )
 from tunestudy.preflight.hosts import PATIENCE_S as HOSTS_PATIENCE_S
+from tunestudy.preflight.metrics import PATIENCE_S as METRICS_PATIENCE_S
+from tunestudy.preflight.metrics import metric_points
 from tunestudy.preflight.points import Point, answer, ask_all, not_needed, ok, refusal, some
 from tunestudy.preflight.slurm import PATIENCE_S as SLURM_PATIENCE_S
 from tunestudy.records.layout import StudyDir
@@ -29,6 +31,7 @@ LONGER_S = {
     "hosts": HOSTS_PATIENCE_S + 10,
     "executor": 2 * SLURM_PATIENCE_S + 10,
     "torchvision": 60.0,
+    "metrics": 2 * METRICS_PATIENCE_S + 10,
 }
 """What is waited for longer, since `run` waits for it: a host, a controller, an import from a slow file server."""
 
@@ -160,6 +163,7 @@ FURTHER: Mapping[str, Callable[[Asked], Iterable[Point]]] = {
     "images": _images,
     "lock": _lock,
     "hub": inputs.hub_points,
+    "metrics": metric_points,
     "token": lambda asked: [inputs.token_point(asked.loaded)],
     "trackers": lambda asked: trackers.tracker_points(asked.unfinished, asked.study.env),
     "env": _env,
