@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from fakehub import FakeHub, Fault
 from shell import succeed
 
 from tunestudy.config.errors import Exit
@@ -57,6 +58,13 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     succeed(["umount", "-l", made.folder])
 
 
+@pytest.fixture
+def hub() -> Iterator[FakeHub]:
+    (made := FakeHub()).start()
+    yield made
+    made.stop()
+
+
 ONE_LONG_EPOCH = (
     STUDY.replace("retries: {disk: 0}", "retries: {disk: 1, wait_s: 1}")
     .replace("limit: 200", "limit: 3200")
@@ -64,14 +72,23 @@ ONE_LONG_EPOCH = (
     .replace("full_save_steps: 5", "full_save_steps: 30, save_steps: 30")
 )
 """A row of loss_log.csv is all that is written between two checkpoints."""
+OF_HUB = """\
+study: full
+seeds: [1]
+model: {model_name_or_path: org/tiny}
+datasets: {digits: {type: digits, limit: 200}}
+defaults: {data: digits, learning_rate: 1e-3, effective_batch_size: 8, max_steps: 2, max_length: 80}
+stages: {train: }
+variants: {only: {stages: [train]}}
+"""
 
 
-def begun(folder: Path, *words: str, study: str = STUDY) -> "subprocess.Popen[str]":
+def begun(folder: Path, *words: str, study: str = STUDY, env: dict[str, str] | None = None) -> "subprocess.Popen[str]":
     folder.mkdir(exist_ok=True)
     (folder / "study.yaml").write_text(study)
     command = [sys.executable, "-m", "tunestudy.cli", *words, "study.yaml"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
-    return subprocess.Popen(command, cwd=folder, text=True, **pipes)  # type: ignore[call-overload, no-any-return]
+    return subprocess.Popen(command, cwd=folder, text=True, env=env, **pipes)  # type: ignore[call-overload, no-any-return]
 
 
 def left(folder: Path) -> tuple[str, list[list[str]]]:
@@ -152,3 +169,30 @@ def test_a_disk_without_inodes_is_told_as_such(disk: Disk) -> None:
     again = begun(disk.folder, "run")
     told = again.communicate(timeout=100)[0]
     assert again.returncode == Exit.DONE, told
+
+
+@pytest.mark.slow
+@pytest.mark.lab
+def test_a_fetch_that_finds_no_room_keeps_what_came_and_goes_on(
+    disk: Disk, hub: FakeHub, tmp_path: Path, until: Callable[..., None]
+) -> None:
+    weights = os.urandom(8_000_000)
+    hub.commit("model", "org/tiny", {"config.json": b"{}", "model.safetensors": weights})
+    hub.faults.append(Fault("GET /org/tiny/resolve", wait_s=0.01, times=200))  # 64 kB each
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    there = {**kept, **hub.environment(disk.folder / "hf")}
+    fetch = begun(tmp_path / "study", "fetch", study=OF_HUB, env=there)
+    until(lambda: hub.sent["model.safetensors"] > 1_000_000 or fetch.poll() is not None, "a megabyte")
+    disk.leave_free(1_000_000)
+    told = fetch.communicate(timeout=100)[0]
+    assert fetch.returncode == Exit.PREFLIGHT_REFUSED, told
+    assert f"no space left for what the hub sends in {disk.folder}/hf/hub: " in told and "Traceback" not in told
+    assert "all that came is kept: make room, then `tunestudy fetch study.yaml` goes on" in told
+    disk.make_room()
+    hub.faults.clear()
+    before = hub.sent["model.safetensors"]
+    again = begun(tmp_path / "study", "fetch", study=OF_HUB, env=there)
+    told = again.communicate(timeout=100)[0]
+    assert again.returncode == Exit.DONE, told
+    assert 0 < hub.sent["model.safetensors"] - before < len(weights) - 1_000_000
+    assert [one.read_bytes() == weights for one in disk.folder.rglob("model.safetensors")] == [True]

@@ -40,6 +40,7 @@ from tunestudy.records.atomic import read_json, write_json
 from tunestudy.records.fetched import FetchDir
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.lease import Lease, LeaseHeldError
+from tunestudy.records.space import space
 from tunestudy.records.stop import StopRequest
 
 CURES = {
@@ -79,7 +80,10 @@ def main(path: str) -> int:
             dataset = adapter.validate_python(values)
             if request["dry_run"]:
                 print("\n".join(foreseen(name, dataset, folders)), flush=True)
-            elif not fetch(name, dataset, folders, study, order, stop=lambda: bool(stop)):
+                continue
+            with space(f"for images of {name}", study.images):
+                finished = fetch(name, dataset, folders, study, order, stop=lambda: bool(stop))
+            if not finished:
                 print(f"interrupted; all that came is kept: `{order.again}` goes on", flush=True)
                 return Exit.INTERRUPTED
     except StudyError as error:

@@ -27,7 +27,7 @@ from tunestudy.data.hub.resolve import moved, resolved
 from tunestudy.records.atomic import is_disk_full, read_json
 from tunestudy.records.hub_cache import hub_cache
 from tunestudy.records.locked import Item, Lock, Named, Problem, item_problems, read_lock, write_lock
-from tunestudy.records.space import bytes_text
+from tunestudy.records.space import bytes_text, space
 from tunestudy.records.stop import StopRequest
 
 AT_ONCE = 4
@@ -44,7 +44,8 @@ def main(path: str) -> int:
     if not sys.stderr.isatty():
         quiet_bars()
     try:
-        return carry_out(request, hub, stop)
+        with space("for what the hub sends", hub_cache()):
+            return carry_out(request, hub, stop)
     except StudyError as error:
         print(error, file=sys.stderr)
         return error.exit_code
