@@ -4,6 +4,7 @@ import json
 import math
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tunestudy.records.atomic import temporary_beside
 from tunestudy.records.host import machine, process_start
 from tunestudy.records.lease import Lease, LeaseHeldError
 
@@ -226,6 +228,34 @@ def test_deleted_study_ends_the_lease_quietly(tmp_path):
     assert not lease.still_mine()
     lease.release()
     assert not list((tmp_path / "job").iterdir())
+
+
+def test_folder_that_is_deleted_between_making_and_using_it_is_made_again(tmp_path, monkeypatch):
+    path, deleted = tmp_path / "job" / "claim", []
+
+    def name(beside: Path) -> Path:
+        if not deleted:
+            deleted.append(shutil.rmtree(path.parent))
+        return temporary_beside(beside)
+
+    monkeypatch.setattr("tunestudy.records.lease.temporary_beside", name)
+    with Lease.acquire(path) as lease:
+        assert deleted and lease.still_mine()
+
+
+def test_who_deleted_the_folder_does_not_give_back_the_lease_of_the_next(tmp_path):
+    path = tmp_path / "job"
+    deleter = Lease.acquire(path)
+    shutil.rmtree(path)
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout and holder.stdout.readline() == "1\n"  # numbers begin anew
+        assert not deleter.still_mine()
+        deleter.release()
+        assert (now := Lease.holder(path)) and now.pid == holder.pid
+    finally:
+        holder.kill()
+        holder.communicate()
 
 
 def test_half_written_lease_is_held_while_fresh(tmp_path):

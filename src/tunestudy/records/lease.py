@@ -114,12 +114,11 @@ class Lease:
         `on_lost` is called once, from the heartbeat's thread, when someone else has taken the lease over.
         Raises LeaseHeldError with the holder when it stays held, OSError when the folder cannot be written.
         """
-        path.mkdir(parents=True, exist_ok=True)
         give_up = time.monotonic() + wait_s
         while True:
             newest = _newest(path)
             holder = _judge(path, newest, stale_s)
-            if holder is None and (taken := _take(path, newest + 1)):
+            if holder is None and (taken := _take_in(path, newest + 1)):
                 return cls(path, *taken, heartbeat_s, on_lost)
             if holder is not None and time.monotonic() >= give_up:
                 raise LeaseHeldError(path, holder)
@@ -141,7 +140,7 @@ class Lease:
 
     def still_mine(self) -> bool:
         """Whether no one has taken over. Ask before publishing anything: a suspended holder may be out of date."""
-        return self._file.exists() and _newest(self.path) == self.attempt
+        return self._is_here() and _newest(self.path) == self.attempt
 
     def note(self, **facts: Any) -> None:
         """Add facts for readers (`Holder.facts`). `keeper` = a pid of this machine that keeps the lease alive too."""
@@ -166,8 +165,17 @@ class Lease:
         self._stop.set()
         self._thread.join()
         with contextlib.suppress(FileNotFoundError):  # the study was deleted: there is nothing to give back
-            if self._file.exists():
+            if self._is_here():
                 self._write_released()
+
+    def _is_here(self) -> bool:
+        """Whether its file is there and still its own. Where the folder was deleted and made anew, numbers begin anew:
+        then the file is somebody else's, who took the lease meanwhile."""
+        try:
+            told = _parsed(self._file.read_bytes(), self.attempt)
+        except FileNotFoundError:
+            return False
+        return all(told.get(name, self._record[name]) == self._record[name] for name in ("pid", "started", "since"))
 
     def _write_released(self) -> None:
         given_back = {**self._record, "released": True}
@@ -208,6 +216,15 @@ def _judge(path: Path, newest: int, stale_s: float) -> Holder | None:
     holder = _holder_from(record)
     alive = _any_process_lives(record) if holder.here else _is_fresh(path, touched, stale_s)
     return holder if alive else None
+
+
+def _take_in(path: Path, attempt: int) -> tuple[Path, dict[str, Any]] | None:
+    """`_take` in a folder that is made if missing; None, too, when `clean` removed it just then."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        return _take(path, attempt)
+    except FileNotFoundError:
+        return None
 
 
 def _take(path: Path, attempt: int) -> tuple[Path, dict[str, Any]] | None:
