@@ -12,12 +12,12 @@ import pytest
 
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.launch import logs
-from tunestudy.launch.presence import present
 from tunestudy.launch.run import run_study
 from tunestudy.launch.status import print_status, status
 from tunestudy.launch.stop import stop_study
 from tunestudy.launch.watch import watch
 from tunestudy.records.host import process_start
+from tunestudy.records.launchers import present
 from tunestudy.records.layout import StudyDir
 from tunestudy.study.load import LoadedStudy, load_study
 

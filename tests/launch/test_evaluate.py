@@ -12,9 +12,9 @@ import pytest
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.launch import evaluate
 from tunestudy.launch.evaluate import evaluate_study
-from tunestudy.launch.presence import present
 from tunestudy.launch.table import COLUMNS
 from tunestudy.records.atomic import write_json
+from tunestudy.records.launchers import present
 from tunestudy.records.layout import JobDir, StudyDir
 from tunestudy.study.load import LoadedStudy, load_study
 from tunestudy.study.plan import make_plan

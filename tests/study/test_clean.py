@@ -13,11 +13,12 @@ from tunestudy.config.errors import StudyError
 from tunestudy.config.job import Job
 from tunestudy.launch.prepare import prepare
 from tunestudy.records.atomic import point_to, write_json
+from tunestudy.records.launchers import present
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.lease import Lease
 from tunestudy.study.clean import clean_lines
 from tunestudy.study.load import load_study
-from tunestudy.study.unused import LITTER_AGE_S
+from tunestudy.study.unused import LITTER_AGE_S, Unused
 
 Folder = Any
 Clean = Callable[..., str]
@@ -241,3 +242,26 @@ def test_results_that_are_reached_by_a_link_are_cleaned(folder, study, clean):
     folder.results.symlink_to(folder.root / "scratch")
     assert "deleted" in clean(checkpoints=True)
     assert names(first_job(study)) == {"checkpoint-2", "checkpoint-5"}
+
+
+def test_jobs_that_a_run_with_other_settings_has_yet_to_start_are_kept(folder: Folder, study: StudyDir, clean: Clean):
+    waiting, read_by_it = study.job("base-0123456789ab"), study.job("base-ba9876543210")
+    written(waiting.job_json, json.dumps({"parents": [read_by_it.root.name]}))
+    written(read_by_it.result_json, "{}")
+    with present(study, [waiting.root.name]):
+        assert clean(delete=True).count("of a run that goes on, kept") == 2
+    assert waiting.job_json.exists() and read_by_it.result_json.exists()
+    clean(delete=True)
+    assert not waiting.root.exists() and not read_by_it.root.exists()
+
+
+def test_a_temporary_file_whose_writer_is_done_with_it_is_no_leftover(study: StudyDir, clean: Clean, monkeypatch):
+    temporary = old(written(first_job(study).root / ".tmp-progress.json-1"))
+    owner = Unused._owner
+
+    def gone(self: Unused, path: Path) -> str | None:
+        temporary.unlink(missing_ok=True)
+        return owner(self, path)
+
+    monkeypatch.setattr(Unused, "_owner", gone)
+    assert "leftovers" not in clean(delete=True, leftovers=True)

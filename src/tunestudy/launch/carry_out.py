@@ -15,7 +15,6 @@ from tunestudy.launch.executor import Launch, execute
 from tunestudy.launch.failures import print_failures
 from tunestudy.launch.outcome import is_complete, is_trained
 from tunestudy.launch.place import Place
-from tunestudy.launch.presence import present, writer_name
 from tunestudy.launch.queue import Queue, unknown_works
 from tunestudy.launch.show import open_display, row_of, summary
 from tunestudy.launch.task import Task
@@ -23,6 +22,7 @@ from tunestudy.launch.trackers.start import Sinks
 from tunestudy.launch.uploads import uploading
 from tunestudy.records.events import Journal
 from tunestudy.records.host import host_name
+from tunestudy.records.launchers import present, writer_name
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.stop import StopRequest
 from tunestudy.study.packing.dispatch import Work
@@ -53,7 +53,7 @@ def carry_out(
     tasks = tasks_of(folder, jobs)
     with (
         stop_on_signals() as stop,
-        present(folder),
+        present(folder, [job.id for job in jobs]),
         Journal(folder.events, writer_name()) as journal,
         uploading(
             jobs if uploads else (), folder, env=study.env, wait_s=study.resources.push_wait_s, stop=stop, quiet=quiet

@@ -10,12 +10,12 @@ from tunestudy.launch.carry_out import carry_out
 from tunestudy.launch.outcome import is_trained
 from tunestudy.launch.placing import place_for
 from tunestudy.launch.prepare import prepare
-from tunestudy.launch.presence import launchers
 from tunestudy.launch.select import select
 from tunestudy.launch.slurm.run import run_by_slurm
 from tunestudy.launch.table import write_table
 from tunestudy.launch.torchrun import Command
 from tunestudy.preflight.checks import check
+from tunestudy.records.launchers import launchers
 from tunestudy.records.layout import StudyDir
 from tunestudy.report.build import build_report
 from tunestudy.study.benchmarks import benchmark_named

@@ -77,7 +77,7 @@ def _add_slurm(told: dict[str, Any], plan: Plan, study: StudyDir) -> str:
 
 
 def _launchers(study: StudyDir) -> list[dict[str, Any]]:
-    from tunestudy.launch.presence import launchers
+    from tunestudy.records.launchers import launchers
 
     return [{"host": holder.host, "pid": holder.pid, "since": holder.since} for holder in launchers(study)]
 

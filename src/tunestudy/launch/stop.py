@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tunestudy.config.errors import Exit
 from tunestudy.launch.orphans import orphan_of, stop_orphan
-from tunestudy.launch.presence import launchers
 from tunestudy.launch.slurm.stop import stop_submissions
+from tunestudy.records.launchers import launchers
 from tunestudy.records.layout import JobDir, StudyDir
 
 POLL_S = 0.2

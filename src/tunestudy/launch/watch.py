@@ -8,11 +8,11 @@ from pathlib import Path
 from tunestudy.config.errors import Exit
 from tunestudy.launch.alerts.feed import AlertFeed, alert_words
 from tunestudy.launch.outcome import failed_words
-from tunestudy.launch.presence import launchers
 from tunestudy.launch.show import Display, Row, make_row, open_display, summary
 from tunestudy.launch.slurm.status import InSlurm, in_slurm
 from tunestudy.launch.task import Task
 from tunestudy.records.atomic import read_object
+from tunestudy.records.launchers import launchers
 from tunestudy.records.layout import StudyDir
 from tunestudy.study.load import LoadedStudy
 from tunestudy.study.plan import make_plan

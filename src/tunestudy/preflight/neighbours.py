@@ -19,8 +19,8 @@ from tunestudy.records import clock
 from tunestudy.records.atomic import read_json
 from tunestudy.records.events import differing_clocks, read_events
 from tunestudy.records.host import host_name
+from tunestudy.records.launchers import launchers, launchers_by_name
 from tunestudy.records.layout import NETCHECK, StudyDir
-from tunestudy.records.lease import Lease
 from tunestudy.study.hosts import Host
 
 MUCH_AHEAD_S = 60.0
@@ -66,18 +66,16 @@ def clock_point(hosts: Mapping[str, Facts], study: StudyDir) -> Point:
 def leads_of_launchers(study: StudyDir) -> dict[str, float]:
     """By how much the clock of each launcher on another machine is ahead of the file server's, as its journal tells."""
     found = {}
-    for folder in sorted(study.launchers.iterdir()) if study.launchers.is_dir() else ():
-        holder = Lease.holder(folder)
-        if holder is not None and not holder.here:
+    for name, holder in launchers_by_name(study).items():
+        if not holder.here:
             told = differing_clocks(read_events(study.events))
-            found[holder.host] = told.get(folder.name, 0.0)
+            found[holder.host] = told.get(name, 0.0)
     return found
 
 
 def launcher_point(study: StudyDir) -> Point:
     """Who carries the study out already: two may, and share its jobs, but should know of each other."""
-    folders = sorted(study.launchers.iterdir()) if study.launchers.is_dir() else []
-    others = [holder for folder in folders if (holder := Lease.holder(folder))]
+    others = launchers(study)
     if not others:
         return ok("other runs", "nobody else is carrying this study out")
     told = ", ".join(map(str, others))

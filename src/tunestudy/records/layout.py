@@ -15,6 +15,8 @@ REQUEST = "request.json"
 PROBED, FORESEEN, TRIED, SHOWN = "probe.json", "foresee.json", "try.json", "shown.json"
 NETCHECK, LR_FIND, LR_TABLE, LR_PICTURE = "netcheck.json", "lr_find.json", "lr_find.csv", "lr_find.svg"
 """What such a folder holds afterwards: answers, and what is made of them."""
+LAUNCHER_JOBS = "jobs.txt"
+"""Beside the lease of a process that carries the plan out: ids of the jobs that it is to see done, one per line."""
 
 
 def score_name(benchmark: str) -> str:

@@ -11,6 +11,7 @@ from tunestudy.config.merge import BASE, MergeStage, Weights
 from tunestudy.config.stage import inputs_of
 from tunestudy.records.atomic import read_json
 from tunestudy.records.layout import StudyDir
+from tunestudy.records.listing import size_of
 from tunestudy.study.fingerprint import significant
 from tunestudy.study.identity import Identities
 from tunestudy.study.state import folders_on_disk
@@ -67,7 +68,7 @@ class Orphan:
 def find_orphans(jobs: Sequence[Job], folder: StudyDir) -> list[Orphan]:
     """Directories under `jobs/` that the plan does not know, with their sizes."""
     left = folders_on_disk(folder) - {job.id for job in jobs}
-    return [Orphan(name, _size(folder, name)) for name in sorted(left)]
+    return [Orphan(name, size_of(folder.job(name).root)) for name in sorted(left)]
 
 
 def _is_entry(value: Any) -> bool:
@@ -252,11 +253,3 @@ def _shown(value: Any) -> str:
     if len(text) == 64 and set(text) <= set("0123456789abcdef"):
         return text[:12]
     return text if len(text) <= 60 else text[:57] + "…"
-
-
-def _size(folder: StudyDir, name: str) -> int:
-    return sum(
-        entry.lstat().st_size
-        for entry in folder.job(name).root.rglob("*")
-        if entry.is_file() and not entry.is_symlink()
-    )

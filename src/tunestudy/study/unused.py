@@ -3,6 +3,7 @@
 Finding is careful rather than complete: whatever a process may be using, or a setting names, is not among it.
 """
 
+import math
 import os
 import re
 import time
@@ -15,8 +16,10 @@ from typing import Any
 from tunestudy.records.atomic import TEMPORARY, TRASH, pointed_to, read_object, temporary_beside
 from tunestudy.records.fetched import fetch_key, files_of
 from tunestudy.records.kept import find_checkpoints, to_keep
+from tunestudy.records.launchers import jobs_of_launchers
 from tunestudy.records.layout import JobDir
 from tunestudy.records.lease import Lease
+from tunestudy.records.listing import entries, size_of, stats_below
 from tunestudy.records.manifest import read_manifest
 from tunestudy.study.load import LoadedStudy
 from tunestudy.study.plan import Plan
@@ -58,9 +61,17 @@ class Unused:
     @cached_property
     def running(self) -> set[str]:
         """Ids of jobs that a process works on, and of all whose results those read."""
-        folders = [folder for folder in self._folders() if is_running(folder)]
+        return self._with_needs(folder.root.name for folder in self._folders() if is_running(folder))
+
+    @cached_property
+    def wanted(self) -> set[str]:
+        """The same with those that a living launcher is about to start, or whose results it wants for its report: that
+        of a run with other settings."""
+        return self.running | self._with_needs(jobs_of_launchers(self._study))
+
+    def _with_needs(self, names: Iterable[str]) -> set[str]:
         found: set[str] = set()
-        waiting = [folder.root.name for folder in folders]
+        waiting = list(names)
         while waiting:
             name = waiting.pop()
             if name not in found:
@@ -74,15 +85,16 @@ class Unused:
         """Whether any process does anything with the study: then what jobs share is left alone."""
         if self.running:
             return True
-        leases = self._study.leases
-        held = [path.parent for path in leases.rglob("*.json")] if leases.is_dir() else []
-        return any(Lease.holder(path) is not None for path in dict.fromkeys(held))
+        found = os.walk(self._study.leases)
+        held = (Path(folder) for folder, _, files in found if any(name.endswith(".json") for name in files))
+        return any(Lease.holder(path) is not None for path in held)
 
     def orphans(self) -> Iterator[Item]:
         """Jobs that the study no longer has."""
         for orphan in self._plan.orphans:
             folder = self._study.job(orphan.id)
             why = "still running, kept" if orphan.id in self.running else self._spared(folder.root)
+            why = why or ("of a run that goes on, kept" if orphan.id in self.wanted else "")
             if orphan.id in self._written:
                 why = why or "in the study file, which has other settings than were typed, kept"
             yield Item(orphan.id, (folder.root,), orphan.size_bytes, folder.claim, why)
@@ -104,7 +116,7 @@ class Unused:
                 yield self._cache(folder, self._study.leases / f"fetch-{folder.name}")
         loose = [path for path in self._images() if not self._is_young(path)]
         if loose:
-            size = sum(path.stat().st_size for path in loose)
+            size = sum(map(size_of, loose))
             yield Item(f"cache/images: {len(loose):,} that no data set has", tuple(loose), size)
 
     def checkpoints(self) -> Iterator[Item]:
@@ -139,7 +151,7 @@ class Unused:
             folders[:] = [name for name in folders if name not in litter]
             yield from (Path(folder) / name for name in litter)
         for job in self._folders():
-            for path in job.root.glob("checkpoint-*"):
+            for path in entries(job.root):
                 if _CHECKPOINT.fullmatch(path.name) and path.is_dir() and read_manifest(path) is None:
                     yield path
         yield from (path for name in _ALONE for path in self._study.cache.glob(name) if path.is_dir())
@@ -193,9 +205,7 @@ class Unused:
                 yield path
 
     def _folders(self) -> list[JobDir]:
-        jobs = self._study.jobs
-        folders = jobs.iterdir() if jobs.is_dir() else ()
-        return [JobDir(path) for path in folders if path.is_dir() and not path.name.startswith(".")]
+        return [JobDir(path) for path in entries(self._study.jobs) if path.is_dir() and not path.name.startswith(".")]
 
     def _owner(self, path: Path) -> str | None:
         """The job below whose folder something lies."""
@@ -224,8 +234,8 @@ class Unused:
         return [path for path in found if path.is_relative_to(self._root) and path != self._root]
 
     def _is_young(self, path: Path) -> bool:
-        inside = path.rglob("*") if path.is_dir() else ()
-        newest: float = max(one.lstat().st_mtime for one in (path, *inside))
+        """What is gone by now had a writer, too."""
+        newest = max((one.st_mtime for one in stats_below(path)), default=math.inf)
         return newest > self._now - LITTER_AGE_S
 
     @cached_property
@@ -241,16 +251,8 @@ class Unused:
             probe.unlink(missing_ok=True)
 
 
-def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files below a folder; links count nothing."""
-    files: Iterable[Path] = path.rglob("*") if path.is_dir() else (path,)
-    return sum(file.lstat().st_size for file in files if file.is_file() and not file.is_symlink())
-
-
 def _folders_in(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return [path for path in entries(folder) if path.is_dir() and not path.name.startswith(".")]
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -17,7 +17,6 @@ from tunestudy.launch.carry_out import stop_on_signals, tasks_of
 from tunestudy.launch.executor import block_children_of_failed, has_weights
 from tunestudy.launch.failures import exit_of, print_failures
 from tunestudy.launch.outcome import failed_words, is_complete
-from tunestudy.launch.presence import present, writer_name
 from tunestudy.launch.retry import spent
 from tunestudy.launch.show import Display, open_display, row_of, summary
 from tunestudy.launch.slurm.commands import SlurmError, ask
@@ -29,6 +28,7 @@ from tunestudy.launch.uploads import uploading
 from tunestudy.records.atomic import read_object
 from tunestudy.records.events import Journal
 from tunestudy.records.host import host_name
+from tunestudy.records.launchers import present, writer_name
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.stop import StopRequest
 from tunestudy.study.state import is_running
@@ -185,7 +185,7 @@ def follow(study: StudyDir, jobs: Sequence[Job], resources: Resources, *, has_gp
     tasks = tasks_of(study, jobs)
     with (
         stop_on_signals() as stop,
-        present(study),
+        present(study, [job.id for job in jobs]),
         Journal(study.events, writer_name()) as journal,
         uploading(jobs, study, env={}, wait_s=resources.push_wait_s, stop=stop, quiet=quiet),
         open_display(quiet=quiet) as display,

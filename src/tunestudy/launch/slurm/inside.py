@@ -27,7 +27,6 @@ from tunestudy.config.job import Job
 from tunestudy.config.study import Study
 from tunestudy.launch.carry_out import carry_out
 from tunestudy.launch.outcome import is_complete, is_trained
-from tunestudy.launch.presence import writer_name
 from tunestudy.launch.queue import remembered_works
 from tunestudy.launch.slurm.commands import SlurmError, ask
 from tunestudy.launch.slurm.history import Life, lives_of
@@ -36,6 +35,7 @@ from tunestudy.launch.slurm.queue import ALLOCATION, listed_jobs
 from tunestudy.launch.slurm.script import ASKS_FOR_REQUEUE
 from tunestudy.records.atomic import read_object
 from tunestudy.records.events import Journal
+from tunestudy.records.launchers import writer_name
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.lease import STALE_S, Lease
 

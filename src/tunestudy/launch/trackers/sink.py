@@ -21,12 +21,12 @@ from typing import cast
 from tunestudy.config.job import Job
 from tunestudy.config.trackers import Tracker, TrackerSettings
 from tunestudy.launch.outcome import is_complete
-from tunestudy.launch.presence import writer_name
 from tunestudy.launch.trackers.about import About, about, summary_of
 from tunestudy.launch.trackers.kinds import OpenRun, open_run, project_from_environment
 from tunestudy.launch.trackers.steps import JobSteps
 from tunestudy.records.atomic import read_object, write_json
 from tunestudy.records.events import Journal
+from tunestudy.records.launchers import writer_name
 from tunestudy.records.layout import JobDir, StudyDir
 from tunestudy.records.lease import Lease, LeaseHeldError
 from tunestudy.records.logs import scrub, write_output_to

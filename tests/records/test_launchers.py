@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tunestudy.launch.presence import launchers, present
 from tunestudy.records import lease
+from tunestudy.records.launchers import launchers, present
 from tunestudy.records.layout import StudyDir
 
 ROUNDS = 10
