@@ -103,6 +103,16 @@ def test_each_kind_is_tried_again_as_often_as_the_study_says(study):
     assert {event["kind"] for event in study.events("job_failed")} == {"disk", "preempted", "nan"}
 
 
+def test_a_waiting_job_whose_folder_was_cleaned_away_starts_all_the_same(study, until):
+    study.behave(base={"steps": 20, "step_s": 0.05})
+    process = study.launch(slots=1)
+    until(lambda: study.starts("base"), "the first job")
+    shutil.rmtree(study.folder("other").root)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, output
+    assert study.steps("other") == [1, 2, 3]
+
+
 def test_a_pause_leaves_the_slot_to_others_and_ends_with_a_stop(study, until):
     study.behave(base={"action": "disk"})
     process = study.launch(slots=1, retries={"wait_s": 600})

@@ -109,6 +109,50 @@ def test_a_launcher_with_another_file_removes_the_folder_that_was_just_made(part
     assert len(list(folder.trials.glob("*/seed_*/*"))) == 2 * (1 + 1 + 2)
 
 
+def test_a_folder_that_clean_removes_before_its_job_is_written_is_made_again(parts, monkeypatch):
+    study, jobs, plan, folder = parts
+    write = Path.write_bytes
+
+    def gone(path: Path, data: bytes) -> int:
+        monkeypatch.undo()
+        path.parent.rmdir()
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", gone)
+    prepare(study, SOURCE, jobs, plan, folder)
+    assert all(folder.job(job.id).job_json.is_file() for job in jobs)
+
+
+def test_a_link_that_another_launcher_removes_while_it_is_looked_at_is_made_anew(parts, monkeypatch):
+    study, jobs, plan, folder = parts
+    prepare(study, SOURCE, jobs, plan, folder)
+    readlink = os.readlink
+
+    def gone(link: Path) -> str:
+        monkeypatch.undo()
+        link.unlink()
+        return readlink(link)
+
+    monkeypatch.setattr(os, "readlink", gone)
+    prepare(study, SOURCE, jobs, plan, folder)
+    links = list(folder.trials.glob("*/seed_*/*"))
+    assert len(links) == 2 * (1 + 1 + 2) and all(link.is_symlink() for link in links)
+
+
+def test_a_link_in_a_folder_that_is_gone_becomes_no_text_file(parts, monkeypatch):
+    study, jobs, plan, folder = parts
+    symlink = os.symlink
+
+    def gone(target: str, link: Path) -> None:
+        monkeypatch.undo()
+        link.parent.rmdir()
+        symlink(target, link)
+
+    monkeypatch.setattr(os, "symlink", gone)
+    prepare(study, SOURCE, jobs, plan, folder)
+    assert all(link.is_symlink() for link in folder.trials.glob("*/seed_*/*"))
+
+
 @pytest.mark.parametrize("nth", [1, 2, 7])
 def test_no_space_left_writes_nothing_half(parts, monkeypatch, nth):
     study, jobs, plan, folder = parts
@@ -123,7 +167,7 @@ def test_no_space_left_writes_nothing_half(parts, monkeypatch, nth):
         return write(path, data)
 
     monkeypatch.setattr(Path, "write_bytes", until_full)
-    with pytest.raises(StudyError, match="No space left on device") as caught:
+    with pytest.raises(StudyError, match=r"written: [\w./-]+\.(json|yaml): No space left on device; choose") as caught:
         prepare(study, SOURCE, jobs, plan, folder)
     assert caught.value.exit_code == Exit.PREFLIGHT_REFUSED
     monkeypatch.undo()

@@ -22,6 +22,7 @@ from tunestudy.launch.local import Slot
 from tunestudy.launch.orphans import end_orphan_if_it_hangs, kill_orphan, orphan_of, stop_orphan
 from tunestudy.launch.outcome import Outcome, is_complete, is_trained, log_sizes, memory_kills
 from tunestudy.launch.place import Place
+from tunestudy.launch.prepare import write_job
 from tunestudy.launch.queue import Queue
 from tunestudy.launch.retry import verdict_on
 from tunestudy.launch.task import Attempt, Task
@@ -165,6 +166,8 @@ def start_attempt(task: Task, launch: Launch, slot: Slot, slot_lease: Lease, cla
     killed = memory_kills()
     left = last_sign_of(task)
     task.folder.failure_json.unlink(missing_ok=True)
+    if not task.folder.job_json.is_file():  # `clean` with another study file was here before this run was listed
+        write_job(task.job, task.folder)
     running = launch.place.start(task.folder, slot, environment, task.folder.launch_log)
     claim.note(keeper=running.pid, slot=slot.name)
     slot_lease.note(keeper=running.pid, job=task.job.id)

@@ -8,7 +8,8 @@ import contextlib
 import io
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,12 @@ from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.job import Job
 from tunestudy.config.study import Study
 from tunestudy.records.atomic import point_to, replace_bytes
-from tunestudy.records.layout import StudyDir
+from tunestudy.records.layout import JobDir, StudyDir
+from tunestudy.records.listing import entries
 from tunestudy.records.redact import redact_tree
+from tunestudy.records.space import told_of
+
+_TRIES = 10
 
 
 def prepare(study: Study, source: bytes, jobs: Iterable[Job], plan: dict[str, Any], folder: StudyDir) -> None:
@@ -31,17 +36,19 @@ def prepare(study: Study, source: bytes, jobs: Iterable[Job], plan: dict[str, An
     jobs = list(jobs)
     try:
         for job in jobs:
-            write_if_new(folder.job(job.id).job_json, _json(job.model_dump(mode="json")))
+            write_job(job, folder.job(job.id))
         link_trials(jobs, study.seeds, folder)
         write_if_new(folder.study_yaml, source)
         write_if_new(folder.resolved_yaml, resolved_yaml(study))
         write_if_new(folder.plan_json, _json(redact_tree(plan)))
     except OSError as error:
-        raise StudyError(
-            str(folder.root),
-            f"cannot be written: {error.strerror}; choose another folder with --results",
-            exit_code=Exit.PREFLIGHT_REFUSED,
-        ) from error
+        cause = f"cannot be written: {told_of(error, folder.root)}; choose another folder with --results"
+        raise StudyError(str(folder.root), cause, exit_code=Exit.PREFLIGHT_REFUSED) from error
+
+
+def write_job(job: Job, folder: JobDir) -> None:
+    """What the worker of a job reads, in its folder."""
+    write_if_new(folder.job_json, _json(job.model_dump(mode="json")))
 
 
 def link_trials(jobs: Iterable[Job], seeds: Sequence[int], folder: StudyDir) -> None:
@@ -57,8 +64,9 @@ def link_trials(jobs: Iterable[Job], seeds: Sequence[int], folder: StudyDir) -> 
             wanted[folder.trial(variant, job.seed, job.stage)] = f"../../../jobs/{job.id}"
     for link, target in wanted.items():
         if not _points_to(link, target):
-            _link(link, target)
-    old = [link for link in folder.trials.glob("*/seed_*/*") if link not in wanted and link.name[0] != "."]
+            _make(partial(_link, link, target))
+    seeds_there = [seed for variant in entries(folder.trials) for seed in entries(variant) if seed.match("seed_*")]
+    old = [link for seed in seeds_there for link in entries(seed) if link not in wanted and link.name[0] != "."]
     for link in old:  # what is hidden is a link that another launcher is about to make
         link.unlink(missing_ok=True)
     _remove_empty({link.parent for link in old})
@@ -84,27 +92,39 @@ def write_if_new(path: Path, data: bytes) -> None:
     Whole but not flushed to the disk: a thousand flushes take ten seconds, and what a power failure takes from here
     the next `run` writes again from the study file.
     """
-    if not path.is_file() or path.read_bytes() != data:
-        replace_bytes(path, data)
+    try:
+        if path.read_bytes() == data:
+            return
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # it comes now
+    _make(partial(replace_bytes, path, data))
 
 
 def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
+def _make(work: Callable[[], None]) -> None:
+    """Once more when the folder was removed between making and using it: by a launcher with another study file while it
+    was empty, or by `clean` with a study file that does not have the job."""
+    for _ in range(_TRIES - 1):
+        with contextlib.suppress(FileNotFoundError, FileExistsError):
+            return work()
+    return work()
+
+
 def _link(link: Path, target: str) -> None:
-    try:
-        link.parent.mkdir(parents=True, exist_ok=True)
-        point_to(link, target)
-    except FileNotFoundError:  # a launcher with another study file has removed the folder while it was empty
-        link.parent.mkdir(parents=True, exist_ok=True)
-        point_to(link, target)
+    link.parent.mkdir(parents=True, exist_ok=True)
+    point_to(link, target)
 
 
 def _points_to(link: Path, target: str) -> bool:
-    if link.is_symlink():
+    try:
         return os.readlink(link) == target
-    return link.is_file() and link.read_text(encoding="utf-8").strip() == target
+    except FileNotFoundError:
+        return False  # none yet, or another launcher has just removed it
+    except OSError:  # no link: a text file where the file system has none
+        return link.is_file() and link.read_text(encoding="utf-8").strip() == target
 
 
 def _remove_empty(folders: Iterable[Path]) -> None:

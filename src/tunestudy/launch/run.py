@@ -28,7 +28,7 @@ from tunestudy.launch.torchrun import Command, command_here
 from tunestudy.preflight.checks import check
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.locked import write_lock
-from tunestudy.records.space import free_text
+from tunestudy.records.space import free_text, told_of
 from tunestudy.study.load import LoadedStudy
 from tunestudy.study.plan import Plan, make_plan
 
@@ -72,7 +72,7 @@ def run_study(
         try:
             code = carry_out(loaded.study, chosen, plan.folder, place=place, quiet=quiet, works=works)
         except OSError as error:
-            why = f"{error.strerror}, {free_text(plan.folder.root)}"
+            why = f"{told_of(error, plan.folder.root)}, {free_text(plan.folder.root)}"
             cause = f"cannot be written any more: {why}; running jobs go on, run again to continue"
             raise StudyError(str(plan.folder.root), cause, exit_code=Exit.PREFLIGHT_REFUSED) from error
         return finish(code)

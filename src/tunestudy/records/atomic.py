@@ -64,8 +64,7 @@ def write_bytes(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno is not None:
-            error.filename = str(path)  # a full disk names no file, and the temporary one says nothing to anyone
+        _name_it(error, path)
         raise
     fsync_file(path.parent)
 
@@ -77,9 +76,16 @@ def replace_bytes(path: Path, data: bytes) -> None:
     try:
         temporary.write_bytes(data)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        _name_it(error, path)
         raise
+
+
+def _name_it(error: BaseException, path: Path) -> None:
+    """A full disk names no file, and the temporary one says nothing to anyone."""
+    if isinstance(error, OSError) and error.errno is not None:
+        error.filename = str(path)
 
 
 def overwrite(path: Path, data: bytes) -> None:
@@ -171,6 +177,8 @@ def point_to(link: Path, target: str) -> None:
     temporary = temporary_beside(link)
     try:
         os.symlink(target, temporary)
+    except FileNotFoundError:
+        raise  # the folder is gone, which says nothing of links
     except OSError:
         write_text(link, target + "\n")
         return

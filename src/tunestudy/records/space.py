@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tunestudy.records.atomic import is_disk_full
+from tunestudy.records.atomic import TEMPORARY, is_disk_full
 
 _HARDLY_BYTES = 64 * 1024
 """A few blocks, which files of some lines need each."""
@@ -47,6 +47,20 @@ def told_if_full(path: Path) -> Iterator[None]:
         if not is_disk_full(error):
             raise
         print(f"{path} could not be written: {error.strerror}", file=sys.stderr, flush=True)
+
+
+def told_of(error: OSError, root: Path) -> str:
+    """`jobs/base-…/job.json: No space left on device`: the file as seen from `root`, where the error names one.
+
+    Of a file that was on its way to another name, the folder.
+    """
+    why = error.strerror or str(error)
+    if not isinstance(error.filename, str):
+        return why
+    path = Path(error.filename)
+    path = path.parent if path.name.startswith(TEMPORARY) else path
+    inside = path.relative_to(root) if path.is_relative_to(root) else path
+    return why if path == root else f"{inside.as_posix()}: {why}"
 
 
 def free_text(folder: Path) -> str:

@@ -11,6 +11,7 @@ from tunestudy.launch.slurm.accounting import keep_accounting
 from tunestudy.launch.slurm.follow import follow, settle, submit_once
 from tunestudy.preflight.slurm import partitions, wanted_partition
 from tunestudy.records.layout import StudyDir
+from tunestudy.records.space import told_of
 from tunestudy.study.load import LoadedStudy
 
 
@@ -36,7 +37,8 @@ def run_by_slurm(
         try:
             code = follow(study, jobs, resources, has_gpus=has_gpus, quiet=quiet)
         except OSError as error:
-            cause = f"cannot be written any more: {error.strerror}; what is submitted goes on, run again to continue"
+            why = told_of(error, study.root)
+            cause = f"cannot be written any more: {why}; what is submitted goes on, run again to continue"
             raise StudyError(str(study.root), cause, exit_code=Exit.PREFLIGHT_REFUSED) from error
         if code == Exit.DONE:
             settle(study)
