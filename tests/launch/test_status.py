@@ -1,11 +1,13 @@
 """`status` from files that someone else wrote, and from those of a running study."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from tunestudy.config.errors import Exit, StudyError
+from tunestudy.launch import logs
 from tunestudy.launch.durations import attempts_of
 from tunestudy.launch.logs import show
 from tunestudy.launch.prepare import prepare
@@ -145,6 +147,25 @@ def test_the_last_words_of_a_killed_job_are_shown(planned: Planned, capsys) -> N
     (logs / "rank-0.log").write_text("step 1\nSegmentation fau")
     assert show(planned.study.root, "", follow=False) == Exit.DONE
     assert capsys.readouterr().out == "step 1\nSegmentation fau\n"
+
+
+def test_a_job_that_is_cleaned_away_while_its_log_is_looked_for(planned: Planned, capsys, monkeypatch) -> None:
+    log = planned.folder.root / "logs" / "rank-0.log"
+    log.parent.mkdir()
+    log.write_text("step 1\n")
+    listed = logs.logs_of
+
+    def gone(folder: Path) -> list[Path]:
+        found = listed(folder)
+        shutil.rmtree(planned.folder.root, ignore_errors=True)
+        return found
+
+    monkeypatch.setattr(logs, "logs_of", gone)
+    assert show(planned.study.root, "", follow=False) == Exit.DONE
+    monkeypatch.setattr(logs, "entries", lambda folder: [planned.folder.root])
+    with pytest.raises(StudyError, match="there are: none yet"):
+        show(planned.study.root, "", follow=False)
+    assert capsys.readouterr().out == ""
 
 
 def test_files_where_folders_belong(planned: Planned, capsys) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,11 @@ from studies import Recipe, make_study
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.study import ReportSettings
 from tunestudy.records.layout import StudyDir
+from tunestudy.records.lease import Lease
+from tunestudy.report import build
 from tunestudy.report.build import build_report
+from tunestudy.report.compare import Headline
+from tunestudy.report.facts import StudyFacts
 
 FILES = {"index.html", "results.csv", "results.md", "results.tex"}
 
@@ -73,6 +78,38 @@ def test_a_report_that_cannot_be_written(tmp_path: Path) -> None:
     study_dir = make_study(tmp_path, Recipe(seeds=(1,)))
     study_dir.report.write_text("a file where the folder should be")
     with pytest.raises(StudyError, match="cannot be written") as caught:
+        build_report(study_dir)
+    assert caught.value.exit_code == Exit.PREFLIGHT_REFUSED
+
+
+@pytest.mark.slow
+def test_who_looked_earlier_does_not_write_over_what_is_newer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study_dir = make_study(tmp_path, Recipe(seeds=(1, 2)))
+    later = threading.Thread(target=build_report, args=(study_dir,), kwargs={"quiet": True})
+    headline = build.make_headline
+
+    def meanwhile(facts: StudyFacts) -> Headline:
+        monkeypatch.undo()
+        next(study_dir.jobs.glob("*/eval/digits.json")).unlink()
+        later.start()
+        later.join(0.5)
+        return headline(facts)
+
+    monkeypatch.setattr(build, "make_headline", meanwhile)
+    build_report(study_dir, quiet=True)
+    later.join(60)
+    left = written(study_dir)["results.csv"]
+    build_report(study_dir, quiet=True)
+    assert written(study_dir)["results.csv"] == left
+
+
+def test_a_report_that_another_process_goes_on_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study_dir = make_study(tmp_path, Recipe(seeds=(1,)))
+    monkeypatch.setattr(build, "_WAIT_S", 0.0)
+    with (
+        Lease.acquire(study_dir.leases / "report"),
+        pytest.raises(StudyError, match=f"process {os.getpid()} .* is writing the report; when that is done") as caught,
+    ):
         build_report(study_dir)
     assert caught.value.exit_code == Exit.PREFLIGHT_REFUSED
 

@@ -1,11 +1,14 @@
 """`logs`: what jobs printed, also while they run."""
 
+import os
+import stat
 import time
 from pathlib import Path
 
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.lease import Lease
+from tunestudy.records.listing import entries
 from tunestudy.records.redact import redact
 
 POLL_S = 0.3
@@ -33,8 +36,8 @@ def show(study_dir: Path, job_prefix: str | None, follow: bool) -> Exit:
 def job_folders(study_dir: Path, prefix: str) -> list[Path]:
     """Folders of the jobs whose id begins with `prefix`, oldest first."""
     jobs = StudyDir(study_dir).jobs
-    folders = [folder for folder in jobs.iterdir() if folder.is_dir()] if jobs.is_dir() else []
-    everything = sorted(folders, key=lambda folder: folder.stat().st_mtime)
+    dated = [(began, folder) for folder in entries(jobs) if (began := _dated(folder)) is not None]
+    everything = [folder for _, folder in sorted(dated)]
     chosen = [folder for folder in everything if folder.name.startswith(prefix)]
     if not chosen:
         known = ", ".join(folder.name for folder in everything[:8]) or "none yet"
@@ -45,7 +48,8 @@ def job_folders(study_dir: Path, prefix: str) -> list[Path]:
 def logs_of(folder: Path) -> list[Path]:
     """A job's own logs, after what its submissions to SLURM printed."""
     outputs = StudyDir(folder.parent.parent).slurm.outputs
-    return [*sorted(outputs.glob(f"{folder.name}.*.out")), *sorted((folder / "logs").glob("*.log"))]
+    printed = [path for path in entries(outputs) if path.match(f"{folder.name}.*.out")]
+    return [*printed, *(path for path in entries(folder / "logs") if path.suffix == ".log")]
 
 
 def print_from(log: Path, position: int, *, title: bool, torn: bool) -> int:
@@ -53,12 +57,15 @@ def print_from(log: Path, position: int, *, title: bool, torn: bool) -> int:
 
     `torn`: a last line without an end, too, as it may be all that a killed job came to say.
     """
-    size = log.stat().st_size
-    if size <= position:
-        return size
-    with open(log, "rb") as file:
-        file.seek(position)
-        data = file.read(size - position)
+    try:
+        with open(log, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            if size <= position:
+                return size
+            file.seek(position)
+            data = file.read(size - position)
+    except FileNotFoundError:  # its job was cleaned away just now
+        return position
     if not torn:
         data = data[: data.rfind(b"\n") + 1]
     if data:
@@ -66,6 +73,15 @@ def print_from(log: Path, position: int, *, title: bool, torn: bool) -> int:
             print(f"==> {log.parent.parent.name}/{log.name} <==")
         print(redact(data.decode(errors="replace")), end="" if data.endswith(b"\n") else "\n", flush=True)
     return position + len(data)
+
+
+def _dated(folder: Path) -> float | None:
+    """When something was last made in a job's folder; None for what is no folder, or none any more."""
+    try:
+        found = folder.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_mtime if stat.S_ISDIR(found.st_mode) else None
 
 
 def _runs(folder: Path) -> bool:

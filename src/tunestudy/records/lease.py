@@ -276,7 +276,7 @@ def _create_exclusively(file: Path, data: bytes) -> bool:
 def _newest(path: Path) -> int:
     try:
         names = os.listdir(path)  # noqa: PTH208 - names are all that is needed, and status asks this for every job
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return 0
     return max((int(name[:6]) for name in names if name[:6].isdigit()), default=0)
 

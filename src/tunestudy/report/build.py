@@ -3,6 +3,8 @@
 Reads job directories and nothing else, so it works on a study that is running, failed, or was copied from elsewhere.
 """
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.study import ReportSettings
 from tunestudy.records.atomic import write_text
 from tunestudy.records.layout import StudyDir
+from tunestudy.records.lease import STALE_S, Lease, LeaseHeldError
 from tunestudy.records.redact import redact
 from tunestudy.records.space import free_text
 from tunestudy.report.collect import collect
@@ -26,6 +29,8 @@ from tunestudy.report.page import render_page
 from tunestudy.report.tables import explanation, power_note, samples_csv, to_csv, to_latex, to_markdown, to_terminal
 
 _WIDTH_WITHOUT_TERMINAL = 120
+_WAIT_S = STALE_S + 20.0
+"""For who writes the report already. One on another machine that was killed counts as dead before that."""
 
 
 def build_report(study_dir: StudyDir, *, quiet: bool = False, settings: ReportSettings | None = None) -> Exit:
@@ -37,22 +42,42 @@ def build_report(study_dir: StudyDir, *, quiet: bool = False, settings: ReportSe
     """
     if not study_dir.root.is_dir():
         raise StudyError(str(study_dir.root), "there is no such results folder; run the study first, or give --results")
-    facts = collect(study_dir)
-    if settings is not None:
-        facts = replace(facts, report=settings.model_dump(mode="json"))
-    headline = make_headline(facts)
-    try:
-        _write(study_dir, facts, headline)
-    except OSError as error:
-        cause = f"the report cannot be written: {error.strerror}, {free_text(study_dir.root)}; "
-        cause += "when that is mended, `tunestudy report` writes it"
-        raise StudyError(str(study_dir.report), cause, exit_code=Exit.PREFLIGHT_REFUSED) from error
+    with _one_at_a_time(study_dir):
+        facts = collect(study_dir)
+        if settings is not None:
+            facts = replace(facts, report=settings.model_dump(mode="json"))
+        headline = make_headline(facts)
+        try:
+            _write(study_dir, facts, headline)
+        except OSError as error:
+            raise _not_writable(study_dir, error) from error
     broken = broken_requirements(facts, headline)
     if quiet:
         _print_broken(broken, _console())
     else:
         _print(study_dir, facts, headline, broken)
     return Exit.JOBS_FAILED if broken else Exit.DONE
+
+
+@contextlib.contextmanager
+def _one_at_a_time(study_dir: StudyDir) -> Iterator[None]:
+    """Who looks later writes later, so that the last report tells the latest; and of the notes in EXPERIMENT.md none is
+    told from what another one generates just then."""
+    try:
+        lease = Lease.acquire(study_dir.leases / "report", wait_s=_WAIT_S)
+    except LeaseHeldError as held:
+        cause = f"{held.holder} is writing the report; when that is done, `tunestudy report` writes it anew"
+        raise StudyError(str(study_dir.report), cause, exit_code=Exit.PREFLIGHT_REFUSED) from held
+    except OSError as error:
+        raise _not_writable(study_dir, error) from error
+    with lease:
+        yield
+
+
+def _not_writable(study_dir: StudyDir, error: OSError) -> StudyError:
+    cause = f"the report cannot be written: {error.strerror}, {free_text(study_dir.root)}; "
+    cause += "when that is mended, `tunestudy report` writes it"
+    return StudyError(str(study_dir.report), cause, exit_code=Exit.PREFLIGHT_REFUSED)
 
 
 def _write(study_dir: StudyDir, facts: StudyFacts, headline: Headline) -> None:

@@ -155,6 +155,23 @@ def test_what_is_not_known_is_counted(loaded: LoadedStudy, tmp_path: Path, probe
     assert probes
 
 
+def test_two_that_time_the_same_at_once_do_not_take_each_other_s_folder(
+    loaded: LoadedStudy, tmp_path: Path, probes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = planned(loaded, tmp_path)
+    quick = probe.command_for(plan.study.resources, tmp_path, "tunestudy.train.probe")
+
+    def beside_another(folder: JobDir, ranks: int) -> list[str]:
+        monkeypatch.setattr(probe, "command_for", lambda *_: quick)
+        monkeypatch.setattr(probe, "writer_name", lambda: "another")
+        assert probe_missing(plan, tmp_path) == []
+        return quick(folder, ranks)
+
+    monkeypatch.setattr(probe, "command_for", lambda *_: beside_another)
+    assert probe_missing(plan, tmp_path) == []
+    assert {path.suffix for path in (plan.folder.root / "cache").glob("probe-*")} == {".json"}
+
+
 def test_a_probe_that_fails_is_told_and_leaves_nothing(
     loaded: LoadedStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ from tunestudy.launch.estimates.alone import alone, stages_of
 from tunestudy.launch.torchrun import job_environment, last_line, start, wait_for
 from tunestudy.records.atomic import read_object, remove_tree, write_json
 from tunestudy.records.host import host_name
+from tunestudy.records.launchers import writer_name
 from tunestudy.records.layout import FORESEEN, JobDir, StudyDir
 from tunestudy.report.format import plural
 from tunestudy.study.estimates.costs import memory_key, slicing
@@ -40,10 +41,10 @@ def count_memory(plan: Plan, jobs: Sequence[Job], device: str) -> str | None:
     if not wanted:
         return None
     print(f"counting the memory of {plural(len(wanted), 'stage')} …", file=sys.stderr, flush=True)
-    folders = {key: JobDir(plan.folder.foreseen(key).with_suffix("")) for key in wanted}
+    own = {key: f"{plan.folder.foreseen(key).stem}-{writer_name()}" for key in wanted}  # others may count the same now
+    folders = {key: JobDir(plan.folder.cache / name) for key, name in own.items()}
     try:
         for key, job in wanted.items():
-            remove_tree(folders[key].root)
             write_json(folders[key].job_json, alone(plan, job).model_dump(mode="json"))
         return _count(plan.study, per_host, device, folders, plan.folder)
     finally:

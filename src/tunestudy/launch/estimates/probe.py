@@ -15,6 +15,7 @@ from tunestudy.launch.torchrun import Command, job_environment, last_line, start
 from tunestudy.records.atomic import read_json, remove_tree, write_json
 from tunestudy.records.host import host_name
 from tunestudy.records.hub_cache import hub_cache
+from tunestudy.records.launchers import writer_name
 from tunestudy.records.layout import PROBED, JobDir
 from tunestudy.study.estimates.timing import expected_times, speed_key
 from tunestudy.study.plan import Plan
@@ -62,8 +63,7 @@ def _without_evidence(plan: Plan, base: Path) -> dict[str, Job]:
 def time_job(plan: Plan, job: Job, key: str, slot: Slot, command: Command) -> list[str]:
     """Run one probe in a folder of its own, which is removed; its result stays."""
     result = plan.folder.probe(key)
-    folder = JobDir(result.with_suffix(""))
-    remove_tree(folder.root)
+    folder = JobDir(result.with_name(f"{result.stem}-{writer_name()}"))  # another `run` may time the same just now
     try:
         write_json(folder.job_json, alone(plan, job).model_dump(mode="json"))
         began = time.monotonic()
