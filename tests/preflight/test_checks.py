@@ -202,3 +202,14 @@ def test_a_torchvision_that_cannot_be_imported_is_told_before_transformers_break
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     found = checks.broken_torchvision()
     assert found is None if told is None else told in found
+
+
+def test_a_probe_that_another_host_removes_tells_that_the_folder_can_be_written(tmp_path, monkeypatch):
+    touch = Path.touch
+
+    def gone(path: Path) -> None:
+        touch(path)
+        path.unlink()
+
+    monkeypatch.setattr(Path, "touch", gone)
+    assert not list(folder_problems(tmp_path, 0))

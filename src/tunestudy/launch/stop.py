@@ -11,6 +11,7 @@ from tunestudy.launch.orphans import orphan_of, stop_orphan
 from tunestudy.launch.slurm.stop import stop_submissions
 from tunestudy.records.launchers import launchers
 from tunestudy.records.layout import JobDir, StudyDir
+from tunestudy.records.listing import entries
 
 POLL_S = 0.2
 
@@ -45,8 +46,7 @@ def stop_study(study_dir: Path) -> Exit:
 
 
 def _job_folders(study: StudyDir) -> list[JobDir]:
-    found = study.jobs.iterdir() if study.jobs.is_dir() else ()
-    return [JobDir(folder) for folder in found if folder.is_dir()]
+    return [JobDir(folder) for folder in entries(study.jobs) if folder.is_dir()]
 
 
 def _stop_orphans(study: StudyDir) -> int:

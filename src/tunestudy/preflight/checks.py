@@ -277,7 +277,7 @@ def _is_writable(folder: Path) -> bool:
         probe.touch()
     except OSError:
         return False
-    probe.unlink()
+    probe.unlink(missing_ok=True)  # a process of that number on another host may do the same
     return True
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunestudy.config.stage import CheckpointSettings
+from tunestudy.records.listing import entries
 from tunestudy.records.manifest import read_manifest
 
 
@@ -23,8 +24,9 @@ class StoredCheckpoint:
 def find_checkpoints(root: Path) -> list[StoredCheckpoint]:
     """All checkpoints with a readable manifest, by step. Whether their content holds is another question."""
     found = []
-    for path in root.glob("checkpoint-*"):
-        manifest = None if path.is_symlink() else read_manifest(path)
+    for path in entries(root):
+        is_one = path.name.startswith("checkpoint-") and not path.is_symlink()
+        manifest = read_manifest(path) if is_one else None
         if manifest is not None and isinstance(manifest.get("step"), int):
             one = StoredCheckpoint(
                 name=path.name,

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from tunestudy.records.events import read_events
 from tunestudy.records.layout import JobDir, StudyDir
+from tunestudy.records.listing import entries
 from tunestudy.records.redact import redact
 from tunestudy.report.collect_job import read_job
 from tunestudy.report.facts import JobFacts, Settings, StudyFacts, VariantFacts
@@ -86,6 +87,4 @@ def _benchmarks(resolved: Settings, jobs: Iterable[JobFacts]) -> dict[str, Setti
 
 
 def _job_folders(study_dir: StudyDir) -> list[str]:
-    if not study_dir.jobs.is_dir():
-        return []
-    return sorted(path.name for path in study_dir.jobs.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return [path.name for path in entries(study_dir.jobs) if path.is_dir() and not path.name.startswith(".")]

@@ -6,6 +6,7 @@ from typing import Any
 
 from tunestudy.records.atomic import pointed_to
 from tunestudy.records.layout import JobDir
+from tunestudy.records.listing import entries
 from tunestudy.records.manifest import read_manifest
 from tunestudy.report.collect_mixture import read_gate_log
 from tunestudy.report.collect_score import read_score, read_score_log
@@ -152,9 +153,9 @@ def _checkpoints(folder: JobDir, reader: Reader) -> list[Checkpoint]:
     """Sealed checkpoints on disk by step; sizes come from the manifests, no tensor file is opened."""
     marks = {mark: target.name for mark in ("best", "last") if (target := pointed_to(folder.root / mark))}
     found = []
-    for path in folder.root.glob("checkpoint-*"):
-        manifest = read_manifest(path)
-        if manifest is None or not (match := re.fullmatch(r"checkpoint-(\d+)", path.name)):
+    for path in entries(folder.root):
+        match = re.fullmatch(r"checkpoint-(\d+)", path.name)
+        if match is None or (manifest := read_manifest(path)) is None:
             continue
         sizes = [number(mapping(entry).get("size")) or 0 for entry in manifest["files"].values()]
         facts = mapping(reader.redact({key: manifest.get(key) for key in ("kind", "metrics")}))

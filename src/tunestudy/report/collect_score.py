@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tunestudy.records.layout import JobDir
+from tunestudy.records.listing import entries
 from tunestudy.report.facts import Curve, Score, Settings
 from tunestudy.report.reader import Reader
 from tunestudy.report.values import mapping, number, numbers, whole
@@ -82,7 +83,7 @@ def read_score_log(
 ) -> Curve:
     """Scores of `eval/checkpoint-<step>/`, by step, with the result's own as the last point; empty without any."""
     at: dict[int, dict[str, float]] = {}
-    for path in folder.eval.glob("checkpoint-*/"):
+    for path in entries(folder.eval):
         if match := re.fullmatch(r"checkpoint-(\d+)", path.name):
             read = {name: _valid(path / f"{name}.json", mapping(wanted[name]), reader) for name in wanted}
             at[int(match[1])] = {name: numbers(f["metrics"])[_primary(f)] for name, f in read.items() if f}

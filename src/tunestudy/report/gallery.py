@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from tunestudy.records.listing import entries
 from tunestudy.records.picks import SHARED_ROWS, WRONG_ROWS, place_of, thumbnail_name
 from tunestudy.records.redact import redactor
 from tunestudy.report.answers import Answers
@@ -209,7 +210,7 @@ class Album:
 
 
 def _names(folder: Path) -> frozenset[str]:
-    return frozenset(path.name for path in folder.iterdir()) if folder.is_dir() else frozenset()
+    return frozenset(path.name for path in entries(folder))
 
 
 def _card(

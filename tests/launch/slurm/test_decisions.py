@@ -29,7 +29,7 @@ from tunestudy.launch.slurm.status import in_slurm
 from tunestudy.launch.slurm.stop import stop_submissions
 from tunestudy.launch.slurm.submit import Submitter
 from tunestudy.preflight.slurm import slurm_problems
-from tunestudy.records.atomic import write_json
+from tunestudy.records.atomic import write_json, write_text
 from tunestudy.records.events import Journal
 from tunestudy.records.layout import StudyDir
 
@@ -293,6 +293,14 @@ def test_kinds_of_a_new_start(monkeypatch):
     for reason, why in (("time limit", "its time limit came"), ("interrupted", "SLURM wanted its node for others")):
         told = whence(lives([{**start, "restart": 0}, {**left, "reason": reason}]))
         assert told == {"kind": "preempted", "why": why}
+
+
+def test_answers_whose_file_goes_while_they_are_counted(on_slurm):
+    study = on_slurm()
+    folder = study.dir.job(study.jobs[0].id)
+    write_text(folder.eval / "a.part-0.jsonl", "12345")
+    (folder.eval / "a.part-1.jsonl").symlink_to("gone")  # listed, and no longer there
+    assert inside.made_of(study.dir, study.jobs[0]).answered_bytes == 5
 
 
 def test_the_file_for_sbatch(cluster, on_slurm, monkeypatch):

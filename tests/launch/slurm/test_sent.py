@@ -65,6 +65,24 @@ def test_another_who_submits_for_long_is_named(cluster, on_slurm, submitter, mon
             sbatch_lines(study.jobs, study.dir, study.loaded.study.resources)
 
 
+def test_what_another_run_saw_done_while_this_one_waited_is_not_sent_again(cluster, on_slurm, submitter):
+    study = on_slurm()
+    base = next(job for job in study.jobs if job.stage == "base")
+    write_json(study.dir.job(base.id).result_json, {"fingerprint": base.fingerprint})
+    for name, evaluation in base.evaluations.items():
+        write_json(study.dir.job(base.id).eval_json(name), {"fingerprint": evaluation.fingerprint})
+    assert set(submitter(study).send(study.jobs, {})) == {job.id for job in study.jobs} - {base.id}
+
+
+def test_lines_by_hand_leave_a_waiting_allocation_its_list(cluster, on_slurm, submitter):
+    study = on_slurm(mode="allocation")
+    submitter(study).send(study.jobs, {})
+    listed = study.dir.slurm.jobs("allocation").read_text()
+    with pytest.raises(StudyError, match=r"allocation \d+ is in SLURM's queue; wait for it, or end it"):
+        sbatch_lines(study.jobs[:1], study.dir, study.loaded.study.resources)
+    assert study.dir.slurm.jobs("allocation").read_text() == listed
+
+
 def test_lines_sent_by_hand_are_seen_and_stopped(cluster, on_slurm, submitter):
     study = on_slurm()
     submitter(study).send(study.jobs, {})

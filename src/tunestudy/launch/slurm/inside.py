@@ -38,6 +38,7 @@ from tunestudy.records.events import Journal
 from tunestudy.records.launchers import writer_name
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.lease import STALE_S, Lease
+from tunestudy.records.listing import size_of
 
 POLL_S = 0.5
 NO_REQUEUE = (
@@ -236,7 +237,7 @@ class Made:
 def made_of(study: StudyDir, job: Job) -> Made:
     """From the job's files."""
     folder = study.job(job.id)
-    answered = sum(file.stat().st_size for file in folder.eval.rglob("*.jsonl"))
+    answered = sum(map(size_of, folder.eval.rglob("*.jsonl")))
     return Made(is_trained(job, folder), step_of(study, job) or 0, answered)
 
 

@@ -13,6 +13,7 @@ from itertools import groupby
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.job import Job
 from tunestudy.config.resources import Resources
+from tunestudy.launch.outcome import is_complete
 from tunestudy.launch.slurm.commands import SlurmError, ask, patiently
 from tunestudy.launch.slurm.mark import keep_mark
 from tunestudy.launch.slurm.queue import ALLOCATION, Queued, live_jobs, read_queue
@@ -47,7 +48,10 @@ class Submitter:
         try:
             with Lease.acquire(self.study.leases / "slurm", wait_s=LEASE_WAIT_S):
                 keep_mark(self.study)
-                return self._send(wanted, trained, read_queue(self.study))
+                queue = read_queue(self.study)
+                # what others sent may be over by now: then it has left the queue, and its files tell
+                done = {job.id: True for job in wanted if is_complete(job, self.study.job(job.id))}
+                return self._send([job for job in wanted if job.id not in done], {**trained, **done}, queue)
         except LeaseHeldError as error:
             self.full = f"{error.holder} is submitting jobs of this study"
             return {}
