@@ -14,6 +14,7 @@ from tunestudy.launch.requests.netcheck import (
     transport_lines,
 )
 from tunestudy.records.layout import StudyDir
+from tunestudy.records.lease import Lease
 from tunestudy.study.load import LoadedStudy, load_study
 
 pytestmark = pytest.mark.alone
@@ -60,6 +61,15 @@ def test_two_ranks_are_measured(tmp_path: Path) -> None:
     text = "\n".join(told)
     assert told[0].startswith("2 ranks on 1 hosts, gloo") and "transport: gloo over TCP" in text
     assert "134,217,728" in text and "Gbit/s" in text
+
+
+def test_two_do_not_measure_each_other(tmp_path: Path) -> None:
+    study = StudyDir(tmp_path / "results" / "net")
+    (study.netcheck.root / "netcheck.json").parent.mkdir(parents=True)
+    (study.netcheck.root / "netcheck.json").write_text("{}")
+    with Lease.acquire(study.leases / "netcheck"), pytest.raises(StudyError, match="does the same just now; wait"):
+        check_network(load(tmp_path, 2), tmp_path / "results")
+    assert (study.netcheck.root / "netcheck.json").exists()
 
 
 def test_one_rank_has_nobody(tmp_path: Path) -> None:

@@ -123,6 +123,22 @@ def test_says_what_fits_what_is_fastest_and_what_to_set(
     assert not list((tmp_path / "results" / "small" / "cache").glob("*/")), "folders of tries are gone"
 
 
+def test_two_at_once_do_not_try_on_one_card(
+    loaded: LoadedStudy, tmp_path: Path, tries: FakeTries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search, refused = module.search, []
+
+    def beside_another(*asked: Any) -> Any:
+        with pytest.raises(StudyError, match="does the same just now; wait for it to end") as caught:
+            tune(loaded, tmp_path, fresh=True)
+        refused.append(caught.value.exit_code)
+        return search(*asked)
+
+    monkeypatch.setattr(module, "search", beside_another)
+    tune(loaded, tmp_path)
+    assert refused == [Exit.PREFLIGHT_REFUSED]
+
+
 def test_plan_knows_the_time_of_the_chosen_one(loaded: LoadedStudy, tmp_path: Path, tries: FakeTries) -> None:
     tune(loaded, tmp_path)
 

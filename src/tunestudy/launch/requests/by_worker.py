@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.records.atomic import write_json
+from tunestudy.records.layout import StudyDir
+from tunestudy.records.lease import Lease, LeaseHeldError
 from tunestudy.records.stop import StopRequest
 
 POLL_S = 0.1
@@ -23,6 +25,18 @@ def refuse_without(command: str, needed: Mapping[str, str]) -> None:
     if missing:
         told = f"`{command}` needs {', '.join(missing)}, not installed here; pip install 'tunestudy[train]'"
         raise StudyError("installation", told, exit_code=Exit.PREFLIGHT_REFUSED)
+
+
+@contextlib.contextmanager
+def one_at_a_time(study: StudyDir, command: str, key: str = "") -> Iterator[None]:
+    """StudyError while another process does the same: both would write to one folder, and measure each other."""
+    try:
+        lease = Lease.acquire(study.leases / "-".join(filter(None, (command, key))))
+    except LeaseHeldError as held:
+        told = f"{held.holder} does the same just now; wait for it to end"
+        raise StudyError(command, told, exit_code=Exit.PREFLIGHT_REFUSED) from None
+    with lease:
+        yield
 
 
 def by_worker(

@@ -8,6 +8,7 @@ from typing import Any
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.job import Job
 from tunestudy.launch.local import find_slots
+from tunestudy.launch.requests.by_worker import one_at_a_time
 from tunestudy.launch.spread import command_for
 from tunestudy.launch.torchrun import job_environment, last_line, start, wait_for
 from tunestudy.preflight.checks import check
@@ -37,11 +38,12 @@ def find_rate(
     require_parents(plan, planned.job)
     check(loaded, [], plan.folder, starts=True)
     folder = plan.folder.lr_find(f"{planned.job.variants[0]}-{planned.job.id}")
-    remove_tree(folder.root)
-    write_json(folder.job_json, planned.job.model_copy(update={"evaluations": {}}).model_dump(mode="json"))
-    write_json(folder.root / REQUEST, {"from": low, "to": high, "steps": steps})
-    sweep(plan, loaded.path.parent, folder)
-    return result_lines(folder, planned.job, planned.job.training.learning_rate if planned.job.training else 0.0)
+    with one_at_a_time(plan.folder, "lr-find", folder.root.name):
+        remove_tree(folder.root)
+        write_json(folder.job_json, planned.job.model_copy(update={"evaluations": {}}).model_dump(mode="json"))
+        write_json(folder.root / REQUEST, {"from": low, "to": high, "steps": steps})
+        sweep(plan, loaded.path.parent, folder)
+        return result_lines(folder, planned.job, planned.job.training.learning_rate if planned.job.training else 0.0)
 
 
 def chosen_job(plan: Plan, variant: str, stage: str) -> PlannedJob:

@@ -8,11 +8,12 @@ from typing import Any
 
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.launch.local import find_slots
+from tunestudy.launch.requests.by_worker import one_at_a_time
 from tunestudy.launch.spread import command_for
 from tunestudy.launch.torchrun import job_environment, last_line, start, wait_for
 from tunestudy.preflight.checks import check
 from tunestudy.records.atomic import read_json, remove_tree, write_json
-from tunestudy.records.layout import NETCHECK, REQUEST, StudyDir
+from tunestudy.records.layout import NETCHECK, REQUEST, JobDir, StudyDir
 from tunestudy.study.load import LoadedStudy
 
 MODULE = "tunestudy.train.netcheck"
@@ -36,6 +37,18 @@ def check_network(loaded: LoadedStudy, results: Path) -> list[str]:
     study = StudyDir(results / loaded.study.study)
     check(loaded, [], study, starts=True)
     folder = study.netcheck
+    with one_at_a_time(study, "netcheck"):
+        _measure(loaded, folder)
+        if not (folder.root / NETCHECK).exists():  # the last thing that is done; how hosts then end says nothing
+            raise StudyError("netcheck", f"failed: {last_line(folder.launch_log)}", exit_code=Exit.PREFLIGHT_REFUSED)
+        found: dict[str, Any] = read_json(folder.root / NETCHECK)
+        logs = "".join(path.read_text(errors="replace") for path in sorted(folder.root.glob("nccl-*")))
+        told = [*tables(found), *transport_lines(found, logs), *prediction_lines(found, loaded, study)]
+        return [*told, f"numbers: {folder.root / NETCHECK}"]
+
+
+def _measure(loaded: LoadedStudy, folder: JobDir) -> None:
+    resources = loaded.study.resources
     remove_tree(folder.root)
     write_json(folder.root / REQUEST, {"sizes": SIZES, "pair_bytes": PAIR_BYTES, "repeats": REPEATS})
     slot = find_slots(resources)[0]
@@ -49,12 +62,6 @@ def check_network(loaded: LoadedStudy, results: Path) -> list[str]:
         command_for(resources, loaded.path.parent, MODULE)(folder, slot.ranks), environment, folder.launch_log
     )
     wait_for(process)
-    if not (folder.root / NETCHECK).exists():  # the last thing that is done; how hosts then end says nothing
-        raise StudyError("netcheck", f"failed: {last_line(folder.launch_log)}", exit_code=Exit.PREFLIGHT_REFUSED)
-    found: dict[str, Any] = read_json(folder.root / NETCHECK)
-    logs = "".join(path.read_text(errors="replace") for path in sorted(folder.root.glob("nccl-*")))
-    told = [*tables(found), *transport_lines(found, logs), *prediction_lines(found, loaded, study)]
-    return [*told, f"numbers: {folder.root / NETCHECK}"]
 
 
 def tables(found: Mapping[str, Any]) -> Iterator[str]:

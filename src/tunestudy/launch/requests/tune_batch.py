@@ -19,6 +19,7 @@ from tunestudy.launch.estimates.memory import count_memory
 from tunestudy.launch.estimates.probe import absent_model, time_job
 from tunestudy.launch.local import Slot, find_slots
 from tunestudy.launch.outcome import memory_kills
+from tunestudy.launch.requests.by_worker import one_at_a_time
 from tunestudy.launch.requests.lr_find import chosen_job
 from tunestudy.launch.requests.tune_words import Tuning, as_json, open_ends, progress_words, tuning_lines
 from tunestudy.launch.requests.tuning import Candidate, Space, Tried, best_of, next_candidate, tried_from
@@ -94,10 +95,11 @@ def tune_batch(
         key=tuning_key(plan, job, resources.ranks),
         memory_bytes=None if memory_gb is None else round(memory_gb * GIGABYTE),
     )
-    if fresh:
-        plan.folder.tuned(bench.key).unlink(missing_ok=True)
     busy = busy_share()
-    space, known, is_over = search(bench, space, minutes * 60)
+    with one_at_a_time(plan.folder, "tune-batch", bench.key):
+        if fresh:
+            plan.folder.tuned(bench.key).unlink(missing_ok=True)
+        space, known, is_over = search(bench, space, minutes * 60)
     tuning = Tuning(
         job=job, space=space, known=known, ranks=resources.ranks, facts=facts_on_disk(bench), cut=is_over, busy=busy
     )
