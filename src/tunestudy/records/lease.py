@@ -220,8 +220,8 @@ def _judge(path: Path, newest: int, stale_s: float) -> Holder | None:
 
 def _take_in(path: Path, attempt: int) -> tuple[Path, dict[str, Any]] | None:
     """`_take` in a folder that is made if missing; None, too, when `clean` removed it just then."""
+    path.mkdir(parents=True, exist_ok=True)
     try:
-        path.mkdir(parents=True, exist_ok=True)
         return _take(path, attempt)
     except FileNotFoundError:
         return None
