@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from tunestudy.bench.run import as_lines
 from tunestudy.bench.scorer import Scorer
 from tunestudy.bench.tasks import Asking, lm_eval
 from tunestudy.config.benchmark import LmEval
@@ -286,3 +287,28 @@ def test_a_job_writes_the_harness_s_numbers_and_a_line_per_question(tmp_path: Pa
     assert told["metrics"]["acc"] == 0.5 and told["primary"] == "acc" and told["n"] == len(lines) == 4
     assert told["lm_eval"]["tasks"] == {"tiny_choice": "3.0"}
     assert sum(line["score"] for line in lines) == 2
+
+
+def test_a_row_whose_value_is_no_number_says_so_in_valid_json(
+    parts: tuple[Any, Any], tasks: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "own.py").write_text(
+        "def results(doc, results):\n"
+        "    first = doc['label'] == 0\n"
+        "    return {'acc': float('nan') if first else 1.0, 'acc_norm': float('inf') if first else 0.5}\n"
+        "def over(items):\n    return sum(i for i in items if i == i) / len(items)\n"
+    )
+    rows = [{"question": "ab", "choices": ["a", "b"], "label": label} for label in (0, 1, 1)]
+    (tmp_path / "choice.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = CHOICE.replace("{metric: acc}", "{metric: acc, aggregation: !function own.over, higher_is_better: true}")
+    (tmp_path / "own.yaml").write_text(text + "process_results: !function own.results\n")
+    evaluated = ours(parts, tmp_path, tasks="own.yaml")
+
+    def refused(constant: str) -> Any:
+        raise AssertionError(f"{constant} is no JSON")
+
+    lines = [json.loads(line, parse_constant=refused) for line in as_lines(evaluated.scored).splitlines()]
+    assert [line["score"] for line in lines] == [None, 1.0, 1.0]
+    assert [line["problem"] for line in lines] == ["acc of this answer is nan, no number", "", ""]
+    assert [line["others"] for line in lines] == [{}, {"acc_norm": 0.5}, {"acc_norm": 0.5}]
+    assert evaluated.totals.metrics["acc"] == pytest.approx(2 / 3)

@@ -48,7 +48,9 @@ class Parts:
         """
         digests = {row.id: digest_of(row) for row in rows}
         lines = [
-            json.dumps({"fingerprint": self._fingerprint, "row": digests[one.id], "scored": asdict(one)})
+            json.dumps(
+                {"fingerprint": self._fingerprint, "row": digests[one.id], "scored": asdict(one)}, allow_nan=False
+            )
             for one in scored
             if not one.problem.startswith(UNJUDGED)
         ]

@@ -245,7 +245,7 @@ def evaluate_by_itself(
 
 def as_lines(scored: Sequence[Scored]) -> str:
     """predictions.jsonl; half a character, which a judge's reply may hold, becomes a question mark."""
-    text = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in scored)
+    text = "".join(json.dumps(asdict(row), ensure_ascii=False, allow_nan=False) + "\n" for row in scored)
     return text.encode("utf-8", "replace").decode()
 
 

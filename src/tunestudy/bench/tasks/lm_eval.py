@@ -178,7 +178,8 @@ def _row(row_id: str, task: Any, sample: Mapping[str, Any]) -> Scored:
     rolling = task.OUTPUT_TYPE == "loglikelihood_rolling"
     values = {key: _number(sample[key], weighted=rolling) for key in sample["metrics"]}
     known = {key: value for key, value in values.items() if value is not None}
-    score = next(iter(known.values()), 0.0)
+    name, score = next(iter(known.items()), ("", 0.0))
+    problem = "" if np.isfinite(score) else f"{name} of this answer is {score}, no number"
     prediction, reference = str(sample["filtered_resps"][0]), str(sample["target"])
     if task.OUTPUT_TYPE == "multiple_choice":
         choices = [str(arguments[1]).strip() for arguments in sample["arguments"]][: len(sample["filtered_resps"])]
@@ -186,8 +187,9 @@ def _row(row_id: str, task: Any, sample: Mapping[str, Any]) -> Scored:
         right = sample["target"]
         reference = choices[right] if isinstance(right, int) and 0 <= right < len(choices) else reference
     asked = str(sample["arguments"][0][0])[-SHOWN:]
-    others = dict(list(known.items())[1:])
-    return Scored(row_id, prediction, reference, score == 1.0, score=score, asked=asked, others=others)
+    others = {key: value for key, value in list(known.items())[1:] if np.isfinite(value)}
+    told = None if problem else score
+    return Scored(row_id, prediction, reference, score == 1.0, score=told, asked=asked, problem=problem, others=others)
 
 
 def _number(value: Any, *, weighted: bool) -> float | None:
