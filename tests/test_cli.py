@@ -265,3 +265,34 @@ def test_export_of_a_folder_is_shown_without_what_chooses_in_a_study(
 ) -> None:
     assert run_main(monkeypatch, "export", str(tmp_path)) == 2
     assert f"`tunestudy export {tmp_path} --form merged --to DIR`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["status"],
+        ["logs"],
+        ["clean"],
+        ["export", "--only", "one", "--seed", "1", "--form", "folded", "--to", "out"],
+        ["push"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_what_ran_in_the_other_form_is_told(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    study.write_text(STUDY + "tiny: {defaults: {max_steps: 1}}\n")
+    monkeypatch.chdir(tmp_path)
+
+    def said(*more: str) -> str:
+        return CliRunner().invoke(cli.app, [words[0], str(study), *words[1:], *more]).stderr
+
+    assert "note:" not in said(), "nothing ran at all"
+    job = tmp_path / "results/small-tiny/jobs/base-0123456789ab"
+    job.mkdir(parents=True)
+    (job / "progress.json").write_text("{}")
+    assert "nothing of small has run in results, but its small form has: add --tiny" in said()
+    assert "note:" not in said("--tiny")
+    (tmp_path / "results/small-tiny").rename(tmp_path / "results/small")
+    assert "nothing of small-tiny has run in results, but its whole form has: leave --tiny out" in said("--tiny")
+    assert "note:" not in said()

@@ -13,7 +13,7 @@ from tunestudy.cli.words import (
     Tiny,
     app,
     leave,
-    load,
+    load_what_ran,
     refuse_choice,
     seeds_of,
 )
@@ -77,7 +77,7 @@ def push(
         refuse_choice("push", only, seeds)
         leave(push_folder(model, wish))
     assert study is not None
-    leave(push_study(load(study, overrides, tiny), results, wish))
+    leave(push_study(load_what_ran(study, overrides, tiny, results), results, wish))
 
 
 @app.command()

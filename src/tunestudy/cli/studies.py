@@ -21,6 +21,7 @@ from tunestudy.cli.words import (
     app,
     leave,
     load,
+    load_what_ran,
     print_json,
     print_lines,
     refuse_choice,
@@ -151,7 +152,7 @@ def evaluate(
         leave(evaluate_model(model, asked.wanted(tiny=tiny), results, output=output, quiet=quiet))
     from tunestudy.launch.evaluate import evaluate_study
 
-    loaded = load(asked.study, list(asked.overrides), tiny)
+    loaded = load_what_ran(asked.study, list(asked.overrides), tiny, results)
     named = asked.benchmarks
     leave(
         evaluate_study(

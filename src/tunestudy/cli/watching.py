@@ -13,7 +13,7 @@ from tunestudy.cli.words import (
     Tiny,
     app,
     leave,
-    load,
+    load_what_ran,
     print_json,
     print_lines,
 )
@@ -26,7 +26,7 @@ def stop(
     """Let running jobs save and leave; `run` continues them."""
     from tunestudy.launch.stop import stop_study
 
-    leave(stop_study(results / load(study, overrides, tiny).study.study))
+    leave(stop_study(results / load_what_ran(study, overrides, tiny, results).study.study))
 
 
 @app.command()
@@ -46,7 +46,7 @@ def status(
     gc.disable()  # a fifth of the time with 10,000 jobs, and nothing here lives long enough to be collected
     from tunestudy.launch import status as telling
 
-    state = telling.status(load(study, overrides, tiny), results, brief=not as_json)
+    state = telling.status(load_what_ran(study, overrides, tiny, results), results, brief=not as_json)
     print_json(state) if as_json else telling.print_status(state)
     gc.freeze()  # nor does the interpreter look through it once more as it leaves
     if exit_code:
@@ -60,7 +60,7 @@ def watch(
     """Follow a running study in a live table."""
     from tunestudy.launch import watch as watching
 
-    leave(watching.watch(load(study, overrides, tiny), results))
+    leave(watching.watch(load_what_ran(study, overrides, tiny, results), results))
 
 
 @app.command()
@@ -77,7 +77,7 @@ def logs(
 
     if "=" in job:  # all jobs, of a study with other settings
         job, overrides = "", [job, *(overrides or [])]
-    leave(show(results / load(study, overrides, tiny).study.study, job, follow))
+    leave(show(results / load_what_ran(study, overrides, tiny, results).study.study, job, follow))
 
 
 @app.command()
@@ -87,7 +87,7 @@ def sync(
     """Send trackers (`report_to`) what they have not been told yet."""
     from tunestudy.launch.trackers.sync import sync_study
 
-    leave(sync_study(load(study, overrides, tiny), results))
+    leave(sync_study(load_what_ran(study, overrides, tiny, results), results))
 
 
 @app.command()
@@ -99,7 +99,7 @@ def report(
     from tunestudy.report.build import build_report
     from tunestudy.report.stale import stale_lines
 
-    loaded = load(study, overrides, tiny)
+    loaded = load_what_ran(study, overrides, tiny, results)
     code = build_report(StudyDir(results / loaded.study.study), settings=loaded.study.report)
     for line in stale_lines(loaded, results):
         print(line)
@@ -120,7 +120,7 @@ def clean(
     """List with sizes what the study no longer has or needs; delete it with --yes."""
     from tunestudy.study.clean import clean_lines
 
-    loaded = load(study, overrides, tiny)
+    loaded = load_what_ran(study, overrides, tiny, results)
     kinds = {"caches": caches, "checkpoints": checkpoints, "leftovers": leftovers}
     print_lines(clean_lines(loaded, results, delete=yes, **kinds))
 
@@ -146,5 +146,5 @@ def serve(
     """Show a live page of the study in a browser, fed from its files."""
     from tunestudy.web import serve as serving
 
-    folder = results / load(study, overrides, tiny).study.study
+    folder = results / load_what_ran(study, overrides, tiny, results).study.study
     leave(serving.serve(folder, host=host, port=port, with_token=not no_token, open_page=open_page))

@@ -51,6 +51,16 @@ def load(study: Path, overrides: list[str] | None, tiny: bool) -> Any:
     return loaded
 
 
+def load_what_ran(study: Path, overrides: list[str] | None, tiny: bool, results: Path) -> Any:
+    """`load`, for a command about what has run; tells where that was the study's other form, small or whole."""
+    from tunestudy.study.tiny import other_form
+
+    loaded = load(study, overrides, tiny)
+    if note := other_form(loaded.study.study, results):
+        print(note, file=sys.stderr)
+    return loaded
+
+
 def seeds_of(text: str | None) -> list[int]:
     """`1,2` → [1, 2]; none for None. Raises StudyError."""
     if text is None:

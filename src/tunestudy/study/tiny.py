@@ -12,9 +12,11 @@ key by key. Nothing else can differ, so that the small study has the jobs of the
 small one has them only where `tiny:` says so.
 """
 
+from pathlib import Path
 from typing import Any
 
 from tunestudy.config.errors import StudyError
+from tunestudy.records.layout import StudyDir
 from tunestudy.study.nearest import did_you_mean
 from tunestudy.study.plain import shown
 from tunestudy.study.source import KeyPath, Source
@@ -126,3 +128,17 @@ def _carry_lines(source: Source, old: KeyPath, new: KeyPath, content: Any) -> No
     inner = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
     for key, value in inner:
         _carry_lines(source, (*old, key), (*new, key), value)
+
+
+def other_form(name: str, results: Path) -> str | None:
+    """What to tell where nothing of the study `name` has begun in `results`, but something of its other form has."""
+    small = name.endswith(SUFFIX)
+    other = name.removesuffix(SUFFIX) if small else name + SUFFIX
+    if _has_begun(StudyDir(results / name)) or not _has_begun(StudyDir(results / other)):
+        return None
+    had, cure = ("whole", "leave --tiny out") if small else ("small", "add --tiny")
+    return f"note: nothing of {name} has run in {results}, but its {had} form has: {cure} to see that"
+
+
+def _has_begun(study: StudyDir) -> bool:
+    return any(study.job(folder.name).progress_json.is_file() for folder in study.jobs.glob("*"))

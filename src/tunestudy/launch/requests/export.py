@@ -1,6 +1,7 @@
 """`tunestudy export`: a published result in the form that another tool wants."""
 
 import os
+import sys
 from pathlib import Path
 
 from tunestudy.config.errors import Exit, StudyError
@@ -11,6 +12,7 @@ from tunestudy.records.atomic import read_json
 from tunestudy.records.layout import JobDir, StudyDir
 from tunestudy.study.load import load_study
 from tunestudy.study.plan import Plan, make_plan
+from tunestudy.study.tiny import other_form
 
 MODULE = "tunestudy.train.export"
 FORMS = ("folded", "merged", "quantised")
@@ -79,6 +81,8 @@ def job_folder(where: Path) -> JobDir | None:
 def folder_of_study(where: Path, results: Path, only: str, seed: int | None, *, tiny: bool) -> JobDir:
     """The folder of the one job that `--only` and `--seed` name."""
     loaded = load_study(where, tiny=tiny)
+    if note := other_form(loaded.study.study, results):
+        print(note, file=sys.stderr)
     plan = make_plan(loaded, results)
     if not only:
         names = ", ".join(plan.study.variants)
