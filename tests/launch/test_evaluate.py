@@ -16,6 +16,7 @@ from tunestudy.launch.table import COLUMNS
 from tunestudy.records.atomic import write_json
 from tunestudy.records.launchers import present
 from tunestudy.records.layout import JobDir, StudyDir
+from tunestudy.records.lease import Lease
 from tunestudy.study.load import LoadedStudy, load_study
 from tunestudy.study.plan import make_plan
 
@@ -95,6 +96,20 @@ def test_a_merged_model_needs_nothing_of_what_it_was_made_of(tmp_path: Path) -> 
     train(loaded, tmp_path / "results", "merged")
     assert evaluate_study(loaded, tmp_path / "results", command=fake) == Exit.DONE
     assert started(tmp_path / "results")["merged"] == ["['a', 'b']"] * 2
+
+
+def test_scoring_what_is_trained_is_no_second_attempt_at_it(
+    loaded: LoadedStudy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(loaded, tmp_path, "base")
+    for place in (StudyDir(tmp_path / "s").job(p.job.id) for p in make_plan(loaded, tmp_path).jobs):
+        Lease.acquire(place.claim).release()  # as training left it
+    assert evaluate_study(loaded, tmp_path, command=fake) == Exit.DONE
+    lines = [line for line in capsys.readouterr().out.splitlines() if "started on" in line]
+    told = sorted(line.partition("  ")[2].rpartition(" on ")[0].partition("-")[0::2] for line in lines)
+    of_base = [after for stage, after in told if stage == "base"]
+    assert len(of_base) == 2 and all(after.endswith("scoring started") for after in of_base), lines
+    assert all("attempt" not in line for line in lines if "base-" in line), lines
 
 
 def test_only_the_untouched_model_when_nothing_is_trained(loaded: LoadedStudy, tmp_path: Path) -> None:

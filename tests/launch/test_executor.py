@@ -1,5 +1,6 @@
 """The loop, with real processes that honour the file contract."""
 
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -161,6 +162,7 @@ def test_interrupt_lets_jobs_save_and_a_later_run_continues(study, until):
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 75 and "run again to continue" in output
+    assert re.search(r"stopping: 1 job may save, [0-9.]+ s at most; Ctrl-C again kills what runs\n", output), output
     saved = len(study.steps("base"))
     told = [event["step"] for event in study.events("job_interrupted") if event["job"].startswith("base")]
     assert told == [saved] and saved < 200

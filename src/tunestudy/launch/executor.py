@@ -172,7 +172,9 @@ def start_attempt(task: Task, launch: Launch, slot: Slot, slot_lease: Lease, cla
     claim.note(keeper=running.pid, slot=slot.name)
     slot_lease.note(keeper=running.pid, job=task.job.id)
     task.attempt = Attempt(running, claim, slot, slot_lease, time.monotonic(), log_start, killed)
-    task.state, task.note = "running", f"started on {slot.name}" + f", attempt {claim.attempt}" * (claim.attempt > 1)
+    which = f", attempt {claim.attempt}" * (claim.attempt > 1 and bool(task.failures or not task.trained))
+    what = "scoring started" if task.trained and task.job.settings is not None else "started"
+    task.state, task.note = "running", f"{what} on {slot.name}{which}"
     if why := read_adjusted(task.folder).why:
         task.note += f"; {why}"
     facts = {"slot": slot.name, "world_size": slot.ranks, "pid": running.pid, **left}

@@ -103,6 +103,9 @@ def test_probes_are_made_once_and_remembered(loaded: LoadedStudy, tmp_path: Path
     assert "  start  2 min 02 s  (from timed steps)" in told
     assert "  lora   3 min 24 s  (from timed steps)" in told
     assert "together: 3 min 24 s left with jobs one at a time" in told
+    assert "start of their processes" not in told, "that is in what was timed"
+    seen = replace(outlook, experiments=[replace(one, evidence="from finished jobs") for one in outlook.experiments])
+    assert "without the start of their processes" in text_of(outlook_lines(seen, "small.yaml"))
 
 
 @pytest.mark.parametrize(("executor", "where"), [("ray", "the Ray cluster's machines"), ("local", "")])

@@ -139,7 +139,10 @@ def outlook_lines(outlook: Outlook, study: str) -> list[str]:
     if outlook.timed_for and outlook.timed_on:
         where = f"steps were timed on {outlook.timed_on}; jobs run on {outlook.timed_for}"
         lines.append(f"  {where}, which may be faster or slower")
-    return [*lines, f"  {_together(outlook, missing)}"]
+    lines.append(f"  {_together(outlook, missing)}")
+    if any("finished jobs" in one.evidence for one in outlook.experiments):
+        lines.append("  (what finished jobs took is without the start of their processes, some seconds each)")
+    return lines
 
 
 def _together(outlook: Outlook, missing: Sequence[str]) -> str:
