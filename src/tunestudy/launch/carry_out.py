@@ -25,7 +25,6 @@ from tunestudy.records.host import host_name
 from tunestudy.records.launchers import present, writer_name
 from tunestudy.records.layout import StudyDir
 from tunestudy.records.stop import StopRequest
-from tunestudy.report.format import plural
 from tunestudy.study.packing.dispatch import Work
 
 GONE = (
@@ -61,18 +60,11 @@ def carry_out(
         ),
         open_display(quiet=quiet) as display,
     ):
-        if not quiet:
-            _print_what_is_left(tasks, place)
+        _print_what_is_left(tasks, place, quiet=quiet)
         journal.write("run_started", pid=os.getpid(), host=host_name())
         watchman = Watchman(study, folder, journal, display.alert)
 
-        told_of_stop = False
-
         def show(now: Sequence[Task]) -> None:
-            nonlocal told_of_stop
-            if stop and not told_of_stop and not journal.lost and (words := _stopping(now, study.resources, hurry)):
-                display.alert(words)
-                told_of_stop = True
             display.update([row_of(task) for task in now])
             watchman.look(now)
 
@@ -84,6 +76,7 @@ def carry_out(
             queue=Queue(works or unknown_works(jobs), place.slots),
             journal=journal,
             show=show,
+            tell=display.alert,
             may_hurry=hurry,
         )
         sinks = Sinks(study, jobs, folder)
@@ -101,18 +94,11 @@ def carry_out(
     return code
 
 
-def _print_what_is_left(tasks: Sequence[Task], place: Place) -> None:
+def _print_what_is_left(tasks: Sequence[Task], place: Place, *, quiet: bool) -> None:
     left = sum(task.state != "done" for task in tasks)
     slots = f", {len(place.slots)} at a time on {host_name()}" if left else ""
-    print(f"{left} of {len(tasks)} jobs to do{slots}", flush=True)
-
-
-def _stopping(tasks: Sequence[Task], resources: Resources, hurry: bool) -> str:
-    """What a first signal does; empty where nothing runs."""
-    running = sum(task.state in ("running", "elsewhere") for task in tasks)
-    again = "; Ctrl-C again kills what runs" if hurry else ""
-    words = f"{plural(running, 'job')} may save, {resources.stop_grace_s:g} s at most{again}"
-    return f"stopping: {words}" if running else ""
+    if not quiet:
+        print(f"{left} of {len(tasks)} jobs to do{slots}", flush=True)
 
 
 def tasks_of(study: StudyDir, jobs: Sequence[Job]) -> list[Task]:

@@ -35,6 +35,7 @@ from tunestudy.records.layout import StudyDir
 from tunestudy.records.lease import Lease, LeaseHeldError
 from tunestudy.records.space import is_full
 from tunestudy.records.stop import StopRequest
+from tunestudy.report.format import plural
 
 POLL_S = 0.1
 
@@ -52,6 +53,8 @@ class Launch:
     journal: Journal
     show: Callable[[Sequence[Task]], None]
     """Called after every round with all tasks."""
+    tell: Callable[[str], None]
+    """Says a line to whoever sits in front of it."""
     may_hurry: bool = True
     """Whether a second signal, while jobs save and leave, kills them. SLURM tells processes twice, and kills itself."""
 
@@ -345,6 +348,10 @@ def stop_running(tasks: Sequence[Task], launch: Launch) -> None:
         if task.attempt:
             task.attempt.running.ask_to_stop()
     hurry = StopRequest.on_signals(signal.SIGINT, signal.SIGTERM)
+    if running := sum(bool(task.attempt) or task.job.id in orphans for task in tasks):
+        again = "; Ctrl-C again kills what runs" if launch.may_hurry else ""
+        at_most = f"{launch.resources.stop_grace_s:g} s at most"
+        launch.tell(f"stopping: {plural(running, 'job')} may save, {at_most}{again}")
     give_up = time.monotonic() + launch.resources.stop_grace_s
     while any(task.attempt or (task.job.id in orphans and orphan_of(task.folder)) for task in tasks):
         launch.show(tasks)
