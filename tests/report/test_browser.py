@@ -184,6 +184,17 @@ def test_text_of_strangers_runs_nothing(browser: Browser, tmp_path: Path) -> Non
         assert (opened.said, len(opened.asked)) == ([], 1)
 
 
+def test_names_of_sixty_characters_scroll_in_boxes_of_their_own(browser: Browser, tmp_path: Path) -> None:
+    long = "a_variant_whose_name_has_all_the_characters_that_names_may"[:57]
+    accuracy = {f"{long}_{number:02d}": number / 10 for number in range(5)}
+    study_dir = make_study(tmp_path, Recipe(accuracy=accuracy, descriptions={}))
+    build_report(study_dir)
+    for width in (1280, 390):
+        with Opened(browser, study_dir, width=width) as opened:
+            opened.page.evaluate("for (const d of document.querySelectorAll('details')) d.open = true")
+            assert opened.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"at {width} px"
+
+
 def test_without_javascript_the_tables_still_tell(browser: Browser, finished: StudyDir) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
