@@ -281,7 +281,9 @@ def test_cycle_of_from_names_the_way(folder: Folder, edited: Edit) -> None:
         (b"study: a: b\n", "a second `:` in this line"),
         (b"study: a\n\tseeds: [1]\n", "study.yaml:2"),
         (b"PK\x03\x04\x00\x00\xff\xfe", "not a text file"),
-        (b"study: caf\xe9\n", "not a text file in UTF-8"),
+        (b"seeds: [1]\nstudy: caf\xe9\n", "not a text file in UTF-8, so it is no study file; its line 2 is the first"),
+        ("study: a\n".encode("utf-16"), "it is in UTF-16: save it as UTF-8"),
+        ("study: a\nseeds:\u00a0[1]\nstages:\n".encode(), "study.yaml:2: this is not YAML: a no-break space"),
         (b"study: a\n---\nstudy: b\n", "study.yaml:2: one file holds one study"),
         (b"study: !!python/object:os.system a\n", "has no meaning here"),
         (b"study: *gone\n", "there is no `&gone` above"),
@@ -293,6 +295,12 @@ def test_file_that_is_no_study(folder: Folder, content: bytes, message: str) -> 
     folder.path.write_bytes(content)
     told = folder.error_of_file()
     assert message in told
+
+
+def test_entries_of_the_wrong_kind_do_not_make_a_list_empty(folder: Folder, edited: Edit) -> None:
+    told = folder.error(edited(("study: digits", "study: 42"), ("seeds: [1, 2, 3]", 'seeds: ["1"]')))
+    assert "must be a whole number, got the text '1'" in told and "must not be empty" not in told
+    assert "must be text, got the number 42: put it in quotes" in told
 
 
 def test_repetition_by_reference_is_stopped(folder: Folder) -> None:

@@ -37,11 +37,18 @@ def mistakes(error: ValidationError, given: Any) -> list[tuple[KeyPath, str]]:
         if kind:
             kinds = wanted.setdefault(path, [])
             kinds += [kind] if kind not in kinds else []
-        else:
+        elif detail["type"] != "too_short" or _is_short(detail, _value_at(given, path)):
             told.setdefault(path, _message(detail, path, given))
     for path, kinds in wanted.items():
-        told.setdefault(path, f"must be {' or '.join(kinds)}, got {shown(_value_at(given, path))}")
+        value = _value_at(given, path)
+        quotes = ": put it in quotes" if kinds == ["text"] and isinstance(value, int | float) else ""
+        told.setdefault(path, f"must be {' or '.join(kinds)}, got {shown(value)}{quotes}")
     return list(told.items())
+
+
+def _is_short(detail: Any, value: Any) -> bool:
+    """Not so for a list of enough entries that are wrong, which are told by themselves."""
+    return not isinstance(value, list) or len(value) < detail["ctx"]["min_length"]
 
 
 def shown(value: Any) -> str:

@@ -4,6 +4,7 @@ YAML 1.2 (core schema): `1e-3` is a number; `on` and `yes` are text. Events come
 brings it (thirty times faster), else from ruamel.yaml, which also has the last word on what libyaml refuses.
 """
 
+import codecs
 import gc
 import glob
 import re
@@ -21,6 +22,8 @@ KeyPath = tuple[str | int, ...]
 
 MAX_DEPTH = 60
 MAX_NODES = 5_000_000
+NO_BREAK = "\u00a0"
+"""Looks like a space, and comes with what is copied from web pages and documents."""
 
 
 @dataclass(frozen=True)
@@ -125,11 +128,19 @@ def read_text(path: Path, what: str, *, endings: Collection[str]) -> str:
         raise StudyError(where, f"cannot be read: {error.strerror}") from None
     try:
         text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = "\0"
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise StudyError(where, f"{_NO_TEXT}, so it is no {what}; {_cure_of(data, line)}") from None
     if "\0" in text:
-        raise StudyError(where, f"this is not a text file in UTF-8, so it is no {what}")
+        raise StudyError(where, f"{_NO_TEXT}, so it is no {what}")
     return text
+
+
+def _cure_of(data: bytes, line: int) -> str:
+    """line: of the first byte that is no UTF-8."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "it is in UTF-16: save it as UTF-8"
+    return f"its line {line} is the first that is not: save it as UTF-8"
 
 
 def _refuse_tokens(path: Path, text: str) -> None:
@@ -250,6 +261,7 @@ class Composer:
         return StudyError(at(dotted(path), file=str(self.path), line=event.start_mark.line + 1), message)
 
 
+_NO_TEXT = "this is not a text file in UTF-8"
 _NUMBER = re.compile(r"[-+]?(?:\.\d+|\d+(?:\.\d*)?)(?:[eE][-+]?\d+)?")
 _INTEGER = re.compile(r"[-+]?\d+")
 _WORDS: dict[str, Any] = {
@@ -314,6 +326,11 @@ def _ruamel_events(text: str, path: Path) -> list[Any]:
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
+        lines = enumerate(text.splitlines()[:line], 1)
+        before = [number for number, held in lines if NO_BREAK in held.partition("#")[0]]
+        if before:
+            told = "a no-break space (U+00A0), which YAML takes for a letter; type a plain space in its place"
+            raise StudyError(at("", file=str(path), line=before[-1]), f"this is not YAML: {told}") from None
         raise StudyError(at("", file=str(path), line=line), f"this is not YAML: {_syntax(error)}") from None
     except YAMLError:
         raise StudyError(at("", file=str(path)), "this is not YAML: it holds characters that YAML forbids") from None
