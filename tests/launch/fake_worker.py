@@ -2,7 +2,8 @@
 
 `<study>/behaviour.json` maps a job's stage to what it does: {steps, step_s, at, action, times}. From step `at` on and
 for the first `times` starts, `action` is one of raise, user, oom, nan, disk (failures that a worker tells), sigkill,
-hang (deaf to SIGTERM), freeze (suspended), preempt (asked to leave, with SLURM's word), cry (prints and exits).
+mute (sleeps before its first sign of life), hang (deaf to SIGTERM), freeze (suspended), preempt (asked to leave, with
+SLURM's word), cry (prints and exits).
 """
 
 import hashlib
@@ -42,6 +43,9 @@ def work(folder: JobDir, stop: StopRequest, lease: Lease) -> int:
     (starts / f"{time.time():.6f}-{os.getpid()}").write_text(json.dumps(dict(os.environ)))
     state = read_json(folder.root / "state.json") or {"step": 0, "value": ""}
     acts = len(list(starts.iterdir())) <= plan.get("times", 10**9) and "action" in plan
+    if acts and plan["action"] == "mute":
+        print("importing something large", flush=True)
+        time.sleep(600)
     for step in range(state["step"] + 1, plan.get("steps", 3) + 1):
         tell(folder, "train", step - 1, plan.get("steps", 3))
         if acts and step >= plan.get("at", 1):

@@ -134,6 +134,18 @@ def test_a_job_that_stands_still_is_ended_and_started_again(study):
     assert "in phase train after step 1" in failed["message"]
 
 
+@pytest.mark.slow
+def test_a_job_that_hangs_before_its_first_sign_of_life_is_ended_and_started_again(study):
+    study.keep("base")
+    study.behave(base={"action": "mute", "times": 1})
+    code, output = study.run(start_timeout_s=1.0, timeout_s=60.0)
+    assert code == 0 and study.starts("base") == 2, output
+    (failed,) = study.events("job_failed")
+    assert (failed["kind"], failed["step"]) == ("hang", None)
+    assert failed["message"].startswith("no sign of life since it was started ")
+    assert 'last line of its log: "importing something large"' in failed["message"]
+
+
 def test_killed_job_names_the_signal_and_leaves_a_failure(study):
     study.keep("base")
     study.behave(base={"action": "sigkill", "at": 2})

@@ -1,6 +1,7 @@
 """Failures of real workers, from the failing line to what the launcher does about it."""
 
 import json
+import os
 import sys
 import threading
 import time
@@ -129,3 +130,29 @@ def test_a_suspended_worker_is_ended_and_the_job_goes_on(tmp_path: Path) -> None
     assert f"after step {failed['step']}:" in failed["message"], "not where it came to when it was woken"
     assert "most recent call first" in folder.rank_log(0).read_text()
     assert code == 0 and json.loads(folder.result_json.read_text())["steps"] == 400
+
+
+STANDS_STILL_AT_FIRST = """
+import os, sys, time
+while os.environ["TUNESTUDY_ATTEMPT"] == "1":
+    time.sleep(1)
+sys.path.remove(os.path.dirname(os.path.dirname(__file__)))
+del sys.modules["torch"]
+import torch
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+def test_a_worker_that_waits_for_torch_in_vain_is_ended_and_the_job_begins_anew(tmp_path: Path) -> None:
+    folder = make_job(tmp_path, **BATCHES, max_steps=2)
+    stub = tmp_path / "packages" / "torch" / "__init__.py"
+    stub.parent.mkdir(parents=True)
+    stub.write_text(STANDS_STILL_AT_FIRST)
+    path = os.pathsep.join([str(tmp_path / "packages"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    code, events = carried_out(folder, command_here, {"PYTHONPATH": path}, start_timeout_s=20.0)
+    (failed,) = of_kind(events, "job_failed")
+    assert (failed["kind"], failed["step"]) == ("hang", None), failed
+    assert failed["message"].startswith("no sign of life since it was started 2"), "20 s of patience"
+    assert "; rank 0 stood at " in failed["message"], "by its stacks"
+    assert code == 0 and json.loads(folder.result_json.read_text())["steps"] == 2

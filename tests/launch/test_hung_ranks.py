@@ -12,14 +12,14 @@ from tinyjob import make_job
 from tinyranks import ENVIRONMENT
 
 from tunestudy.launch import torchrun
-from tunestudy.launch.hang import SignsOfLife, end_if_it_hangs
+from tunestudy.launch.hang import Patience, SignsOfLife, end_if_it_hangs
 from tunestudy.launch.torchrun import torchrun_command
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 LAB = Path(__file__).parents[1] / "lab"
 TIMEOUT_S = 4.0
-PATIENCE_S = 6.0
+PATIENCE = Patience(still_s=6.0, start_s=60.0)
 
 
 class Started:
@@ -45,7 +45,7 @@ def watched(tmp_path: Path, **hang: Any) -> tuple[str, int, dict[str, Any]]:
     running = Started(subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
     signs, give_up = SignsOfLife(), time.monotonic() + 90
     while running.process.poll() is None:
-        end_if_it_hangs(signs, running, folder, 1, PATIENCE_S)
+        end_if_it_hangs(signs, running, folder, 1, PATIENCE)
         if time.monotonic() > give_up:
             running.kill()
         time.sleep(0.1)

@@ -64,7 +64,8 @@ class Retries(Config):
     nan: int = neutral(0, ge=0)
     """The loss is not a number any more."""
     hang: int = neutral(1, ge=0)
-    """Ranks waited for another for `timeout_s`, or the job showed no progress for one and a half times as long."""
+    """Ranks waited for another for `timeout_s`, the job showed no progress for one and a half times as long, or gave no
+    first sign of life within `start_timeout_s`."""
     preempted: int = neutral(100, ge=0)
     """The cluster wanted the machine for someone else, or a time limit came."""
     disk: int = neutral(1, ge=0)
@@ -198,6 +199,9 @@ class Resources(Config):
     """Starts again at most, all kinds of failure together; default: as `retries` says."""
     timeout_s: float = neutral(300.0, gt=0)
     """A rank that others have waited for this long counts as lost, and the job as failed: it hangs."""
+    start_timeout_s: float | None = neutral(None, gt=0)
+    """How long a job's processes may run before their first sign of life, while they load Python and torch; then it
+    hangs. Default: half an hour, or 1.5 × `timeout_s` where that is longer."""
     host_silence_s: float = neutral(40.0, ge=10)
     """Ranks on another machine end when they have heard nothing from their launcher for this long."""
     push_wait_s: float = neutral(600.0, ge=0)

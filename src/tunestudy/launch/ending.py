@@ -30,9 +30,8 @@ def outcome_of(task: Task, attempt: Attempt, *, stopping: bool) -> Outcome:
         return replace(outcome, kind="interrupted", message="ended by the signal of this run")
     if attempt.signs.hang and outcome.kind in ("killed", "error"):  # it was ended from here
         hang = attempt.signs
-        return replace(
-            outcome, kind="hang", message=hang.hang, step=hang.step, rank=hang.rank, signal=None, exit_code=None
-        )
+        outcome = replace(outcome, kind="hang", message=hang.hang, signal=None, exit_code=None)
+        return replace(outcome, step=hang.step, rank=hang.rank, phase=hang.phase)
     if not stopping and outcome.kind == "interrupted":
         return replace(
             outcome, kind="killed", signal=signal.SIGTERM, message="asked to stop by someone outside this run"

@@ -17,7 +17,7 @@ from tunestudy.config.errors import Exit
 from tunestudy.config.resources import Resources
 from tunestudy.launch.ending import clean_logs, outcome_of, write_down, write_down_failure
 from tunestudy.launch.failures import exit_of
-from tunestudy.launch.hang import PATIENCE, SignsOfLife, end_if_it_hangs
+from tunestudy.launch.hang import Patience, SignsOfLife, end_if_it_hangs
 from tunestudy.launch.local import Slot
 from tunestudy.launch.orphans import end_orphan_if_it_hangs, kill_orphan, orphan_of, stop_orphan
 from tunestudy.launch.outcome import Outcome, is_complete, is_trained, log_sizes, memory_kills
@@ -174,7 +174,8 @@ def start_attempt(task: Task, launch: Launch, slot: Slot, slot_lease: Lease, cla
     running = launch.place.start(task.folder, slot, environment, task.folder.launch_log)
     claim.note(keeper=running.pid, slot=slot.name)
     slot_lease.note(keeper=running.pid, job=task.job.id)
-    task.attempt = Attempt(running, claim, slot, slot_lease, time.monotonic(), log_start, killed)
+    signs = SignsOfLife(log_start=log_start)
+    task.attempt = Attempt(running, claim, slot, slot_lease, time.monotonic(), log_start, killed, signs)
     which = f", attempt {claim.attempt}" * (claim.attempt > 1 and bool(task.failures or not task.trained))
     what = "scoring started" if task.trained and task.job.settings is not None else "started"
     task.state, task.note = "running", f"{what} on {slot.name}{which}"
@@ -197,9 +198,10 @@ def collect_ended(tasks: Sequence[Task], launch: Launch, *, stopping: bool) -> N
         if attempt is None:
             continue
         if attempt.running.poll() is None:
-            if not stopping:
-                patience_s = PATIENCE * launch.resources.timeout_s
-                end_if_it_hangs(attempt.signs, attempt.running, task.folder, attempt.number, patience_s)
+            if not stopping and not attempt.running.waits:
+                patience = Patience.of(launch.resources)
+                end_if_it_hangs(attempt.signs, attempt.running, task.folder, attempt.number, patience)
+                task.note = attempt.signs.outlived or task.note
             continue
         if not launch.journal.look(at_once=True):
             task.state, task.note = "interrupted", "its folder is gone"
@@ -272,7 +274,8 @@ def look_elsewhere(tasks: Sequence[Task], launch: Launch) -> None:
         if task.state != "elsewhere":
             continue
         if Lease.holder(task.folder.claim) is not None or Lease.holder(task.folder.lease) is not None:
-            end_orphan_if_it_hangs(task.signs, task.folder, PATIENCE * launch.resources.timeout_s)
+            end_orphan_if_it_hangs(task.signs, task.folder, Patience.of(launch.resources))
+            task.note = task.signs.outlived or task.note
             continue
         clean_logs(task)
         failure = failure_told_by_others(task, launch)
@@ -292,11 +295,9 @@ def look_elsewhere(tasks: Sequence[Task], launch: Launch) -> None:
 
 def take_in_hang(task: Task, tasks: Sequence[Task], launch: Launch) -> None:
     """Write down that a job which another launcher had started stood still and was ended from here, and go on."""
-    told = read_object(task.folder.progress_json)
-    number, step = int(told.get("attempt") or 0), task.signs.step
-    phase, rank = str(told.get("phase")), task.signs.rank
-    outcome = Outcome(kind="hang", message=task.signs.hang, step=step, rank=rank, phase=phase, attempt=number)
-    task.signs = SignsOfLife()
+    signs, task.signs = task.signs, SignsOfLife()
+    number, step, rank = signs.attempt, signs.step, signs.rank
+    outcome = Outcome(kind="hang", message=signs.hang, step=step, rank=rank, phase=signs.phase, attempt=number)
     write_down_failure(task, number, outcome, launch.study, launch.journal)
     launch.show(tasks)  # it may start again before the next time
     verdict = verdict_on(task.failures, task.job, task.folder, launch.resources, ranks=launch.place.slots[0].ranks)

@@ -5,7 +5,7 @@ import os
 import signal
 from dataclasses import dataclass
 
-from tunestudy.launch.hang import SignsOfLife, end_if_it_hangs, is_due
+from tunestudy.launch.hang import Patience, SignsOfLife, end_if_it_hangs, is_due
 from tunestudy.launch.torchrun import ask_to_stop, kill, show_stacks
 from tunestudy.records.atomic import read_object
 from tunestudy.records.layout import JobDir
@@ -35,9 +35,9 @@ def kill_orphan(orphan: Holder) -> None:
     kill(orphan.keeper or orphan.pid)
 
 
-def end_orphan_if_it_hangs(signs: SignsOfLife, folder: JobDir, patience_s: float) -> None:
+def end_orphan_if_it_hangs(signs: SignsOfLife, folder: JobDir, patience: Patience) -> None:
     """As a launcher does with what it started itself; nothing while the job has a launcher, or none here."""
-    if not is_due(signs, patience_s):
+    if not is_due(signs, patience):
         return
     orphan = orphan_of(folder)
     if orphan is None:
@@ -46,7 +46,7 @@ def end_orphan_if_it_hangs(signs: SignsOfLife, folder: JobDir, patience_s: float
     if not orphan.keeper:  # the number is that of the worker's lease
         told = read_object(folder.progress_json)
         attempt = told["attempt"] if told.get("pid") == orphan.pid and "attempt" in told else 0
-    end_if_it_hangs(signs, _Processes(orphan), folder, attempt, patience_s)
+    end_if_it_hangs(signs, _Processes(orphan), folder, attempt, patience)
 
 
 @dataclass(frozen=True)

@@ -135,14 +135,19 @@ class Logs:
         """torchrun's words, or those of what stands in its place."""
         return self._tail(self.folder.launch_log)
 
-    @property
-    def rank_0(self) -> str:
-        return self._tail(self.folder.rank_log(0))
+    def of_rank(self, rank: int) -> str:
+        return self._tail(self.folder.rank_log(rank))
 
     @property
     def ranks(self) -> str:
         """Of all ranks."""
         return "\n".join(self._tail(log) for log in sorted(self.folder.logs.glob("rank-*.log")))
+
+    @property
+    def last_line(self) -> str:
+        """Of rank 0, or of torchrun where that wrote nothing; empty without any."""
+        lines = (self.of_rank(0) or self.launch).splitlines()
+        return redact(next((line.strip() for line in reversed(lines) if line.strip()), ""))
 
     def _tail(self, log: Path) -> str:
         return _tail(log, self.start.get(log.name, 0))
@@ -156,9 +161,8 @@ def word_of_cluster(logs: Logs) -> Sign | None:
 
 def unexplained(ended: Outcome, logs: Logs) -> Outcome:
     """An attempt that left no word of its own: by what libraries printed, or else its last line."""
-    words = logs.rank_0 or logs.launch
     sign = sign_in(f"{logs.launch}\n{logs.ranks}", "library")
-    last = next((line.strip() for line in reversed(words.splitlines()) if line.strip()), "it printed nothing")
+    last = logs.last_line or "it printed nothing"
     message = redact(f"ended with exit code {ended.exit_code}: {sign.line if sign else last}")
     if sign is None and is_full(logs.folder.root):
         return replace(ended, kind="disk", message=f"{message}; no space is left, perhaps not for more words either")
