@@ -52,3 +52,21 @@ def test_rank_0_moves_while_the_one_it_waits_for_does(tmp_path: Path, two: list[
     second.meet()
     waiting.join(20)
     assert not waiting.is_alive() and progress._facts["waits_for"] is None and progress._moved is None
+
+
+@pytest.mark.parametrize(("phase", "at"), [("data", "in phase data"), (None, "at their start")])
+def test_a_rank_that_is_missing_before_the_first_place_is_named_with_the_phase(
+    two: list[RollCall], monkeypatch: pytest.MonkeyPatch, phase: str | None, at: str
+) -> None:
+    monkeypatch.setattr(roll_call.time, "sleep", lambda _s: None)
+    monkeypatch.setattr(roll_call, "known_here", lambda: {"phase": phase})
+    lost = two[0].explain(RuntimeError("Timed out waiting 4000ms for recv"))
+    assert str(lost) == f"{named(two[0])} did not go on with the others {at}: Timed out waiting 4000ms for recv"
+    two[0]._store.set("tunestudy/place/0", "1 step 1")
+    assert f"{named(two[0])} (last at nothing) did not go on with the others at step 1: " in str(
+        two[0].explain(RuntimeError("Timed out"))
+    )
+
+
+def named(first: RollCall) -> str:
+    return f"rank 1 on {first._text('host/1')}"

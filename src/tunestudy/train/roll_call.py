@@ -15,7 +15,7 @@ from datetime import timedelta
 import torch.distributed as dist
 
 from tunestudy.records.host import host_name
-from tunestudy.records.progress import Progress
+from tunestudy.records.progress import Progress, known_here
 
 _NETWORK = re.compile(r"gloo|NCCL|TCPStore|Connection (?:reset|closed)|Broken pipe|[Tt]imed out|timeout")
 
@@ -143,11 +143,12 @@ class RollCall:
             return RanksLostError(f"a rank was lost, and the store that knows which one with it: {first}")
         furthest, where = max(places)
         absent = absent or [rank for rank, (count, _) in enumerate(places) if count < furthest]
-        named = [
-            f"rank {rank} on {self._text(f'host/{rank}')} (last at {places[rank][1] or 'nothing'})" for rank in absent
-        ]
+        phase = known_here().get("phase")
+        at = f"at {where}" if where else f"in phase {phase}" if phase else "at their start"
+        last = {rank: f" (last at {places[rank][1] or 'nothing'})" if where else "" for rank in absent}
+        named = [f"rank {rank} on {self._text(f'host/{rank}')}{last[rank]}" for rank in absent]
         missing = ", ".join(named) or "a rank that cannot be told"
-        return RanksLostError(f"{missing} did not go on with the others at {where}: {first}")
+        return RanksLostError(f"{missing} did not go on with the others {at}: {first}")
 
     def _absent(self) -> list[int]:
         """Ranks that notice nothing, because they hang or are gone: all others come to this very line."""
