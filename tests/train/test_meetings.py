@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import torch.distributed as dist
 from tunestudy.records.layout import JobDir
 from tunestudy.records.progress import Progress
 from tunestudy.train import roll_call
-from tunestudy.train.roll_call import RollCall
+from tunestudy.train.roll_call import RanksLostError, RollCall
+from tunestudy.train.world import World, open_group
+from tunestudy.worker import kind_of
 
 
 @pytest.fixture
@@ -66,6 +69,17 @@ def test_a_rank_that_is_missing_before_the_first_place_is_named_with_the_phase(
     assert f"{named(two[0])} (last at nothing) did not go on with the others at step 1: " in str(
         two[0].explain(RuntimeError("Timed out"))
     )
+
+
+def test_ranks_that_do_not_come_to_the_start_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def in_vain(*_facts: Any, **_options: Any) -> None:
+        raise dist.DistStoreError("wait timeout after 8000ms, keys: /default_pg/0//cpu//0/1")
+
+    monkeypatch.setattr(dist, "init_process_group", in_vain)
+    told = r"not all of the 2 ranks came to their start within 8 s \(resources.timeout_s\): wait timeout"
+    with pytest.raises(RanksLostError, match=told) as lost:
+        open_group(World(size=2), timedelta(seconds=8))
+    assert kind_of(lost.value) == "hang"
 
 
 def named(first: RollCall) -> str:

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tunestudy.records.progress import Progress
-from tunestudy.train.roll_call import RollCall
+from tunestudy.train.roll_call import RanksLostError, RollCall
 
 T = TypeVar("T")
 
@@ -149,12 +149,10 @@ def open_world(logs: Path | None = None) -> Iterator[World]:
     if size == 1:
         yield world
         return
-    on_gpu = world.device.type == "cuda"
-    if on_gpu and logs is not None:
+    if world.device.type == "cuda" and logs is not None:
         record_collectives(logs)
     patience = timedelta(seconds=float(os.environ.get("TUNESTUDY_TIMEOUT_S", TIMEOUT_S)))
-    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=patience, device_id=world.device if on_gpu else None)
-    _OPENED.append(dist.group.WORLD)
+    open_group(world, patience)
     world.roll_call = RollCall(rank=world.rank, size=size, patience_s=patience.total_seconds())
     try:
         yield world
@@ -164,6 +162,18 @@ def open_world(logs: Path | None = None) -> Iterator[World]:
     finally:
         world.roll_call.end()
         dist.destroy_process_group()
+
+
+def open_group(world: World, patience: timedelta) -> None:
+    """Meet the other ranks. RanksLostError where not all of them come."""
+    on_gpu = world.device.type == "cuda"
+    device = world.device if on_gpu else None
+    try:
+        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=patience, device_id=device)
+    except dist.DistStoreError as error:
+        waited = f"within {patience.total_seconds():g} s (resources.timeout_s)"
+        raise RanksLostError(f"not all of the {world.size} ranks came to their start {waited}: {error}") from error
+    _OPENED.append(dist.group.WORLD)
 
 
 def device_of_rank(local_rank: int) -> torch.device:
