@@ -86,11 +86,7 @@ def carry_out(
         journal.write("run_finished", status=code.name.lower())
     if journal.lost:
         raise StudyError(str(folder.root), GONE, exit_code=Exit.PREFLIGHT_REFUSED)
-    if code == Exit.INTERRUPTED:
-        print(f"interrupted: {summary(row_of(task) for task in tasks)}; run again to continue")
-    print_failures(tasks)
-    for words in untold:
-        print(words, file=sys.stderr)
+    _print_end(tasks, code, untold)
     return code
 
 
@@ -99,6 +95,15 @@ def _print_what_is_left(tasks: Sequence[Task], place: Place, *, quiet: bool) -> 
     slots = f", {len(place.slots)} at a time on {host_name()}" if left else ""
     if not quiet:
         print(f"{left} of {len(tasks)} jobs to do{slots}", flush=True)
+
+
+def _print_end(tasks: Sequence[Task], code: Exit, untold: Sequence[str]) -> None:
+    """`untold`: what did not reach trackers, in words."""
+    if code == Exit.INTERRUPTED:
+        print(f"interrupted: {summary(row_of(task) for task in tasks)}; run again to continue")
+    print_failures(tasks)
+    for words in untold:
+        print(words, file=sys.stderr)
 
 
 def tasks_of(study: StudyDir, jobs: Sequence[Job]) -> list[Task]:

@@ -78,17 +78,16 @@ def carried_out(study: StudyDir, key: str, module: str) -> int:
     limit = Limit()
     settings = understood(study)
     jobs = wanted_jobs(study, key)
-    base, works = base_of(study, jobs), remembered_works(study, jobs)
+    alone = packed(study, jobs) if key == ALLOCATION else [ready(study, job) for job in jobs]
+    base, works = base_of(study, jobs), remembered_works(study, alone)
     smallest = min((work.memory_mb for work in works.values() if work.memory_mb is not None), default=None)
     place = place_for(settings.resources, base, single=key != ALLOCATION, smallest_mb=smallest, module=module)
-    alone = packed(study, jobs) if key == ALLOCATION else [ready(study, job) for job in jobs]
     with Journal(study.events, f"{writer_name()}-slurm") as journal:
         before = lives_of(study, slurm_id())
         journal.write("slurm_started", **facts(key, jobs), **whence(before))
         if settings.resources.slurm.requeue and not settings.resources.slurm.wrap and shutil.which("scontrol") is None:
             journal.write("alert", job="", kind="requeue", message=NO_REQUEUE, step=None, cause=key)
         came_to = [made_of(study, job) for job in jobs]
-        works = remembered_works(study, alone)
         code = carry_out(settings, alone, study, place=place, quiet=False, works=works, uploads=False, hurry=False)
         again = code == Exit.INTERRUPTED and limit.is_near
         went_on = any(
