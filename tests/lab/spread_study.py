@@ -6,15 +6,16 @@ import time
 from itertools import count
 from pathlib import Path
 
-STUDY = """\
+from digit_reader import MODEL
+
+STUDY = (
+    """\
 study: spread
 seeds: [1]
 resources: {hostfile: hosts.txt, rendezvous_port: PORT, max_retries: 0, host_silence_s: 12}
-model:
-  architecture: qwen3
-  config: {hidden_size: 32, intermediate_size: 48, num_hidden_layers: 2, num_attention_heads: 2, num_key_value_heads: 1,
-           head_dim: 16, max_position_embeddings: 128, tie_word_embeddings: true}
-  tokenizer: {type: characters, alphabet: "0123456789abcdefg\\n="}
+"""
+    + MODEL
+    + """\
 datasets: {digits: {type: digits, trim: true, held_out: 0.2, limit: 200}}
 benchmarks: {digits: {type: exact_match, dataset: digits@held_out, max_new_tokens: 1}}
 env: {COLOUR: green}
@@ -23,6 +24,7 @@ defaults: {data: digits, learning_rate: 1e-3, effective_batch_size: 8, max_steps
 stages: {adapt: }
 variants: {lora: {stages: [adapt]}}
 """
+)
 
 
 PORTS = count(29600)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from clocks import ahead_by, wrong_clock
+from digit_reader import MODEL
 from hosts import LabHosts, lab_hosts
 
 from tunestudy.records.events import read_events
@@ -20,20 +21,20 @@ from tunestudy.records.host import user_name
 from tunestudy.records.lease import STALE_S
 
 STEPS = 40
-STUDY = """\
+STUDY = (
+    """\
 study: shared
 seeds: [1]
-model:
-  architecture: qwen3
-  config: {hidden_size: 32, intermediate_size: 48, num_hidden_layers: 2, num_attention_heads: 2, num_key_value_heads: 1,
-           head_dim: 16, max_position_embeddings: 128, tie_word_embeddings: true}
-  tokenizer: {type: characters, alphabet: "0123456789abcdefg\\n="}
+"""
+    + MODEL
+    + """\
 datasets: {digits: {type: digits, trim: true, limit: 200}}
 defaults: {data: digits, learning_rate: 1e-3, effective_batch_size: 8, max_steps: STEPS, max_length: 80,
            full_save_steps: 5}
 stages: {train: }
 variants: {only: {stages: [train]}}
 """
+)
 AHEAD_H = {1: 0, 2: 2, 3: -2}
 """By which each host's clock is ahead."""
 OTHERS = (2, 3)

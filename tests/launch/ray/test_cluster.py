@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from digit_reader import MODEL
 from hosts import LabHosts, lab_hosts
 
 from tunestudy.records.events import read_events
@@ -18,20 +19,20 @@ from tunestudy.records.lease import Lease
 
 pytest.importorskip("ray")
 
-STUDY = """\
+STUDY = (
+    """\
 study: rayed
 seeds: [1, 2]
-model:
-  architecture: qwen3
-  config: {hidden_size: 32, intermediate_size: 48, num_hidden_layers: 2, num_attention_heads: 2, num_key_value_heads: 1,
-           head_dim: 16, max_position_embeddings: 128, tie_word_embeddings: true}
-  tokenizer: {type: characters, alphabet: "0123456789abcdefg\\n="}
+"""
+    + MODEL
+    + """\
 datasets: {digits: {type: digits, trim: true, limit: 200}}
 defaults: {data: digits, learning_rate: 1e-3, effective_batch_size: 8, max_steps: 80, max_length: 80,
            full_save_steps: 10, adapter: {lora_r: 4}}
 stages: {adapt: }
 variants: {lora: {stages: [adapt]}}
 """
+)
 _LOST_AFTER = '{"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000, "health_check_timeout_ms": 1000}'
 """Ray counts five checks without an answer; by default they are three seconds apart, and wait for ten."""
 _RAY = str(Path(sys.executable).with_name("ray"))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from digit_reader import MODEL
 
 from tunestudy.records.events import read_events
 from tunestudy.records.layout import StudyDir
@@ -14,15 +15,14 @@ from tunestudy.records.layout import StudyDir
 NODES = {"nodes": 1}
 pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.usefixtures("this_cluster")]
 
-STUDY = """\
+STUDY = (
+    """\
 study: scored
 seeds: [1]
 resources: {executor: slurm, slurm: {cpus_per_task: 2, time: 10m}}
-model:
-  architecture: qwen3
-  config: {hidden_size: 32, intermediate_size: 48, num_hidden_layers: 2, num_attention_heads: 2, num_key_value_heads: 1,
-           head_dim: 16, max_position_embeddings: 128, tie_word_embeddings: true}
-  tokenizer: {type: characters, alphabet: "0123456789abcdefg\\n="}
+"""
+    + MODEL
+    + """\
 datasets: {digits: {type: digits, trim: true, held_out: 0.2, limit: 200}}
 benchmarks:
   first: {type: exact_match, dataset: digits@held_out, max_new_tokens: 1}
@@ -30,6 +30,7 @@ defaults: {data: digits, learning_rate: 1e-3, effective_batch_size: 8, max_steps
 stages: {train: , adapt: {adapter: {lora_r: 4}}}
 variants: {one: {stages: [train]}, two: {stages: [train, adapt]}}
 """
+)
 ADDED = "  second: {type: exact_match, dataset: digits, max_new_tokens: 1, limit: 40}\n"
 
 
