@@ -56,7 +56,7 @@ def load_what_ran(study: Path, overrides: list[str] | None, tiny: bool, results:
     from tunestudy.study.tiny import other_form
 
     loaded = load(study, overrides, tiny)
-    if note := other_form(loaded.study.study, results):
+    if loaded.has_tiny and (note := other_form(loaded.study.study, results, small=tiny)):
         print(note, file=sys.stderr)
     return loaded
 

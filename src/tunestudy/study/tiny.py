@@ -17,6 +17,7 @@ from typing import Any
 
 from tunestudy.config.errors import StudyError
 from tunestudy.records.layout import StudyDir
+from tunestudy.records.listing import entries
 from tunestudy.study.nearest import did_you_mean
 from tunestudy.study.plain import shown
 from tunestudy.study.source import KeyPath, Source
@@ -130,15 +131,17 @@ def _carry_lines(source: Source, old: KeyPath, new: KeyPath, content: Any) -> No
         _carry_lines(source, (*old, key), (*new, key), value)
 
 
-def other_form(name: str, results: Path) -> str | None:
-    """What to tell where nothing of the study `name` has begun in `results`, but something of its other form has."""
-    small = name.endswith(SUFFIX)
+def other_form(name: str, results: Path, *, small: bool) -> str | None:
+    """What to tell where nothing of the study `name` has begun in `results`, but something of its other form has.
+
+    `small`: whether `name` is that of the small form.
+    """
     other = name.removesuffix(SUFFIX) if small else name + SUFFIX
-    if _has_begun(StudyDir(results / name)) or not _has_begun(StudyDir(results / other)):
-        return None
+    if not _has_begun(StudyDir(results / other)) or _has_begun(StudyDir(results / name)):
+        return None  # the other one first: mostly there is none, and no job of this one need be looked at
     had, cure = ("whole", "leave --tiny out") if small else ("small", "add --tiny")
     return f"note: nothing of {name} has run in {results}, but its {had} form has: {cure} to see that"
 
 
 def _has_begun(study: StudyDir) -> bool:
-    return any(study.job(folder.name).progress_json.is_file() for folder in study.jobs.glob("*"))
+    return any(study.job(folder.name).progress_json.is_file() for folder in entries(study.jobs))

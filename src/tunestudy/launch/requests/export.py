@@ -81,7 +81,7 @@ def job_folder(where: Path) -> JobDir | None:
 def folder_of_study(where: Path, results: Path, only: str, seed: int | None, *, tiny: bool) -> JobDir:
     """The folder of the one job that `--only` and `--seed` name."""
     loaded = load_study(where, tiny=tiny)
-    if note := other_form(loaded.study.study, results):
+    if loaded.has_tiny and (note := other_form(loaded.study.study, results, small=tiny)):
         print(note, file=sys.stderr)
     plan = make_plan(loaded, results)
     if not only:
