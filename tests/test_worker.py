@@ -15,10 +15,11 @@ from tunestudy.config.errors import StudyError, at
 from tunestudy.config.job import Evaluation, Job
 from tunestudy.records.layout import JobDir
 from tunestudy.records.progress import Progress
+from tunestudy.records.stop import StopRequest
 from tunestudy.train.checkpoint import NotFiniteError
 from tunestudy.train.finite import LossNotFiniteError
 from tunestudy.train.roll_call import RanksLostError
-from tunestudy.worker import is_trained, kind_of, no_collections, report_failure, tell_phase
+from tunestudy.worker import is_trained, kind_of, no_collections, report_failure, run_job, tell_phase
 
 
 class OutOfPagesError(torch.OutOfMemoryError):
@@ -99,3 +100,8 @@ def test_what_a_power_loss_left_of_its_files_ends_no_job(tmp_path: Path, content
     folder.progress_json.write_bytes(content)
     tell_phase(folder, "done")
     assert json.loads(folder.progress_json.read_text())["phase"] == "done"
+
+
+def test_a_job_whose_folder_was_deleted_meanwhile_says_so(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="was deleted while the job waited for its turn; `tunestudy run` makes it"):
+        run_job(JobDir(tmp_path / "jobs" / "base"), StopRequest())

@@ -61,7 +61,11 @@ def main(job_dir: str) -> int:
 
 def run_job(folder: JobDir, stop: StopRequest) -> int:
     """Train and evaluate under the job's lease, which rank 0 holds for all ranks."""
-    job = Job.model_validate(read_json(folder.job_json))
+    told = read_json(folder.job_json)
+    if told is None:
+        cause = "was deleted while the job waited for its turn; `tunestudy run` makes it again"
+        raise StudyError(str(folder.root), cause, exit_code=Exit.PREFLIGHT_REFUSED)
+    job = Job.model_validate(told)
     if job.offline:
         stay_offline()  # before the first import of what asks the hub
     import_what_it_needs(job)

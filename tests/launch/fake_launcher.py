@@ -1,6 +1,7 @@
 """`run` in a process of its own with the fake worker: fake_launcher.py STUDY_DIR [resources as JSON]."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -21,7 +22,8 @@ def launch(root: Path, jobs: list[Job], resources: Resources) -> int:
     study = Study(study="s", seeds=(1,), model=architecture, variants={"v": {"stages": {}}}, resources=resources)
     prepare(study, b"study: s\n", jobs, {"jobs": []}, StudyDir(root))
     command = lambda folder, _ranks: [sys.executable, str(FAKE), str(folder.root)]  # noqa: E731
-    return carry_out(study, jobs, StudyDir(root), place=ThisMachine(find_slots(resources), command), quiet=False)
+    place = ThisMachine(find_slots(resources), command)
+    return carry_out(study, jobs, StudyDir(root), place=place, quiet=False, remakes="CUT_JOBS" not in os.environ)
 
 
 def main() -> int:

@@ -19,6 +19,8 @@ from tunestudy.launch.watch import watch
 from tunestudy.records.host import process_start
 from tunestudy.records.launchers import present
 from tunestudy.records.layout import StudyDir
+from tunestudy.records.lease import Lease
+from tunestudy.report import build
 from tunestudy.study.load import LoadedStudy, load_study
 
 pytestmark = pytest.mark.alone
@@ -115,6 +117,20 @@ def test_stop_reaches_jobs_whose_launcher_was_killed(folder, run, until, capsys)
     assert "stopped" in capsys.readouterr().out
     progress = json.loads(next(folder.jobs.glob("base-*/progress.json")).read_text())
     assert progress["phase"] == "interrupted" and process_start(progress["pid"]) is None
+
+
+@pytest.mark.slow
+def test_a_run_that_is_done_is_done_though_another_process_goes_on_writing_the_report(
+    loaded, folder, monkeypatch, capsys
+):
+    monkeypatch.setattr(build, "_UNTOLD_S", 0.0)
+    monkeypatch.setattr(build, "_WAIT_S", 0.0)
+    folder.root.mkdir(parents=True)
+    (folder.root / "behaviour.json").write_text("{}")
+    command = lambda job, _ranks: [sys.executable, str(RUN.with_name("fake_worker.py")), str(job.root)]  # noqa: E731
+    with Lease.acquire(folder.leases / "report"):
+        assert run_study(loaded, folder.root.parent, command=command, quiet=True) == Exit.DONE
+    assert "is writing the report; when that is done, `tunestudy report` writes it anew" in capsys.readouterr().err
 
 
 def test_stop_and_logs_where_nothing_is(tmp_path, capsys):

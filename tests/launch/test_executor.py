@@ -114,6 +114,16 @@ def test_a_waiting_job_whose_folder_was_cleaned_away_starts_all_the_same(study, 
     assert study.steps("other") == [1, 2, 3]
 
 
+def test_a_job_that_comes_without_its_parents_is_not_made_again(study, until):
+    """As those of an allocation and of `eval` do: it would start from a model that nobody trained, and be believed."""
+    study.behave(base={"steps": 20, "step_s": 0.05})
+    process = study.launch(slots=1, env={"CUT_JOBS": "1"})
+    until(lambda: study.starts("base"), "the first job")
+    shutil.rmtree(study.folder("other").root)
+    assert process.wait(30) == 4
+    assert not study.folder("other").job_json.exists() and not study.folder("other").result_json.exists()
+
+
 def test_a_pause_leaves_the_slot_to_others_and_ends_with_a_stop(study, until):
     study.behave(base={"action": "disk"})
     process = study.launch(slots=1, retries={"wait_s": 600})
@@ -174,7 +184,9 @@ def test_interrupt_lets_jobs_save_and_a_later_run_continues(study, until):
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 75 and "run again to continue" in output
-    assert re.search(r"stopping: 1 job may save, [0-9.]+ s at most; Ctrl-C again kills what runs\n", output), output
+    assert re.search(
+        r"stopping: 1 job may save, [0-9.]+ s at most; a second signal \(Ctrl-C\) kills what runs\n", output
+    ), output
     saved = len(study.steps("base"))
     told = [event["step"] for event in study.events("job_interrupted") if event["job"].startswith("base")]
     assert told == [saved] and saved < 200

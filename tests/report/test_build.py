@@ -105,6 +105,7 @@ def test_who_looked_earlier_does_not_write_over_what_is_newer(tmp_path: Path, mo
 
 def test_a_report_that_another_process_goes_on_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study_dir = make_study(tmp_path, Recipe(seeds=(1,)))
+    monkeypatch.setattr(build, "_UNTOLD_S", 0.0)
     monkeypatch.setattr(build, "_WAIT_S", 0.0)
     with (
         Lease.acquire(study_dir.leases / "report"),
@@ -112,6 +113,17 @@ def test_a_report_that_another_process_goes_on_writing(tmp_path: Path, monkeypat
     ):
         build_report(study_dir)
     assert caught.value.exit_code == Exit.PREFLIGHT_REFUSED
+
+
+def test_who_waits_for_another_s_report_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study_dir = make_study(tmp_path, Recipe(seeds=(1,)))
+    monkeypatch.setattr(build, "_UNTOLD_S", 0.05)
+    other = Lease.acquire(study_dir.leases / "report")
+    threading.Timer(0.3, other.release).start()
+    assert build_report(study_dir, quiet=True) == Exit.DONE
+    assert "is writing the report; waiting for it …" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kept", [(), ("plan.json",), ("plan.json", "resolved.yaml")])

@@ -41,13 +41,15 @@ def carry_out(
     place: Place,
     quiet: bool,
     works: Mapping[str, Work] | None = None,
+    remakes: bool = False,
     uploads: bool = True,
     hurry: bool = True,
 ) -> Exit:
     """Run `jobs` of a study at `place`; returns how it ended, with failures printed.
 
-    `works`: what is known of their times and memory, by job id; None: nothing. `uploads`: push to the hub beside them
-    what is to be pushed. `hurry`: a second signal, while jobs save and leave, kills them.
+    `works`: what is known of their times and memory, by job id; None: nothing. `remakes`: `jobs` name their parents, so
+    that a folder that was deleted can be made again. `uploads`: push to the hub beside them what is to be pushed.
+    `hurry`: a second signal, while jobs save and leave, kills them.
     Raises StudyError, when jobs have left, where the folder was moved or deleted meanwhile.
     """
     tasks = tasks_of(folder, jobs)
@@ -77,6 +79,7 @@ def carry_out(
             journal=journal,
             show=show,
             tell=display.alert,
+            remakes=remakes,
             may_hurry=hurry,
         )
         sinks = Sinks(study, jobs, folder)

@@ -1,5 +1,6 @@
 """`tunestudy eval STUDY`: score what is not scored yet of results that are there, and train nothing."""
 
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from tunestudy.launch.torchrun import Command
 from tunestudy.preflight.checks import check
 from tunestudy.records.launchers import launchers
 from tunestudy.records.layout import StudyDir
-from tunestudy.report.build import build_report
+from tunestudy.report.build import ReportBusyError, build_report
 from tunestudy.study.benchmarks import benchmark_named
 from tunestudy.study.load import LoadedStudy
 from tunestudy.study.nearest import did_you_mean
@@ -70,7 +71,11 @@ def evaluate_study(
             _write(loaded, plan, ())
     if code == Exit.INTERRUPTED:
         return code
-    met = build_report(folder, quiet=quiet)
+    try:
+        met = build_report(folder, quiet=quiet)
+    except ReportBusyError as busy:  # the scores are there all the same
+        print(busy, file=sys.stderr)
+        met = Exit.DONE
     if output is not None:
         write_table(folder, output)
     return code if left_out or only or seeds or benchmarks else max(code, met)

@@ -55,6 +55,9 @@ class Launch:
     """Called after every round with all tasks."""
     tell: Callable[[str], None]
     """Says a line to whoever sits in front of it."""
+    remakes: bool = False
+    """Whether tasks hold their jobs whole, so that the folder of one that was deleted can be made again. Where it is
+    known that parents are trained, jobs come without them, and would start from the model that nobody trained."""
     may_hurry: bool = True
     """Whether a second signal, while jobs save and leave, kills them. SLURM tells processes twice, and kills itself."""
 
@@ -169,7 +172,7 @@ def start_attempt(task: Task, launch: Launch, slot: Slot, slot_lease: Lease, cla
     killed = memory_kills()
     left = last_sign_of(task)
     task.folder.failure_json.unlink(missing_ok=True)
-    if not task.folder.job_json.is_file():  # `clean` with another study file was here before this run was listed
+    if launch.remakes and not task.folder.job_json.is_file():  # `clean` was here before this run was listed
         write_job(task.job, task.folder)
     running = launch.place.start(task.folder, slot, environment, task.folder.launch_log)
     claim.note(keeper=running.pid, slot=slot.name)
@@ -349,8 +352,9 @@ def stop_running(tasks: Sequence[Task], launch: Launch) -> None:
         if task.attempt:
             task.attempt.running.ask_to_stop()
     hurry = StopRequest.on_signals(signal.SIGINT, signal.SIGTERM)
-    if running := sum(bool(task.attempt) or task.job.id in orphans for task in tasks):
-        again = "; Ctrl-C again kills what runs" if launch.may_hurry else ""
+    running = sum(bool(task.attempt) or task.job.id in orphans for task in tasks)
+    if running and not launch.journal.lost:
+        again = "; a second signal (Ctrl-C) kills what runs" if launch.may_hurry else ""
         at_most = f"{launch.resources.stop_grace_s:g} s at most"
         launch.tell(f"stopping: {plural(running, 'job')} may save, {at_most}{again}")
     give_up = time.monotonic() + launch.resources.stop_grace_s

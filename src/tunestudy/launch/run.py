@@ -70,7 +70,7 @@ def run_study(
         for line in () if quiet else neighbours_in_words(plan.folder):
             print(line, flush=True)
         try:
-            code = carry_out(loaded.study, chosen, plan.folder, place=place, quiet=quiet, works=works)
+            code = carry_out(loaded.study, chosen, plan.folder, place=place, quiet=quiet, works=works, remakes=True)
         except OSError as error:
             why = f"{told_of(error, plan.folder.root)}, {free_text(plan.folder.root)}"
             cause = f"cannot be written any more: {why}; running jobs go on, run again to continue"
@@ -128,12 +128,12 @@ def _reported(code: Exit, *, study: StudyDir, report: bool, quiet: bool, whole: 
     """The exit code after the report; what it demands counts when it covers the `whole` study."""
     if code == Exit.INTERRUPTED or not report:
         return code
-    from tunestudy.report.build import build_report  # whose statistics take a second to import
+    from tunestudy.report.build import ReportBusyError, build_report  # whose statistics take a second to import
 
     try:
         met = build_report(study, quiet=quiet)
     except StudyError as error:
-        if code == Exit.DONE:
+        if code == Exit.DONE and not isinstance(error, ReportBusyError):
             raise
         print(error, file=sys.stderr)  # what failed before weighs more, and often has the same cause
         return code

@@ -30,6 +30,9 @@ HEARTBEAT_S = 10.0
 STALE_S = 100.0
 """Without a touch for this long a holder on another machine counts as dead. Above NFS' attribute cache (60 s)."""
 
+_TRIES = 10
+"""For a folder that others delete while it is made."""
+
 _from_the_future: dict[tuple[Path, float], float] = {}
 """Leases that were touched at a time which is yet to come → when that was first seen, by our monotonic clock."""
 
@@ -219,12 +222,13 @@ def _judge(path: Path, newest: int, stale_s: float) -> Holder | None:
 
 
 def _take_in(path: Path, attempt: int) -> tuple[Path, dict[str, Any]] | None:
-    """`_take` in a folder that is made if missing; None, too, when `clean` removed it just then."""
+    """`_take` in a folder that is made if missing, and again when `clean` removed it just then."""
+    for _ in range(_TRIES - 1):
+        with contextlib.suppress(FileNotFoundError, FileExistsError):
+            path.mkdir(parents=True, exist_ok=True)
+            return _take(path, attempt)
     path.mkdir(parents=True, exist_ok=True)
-    try:
-        return _take(path, attempt)
-    except FileNotFoundError:
-        return None
+    return _take(path, attempt)
 
 
 def _take(path: Path, attempt: int) -> tuple[Path, dict[str, Any]] | None:

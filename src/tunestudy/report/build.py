@@ -4,6 +4,7 @@ Reads job directories and nothing else, so it works on a study that is running, 
 """
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -29,8 +30,17 @@ from tunestudy.report.page import render_page
 from tunestudy.report.tables import explanation, power_note, samples_csv, to_csv, to_latex, to_markdown, to_terminal
 
 _WIDTH_WITHOUT_TERMINAL = 120
+_UNTOLD_S = 3.0
 _WAIT_S = STALE_S + 20.0
 """For who writes the report already. One on another machine that was killed counts as dead before that."""
+
+
+class ReportBusyError(StudyError):
+    """Another process writes the report, and does not come to its end."""
+
+    def __init__(self, study_dir: StudyDir, held: LeaseHeldError) -> None:
+        cause = f"{held.holder} is writing the report; when that is done, `tunestudy report` writes it anew"
+        super().__init__(str(study_dir.report), cause, exit_code=Exit.PREFLIGHT_REFUSED)
 
 
 def build_report(study_dir: StudyDir, *, quiet: bool = False, settings: ReportSettings | None = None) -> Exit:
@@ -64,14 +74,22 @@ def _one_at_a_time(study_dir: StudyDir) -> Iterator[None]:
     """Who looks later writes later, so that the last report tells the latest; and of the notes in EXPERIMENT.md none is
     told from what another one generates just then."""
     try:
-        lease = Lease.acquire(study_dir.leases / "report", wait_s=_WAIT_S)
+        lease = _lease_of_report(study_dir)
     except LeaseHeldError as held:
-        cause = f"{held.holder} is writing the report; when that is done, `tunestudy report` writes it anew"
-        raise StudyError(str(study_dir.report), cause, exit_code=Exit.PREFLIGHT_REFUSED) from held
+        raise ReportBusyError(study_dir, held) from held
     except OSError as error:
         raise _not_writable(study_dir, error) from error
     with lease:
         yield
+
+
+def _lease_of_report(study_dir: StudyDir) -> Lease:
+    path = study_dir.leases / "report"
+    try:
+        return Lease.acquire(path, wait_s=_UNTOLD_S)
+    except LeaseHeldError as held:
+        print(f"{held.holder} is writing the report; waiting for it …", file=sys.stderr, flush=True)
+        return Lease.acquire(path, wait_s=_WAIT_S)
 
 
 def _not_writable(study_dir: StudyDir, error: OSError) -> StudyError:
