@@ -22,8 +22,9 @@ KeyPath = tuple[str | int, ...]
 
 MAX_DEPTH = 60
 MAX_NODES = 5_000_000
-NO_BREAK = "\u00a0"
-"""Looks like a space, and comes with what is copied from web pages and documents."""
+_NO_BREAK = re.compile(r"""[ \t]*(- +)*-?\u00a0|([^"'#\u00a0]|"[^"]*"|'[^']*')*:\u00a0""")
+"""A no-break space, which comes with what is copied from web pages, where it makes other YAML of a line: in the
+indentation, or right behind a `-` or `:`. Within text it is innocent."""
 
 
 @dataclass(frozen=True)
@@ -327,7 +328,7 @@ def _ruamel_events(text: str, path: Path) -> list[Any]:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
         lines = enumerate(text.splitlines()[:line], 1)
-        before = [number for number, held in lines if NO_BREAK in held.partition("#")[0]]
+        before = [number for number, held in lines if _NO_BREAK.match(held)]
         if before:
             told = "a no-break space (U+00A0), which YAML takes for a letter; type a plain space in its place"
             raise StudyError(at("", file=str(path), line=before[-1]), f"this is not YAML: {told}") from None
