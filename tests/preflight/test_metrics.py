@@ -97,6 +97,14 @@ def test_a_lock_is_believed(tmp_path: Path, monkeypatch: Any) -> None:
     assert "wer of own.yaml" in str(one(metric_problems(study))) and list(metric_points(study)) == []
 
 
+def test_the_hub_is_not_asked_for_what_is_locked_and_here(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(metrics, "no_answer", lambda _: pytest.fail("seconds, for nothing"))
+    known = {"harness": "0", "reads": [], "why": None, "metrics": ["wer"]}
+    write_lock(tmp_path / "tiny.lock", Lock("tiny", tasks={"own.yaml": known}))
+    (tmp_path / "hf/modules/evaluate_modules/metrics/evaluate-metric--wer" / ("a" * 64)).mkdir(parents=True)
+    assert list(metric_problems(asked(tmp_path))) == []
+
+
 @pytest.mark.parametrize(
     ("told", "state", "found"),
     [

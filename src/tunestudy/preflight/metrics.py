@@ -37,12 +37,14 @@ class Loaded(NamedTuple):
 def metric_problems(asked: Asked) -> Iterator[StudyError]:
     """Those that are neither here nor to be had: a job would find out when it is trained and has begun to answer."""
     tasks = tasks_of(asked) if asked.is_local else {}
-    if not tasks or not (why := _unavailable(_environment(asked))):
+    environment, unlocked = _environment(asked), _unlocked(asked, tasks)
+    locked = [one for one in _locked(asked, tasks) if not is_here(one.metric, environment)]
+    if not (locked or unlocked) or not (why := _unavailable(environment)):
         return
-    for one in (*_locked(asked, tasks), *_found(told_of(asked, _unlocked(asked, tasks)), tasks)):
-        if not is_here(one.metric, _environment(asked)):
-            told = f"`evaluate` loads {one.metric} of {one.task} from the hub, where it is not cached, and {why}"
-            yield StudyError(f"benchmarks.{one.benchmark}.tasks", f"{told}; {RUN_ONCE}")
+    found = _found(told_of(asked, unlocked), tasks)
+    for one in (*locked, *(one for one in found if not is_here(one.metric, environment))):
+        told = f"`evaluate` loads {one.metric} of {one.task} from the hub, where it is not cached, and {why}"
+        yield StudyError(f"benchmarks.{one.benchmark}.tasks", f"{told}; {RUN_ONCE}")
 
 
 def metric_points(asked: Asked) -> Iterator[Point]:
