@@ -16,6 +16,7 @@ def test_sizes_add_up_and_links_count_nothing(tmp_path):
     (tmp_path / "link").symlink_to("one")
     assert size_of(tmp_path) == 10 and size_of(tmp_path / "one") == 5
     assert [path.name for path in entries(tmp_path)] == ["below", "link", "one"]
+    assert entries(tmp_path, "li") == [tmp_path / "link"]
 
 
 def test_what_goes_meanwhile_is_left_out(tmp_path, monkeypatch):

@@ -24,9 +24,8 @@ class StoredCheckpoint:
 def find_checkpoints(root: Path) -> list[StoredCheckpoint]:
     """All checkpoints with a readable manifest, by step. Whether their content holds is another question."""
     found = []
-    for path in entries(root):
-        is_one = path.name.startswith("checkpoint-") and not path.is_symlink()
-        manifest = read_manifest(path) if is_one else None
+    for path in entries(root, "checkpoint-"):
+        manifest = None if path.is_symlink() else read_manifest(path)
         if manifest is not None and isinstance(manifest.get("step"), int):
             one = StoredCheckpoint(
                 name=path.name,
