@@ -149,6 +149,18 @@ def test_the_last_words_of_a_killed_job_are_shown(planned: Planned, capsys) -> N
     assert capsys.readouterr().out == "step 1\nSegmentation fau\n"
 
 
+def test_what_submissions_printed_stands_before_the_job_they_were_for(planned: Planned, capsys) -> None:
+    job = planned.folder.root
+    (job / "logs").mkdir()
+    (job / "logs" / "rank-0.log").write_text("step 1\n")
+    planned.study.slurm.outputs.mkdir(parents=True)
+    for name in (f"{job.name}.7.out", f"{job.name}.8.out", f"{job.name}0.9.out", "array-1.7_0.out"):
+        (planned.study.slurm.outputs / name).write_text(f"{name}\n")
+    assert show(planned.study.root, "", follow=False) == Exit.DONE
+    printed = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("==>")]
+    assert printed == [f"{job.name}.7.out", f"{job.name}.8.out", "step 1"]
+
+
 def test_a_job_that_is_cleaned_away_while_its_log_is_looked_for(planned: Planned, capsys, monkeypatch) -> None:
     log = planned.folder.root / "logs" / "rank-0.log"
     log.parent.mkdir()

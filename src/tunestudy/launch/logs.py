@@ -23,9 +23,10 @@ def show(study_dir: Path, job_prefix: str | None, follow: bool) -> Exit:
     reached: dict[Path, int] = {}
     while True:
         running = follow and any(_runs(folder) for folder in folders)
+        printed = _printed(study_dir)
         for folder in folders:
             torn = not follow and not _runs(folder)
-            for log in logs_of(folder):
+            for log in (*printed.get(folder.name, ()), *logs_of(folder)):
                 title = len(folders) > 1 or log.name != "rank-0.log"
                 reached[log] = print_from(log, reached.get(log, 0), title=title, torn=torn)
         if not running:
@@ -46,10 +47,8 @@ def job_folders(study_dir: Path, prefix: str) -> list[Path]:
 
 
 def logs_of(folder: Path) -> list[Path]:
-    """A job's own logs, after what its submissions to SLURM printed."""
-    outputs = StudyDir(folder.parent.parent).slurm.outputs
-    printed = [path for path in entries(outputs) if path.match(f"{folder.name}.*.out")]
-    return [*printed, *(path for path in entries(folder / "logs") if path.suffix == ".log")]
+    """What a job's ranks printed."""
+    return [path for path in entries(folder / "logs") if path.suffix == ".log"]
 
 
 def print_from(log: Path, position: int, *, title: bool, torn: bool) -> int:
@@ -73,6 +72,15 @@ def print_from(log: Path, position: int, *, title: bool, torn: bool) -> int:
             print(f"==> {log.parent.parent.name}/{log.name} <==")
         print(redact(data.decode(errors="replace")), end="" if data.endswith(b"\n") else "\n", flush=True)
     return position + len(data)
+
+
+def _printed(study_dir: Path) -> dict[str, list[Path]]:
+    """What submissions to SLURM printed, by the job that each was for."""
+    found: dict[str, list[Path]] = {}
+    for path in entries(StudyDir(study_dir).slurm.outputs):
+        if path.suffix == ".out":
+            found.setdefault(path.name.rsplit(".", 2)[0], []).append(path)
+    return found
 
 
 def _dated(folder: Path) -> float | None:
