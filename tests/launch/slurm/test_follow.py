@@ -97,6 +97,27 @@ def test_the_queue_is_asked_for_whoever_submits(followed, monkeypatch):
     assert not any("nobody-here" in call for call in end.cluster.calls("squeue"))
 
 
+@pytest.mark.parametrize("ended", [False, True])
+def test_what_another_run_sent_while_this_one_waited_for_its_turn_is_followed(followed, monkeypatch, ended):
+    """This run has read the queue; then the other one sends, and maybe sees the job done."""
+    one, other = followed(), followed()
+    send = one.follower.submitter.send
+
+    def in_turn(*wanted: Any) -> dict[str, str]:
+        other.follower.round()
+        if ended:
+            write_json(one.task.folder.result_json, {"fingerprint": one.job.fingerprint})
+            for name, evaluation in one.job.evaluations.items():
+                write_json(one.task.folder.eval_json(name), {"fingerprint": evaluation.fingerprint})
+            one.cluster.change(other.follower.seen[one.job.id].slurm_id, state="COMPLETED")
+        return send(*wanted)
+
+    monkeypatch.setattr(one.follower.submitter, "send", in_turn)
+    assert one.follower.round() and len(one.cluster.calls("sbatch")) == 1
+    assert one.task.state == ("waiting" if ended else "queued")
+    assert one.follower.round() is not ended and one.task.state == ("done" if ended else "queued")
+
+
 def test_codes_of_several_ends(on_slurm):
     study = on_slurm()
     study.prepare()

@@ -86,7 +86,11 @@ class Follower:
             self.in_doubt |= {seen.slurm_id for seen in self.seen.values()} if queue is None else set()
             return True
         moving = any(task.state in ("queued", "running", "elsewhere") for task in self.tasks)
-        return moving or (bool(self.submitter.full) and any(task.state == "waiting" for task in self.tasks))
+        if moving:
+            return True
+        waiting = [task for task in self.tasks if task.state == "waiting"]
+        # what others sent and saw done since this round began is the next round's to tell
+        return any(self.submitter.full or is_complete(task.job, task.folder) for task in waiting)
 
     def _judge_all(self, queue: list[Queued]) -> None:
         live = live_jobs(queue)
@@ -94,7 +98,7 @@ class Follower:
             if task.state in ("done", "failed", "blocked", "interrupted"):
                 continue
             entry = live.get(task.job.id)
-            if entry is not None and entry.reason == "DependencyNeverSatisfied":
+            if entry is not None and entry.lost_its_parents:
                 self._drop(task, entry)
             elif entry is not None:
                 self._in_queue(task, entry)

@@ -74,6 +74,11 @@ class Queued:
         return self.is_pending and self.reason in _NEVER
 
     @property
+    def lost_its_parents(self) -> bool:
+        """Whether a submission that it waits for has failed: it is in the way of its job's next one."""
+        return self.reason == "DependencyNeverSatisfied"
+
+    @property
     def is_shared(self) -> bool:
         """Whether it runs and starts its jobs one after the other, so that most of them wait inside it."""
         return self.key == ALLOCATION and not self.is_pending

@@ -40,7 +40,8 @@ class Submitter:
     """SLURM's words when it took no more in the last round."""
 
     def send(self, wanted: Sequence[Job], trained: Mapping[str, bool]) -> dict[str, str]:
-        """Submit those of `wanted` (parents before children) that can be; returns job id → SLURM's number.
+        """Submit those of `wanted` (parents before children) that can be; returns job id → SLURM's number, also of
+        those of them that others have sent meanwhile.
 
         A job can be when everything that it needs is trained or in the queue. Raises SlurmError when SLURM refuses, or
         its controller stays away; what was submitted until then is recorded.
@@ -57,8 +58,9 @@ class Submitter:
             return {}
 
     def _send(self, wanted: Sequence[Job], trained: Mapping[str, bool], queue: list[Queued]) -> dict[str, str]:
-        there = {job: entry.id for job, entry in live_jobs(queue).items()}
-        sent: dict[str, str] = {}
+        live = live_jobs(queue)
+        there = {job: entry.id for job, entry in live.items()}
+        sent = {job.id: there[job.id] for job in wanted if job.id in live and not live[job.id].lost_its_parents}
         held = len({entry.id for entry in queue if entry.is_live})
         most = self.resources.slurm.max_submitted or 10**9
         self.full = ""
