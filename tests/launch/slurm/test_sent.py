@@ -65,13 +65,25 @@ def test_another_who_submits_for_long_is_named(cluster, on_slurm, submitter, mon
             sbatch_lines(study.jobs, study.dir, study.loaded.study.resources)
 
 
-def test_what_another_run_saw_done_while_this_one_waited_is_not_sent_again(cluster, on_slurm, submitter):
-    study = on_slurm()
+@pytest.mark.parametrize("how", [{"mode": "jobs"}, {"mode": "allocation"}, {"array": True}])
+def test_what_another_run_saw_done_while_this_one_waited_is_not_sent_again(cluster, on_slurm, submitter, how):
+    study = on_slurm(seeds=(1, 2), **how)
     base = next(job for job in study.jobs if job.stage == "base")
     write_json(study.dir.job(base.id).result_json, {"fingerprint": base.fingerprint})
     for name, evaluation in base.evaluations.items():
         write_json(study.dir.job(base.id).eval_json(name), {"fingerprint": evaluation.fingerprint})
     assert set(submitter(study).send(study.jobs, {})) == {job.id for job in study.jobs} - {base.id}
+
+
+def test_only_what_is_about_to_be_sent_is_looked_at(cluster, on_slurm, submitter, monkeypatch):
+    """Plans have 10,000 jobs, and others wait for their turn meanwhile."""
+    looked: list[str] = []
+    monkeypatch.setattr(submit, "is_complete", lambda job, _: bool(looked.append(job.id)))
+    study = on_slurm(seeds=(1, 2), max_submitted=1)
+    one = submitter(study)
+    for _ in range(3):
+        one.send(study.jobs, {})
+    assert looked == [study.jobs[0].id] and one.full == "slurm.max_submitted is 1"
 
 
 def test_lines_by_hand_leave_a_waiting_allocation_its_list(cluster, on_slurm, submitter):

@@ -5,7 +5,7 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +41,13 @@ class Submission:
             return cls(jobs[0].id, tuple(jobs))
         names = "\n".join(job.id for job in jobs)
         return cls(f"array-{hashlib.sha256(names.encode()).hexdigest()[:12]}", tuple(jobs))
+
+    def without(self, done: Container[str]) -> "Submission | None":
+        """The same without the jobs of these ids; None when no job is left."""
+        left = tuple(job for job in self.jobs if job.id not in done)
+        if not left or len(left) == len(self.jobs):
+            return self if left else None
+        return Submission(ALLOCATION, left) if self.key == ALLOCATION else Submission.of(left)
 
 
 def write_submission(one: Submission, study: StudyDir, resources: Resources, *, has_gpus: bool) -> Path:

@@ -49,15 +49,12 @@ class Submitter:
         try:
             with Lease.acquire(self.study.leases / "slurm", wait_s=LEASE_WAIT_S):
                 keep_mark(self.study)
-                queue = read_queue(self.study)
-                # what others sent may be over by now: then it has left the queue, and its files tell
-                done = {job.id: True for job in wanted if is_complete(job, self.study.job(job.id))}
-                return self._send([job for job in wanted if job.id not in done], {**trained, **done}, queue)
+                return self._send(wanted, dict(trained), read_queue(self.study))
         except LeaseHeldError as error:
             self.full = f"{error.holder} is submitting jobs of this study"
             return {}
 
-    def _send(self, wanted: Sequence[Job], trained: Mapping[str, bool], queue: list[Queued]) -> dict[str, str]:
+    def _send(self, wanted: Sequence[Job], trained: dict[str, bool], queue: list[Queued]) -> dict[str, str]:
         live = live_jobs(queue)
         there = {job: entry.id for job, entry in live.items()}
         sent = {job.id: there[job.id] for job in wanted if job.id in live and not live[job.id].lost_its_parents}
@@ -77,6 +74,11 @@ class Submitter:
             fitting = self._fitting(one, most - held)
             if fitting is None:
                 return sent
+            # what others sent may be over by now: then it has left the queue, and its files tell
+            done = {job.id: True for job in fitting.jobs if is_complete(job, self.study.job(job.id))}
+            trained |= done
+            if (fitting := fitting.without(done)) is None:
+                continue
             try:
                 number = self._sbatch(fitting, after if one.key != ALLOCATION else [])
             except SlurmError as error:
