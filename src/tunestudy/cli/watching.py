@@ -118,11 +118,14 @@ def clean(
     leftovers: Annotated[bool, typer.Option("--leftovers", help="With --yes: what killed processes left.")] = False,
 ) -> None:
     """List with sizes what the study no longer has or needs; delete it with --yes."""
+    from tunestudy.launch.slurm.status import queued_jobs
+    from tunestudy.records.layout import StudyDir
     from tunestudy.study.clean import clean_lines
 
     loaded = load_what_ran(study, overrides, tiny, results)
+    queued = queued_jobs(StudyDir(results / loaded.study.study))
     kinds = {"caches": caches, "checkpoints": checkpoints, "leftovers": leftovers}
-    print_lines(clean_lines(loaded, results, delete=yes, **kinds))
+    print_lines(clean_lines(loaded, results, delete=yes, queued=queued, **kinds))
 
 
 @app.command()

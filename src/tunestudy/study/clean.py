@@ -1,7 +1,8 @@
 """Removing what a study no longer has or needs. Everything is listed with its size; what is deleted was asked for."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.records.atomic import remove_tree
@@ -22,16 +23,17 @@ def clean_lines(
     caches: bool = False,
     checkpoints: bool = False,
     leftovers: bool = False,
+    queued: Mapping[str, str] = MappingProxyType({}),
 ) -> list[str]:
     """What can go, by kind, with sizes. `delete` removes orphaned jobs, and of the other kinds those that are asked
     for; never what a process works on, a setting names or the file has without the settings that were typed, nor
-    anything outside of the study's results."""
+    anything outside of the study's results. queued: job id → where it waits, though no process of ours lives."""
     plan = make_plan(loaded, results)
     if not plan.folder.root.is_dir():
         raise StudyError(str(plan.folder.root), "there is no such results folder, so nothing to clean; see --results")
     written = as_written(loaded)
     written_plan = plan if written is loaded else make_plan(written, results, brief=True)
-    unused = Unused(loaded, plan, written=written, written_plan=written_plan)
+    unused = Unused(loaded, plan, written=written, written_plan=written_plan, queued=queued)
     lines = _orphan_lines(list(unused.orphans()), delete=delete)
     kinds = (
         ("checkpoints that finished jobs need not keep", "checkpoints", unused.checkpoints, checkpoints),
@@ -43,7 +45,7 @@ def clean_lines(
         if items:
             lines += _kind_lines(title, option, items, delete=delete and wanted)
     if caches and unused.is_busy:
-        lines.append("caches are left alone: a process works on the study")
+        lines.append("caches are left alone: a process works on the study, or jobs of it are queued")
     return lines or ["nothing to clean: every job directory belongs to the study"]
 
 

@@ -7,7 +7,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -51,8 +51,20 @@ class Item:
 class Unused:
     """Looks through the results of one study."""
 
-    def __init__(self, loaded: LoadedStudy, plan: Plan, *, written: LoadedStudy, written_plan: Plan) -> None:
-        """`written`: the study file without the settings that were typed with the command. What it has stays, too."""
+    def __init__(
+        self,
+        loaded: LoadedStudy,
+        plan: Plan,
+        *,
+        written: LoadedStudy,
+        written_plan: Plan,
+        queued: Mapping[str, str],
+    ) -> None:
+        """`written`: the study file without the settings that were typed with the command. What it has stays, too.
+
+        queued: id of a job that waits to be started → where, in words.
+        """
+        self._queued = queued
         self._studies, self._plan, self._study = (loaded, written), plan, plan.folder
         self._root = plan.folder.root.resolve()
         self._written = written_plan.by_id
@@ -65,9 +77,9 @@ class Unused:
 
     @cached_property
     def wanted(self) -> set[str]:
-        """The same with those that a living launcher is about to start, or whose results it wants for its report: that
-        of a run with other settings."""
-        return self.running | self._with_needs(jobs_of_launchers(self._study))
+        """The same with those that a queue holds, or that a living launcher is about to start or wants the results of
+        for its report: that of a run with other settings."""
+        return self.running | self._with_needs([*jobs_of_launchers(self._study), *self._queued])
 
     def _with_needs(self, names: Iterable[str]) -> set[str]:
         found: set[str] = set()
@@ -82,8 +94,8 @@ class Unused:
 
     @cached_property
     def is_busy(self) -> bool:
-        """Whether any process does anything with the study: then what jobs share is left alone."""
-        if self.running:
+        """Whether any process does anything with the study, or may begin: then what jobs share is left alone."""
+        if self.running or self._queued:
             return True
         found = os.walk(self._study.leases)
         held = (Path(folder) for folder, _, files in found if any(name.endswith(".json") for name in files))
@@ -94,6 +106,8 @@ class Unused:
         for orphan in self._plan.orphans:
             folder = self._study.job(orphan.id)
             why = "still running, kept" if orphan.id in self.running else self._spared(folder.root)
+            if orphan.id in self._queued:
+                why = why or f"{self._queued[orphan.id]}, kept"
             why = why or ("of a run that goes on, kept" if orphan.id in self.wanted else "")
             if orphan.id in self._written:
                 why = why or "in the study file, which has other settings than were typed, kept"

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tunestudy.cli import app
 from tunestudy.config.errors import Exit, StudyError
 from tunestudy.config.resources import Resources
 from tunestudy.launch.slurm import accounting, inside, submit
@@ -84,6 +85,37 @@ def test_only_what_is_about_to_be_sent_is_looked_at(cluster, on_slurm, submitter
     for _ in range(3):
         one.send(study.jobs, {})
     assert looked == [study.jobs[0].id] and one.full == "slurm.max_submitted is 1"
+
+
+@pytest.mark.parametrize("cannot_ask", [False, True])
+def test_clean_leaves_what_another_run_left_in_the_queue(cluster, on_slurm, submitter, capsys, cannot_ask):
+    """After `run --detach` with other settings no process of ours lives that would tell of its jobs."""
+    study = on_slurm(seeds=(1,))
+    submitter(study).send(study.jobs, {})
+    queued = {job.id for job in study.jobs}
+    text = study.file.read_text()
+    study.file.write_text(text.replace("seeds: [1]", "seeds: [2]"))
+    study.prepare()
+    study.file.write_text(text.replace("seeds: [1]", "seeds: [3]"))
+    unread = study.dir.fetch / ("d" * 16)
+    unread.mkdir(parents=True)
+
+    def clean() -> str:
+        if cannot_ask:
+            cluster.fail("squeue", "Invalid user: someone", times=9)
+        app(
+            ["clean", str(study.file), f"--results={study.dir.root.parent}", "--yes", "--caches"], standalone_mode=False
+        )
+        return capsys.readouterr().out
+
+    why = "SLURM cannot be asked whether it is in its queue, kept" if cannot_ask else "queued as "
+    assert clean().count(why) == 2 and {path.name for path in study.dir.jobs.iterdir()} == queued and unread.is_dir()
+    for job in queued:
+        write_json(study.dir.job(job).result_json, {})
+    for number in cluster.queue:
+        cluster.forget(number)
+    clean()
+    assert not any(study.dir.jobs.iterdir()) and not unread.is_dir()
 
 
 def test_lines_by_hand_leave_a_waiting_allocation_its_list(cluster, on_slurm, submitter):

@@ -51,6 +51,16 @@ def in_slurm(study: StudyDir, unfinished: Sequence[Job], running: Sequence[str] 
         return InSlurm(problem=f"SLURM cannot be asked: {error}")
 
 
+def queued_jobs(study: StudyDir) -> dict[str, str]:
+    """Job id → why its folder has to stay for SLURM: of jobs in its queue; where it cannot be asked, of all that were
+    handed to it and have no result."""
+    told = in_slurm(study, [])
+    if told.problem:
+        unfinished = [job for job in numbers_of(study) if not study.job(job).result_json.exists()]
+        return dict.fromkeys(unfinished, "SLURM cannot be asked whether it is in its queue")
+    return {job: entry.in_words for job, entry in told.live.items()}
+
+
 def _lost(jobs: Sequence[Job], study: StudyDir, queue: list[Queued]) -> Iterator[tuple[str, str]]:
     numbers = numbers_of(study)
     for job in [job for job in jobs if job.id in numbers][:_MOST_LOST]:
