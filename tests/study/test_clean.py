@@ -210,11 +210,14 @@ def test_leftovers_of_the_killed_are_old_and_nobodys(study, clean):
             for name in ("show-77", "probe-1", "foresee-2", "tune-3")
         ),
         old(written(study.root / "slurm" / "base-0123456789ab.sbatch")),
+        old(written(study.slurm.jobs("array-0123456789ab"), "base-0123456789ab\nadapt-0123456789ab\n")),
     ]
     stays = [
         written(job.root / ".tmp-young"),
         old(written(study.foreseen("77"))),
         old(written(study.root / "slurm" / f"{job.root.name}.sbatch")),
+        old(written(study.slurm.jobs("array-123456789abc"), f"base-0123456789ab\n{job.root.name}\n")),
+        old(written(study.slurm.script("array-123456789abc"))),
         old(written(study.root / "notes" / "mine.txt")),
     ]
     clean()

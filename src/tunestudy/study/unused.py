@@ -175,10 +175,15 @@ class Unused:
     def _submissions(self) -> Iterator[Path]:
         """Batch files and their output, of jobs that the study no longer has and whose folder is gone as well."""
         there = {*self._known, *(folder.root.name for folder in self._folders())}
-        for path in (self._study.root / "slurm").glob("*"):
+        for path in self._study.slurm.root.glob("*"):
             named = _JOB_NAME.match(path.name)
-            if path.is_file() and named and named[0] not in there:
+            if path.is_file() and named and there.isdisjoint(self._submitted_as(named[0])):
                 yield path
+
+    def _submitted_as(self, key: str) -> list[str]:
+        """Ids of the jobs of a submission: its key, and what its list names, as an array's key is no job's id."""
+        listed = self._study.slurm.jobs(key)
+        return [key, *(listed.read_text(encoding="utf-8").split() if listed.is_file() else ())]
 
     def _cache(self, folder: Path, lease: Path | None = None) -> Item:
         return Item(
